@@ -1,0 +1,75 @@
+"""CIFAR ResNets (He et al. 2015, arXiv 1512.03385, section 4.2), written as plain modules."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ZeroPadShortcut(nn.Module):
+    """Every other pixel, with zeros for the new channels: He et al.'s option A, no weights."""
+
+    def __init__(self, added_channels: int) -> None:
+        """Remember how many channels of zeros to append."""
+        super().__init__()
+        self.added_channels = added_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return `n x (c + added) x h/2 x w/2` of `n x c x h x w`."""
+        return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.added_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut around them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Halve the resolution where the channels increase."""
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Identity() if stride == 1 else ZeroPadShortcut(outputs - inputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the block's features."""
+        features = self.relu(self.bn1(self.conv1(images)))
+        return self.relu(self.bn2(self.conv2(features)) + self.shortcut(images))
+
+
+class CifarResNet(nn.Module):
+    """A ResNet with 6k + 2 layers: three stages of k blocks at widths w, 2w and 4w."""
+
+    def __init__(
+        self, depth: int, *, num_classes: int = 10, in_chans: int = 3, base_width: int = 16
+    ) -> None:
+        """Build and initialize (He et al., fan out). Raises `ValueError` unless depth is 6k + 2."""
+        super().__init__()
+        blocks, remainder = divmod(depth - 2, 6)
+        if blocks < 1 or remainder:
+            raise ValueError(f"depth must be 6k + 2 (8, 20, 32, 44, 56, ...), got {depth}")
+        self.conv1 = nn.Conv2d(in_chans, base_width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(base_width)
+        self.relu = nn.ReLU(inplace=True)
+        channels = base_width
+        for stage in range(3):
+            layers = []
+            for _ in range(blocks):
+                layers.append(BasicBlock(channels, base_width * 2**stage))
+                channels = base_width * 2**stage
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores `n x num_classes`."""
+        features = self.relu(self.bn1(self.conv1(images)))
+        features = self.get_submodule("layer1")(features)
+        features = self.get_submodule("layer2")(features)
+        features = self.get_submodule("layer3")(features)
+        return self.fc(self.pool(features).flatten(1))

@@ -1,0 +1,14 @@
+"""Making a convolutional network slimmable."""
+
+from pareco.slimmable.calibration import calibrated_statistics
+from pareco.slimmable.layers import NormStatistics
+from pareco.slimmable.network import SlimmableNet, make_slimmable
+from pareco.slimmable.rules import TracingError
+
+__all__ = [
+    "NormStatistics",
+    "SlimmableNet",
+    "TracingError",
+    "calibrated_statistics",
+    "make_slimmable",
+]

@@ -1,0 +1,252 @@
+"""Layers that use a prefix of their channels: convolution, batch norm, linear, channel padding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
+from torch import Tensor, nn
+
+
+@dataclass
+class NormStatistics:
+    """Batch-norm statistics of one sub-network: layer name -> (mean, variance), each `channels`.
+
+    `batches` counts what went into the cumulative average.
+    """
+
+    means: dict[str, Tensor] = field(default_factory=dict)
+    variances: dict[str, Tensor] = field(default_factory=dict)
+    batches: int = 0
+
+
+class SlicedLayer(nn.Module):
+    """A layer that can be told how many of its input and output channels to use."""
+
+    used_inputs: int
+    used_outputs: int
+
+    def use(self, inputs: int, outputs: int) -> None:
+        """Use the first `inputs` input channels and the first `outputs` output channels."""
+        self.used_inputs, self.used_outputs = inputs, outputs
+
+    def plain(self) -> nn.Module:
+        """Return an ordinary layer with a copy of the weights in use."""
+        raise NotImplementedError
+
+
+class SlicedConv2d(SlicedLayer, nn.Conv2d):
+    """A convolution (ordinary or depthwise) over a prefix of its channels."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        """Take over the parameters of `layer`."""
+        nn.Module.__init__(self)
+        self.__dict__.update(_copy_of_state(layer))
+        self.depthwise = layer.groups > 1
+        self.same_padding = isinstance(layer, Conv2dSame)
+        self.use(layer.in_channels, layer.out_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of `n x used_inputs x h x w` images."""
+        weight, bias = self._weights()
+        padding = self.padding
+        if self.same_padding:
+            kernel, stride, dilation = self.weight.shape[-2:], self.stride, self.dilation
+            input, padding = pad_same(input, list(kernel), list(stride), list(dilation)), 0
+        groups = self.used_outputs if self.depthwise else 1
+        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        inputs = 1 if self.depthwise else self.used_inputs
+        bias = None if self.bias is None else self.bias[: self.used_outputs]
+        return self.weight[: self.used_outputs, :inputs], bias
+
+    def plain(self) -> nn.Module:
+        """Return a convolution with a copy of the weights in use."""
+        layer = (Conv2dSame if self.same_padding else nn.Conv2d)(
+            self.used_inputs,
+            self.used_outputs,
+            self.kernel_size,  # type: ignore[arg-type]
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            groups=self.used_outputs if self.depthwise else 1,
+            bias=self.bias is not None,
+        )
+        return _with_weights(layer, *self._weights(), self.training)
+
+
+class SlicedLinear(SlicedLayer, nn.Linear):
+    """A linear layer over a prefix of its features."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        """Take over the parameters of `layer`."""
+        nn.Module.__init__(self)
+        self.__dict__.update(_copy_of_state(layer))
+        self.use(layer.in_features, layer.out_features)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the linear map of `n x used_inputs` features."""
+        return F.linear(input, *self._weights())
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        bias = None if self.bias is None else self.bias[: self.used_outputs]
+        return self.weight[: self.used_outputs, : self.used_inputs], bias
+
+    def plain(self) -> nn.Module:
+        """Return a linear layer with a copy of the weights in use."""
+        layer = nn.Linear(self.used_inputs, self.used_outputs, bias=self.bias is not None)
+        return _with_weights(layer, *self._weights(), self.training)
+
+
+class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
+    """Batch norm (plain, or timm's with dropout and activation) over a prefix of its channels.
+
+    The running statistics are those of the full network: training at fewer channels normalizes
+    by the batch and leaves them alone. Other sub-networks get theirs by calibration: `supplied`
+    replaces the running statistics, `collecting` averages those of the batches that pass.
+    `private` holds affine parameters of their own for some sub-networks (S-Net).
+    """
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        """Take over the parameters and buffers of `layer`."""
+        nn.Module.__init__(self)
+        self.__dict__.update(_copy_of_state(layer))
+        self.plain_type = type(layer)
+        self.name = ""
+        self.supplied: NormStatistics | None = None
+        self.collecting: NormStatistics | None = None
+        self.switch: str | None = None
+        self.use(layer.num_features, layer.num_features)
+
+    def add_private(self, switch: str, channels: int) -> None:
+        """Give the sub-network `switch` affine parameters of its own, starting from the shared."""
+        if self.weight is None:
+            return
+        for kind, shared in (("weight", self.weight), ("bias", self.bias)):
+            self.register_parameter(
+                f"{kind}_{switch}", nn.Parameter(shared.detach()[:channels].clone())
+            )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalized `n x used_outputs x h x w` activations."""
+        whole = self.used_outputs == self.num_features and self.switch is None
+        if whole and self.supplied is None and self.collecting is None:
+            output = nn.BatchNorm2d.forward(self, input)
+        else:
+            output = self._normalized(input)
+        if issubclass(self.plain_type, BatchNormAct2d):
+            output = self.act(self.drop(output))  # type: ignore[operator]
+        return output
+
+    def _normalized(self, input: Tensor) -> Tensor:
+        mean, variance = self._statistics()
+        momentum = 0.0
+        by_batch = self.training or mean is None
+        if self.collecting is not None:
+            by_batch, momentum = True, 1.0 / self.collecting.batches
+            mean, variance = self._collected(input)
+        elif by_batch:
+            mean = variance = None
+        return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
+
+    def _affine(self) -> tuple[Tensor | None, Tensor | None]:
+        if self.weight is None:
+            return None, None
+        if self.switch is not None:
+            return getattr(self, f"weight_{self.switch}"), getattr(self, f"bias_{self.switch}")
+        return self.weight[: self.used_outputs], self.bias[: self.used_outputs]
+
+    def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        if self.supplied is not None:
+            return self.supplied.means[self.name], self.supplied.variances[self.name]
+        if self.running_mean is None or self.running_var is None:
+            return None, None
+        return self.running_mean[: self.used_outputs], self.running_var[: self.used_outputs]
+
+    def _collected(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.collecting is not None
+        zeros = torch.zeros(self.used_outputs, device=input.device)
+        means, variances = self.collecting.means, self.collecting.variances
+        return means.setdefault(self.name, zeros), variances.setdefault(self.name, zeros.clone())
+
+    def plain(self) -> nn.Module:
+        """Return a batch norm of the original type with the weights and statistics in use."""
+        affine = self.weight is not None
+        tracked = self.running_mean is not None
+        kind = self.plain_type
+        layer = kind(self.used_outputs, self.eps, self.momentum, affine, tracked)
+        if isinstance(layer, BatchNormAct2d):
+            layer.drop, layer.act = copy.deepcopy(self.drop), copy.deepcopy(self.act)
+        mean, variance = self._statistics()
+        with torch.no_grad():
+            if mean is not None and variance is not None and tracked:
+                layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+                layer.running_var.copy_(variance)  # type: ignore[union-attr]
+        weight, bias = self._affine()
+        return layer if weight is None else _with_weights(layer, weight, bias, self.training)
+
+
+class ChannelPad(SlicedLayer):
+    """Constant padding that widens the channels (He et al.'s option A shortcut).
+
+    Fills up from the input's channels to the output's, in the proportion before : after of the
+    full network; `spatial` pads (left, right, top, bottom).
+    """
+
+    def __init__(self, spatial: tuple[int, ...], before: int, after: int, value: float) -> None:
+        """Remember the padding of the full network."""
+        super().__init__()
+        self.spatial, self.before, self.after, self.value = spatial, before, after, value
+        self.use(0, before + after)
+
+    def padding(self) -> tuple[int, ...]:
+        """Return the padding of `torch.nn.functional.pad` for the channels in use."""
+        extra = self.used_outputs - self.used_inputs
+        before = extra * self.before // (self.before + self.after)
+        return (*self.spatial, before, extra - before)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the padded images, `n x used_outputs x h x w`."""
+        return F.pad(input, self.padding(), value=self.value)
+
+    def plain(self) -> nn.Module:
+        """Return torch's constant padding with the widths in use."""
+        layer = nn.ConstantPad3d(0, self.value)
+        layer.padding = self.padding()  # type: ignore[assignment]
+        return layer
+
+
+def sliced(layer: nn.Module) -> SlicedLayer | None:
+    """Return the sliced form of a layer, sharing its parameters; None if it needs none."""
+    if isinstance(layer, SlicedLayer):
+        return layer
+    if isinstance(layer, nn.Conv2d):
+        return SlicedConv2d(layer)
+    if isinstance(layer, nn.Linear):
+        return SlicedLinear(layer)
+    if isinstance(layer, nn.BatchNorm2d):
+        return SlicedBatchNorm2d(layer)
+    return None
+
+
+def _copy_of_state(layer: nn.Module) -> Mapping[str, object]:
+    return {
+        key: (dict(value) if key in ("_parameters", "_buffers", "_modules") else value)
+        for key, value in layer.__dict__.items()
+    }
+
+
+def _with_weights(
+    layer: nn.Module, weight: Tensor, bias: Tensor | None, training: bool
+) -> nn.Module:
+    layer = layer.to(device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)  # type: ignore[union-attr, operator]
+        if bias is not None:
+            layer.bias.copy_(bias)  # type: ignore[union-attr, operator]
+    return layer.train(training)

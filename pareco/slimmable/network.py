@@ -1,0 +1,155 @@
+"""A network whose width can be switched layer by layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from pareco.cost import CostModel
+from pareco.slimmable.channels import Site
+from pareco.slimmable.layers import NormStatistics, SlicedBatchNorm2d, SlicedLayer, sliced
+from pareco.slimmable.tracing import trace
+from pareco.widths import Granularity, Widths, WidthSpace
+
+
+def make_slimmable(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    alpha_min: float = 0.42,
+    divisor: int = 1,
+    granularity: Granularity = "layer",
+    slim_head: bool = False,
+) -> SlimmableNet:
+    """Return a slimmable copy of the model, at full width, with the same state-dict keys.
+
+    `model` is any convolutional classifier that torch.fx can trace; it is not changed.
+    `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
+    arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
+
+    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced.
+    """
+    training = model.training
+    graph_module, layout = trace(copy.deepcopy(model), example_input, slim_head=slim_head)
+    space = WidthSpace(
+        groups=layout.groups, alpha_min=alpha_min, divisor=divisor, granularity=granularity
+    )
+    cost = CostModel(space, layout)
+    return SlimmableNet(graph_module, space, cost, layout.sites).train(training)
+
+
+class SlimmableNet(nn.Module):
+    """One set of weights that runs at many widths (PareCO, arXiv 2007.11752; US-Net).
+
+    `space` holds the widths it can run at, `cost` their costs. A sub-network uses the first
+    channels of every layer.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        space: WidthSpace,
+        cost: CostModel,
+        sites: Sequence[Site],
+    ) -> None:
+        """Take over the modules of a traced network; see `make_slimmable`."""
+        super().__init__()
+        self.space, self.cost = space, cost
+        self._sites = tuple(sites)
+        self._graph = graph_module.graph
+        self._run: Callable[..., Tensor] = type(graph_module).forward
+        for name, child in graph_module.named_children():
+            self.add_module(name, child)
+        self._layers: dict[str, SlicedLayer] = {}
+        for name in dict.fromkeys(site.name for site in sites):
+            layer = sliced(self.get_submodule(name))
+            assert layer is not None
+            self._layers[name] = layer
+            parent, _, attribute = name.rpartition(".")
+            self.get_submodule(parent)._modules[attribute] = layer
+            if isinstance(layer, SlicedBatchNorm2d):
+                layer.name = name
+        self._switches: dict[Widths, str] = {}
+        self._widths = space.largest
+        self._statistics: NormStatistics | None = None
+        self.set_widths(self._widths)
+
+    @property
+    def widths(self) -> Widths:
+        """The widths that the network runs at."""
+        return self._widths
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
+        return self._run(self, images)
+
+    def set_widths(self, widths: Widths, statistics: NormStatistics | None = None) -> None:
+        """Run at these widths from now on, in evaluation with these batch-norm statistics.
+
+        Without `statistics`, evaluation uses the first entries of the full network's. Raises
+        `ValueError` if the widths are not in the space.
+        """
+        widths = Widths(widths)
+        self.space.check(widths)
+        self._widths, self._statistics = widths, statistics
+        for site in self._sites:
+            inputs, outputs = site.inputs.count(widths), site.outputs.count(widths)
+            self._layers[site.name].use(inputs, outputs)
+        for layer in self.norms():
+            layer.switch = self._switches.get(widths)
+            layer.supplied = statistics
+
+    @contextmanager
+    def at(
+        self, widths: Widths, statistics: NormStatistics | None = None
+    ) -> Iterator[SlimmableNet]:
+        """Run at these widths inside the `with` block, then at the former ones again."""
+        before = self._widths, self._statistics
+        self.set_widths(widths, statistics)
+        try:
+            yield self
+        finally:
+            self.set_widths(*before)
+
+    def norms(self) -> list[SlicedBatchNorm2d]:
+        """Return the batch-norm layers, in the order of the network."""
+        return [layer for layer in self._layers.values() if isinstance(layer, SlicedBatchNorm2d)]
+
+    def privatize_norm(self, switches: Sequence[Widths]) -> None:
+        """Give these sub-networks batch-norm weights of their own (S-Net, arXiv 1812.08928).
+
+        The full network keeps the shared ones. Affects the state dict: call it before loading.
+        """
+        for widths in switches:
+            if widths == self.space.largest or widths in self._switches:
+                continue
+            key = f"switch{len(self._switches)}"
+            with self.at(widths):
+                for layer in self.norms():
+                    layer.add_private(key, layer.used_outputs)
+            self._switches[widths] = key
+        self.set_widths(self._widths, self._statistics)
+
+    def extract(self, widths: Widths, statistics: NormStatistics | None = None) -> fx.GraphModule:
+        """Return a plain network with a copy of the weights of one sub-network.
+
+        It holds no slimmable layer and gives the same outputs; its batch-norm statistics are
+        `statistics` or, without, the first entries of the full network's.
+        """
+        with self.at(widths, statistics):
+            root = _PlainRoot(self, {layer: layer.plain() for layer in self._layers.values()})
+        return fx.GraphModule(root, copy.deepcopy(self._graph)).train(self.training)
+
+
+class _PlainRoot(nn.Module):
+    """The modules of a slimmable network with every sliced layer replaced by its plain form."""
+
+    def __init__(self, net: SlimmableNet, plain: dict[SlicedLayer, nn.Module]) -> None:
+        super().__init__()
+        memo: dict[int, Any] = {id(layer): copied for layer, copied in plain.items()}
+        for name, child in net.named_children():
+            self.add_module(name, copy.deepcopy(child, memo))

@@ -1,0 +1,213 @@
+"""Tracing a network with torch.fx into the channel groups and layers of its slimmable form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, fx, nn
+
+from pareco.slimmable.channels import ChannelRef, Layout, Site, Variable
+from pareco.slimmable.layers import ChannelPad
+from pareco.slimmable.rules import Call, Propagation, Tag, TracingError, positions_of, refuse
+from pareco.widths import ChannelGroup
+
+_LEAVES = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, DropPath)
+_LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
+
+
+class _Tracer(fx.Tracer):
+    """Keeps whole what has a slicing rule of its own; remembers where tracing stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed_in: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or self.path_of_module(m)
+            raise
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of every tensor at its node."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        return result
+
+
+def trace(
+    model: nn.Module, example_input: Tensor, *, slim_head: bool = False
+) -> tuple[fx.GraphModule, Layout]:
+    """Return the model's graph, with width-dependent functions made modules, and its layout.
+
+    `example_input` is one image batch `n x c x h x w`; costs hold for its size. Unless
+    `slim_head`, a pointwise convolution or linear layer that feeds only the classifier keeps its
+    channels (US-Net's convention for the 1280 channels of MobileNets).
+
+    Raises `TracingError` naming the node, the reason and what would help.
+    """
+    graph_module = _traced(model.eval())
+    _modularize(graph_module)
+    try:
+        with torch.no_grad():
+            _Shapes(graph_module).run(example_input)
+    except RuntimeError as error:
+        problem = str(error).partition("\n")[0]
+        raise TracingError(
+            "input",
+            f"the network does not run on input {tuple(example_input.shape)}: {problem}",
+            "Give an example input of the size that the network is made for",
+        ) from error
+    propagation = Propagation(dict(graph_module.named_modules()))
+    for node in graph_module.graph.nodes:
+        propagation.visit(node)
+    return graph_module, _layout(graph_module.graph, propagation, slim_head)
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        where = tracer.failed_in or type(model).__name__
+        raise TracingError(
+            where,
+            f"torch.fx cannot trace it ({error})",
+            "Control flow that depends on tensors or their shapes must become a module of its "
+            "own without it",
+        ) from error
+    return fx.GraphModule(model, graph)
+
+
+def _modularize(graph_module: fx.GraphModule) -> None:
+    """Replace functions that depend on the mode or the widths by modules, in place."""
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is F.dropout:
+            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            _replace(graph_module, node, nn.Dropout(float(probability)))
+        elif node.target is F.pad:
+            padding = tuple(node.args[1] if len(node.args) > 1 else node.kwargs["pad"])
+            if len(padding) == 6 and any(padding[4:]):
+                _replace(graph_module, node, _channel_pad(node, padding))
+    graph_module.recompile()
+
+
+def _channel_pad(node: fx.Node, padding: tuple[int, ...]) -> ChannelPad:
+    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+    value: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    if mode != "constant" or min(padding) < 0:
+        refuse(node, f"channel padding {padding} in mode {mode}", "Pad channels by a constant")
+    return ChannelPad(padding[:4], padding[4], padding[5], float(value or 0.0))
+
+
+def _replace(graph_module: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+    graph_module.add_submodule(node.name, module)
+    with graph_module.graph.inserting_before(node):
+        source: Any = node.args[0] if node.args else node.kwargs["input"]
+        replacement = graph_module.graph.call_module(node.name, (source,))
+    node.replace_all_uses_with(replacement)
+    graph_module.graph.erase_node(node)
+
+
+def _layout(graph: fx.Graph, propagation: Propagation, slim_head: bool) -> Layout:
+    _fix_kept(propagation, slim_head)
+    free: list[Variable] = []
+    for call in propagation.calls:
+        variable = call.outputs.variable.root
+        if not variable.fixed and variable not in free:
+            free.append(variable)
+    resolutions = sorted({variable.positions for variable in free}, reverse=True)
+    groups = tuple(
+        ChannelGroup(
+            name=variable.producers[0],
+            maximum=variable.size,
+            stage=resolutions.index(variable.positions),
+            at_least=tuple(
+                free.index(narrow.root)
+                for narrow, wide in propagation.wider
+                if wide.root is variable
+            ),
+        )
+        for variable in free
+    )
+    sites = tuple(_site(call, free) for call in propagation.calls)
+    return Layout(groups=groups, sites=sites, live=_live(graph, propagation, free))
+
+
+def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
+    """Fix what keeps its width: heads, squeeze bottlenecks, and what pads a fixed width."""
+    consumers: dict[Variable, list[Call]] = {}
+    for call in propagation.calls:
+        if call.kind in ("convolution", "linear", "pad"):
+            consumers.setdefault(call.inputs.variable.root, []).append(call)
+    classifiers = [c for c in propagation.calls if c.outputs.variable.root.fixed]
+    for call in propagation.calls:
+        variable = call.outputs.variable.root
+        users = consumers.get(variable, [])
+        only_classifies = bool(users) and all(user in classifiers for user in users)
+        pointwise = call.kind in ("convolution", "linear") and call.kernel == 1
+        head = only_classifies and pointwise and len(variable.producers) == 1
+        if head and slim_head:
+            continue
+        if head or variable.pooled_only:
+            variable.fixed = True
+    for narrow, wide in propagation.wider:
+        wide.root.fixed |= narrow.root.fixed
+
+
+def _reference(tag: Tag, free: list[Variable]) -> ChannelRef:
+    variable = tag.variable.root
+    group = None if variable.fixed else free.index(variable)
+    return ChannelRef(group, tag.factor * variable.size, tag.factor)
+
+
+def _site(call: Call, free: list[Variable]) -> Site:
+    return Site(
+        name=call.name,
+        kind=call.kind,
+        inputs=_reference(call.inputs, free),
+        outputs=_reference(call.outputs, free),
+        positions=call.positions,
+        kernel=call.kernel,
+        bias=call.bias,
+        repeated=call.repeated,
+    )
+
+
+def _live(
+    graph: fx.Graph, propagation: Propagation, free: list[Variable]
+) -> tuple[tuple[tuple[int, ChannelRef], ...], ...]:
+    """List what is held at each step; an in-place operation takes over its first input's memory."""
+    nodes = [node for node in graph.nodes if node in propagation.tags]
+    order = {node: index for index, node in enumerate(nodes)}
+    storage: dict[fx.Node, fx.Node] = {}
+    last_use: dict[fx.Node, int] = {}
+    for index, node in enumerate(nodes):
+        source = node.args[0] if node.args else None
+        in_place = node in propagation.in_place and source in storage
+        owner = storage[source] if in_place else node  # type: ignore[index]
+        storage[node] = owner
+        uses = [order[user] for user in node.users if user in order]
+        last_use[owner] = max(last_use.get(owner, index), index, *uses)
+    steps = []
+    for index, node in enumerate(nodes):
+        if storage[node] is node:
+            alive = [n for n in nodes[: index + 1] if storage[n] is n and last_use[n] >= index]
+            steps.append(
+                tuple((positions_of(n), _reference(propagation.tags[n], free)) for n in alive)
+            )
+    return tuple(steps)

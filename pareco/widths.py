@@ -1,0 +1,212 @@
+"""Widths of a slimmable network and the space of its width multipliers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from timm.layers import make_divisible
+from torch import Tensor
+
+Granularity = Literal["network", "stage", "layer"]
+_FLOOR_TOLERANCE = 1e-6  # so that the multiplier c / maximum decodes to c again
+
+
+class Widths(tuple[int, ...]):
+    """The channel count of every free channel group, in the order of the space's `names`.
+
+    Immutable and hashable; equal counts are the same sub-network. Raises `TypeError` for a count
+    that is not an integer and `ValueError` for one below 1.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, counts: Iterable[int]) -> Widths:
+        """Return the widths with these channel counts."""
+        values = tuple(_integer(count) for count in counts)
+        if any(count < 1 for count in values):
+            raise ValueError(f"widths must be at least 1 channel each, got {values}")
+        return super().__new__(cls, values)
+
+    def __str__(self) -> str:
+        """Return the counts separated by blanks; `Widths.parse` reads it back."""
+        return " ".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> Widths:
+        """Return the widths written as integers separated by blanks."""
+        return cls(int(word) for word in text.split())
+
+
+def _integer(count: object) -> int:
+    if isinstance(count, bool):
+        raise TypeError("widths are channel counts (integers), got a bool")
+    try:
+        return operator.index(count)  # type: ignore[arg-type]
+    except TypeError:
+        kind = type(count).__name__
+        raise TypeError(f"widths are channel counts (integers), got {count!r} ({kind})") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Channels that are always as many: tied by residual sums, products or depthwise convolutions.
+
+    `stage` numbers the spatial resolutions from the input on; `at_least` is the index of a free
+    group that this one may not be narrower than (zero-padding shortcuts), or None.
+    """
+
+    name: str
+    maximum: int
+    stage: int = 0
+    at_least: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthSpace:
+    """The sub-networks that a slimmable network can be switched to.
+
+    A point is a vector of `dimensions` width multipliers in [alpha_min, 1]: one for the network,
+    one per stage or one per channel group, by `granularity`. `decode` makes channel counts of
+    them: with `divisor` 1 the floor of multiplier times maximum, at least one channel (PareCO);
+    otherwise the nearest multiple of `divisor` that loses at most 10% (US-Net's
+    `make_divisible`), never above the maximum. Multipliers that decode to the same widths are one
+    network. `only` restricts the space to a single network.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    alpha_min: float = 0.42
+    divisor: int = 1
+    granularity: Granularity = "layer"
+    only: Widths | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if not self.groups:
+            raise ValueError("groups: the network has no free channel group to slim")
+        if not 0 < self.alpha_min <= 1:
+            raise ValueError(f"alpha_min must be in (0, 1], got {self.alpha_min}")
+        if self.divisor < 1:
+            raise ValueError(f"divisor must be at least 1, got {self.divisor}")
+        if self.granularity not in get_args(Granularity):
+            known = ", ".join(get_args(Granularity))
+            raise ValueError(f"granularity must be one of {known}, got {self.granularity!r}")
+        if self.only is not None:
+            self.check(self.only)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the groups: the module that first produces their channels."""
+        return tuple(group.name for group in self.groups)
+
+    @property
+    def maxima(self) -> tuple[int, ...]:
+        """The channel counts of the full network."""
+        return tuple(group.maximum for group in self.groups)
+
+    @property
+    def dimensions(self) -> int:
+        """The number of width multipliers, `d`."""
+        return max(self.multiplier_of_group) + 1
+
+    @property
+    def multiplier_of_group(self) -> tuple[int, ...]:
+        """For each group the index of the multiplier that sets its width."""
+        if self.granularity == "network":
+            return (0,) * len(self.groups)
+        if self.granularity == "layer":
+            return tuple(range(len(self.groups)))
+        stages = sorted({group.stage for group in self.groups})
+        return tuple(stages.index(group.stage) for group in self.groups)
+
+    @property
+    def largest(self) -> Widths:
+        """The widths of the full network."""
+        return self.uniform(1.0)
+
+    @property
+    def smallest(self) -> Widths:
+        """The widths with every multiplier at `alpha_min`."""
+        return self.uniform(self.alpha_min)
+
+    def uniform(self, multiplier: float) -> Widths:
+        """Return the widths with one multiplier for the whole network."""
+        return self.decode([multiplier] * self.dimensions)
+
+    def decode(self, alpha: Sequence[float] | Tensor) -> Widths:
+        """Return the widths of `d` multipliers, wide enough for every zero-padding shortcut.
+
+        Raises `ValueError` if there are not `dimensions` multipliers or one is outside
+        [alpha_min, 1].
+        """
+        multipliers = [float(value) for value in alpha]
+        if len(multipliers) != self.dimensions:
+            raise ValueError(f"expected {self.dimensions} multipliers, got {len(multipliers)}")
+        low, high = self.alpha_min - _FLOOR_TOLERANCE, 1 + _FLOOR_TOLERANCE
+        if not all(low <= value <= high for value in multipliers):
+            raise ValueError(f"multipliers must be in [{self.alpha_min}, 1], got {multipliers}")
+        if self.only is not None:
+            return self.only
+        counts: list[int] = []
+        for group, index in zip(self.groups, self.multiplier_of_group, strict=True):
+            counts.append(self._channels(multipliers[index], group.maximum))
+        return self._repaired(counts)
+
+    def encode(self, widths: Widths) -> Tensor:
+        """Return the `d` multipliers (double) that stand for these widths.
+
+        Each is count over maximum, averaged over the groups that share it, and not below
+        `alpha_min`; at granularity "layer", `decode` gives the widths back.
+        """
+        self.check(widths)
+        shares = torch.tensor(widths, dtype=torch.double) / torch.tensor(self.maxima)
+        index = torch.tensor(self.multiplier_of_group)
+        sums = torch.zeros(self.dimensions, dtype=torch.double).index_add(0, index, shares)
+        counts = torch.bincount(index, minlength=self.dimensions)
+        return (sums / counts).clamp(self.alpha_min, 1.0)
+
+    def sample_alpha(self, generator: torch.Generator) -> Tensor:
+        """Return `d` multipliers (double) drawn uniformly from [alpha_min, 1]."""
+        uniform = torch.rand(self.dimensions, generator=generator, dtype=torch.double)
+        return self.alpha_min + (1 - self.alpha_min) * uniform
+
+    def sample(self, generator: torch.Generator) -> Widths:
+        """Return the widths of multipliers drawn uniformly from [alpha_min, 1]."""
+        return self.decode(self.sample_alpha(generator))
+
+    def spread(self, count: int) -> Iterator[Widths]:
+        """Yield the distinct uniform widths of `count` multipliers evenly from 1 to alpha_min."""
+        multipliers = torch.linspace(1.0, self.alpha_min, count, dtype=torch.double).tolist()
+        yield from dict.fromkeys(self.uniform(multiplier) for multiplier in multipliers)
+
+    def restricted_to(self, widths: Widths) -> WidthSpace:
+        """Return the space whose only network is the one at these widths."""
+        return replace(self, only=widths)
+
+    def check(self, widths: Widths) -> None:
+        """Raise `ValueError` unless the widths are one of this network's sub-networks."""
+        if len(widths) != len(self.groups):
+            raise ValueError(f"expected {len(self.groups)} widths, got {len(widths)}")
+        for group, count in zip(self.groups, Widths(widths), strict=True):
+            if count > group.maximum:
+                raise ValueError(f"{group.name} has {group.maximum} channels, asked for {count}")
+            for other in group.at_least:
+                if count < widths[other]:
+                    raise ValueError(
+                        f"{group.name} ({count} channels) may not be narrower than "
+                        f"{self.groups[other].name} ({widths[other]}): a zero-padding shortcut "
+                        "leads from the one to the other"
+                    )
+
+    def _channels(self, multiplier: float, maximum: int) -> int:
+        if self.divisor == 1:
+            return min(max(int(multiplier * maximum + _FLOOR_TOLERANCE), 1), maximum)
+        return min(make_divisible(multiplier * maximum, self.divisor), maximum)
+
+    def _repaired(self, counts: list[int]) -> Widths:
+        for index, group in enumerate(self.groups):
+            counts[index] = max([counts[index], *(counts[other] for other in group.at_least)])
+        return Widths(counts)
