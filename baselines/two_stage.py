@@ -1,0 +1,25 @@
+"""TwoStage: random widths in training, then a search with frozen weights (arXiv 2007.11752)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baselines.random_widths import RandomWidths
+from pareco.methods import WidthSearch
+from pareco.widths import Widths
+
+
+class TwoStage(RandomWidths):
+    """Trains random widths; searches once training has ended, over as many widths as PareCO."""
+
+    name = "two_stage"
+
+    def candidates(self) -> Sequence[Widths]:
+        """Return the front of what MOBO-RS visits with frozen weights."""
+        search, budget = WidthSearch(self.task), self.task.widths_budget
+        while len(search.visited) < budget:
+            wanted = min(self.task.sampled_per_step, budget - len(search.visited))
+            if not search.ask(max(wanted, 1)):
+                break  # the space has no more
+            search.measure_new()
+        return search.front()

@@ -1,0 +1,45 @@
+"""One training step of a slimmable network: the sandwich rule with inplace distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pareco.slimmable import SlimmableNet
+from pareco.widths import Widths
+
+
+def sandwich_widths(net: SlimmableNet, between: Sequence[Widths]) -> list[Widths]:
+    """Return the widths of a step: the largest, those between, the smallest, none twice."""
+    return list(dict.fromkeys((net.space.largest, *between, net.space.smallest)))
+
+
+def accumulate_gradients(
+    net: SlimmableNet,
+    images: Tensor,
+    labels: Tensor,
+    widths: Sequence[Widths],
+    *,
+    label_smoothing: float,
+) -> Tensor:
+    """Return the losses `k` (detached) of `k` sub-networks, and add their gradients up.
+
+    `images` is `n x c x h x w`, `labels` `n`. The first network learns from the labels with
+    smoothing, every other one from the first one's soft output, detached (Yu & Huang 2019,
+    arXiv 1903.05134, Algorithm 1).
+    """
+    largest, *others = widths
+    with net.at(largest):
+        scores = net(images)
+        loss = F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+        loss.backward()
+    losses, soft_labels = [loss.detach()], scores.detach().softmax(1)
+    for each in others:
+        with net.at(each):
+            loss = F.cross_entropy(net(images), soft_labels)
+            loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses)

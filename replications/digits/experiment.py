@@ -1,0 +1,42 @@
+"""All methods on scikit-learn's digits with a small ResNet-8: two CPU cores, minutes."""
+
+from pareco.config import (
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    NetworkConfig,
+    TrainingConfig,
+)
+
+EXPERIMENT = Experiment(
+    name="digits",
+    network=NetworkConfig(name="cifar_resnet8", base_width=8),
+    data=DataConfig(
+        name="digits",
+        image_size=8,
+        search_split="holdout",
+        search_images=240,
+        test_images=357,
+        crop_padding=1,
+    ),
+    training=TrainingConfig(
+        epochs=20,
+        batch_size=64,
+        lr_per_256=0.4,
+        warmup_epochs=1,
+        weight_decay=5e-4,
+        label_smoothing=0.1,
+        ask_every_steps=12,
+    ),
+    evaluation=EvaluationConfig(calibration_images=512, batch_size=256),
+    methods=(
+        "pareco",
+        "autoslim",
+        "independent",
+        "random_widths",
+        "s_net",
+        "two_stage",
+        "us_net",
+    ),
+    seeds=(0, 1),
+)

@@ -1,0 +1,141 @@
+"""What is read from run folders, and what is refused by name."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pareco.reporting.records import (
+    BUDGET_TYPES,
+    FRONT_TYPES,
+    InvalidRecord,
+    collected_runs,
+    read_experiment,
+)
+
+WriteRun = Callable[..., Path]
+
+
+def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -> None:
+    unfinished = write_run(runs, "random", 2, finished=False)
+    collected = collected_runs("digits", runs)
+    assert list(collected.fronts.columns) == [*FRONT_TYPES, *BUDGET_TYPES]
+    assert collected.unfinished == (unfinished,)
+    order = list(zip(*(collected.fronts[name] for name in ("method", "seed", "macs")), strict=True))
+    assert order == sorted(order)
+    assert len(order) == 3 * 2 * 10
+    assert collected.experiment.network == "resnet8"
+    assert collected.experiment.groups[2].maximum == 32
+    seed_one = collected.fronts[collected.fronts["seed"] == 1]
+    assert set(seed_one["search_evaluations"]) == {121}
+
+
+def test_an_experiment_survives_network_json(runs: Path, tmp_path: Path) -> None:
+    experiment = collected_runs("digits", runs).experiment
+    experiment = replace(experiment, budget_exempt=("independent",))
+    (tmp_path / "network.json").write_text(experiment.to_json())
+    assert read_experiment(tmp_path / "network.json") == experiment
+
+
+def test_no_finished_run_names_the_command(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, "random", 0, finished=False)
+    with pytest.raises(InvalidRecord, match=r"1 unfinished.*python -m replications run digits"):
+        collected_runs("digits", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("network", "resnet20"), ("full_macs", 4_120_001), ("groups", [])],
+)
+def test_mixed_networks_are_refused(runs: Path, field: str, value: object) -> None:
+    path = runs / "digits" / "uniform" / "seed1" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    if field == "groups":
+        front = path.with_name("front.csv")
+        lines = [line.split(",") for line in front.read_text().splitlines()]
+        emptied = [lines[0], *([*line[:3], " ", *line[4:]] for line in lines[1:])]
+        front.write_text("\n".join(map(",".join, emptied)))
+    with pytest.raises(InvalidRecord, match=rf"uniform/seed1 and .*pareco/seed0 differ in {field}"):
+        collected_runs("digits", runs)
+
+
+def column_dropped(text: str) -> str:
+    return text.replace("search_loss", "loss")
+
+
+def value_dropped(text: str) -> str:
+    lines = text.splitlines()
+    cells = lines[3].split(",")
+    return "\n".join([*lines[:3], ",".join([*cells[:6], "", *cells[7:]]), *lines[4:]])
+
+
+def value_infinite(text: str) -> str:
+    lines = text.splitlines()
+    cells = lines[3].split(",")
+    return "\n".join([*lines[:3], ",".join([*cells[:6], "inf", *cells[7:]]), *lines[4:]])
+
+
+def rows_dropped(text: str) -> str:
+    return text.splitlines()[0] + "\n"
+
+
+def widths_shortened(text: str) -> str:
+    return text.replace("16 16 32 32 64", "16 16 32 32")
+
+
+def widths_beyond(text: str) -> str:
+    return text.replace("16 16 32 32 64", "16 16 33 32 64")
+
+
+def macs_beyond(text: str) -> str:
+    return text.replace(",4120000,", ",4120001,")
+
+
+def another_method(text: str) -> str:
+    return text.replace("digits,random", "digits,uniform")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (column_dropped, "search_loss"),
+        (value_dropped, "search_loss|could not convert"),
+        (value_infinite, "infinite value in column search_loss"),
+        (rows_dropped, "no network"),
+        (widths_shortened, "4 counts for 5 groups"),
+        (widths_beyond, r"33 channels in group 'layer2.0' of 32"),
+        (macs_beyond, "MACs outside 1 to 4120000"),
+        (another_method, "another run"),
+        (lambda _: "", "No columns"),
+    ],
+)
+def test_a_damaged_front_is_named(runs: Path, damage: Callable[[str], str], message: str) -> None:
+    path = runs / "digits" / "random" / "seed0" / "front.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(InvalidRecord, match=rf"random/seed0/front\.csv.*(?:{message})"):
+        collected_runs("digits", runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "result.json: "),
+        ("{}", "result.json lacks 'budget_exempt'"),
+        (None, "No such file"),
+    ],
+)
+def test_a_damaged_result_is_named(runs: Path, text: str | None, message: str) -> None:
+    path = runs / "digits" / "random" / "seed0" / "result.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidRecord, match=message):
+        collected_runs("digits", runs)
+
+
+def test_a_copied_folder_is_refused(runs: Path) -> None:
+    (runs / "digits" / "random" / "seed0").rename(runs / "digits" / "random" / "seed5")
+    with pytest.raises(InvalidRecord, match="belongs to digits/random/seed0"):
+        collected_runs("digits", runs)

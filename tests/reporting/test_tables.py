@@ -1,0 +1,90 @@
+"""Tables of two hand-made methods, as Markdown and in the terminal."""
+
+import io
+
+import pandas as pd
+import pytest
+import rich.console
+
+from pareco.reporting.records import Experiment, Group
+from pareco.reporting.tables import Tables, experiment_tables, markdown, terminal
+
+EXPERIMENT = Experiment(
+    experiment="digits",
+    network="resnet8",
+    full_macs=2_500_000,
+    full_params=80_000,
+    groups=(Group(name="stem", maximum=16),),
+    budget_exempt=("alone",),
+)
+
+
+def run(method: str, seed: int, *errors: float, steps: int = 100) -> pd.DataFrame:
+    """A run of one network at 30% of the cost and, if two errors are given, one at 100%."""
+    rows = [
+        (method, seed, macs, 1.0 / macs, error)
+        for macs, error in zip((750_000, 2_500_000), errors, strict=False)
+    ]
+    table = pd.DataFrame(rows, columns=["method", "seed", "macs", "search_loss", "test_top1_error"])
+    return table.assign(
+        params=1,
+        widths="1",
+        calibration_images=2000,
+        gradient_steps=steps,
+        passes=4 * steps,
+        search_evaluations=1234,
+        widths_visited=7,
+    )
+
+
+@pytest.fixture
+def tables() -> Tables:
+    runs = [
+        run("pareco", 0, 4.0, 2.0),
+        run("pareco", 1, 6.0, 3.0),
+        run("alone", 0, 1.0),
+        run("big", 0, 9.0, 2.5),
+        run("cut", 0, 1.5, steps=50),
+    ]
+    return experiment_tables(EXPERIMENT, pd.concat(runs), "pareco")
+
+
+def test_markdown(tables: Tables) -> None:
+    text = markdown(tables)
+    assert text.startswith("# digits: resnet8, 2.50 M MACs and 0.08 M parameters at full width\n")
+    assert "re-calibrated on 2,000 training images." in text
+    lines = text.splitlines()
+    first = lines.index("| method | seeds | 20% | 40% | 60% | 80% | 100% | area |")
+    five = "**5.00 ± 1.41**"
+    assert lines[first + 2 : first + 6] == [
+        f"| pareco | 2 | – | {five} | {five} | {five} | **2.50 ± 0.71** | – |",
+        "| alone † | 1 | – | 1.00 | 1.00 | 1.00 | 1.00 | – |",
+        "| big | 1 | – | 9.00 | 9.00 | 9.00 | **2.50** | – |",
+        "| cut ‡ | 1 | – | 1.50 | 1.50 | 1.50 | 1.50 | – |",
+    ]
+    assert "| cut ‡ | 50 | 200 | 1,234 | 7 |" in lines
+    assert lines[-3].startswith("† exempt")
+    assert lines[-1].startswith("‡ spent another training budget")
+
+
+def test_the_terminal_shows_the_same_numbers(tables: Tables) -> None:
+    console = rich.console.Console(file=io.StringIO(), width=120)
+    with console.capture() as capture:
+        console.print(terminal(tables))
+    text = capture.get()
+    for expected in ("5.00 ±1.41", "alone †", "‡ spent another", "widths visited", "1,234"):
+        assert expected in text
+
+
+def test_no_number_is_cut_in_a_terminal_of_80_columns(tables: Tables) -> None:
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(terminal(tables))
+    assert "…" not in capture.get()
+
+
+def test_no_footnote_without_a_mark() -> None:
+    runs = pd.concat([run("a", 0, 4.0), run("b", 0, 5.0)])
+    text = markdown(experiment_tables(EXPERIMENT, runs, "pareco"))
+    assert "†" not in text
+    assert "‡" not in text

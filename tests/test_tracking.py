@@ -1,0 +1,230 @@
+"""The record of a run, and a mirror that can neither block nor break it."""
+
+import http.server
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pareco import tracking
+from pareco.tracking import Tracker
+
+IDENTITY: dict[str, Any] = {
+    "project": "pareco",
+    "group": "digits",
+    "job_type": "random",
+    "name": "random-0",
+    "config": {"steps": 3, "search": {"tau": 2}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "digits" / "random" / "seed0"
+
+
+@pytest.fixture
+def disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("disabled")
+def test_each_line_is_on_disk_at_once_and_disabled_makes_no_wandb_folder(folder: Path) -> None:
+    with Tracker(folder, **IDENTITY) as tracker:
+        tracker.log(0, **{"train/loss": 2.5, "widths": 3})
+        assert (
+            folder / "metrics.jsonl"
+        ).read_text() == '{"step": 0, "train/loss": 2.5, "widths": 3}\n'
+    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.usefixtures("disabled")
+def test_non_finite_values_are_null(folder: Path) -> None:
+    with Tracker(folder, **IDENTITY) as tracker:
+        tracker.log(7, a=float("nan"), b=float("inf"), c=1.0)
+    assert records(folder) == [{"step": 7, "a": None, "b": None, "c": 1.0}]
+
+
+@pytest.mark.usefixtures("disabled")
+def test_an_interrupted_record_reads_as_if_it_never_was(folder: Path) -> None:
+    with Tracker(folder, **IDENTITY) as tracker:
+        for step in range(6):
+            tracker.log(step, loss=1 / (step + 1))
+    path = folder / "metrics.jsonl"
+    uninterrupted = path.read_bytes()
+    path.write_bytes(uninterrupted[:-9])
+    with Tracker(folder, **IDENTITY, resume_from=4) as tracker:
+        assert [record["step"] for record in records(folder)] == [0, 1, 2, 3]
+        for step in (4, 5):
+            tracker.log(step, loss=1 / (step + 1))
+    assert path.read_bytes() == uninterrupted
+    assert list(folder.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("disabled")
+@pytest.mark.parametrize("torn", ['{"st', '{"step": 3', "\0\0\0", '{"step": 3, "loss": 0.2'])
+def test_a_torn_last_line_is_dropped(folder: Path, torn: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 2, "loss": 0.5}\n' + torn)
+    Tracker(folder, **IDENTITY, resume_from=9).close()
+    assert (folder / "metrics.jsonl").read_text() == '{"step": 2, "loss": 0.5}\n'
+
+
+@pytest.mark.usefixtures("disabled")
+def test_a_broken_line_elsewhere_is_named(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="line 2 is not a record"):
+        Tracker(folder, **IDENTITY, resume_from=9)
+
+
+@pytest.mark.usefixtures("disabled")
+def test_without_resume_the_record_starts_empty(folder: Path) -> None:
+    for loss in (1.0, 2.0):
+        with Tracker(folder, **IDENTITY) as tracker:
+            tracker.log(0, loss=loss)
+    assert records(folder) == [{"step": 0, "loss": 2.0}]
+
+
+SCRIPT = """
+import logging, os, sys
+from pathlib import Path
+from pareco.tracking import Tracker
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+folder = Path(sys.argv[1])
+for resume_from in (None, 2):
+    with Tracker(folder, project="p", group="g", job_type="j", name="n", config={},
+                 resume_from=resume_from) as tracker:
+        for step in range(resume_from or 0, 4):
+            tracker.log(step, loss=float("nan") if step == 1 else 0.5)
+assert "WANDB_DATA_DIR" not in os.environ
+"""
+
+
+def run_alone(folder: Path, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    home.mkdir()
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
+        env={
+            **kept,
+            "HOME": str(home),
+            "PYTHONPATH": str(Path(tracking.__file__).parents[1]),
+            **variables,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        {"WANDB_MODE": "online"},
+    ],
+    ids=["no key", "key and dead server", "online asked without a key"],
+)
+def test_without_key_or_server_it_records_offline(
+    folder: Path, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    finished = run_alone(folder, tmp_path / "home", **variables)
+    assert finished.stdout == ""
+    lines = finished.stderr.splitlines()
+    assert lines.count(f"INFO W&B mode for {folder}: offline") == 2
+    assert len([line for line in lines if line.startswith("WARNING")]) == 2 * (
+        "WANDB_MODE" in variables
+    )
+    assert [record["step"] for record in records(folder)] == [0, 1, 2, 3]
+    identifier = (folder / "wandb" / "run_id").read_text()
+    assert identifier.startswith("digits-random-seed0-")
+    assert len(list((folder / "wandb").glob(f"offline-run-*/run-{identifier}.wandb"))) == 2
+    home = [path.name for path in (tmp_path / "home").iterdir()]
+    assert home in ([], [".cache"])
+
+
+class Failing:
+    """A W&B run whose every call raises."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.calls += 1
+        raise RuntimeError("the mirror broke")
+
+    def finish(self, exit_code: int) -> None:
+        self.calls += 1
+        raise RuntimeError("the mirror broke")
+
+
+def test_an_exception_of_wandb_is_logged_once_and_the_record_is_complete(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Failing()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(tracking, "_started_run", lambda *_: run)
+    with Tracker(folder, **IDENTITY) as tracker:
+        for step in range(3):
+            tracker.log(step, loss=0.5)
+    assert [record["step"] for record in records(folder)] == [0, 1, 2]
+    assert run.calls == 1
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "the mirror broke" in warnings[0].getMessage()
+
+
+def test_an_exception_at_the_start_is_contained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no start")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(tracking, "_started_run", refuse)
+    with Tracker(folder, **IDENTITY) as tracker:
+        tracker.log(0, loss=0.5)
+    assert records(folder) == [{"step": 0, "loss": 0.5}]
+    assert "no start" in caplog.text
+
+
+class Refuse(http.server.BaseHTTPRequestHandler):
+    """Answers 404 to everything."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_any_answer_of_the_server_counts_and_silence_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            assert tracking._answers(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(1))
+    started = time.monotonic()
+    assert not tracking._answers("http://silent.invalid")
+    assert time.monotonic() - started < 0.9
