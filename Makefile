@@ -25,7 +25,7 @@ report-digits: $(INSTALLED)  ## Make results/digits again from the finished runs
 	$(BIN)/python -m replications report digits
 
 test: $(INSTALLED)  ## Run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests
 
 lint: $(INSTALLED)  ## ruff: lint and format
 	$(BIN)/ruff check .

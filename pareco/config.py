@@ -102,7 +102,7 @@ class TrainingConfig:
     """Sub-networks trained in each step beside the largest and the smallest (M)."""
 
     ask_every_steps: int = 625
-    """Steps between two requests for new widths (tau); M each time: every method's search budget."""
+    """Steps between two requests for new widths (tau), M each time; sets every search budget."""
 
     checkpoint_every_epochs: int = 1
     """Epochs between two checkpoints."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from pareco.slimmable.channels import ChannelRef, Layout, Site
+from pareco.layout import ChannelRef, Layout, Site
 from pareco.widths import Widths, WidthSpace
 
 Factors = tuple[int, ChannelRef | None, ChannelRef | None]
@@ -52,11 +52,13 @@ class CostModel:
     def peak_activations(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return the largest number of elements held at once in inference, `n`.
 
-        Layers run in the order of the network; batch norm, activations, sums and products work
-        in place on their first operand, as inference engines do.
+        Layers run in the order of the network. Batch norm, activations, sums and products work in
+        place where an operand is not needed later, as in inference engines; a convolution holds
+        its input and its output.
         """
         channels = self._channels(widths)
-        return (_with_one(channels) @ self._peak.to(channels).T).amax(-1)
+        held = _with_one(channels.double()) @ self._peak.to(channels.device, torch.double).T
+        return held.amax(-1).to(channels.dtype)
 
     def _channels(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return channel counts `(n x) groups`: int64 if exact, double if relaxed."""
@@ -128,8 +130,7 @@ def _parameter_terms(sites: Iterable[Site]) -> Iterable[Factors]:
             continue
         if site.kind != "norm":
             yield site.kernel, None if site.kind == "depthwise" else site.inputs, site.outputs
-        if site.bias:
-            yield 2 if site.kind == "norm" else 1, None, site.outputs
+        yield site.vectors, None, site.outputs
 
 
 def _activation_terms(sites: Iterable[Site]) -> Iterable[Factors]:

@@ -26,23 +26,32 @@ from pareco.widths import Widths
 class SearchEvaluations:
     """The counted service that measures search losses for a method.
 
-    `source` measures one sub-network; the pipeline sets it: the current batch in training, the
-    calibrated loss afterwards. `count` is how many it has measured, `visited` which.
+    The pipeline says with `begin` how one sub-network is measured: on the current batch in
+    training, calibrated afterwards. `count` is how many were measured, `visited` which. Until
+    the next `begin`, a sub-network is measured once.
     """
 
     def __init__(self) -> None:
         """Start with nothing to measure on."""
-        self.source: Callable[[Widths], float] | None = None
         self.count = 0
         self.visited: set[Widths] = set()
+        self._source: Callable[[Widths], float] | None = None
+        self._losses: dict[Widths, float] = {}
+
+    def begin(self, source: Callable[[Widths], float] | None) -> None:
+        """Measure with `source` from now on; None allows no evaluation."""
+        self._source, self._losses = source, {}
 
     def __call__(self, widths: Sequence[Widths]) -> Tensor:
         """Return the losses `n` (double, less is better) of `n` sub-networks."""
-        if self.source is None:
+        if self._source is None:
             raise RuntimeError("a method may evaluate only in widths_for_step and candidates")
-        self.count += len(widths)
-        self.visited.update(widths)
-        return torch.tensor([self.source(each) for each in widths], dtype=torch.double)
+        for each in widths:
+            if each not in self._losses:
+                self._losses[each] = self._source(each)
+                self.count += 1
+                self.visited.add(each)
+        return torch.tensor([self._losses[each] for each in widths], dtype=torch.double)
 
     def state(self) -> dict[str, Any]:
         """Return the counts, ready for JSON."""
@@ -106,21 +115,18 @@ class Evaluator:
             )
         generator = derived_generator(seed, "calibration")
         chosen = torch.randperm(len(train), generator=generator)[: config.calibration_images]
-        self._calibration = train.subset(tuple(chosen.tolist()))
+        self.calibration = train.subset(tuple(chosen.tolist()))
         self._net, self._search, self._batch_size = net, search, config.batch_size
         self._statistics: dict[Widths, NormStatistics] = {}
-        self._losses: dict[Widths, float] = {}
 
     def search_loss(self, widths: Widths) -> float:
         """Return the calibrated cross-entropy (nats) on the search images."""
-        if widths not in self._losses:
-            self._losses[widths] = self.on(self._search, widths).loss
-        return self._losses[widths]
+        return self.on(self._search, widths).loss
 
     def on(self, images: Images, widths: Widths) -> Measured:
         """Return calibrated loss and errors of a sub-network on these images."""
         if widths not in self._statistics:
-            batches = (images for images, _ in self._calibration.batches(self._batch_size))
+            batches = (images for images, _ in self.calibration.batches(self._batch_size))
             self._statistics[widths] = calibrated_statistics(self._net, widths, batches)
         with self._net.at(widths, self._statistics[widths]):
             return measured(self._net, images.batches(self._batch_size))

@@ -55,8 +55,9 @@ def _integer(count: object) -> int:
 class ChannelGroup:
     """Channels that are always as many: tied by residual sums, products or depthwise convolutions.
 
-    `stage` numbers the spatial resolutions from the input on; `at_least` is the index of a free
-    group that this one may not be narrower than (zero-padding shortcuts), or None.
+    `stage` numbers the spatial resolutions from the input on; `at_least` lists the indices of all
+    groups that this one may not be narrower than, directly or through others (zero-padding
+    shortcuts).
     """
 
     name: str
@@ -73,8 +74,8 @@ class WidthSpace:
     one per stage or one per channel group, by `granularity`. `decode` makes channel counts of
     them: with `divisor` 1 the floor of multiplier times maximum, at least one channel (PareCO);
     otherwise the nearest multiple of `divisor` that loses at most 10% (US-Net's
-    `make_divisible`), never above the maximum. Multipliers that decode to the same widths are one
-    network. `only` restricts the space to a single network.
+    `make_divisible`), never above the maximum. 1 is the maximum itself. Multipliers that decode to
+    the same widths are one network. `only` restricts the space to a single network.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -158,15 +159,14 @@ class WidthSpace:
     def encode(self, widths: Widths) -> Tensor:
         """Return the `d` multipliers (double) that stand for these widths.
 
-        Each is count over maximum, averaged over the groups that share it, and not below
-        `alpha_min`; at granularity "layer", `decode` gives the widths back.
+        Each is count over maximum, the largest of the groups that share it, and not below
+        `alpha_min`; at granularity "layer", `decode` gives back any widths that it made.
         """
         self.check(widths)
         shares = torch.tensor(widths, dtype=torch.double) / torch.tensor(self.maxima)
         index = torch.tensor(self.multiplier_of_group)
-        sums = torch.zeros(self.dimensions, dtype=torch.double).index_add(0, index, shares)
-        counts = torch.bincount(index, minlength=self.dimensions)
-        return (sums / counts).clamp(self.alpha_min, 1.0)
+        least = torch.full((self.dimensions,), self.alpha_min, dtype=torch.double)
+        return least.scatter_reduce(0, index, shares, "amax")
 
     def sample_alpha(self, generator: torch.Generator) -> Tensor:
         """Return `d` multipliers (double) drawn uniformly from [alpha_min, 1]."""
@@ -202,6 +202,8 @@ class WidthSpace:
                     )
 
     def _channels(self, multiplier: float, maximum: int) -> int:
+        if multiplier >= 1 - _FLOOR_TOLERANCE:
+            return maximum
         if self.divisor == 1:
             return min(max(int(multiplier * maximum + _FLOOR_TOLERANCE), 1), maximum)
         return min(make_divisible(multiplier * maximum, self.divisor), maximum)

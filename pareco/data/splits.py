@@ -42,5 +42,5 @@ def stratified_splits(
     )
 
 
-def _sorted(indices: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(index) for index in np.sort(indices))
+def _sorted(indices: Any) -> tuple[int, ...]:
+    return tuple(int(index) for index in np.sort(np.asarray(indices)))

@@ -23,7 +23,7 @@ def create_model(
     """
     match = re.fullmatch(r"cifar_resnet(\d+)", name)
     if match:
-        depth, width = int(match[1]), base_width or 16
+        depth, width = int(match[1]), 16 if base_width is None else base_width
         return CifarResNet(depth, num_classes=num_classes, in_chans=in_chans, base_width=width)
     if base_width is not None:
         raise ValueError(f"base_width is for cifar_resnet<depth>; {name} comes from timm as it is")

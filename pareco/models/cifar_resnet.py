@@ -50,6 +50,8 @@ class CifarResNet(nn.Module):
         blocks, remainder = divmod(depth - 2, 6)
         if blocks < 1 or remainder:
             raise ValueError(f"depth must be 6k + 2 (8, 20, 32, 44, 56, ...), got {depth}")
+        if base_width < 1:
+            raise ValueError(f"base_width must be at least 1, got {base_width}")
         self.conv1 = nn.Conv2d(in_chans, base_width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(base_width)
         self.relu = nn.ReLU(inplace=True)

@@ -41,7 +41,7 @@ def error_figure(experiment: Experiment, fronts: pd.DataFrame, focus: str) -> Fi
     methods = method_order(fronts["method"], focus)
     palette = sns.color_palette("colorblind", len(methods))
     with style.context(_STYLE):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         axes = figure.subplots()
         looks = zip(methods, palette, cycle(_DASHES), cycle(_MARKERS), strict=False)
         marks = budget_marks(fronts, experiment.budget_exempt, methods)
@@ -55,7 +55,7 @@ def error_figure(experiment: Experiment, fronts: pd.DataFrame, focus: str) -> Fi
         axes.set_ylabel("Test top-1 error (%)")
         axes.set_title(f"{experiment.experiment}, {experiment.network}", loc="left")
         axes.grid(color="0.9", linewidth=0.6)
-        _add_legend(axes, marks)
+        _add_legend(figure, marks)
         sns.despine(figure)
     return figure
 
@@ -109,23 +109,24 @@ def _draw_method(
     axes.plot(percent, by_seed.mean(axis=0), drawstyle="steps-post", **{**look, "marker": None})
     if len(by_seed) > 1:
         least, most = by_seed.min(axis=0), by_seed.max(axis=0)
-        band = {"step": "post", "alpha": 0.13, "linewidth": 0}
+        band = {"step": "post", "alpha": 0.08, "linewidth": 0}
         axes.fill_between(percent, least, most, color=look["color"], **band)
     seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
     axes.plot([], [], label=f"{label} ({seeds})", markersize=3.5, **look)
 
 
-def _add_legend(axes: Axes, marks: Mapping[str, str]) -> None:
-    title = "Mean over seeds, band: min to max"
+def _add_legend(figure: Figure, marks: Mapping[str, str]) -> None:
+    title = "line: mean over seeds\nband: least to most\ndots: networks"
     if marks:
-        title += f"\n{' '.join(sorted(set(marks.values())))} another training budget"
-    axes.legend(
+        title += f"\n{' '.join(sorted(set(marks.values())))} another budget"
+    figure.legend(
         title=title,
         alignment="left",
         handlelength=3.5,
         title_fontsize="small",
         fontsize="small",
-        loc="upper right",
+        loc="outside right upper",
+        frameon=False,
     )
 
 

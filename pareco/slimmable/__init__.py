@@ -1,6 +1,6 @@
 """Making a convolutional network slimmable."""
 
-from pareco.slimmable.calibration import calibrated_statistics
+from pareco.slimmable.calibration import calibrated_statistics, normalized_by_batch
 from pareco.slimmable.layers import NormStatistics
 from pareco.slimmable.network import SlimmableNet, make_slimmable
 from pareco.slimmable.rules import TracingError
@@ -11,4 +11,5 @@ __all__ = [
     "TracingError",
     "calibrated_statistics",
     "make_slimmable",
+    "normalized_by_batch",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,31 +22,37 @@ def calibrated_statistics(
     Forwards each batch `n x c x h x w` with frozen weights and batch normalization by the batch,
     everything else in evaluation mode, and takes the cumulative average of means and (unbiased)
     variances, every batch alike: give batches of equal size. ("Post-statistics": Yu & Huang 2019,
-    arXiv 1903.05134, section 3.3.) The network itself is left as it was.
+    arXiv 1903.05134, section 3.3.) A layer that runs several times averages over its calls too.
+    The network itself is left as it was.
 
     Raises `ValueError` if there is no batch.
     """
     statistics = NormStatistics()
-    training = net.training
-    net.eval()
-    try:
-        with net.at(widths):
-            _collect(net, batches, statistics)
-    finally:
-        net.train(training)
+    with net.at(widths), normalized_by_batch(net, statistics):
+        for images in batches:
+            statistics.batches += 1
+            net(images)
     if not statistics.batches:
         raise ValueError("calibration needs at least one batch of images")
     return statistics
 
 
-def _collect(net: SlimmableNet, batches: Iterable[Tensor], statistics: NormStatistics) -> None:
+@contextmanager
+def normalized_by_batch(net: SlimmableNet, statistics: NormStatistics) -> Iterator[None]:
+    """Normalize by the batch inside the `with` block, everything else in evaluation mode.
+
+    The statistics of what is forwarded are averaged in `statistics`, every call of a layer alike;
+    those of the network stay as they are. Use it at one widths only.
+    """
+    modes = [(module, module.training) for module in net.modules()]
     norms = net.norms()
+    net.eval()
     for layer in norms:
-        layer.collecting = statistics
+        layer.collecting, layer.collected = statistics, 0
     try:
-        for images in batches:
-            statistics.batches += 1
-            net(images)
+        yield
     finally:
         for layer in norms:
             layer.collecting = None
+        for module, training in modes:
+            module.training = training

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
@@ -62,8 +61,7 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
         inputs = 1 if self.depthwise else self.used_inputs
-        bias = None if self.bias is None else self.bias[: self.used_outputs]
-        return self.weight[: self.used_outputs, :inputs], bias
+        return self.weight[: self.used_outputs, :inputs], _prefix(self.bias, self.used_outputs)
 
     def plain(self) -> nn.Module:
         """Return a convolution with a copy of the weights in use."""
@@ -77,7 +75,8 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
             groups=self.used_outputs if self.depthwise else 1,
             bias=self.bias is not None,
         )
-        return _with_weights(layer, *self._weights(), self.training)
+        weight, bias = self._weights()
+        return _filled(layer, self.training, weight=weight, bias=bias)
 
 
 class SlicedLinear(SlicedLayer, nn.Linear):
@@ -94,22 +93,24 @@ class SlicedLinear(SlicedLayer, nn.Linear):
         return F.linear(input, *self._weights())
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
-        bias = None if self.bias is None else self.bias[: self.used_outputs]
-        return self.weight[: self.used_outputs, : self.used_inputs], bias
+        weight = self.weight[: self.used_outputs, : self.used_inputs]
+        return weight, _prefix(self.bias, self.used_outputs)
 
     def plain(self) -> nn.Module:
         """Return a linear layer with a copy of the weights in use."""
         layer = nn.Linear(self.used_inputs, self.used_outputs, bias=self.bias is not None)
-        return _with_weights(layer, *self._weights(), self.training)
+        weight, bias = self._weights()
+        return _filled(layer, self.training, weight=weight, bias=bias)
 
 
 class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
     """Batch norm (plain, or timm's with dropout and activation) over a prefix of its channels.
 
-    The running statistics are those of the full network: training at fewer channels normalizes
-    by the batch and leaves them alone. Other sub-networks get theirs by calibration: `supplied`
-    replaces the running statistics, `collecting` averages those of the batches that pass.
-    `private` holds affine parameters of their own for some sub-networks (S-Net).
+    The running statistics are those of the full network: training a sub-network normalizes by the
+    batch and leaves them alone, in its full-width layers too. Other sub-networks get theirs by
+    calibration: `supplied` replaces the running statistics, `collecting` averages those of the
+    batches that pass (`collected` so far). `switch` names the sub-network whose private affine
+    parameters are in use, if any (S-Net).
     """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
@@ -118,24 +119,22 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         self.__dict__.update(_copy_of_state(layer))
         self.plain_type = type(layer)
         self.name = ""
+        self.in_full_network = True
         self.supplied: NormStatistics | None = None
         self.collecting: NormStatistics | None = None
+        self.collected = 0
         self.switch: str | None = None
         self.use(layer.num_features, layer.num_features)
 
     def add_private(self, switch: str, channels: int) -> None:
         """Give the sub-network `switch` affine parameters of its own, starting from the shared."""
-        if self.weight is None:
-            return
         for kind, shared in (("weight", self.weight), ("bias", self.bias)):
-            self.register_parameter(
-                f"{kind}_{switch}", nn.Parameter(shared.detach()[:channels].clone())
-            )
+            private = None if shared is None else nn.Parameter(shared.detach()[:channels].clone())
+            self.register_parameter(f"{kind}_{switch}", private)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized `n x used_outputs x h x w` activations."""
-        whole = self.used_outputs == self.num_features and self.switch is None
-        if whole and self.supplied is None and self.collecting is None:
+        if self.in_full_network and self.supplied is None and self.collecting is None:
             output = nn.BatchNorm2d.forward(self, input)
         else:
             output = self._normalized(input)
@@ -148,47 +147,43 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         momentum = 0.0
         by_batch = self.training or mean is None
         if self.collecting is not None:
-            by_batch, momentum = True, 1.0 / self.collecting.batches
+            self.collected += 1
+            by_batch, momentum = True, 1.0 / self.collected
             mean, variance = self._collected(input)
         elif by_batch:
             mean = variance = None
         return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
-        if self.weight is None:
-            return None, None
         if self.switch is not None:
             return getattr(self, f"weight_{self.switch}"), getattr(self, f"bias_{self.switch}")
-        return self.weight[: self.used_outputs], self.bias[: self.used_outputs]
+        return _prefix(self.weight, self.used_outputs), _prefix(self.bias, self.used_outputs)
 
     def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
         if self.supplied is not None:
             return self.supplied.means[self.name], self.supplied.variances[self.name]
-        if self.running_mean is None or self.running_var is None:
-            return None, None
-        return self.running_mean[: self.used_outputs], self.running_var[: self.used_outputs]
+        channels = self.used_outputs
+        return _prefix(self.running_mean, channels), _prefix(self.running_var, channels)
 
     def _collected(self, input: Tensor) -> tuple[Tensor, Tensor]:
         assert self.collecting is not None
-        zeros = torch.zeros(self.used_outputs, device=input.device)
+        like = input if self.running_mean is None else self.running_mean
+        zeros = like.new_zeros(self.used_outputs)
         means, variances = self.collecting.means, self.collecting.variances
         return means.setdefault(self.name, zeros), variances.setdefault(self.name, zeros.clone())
 
     def plain(self) -> nn.Module:
         """Return a batch norm of the original type with the weights and statistics in use."""
-        affine = self.weight is not None
-        tracked = self.running_mean is not None
-        kind = self.plain_type
-        layer = kind(self.used_outputs, self.eps, self.momentum, affine, tracked)
+        mean, variance = self._statistics()
+        weight, bias = self._affine()
+        layer = self.plain_type(
+            self.used_outputs, self.eps, self.momentum, weight is not None, mean is not None
+        )
         if isinstance(layer, BatchNormAct2d):
             layer.drop, layer.act = copy.deepcopy(self.drop), copy.deepcopy(self.act)
-        mean, variance = self._statistics()
-        with torch.no_grad():
-            if mean is not None and variance is not None and tracked:
-                layer.running_mean.copy_(mean)  # type: ignore[union-attr]
-                layer.running_var.copy_(variance)  # type: ignore[union-attr]
-        weight, bias = self._affine()
-        return layer if weight is None else _with_weights(layer, weight, bias, self.training)
+        batches = self.num_batches_tracked
+        buffers = {"running_mean": mean, "running_var": variance, "num_batches_tracked": batches}
+        return _filled(layer, self.training, weight=weight, bias=bias, **buffers)
 
 
 class ChannelPad(SlicedLayer):
@@ -241,12 +236,16 @@ def _copy_of_state(layer: nn.Module) -> Mapping[str, object]:
     }
 
 
-def _with_weights(
-    layer: nn.Module, weight: Tensor, bias: Tensor | None, training: bool
-) -> nn.Module:
-    layer = layer.to(device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(weight)  # type: ignore[union-attr, operator]
-        if bias is not None:
-            layer.bias.copy_(bias)  # type: ignore[union-attr, operator]
+def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:
+    return None if tensor is None else tensor[:count]
+
+
+def _filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Module:
+    """Return the layer with copies of these tensors as its parameters and buffers."""
+    for name, tensor in tensors.items():
+        copied = None if tensor is None else tensor.detach().clone()
+        if name in layer._buffers:
+            layer.register_buffer(name, copied)
+        else:
+            layer.register_parameter(name, None if copied is None else nn.Parameter(copied))
     return layer.train(training)

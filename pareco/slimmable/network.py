@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from pareco.cost import CostModel
-from pareco.slimmable.channels import Site
+from pareco.layout import Site
 from pareco.slimmable.layers import NormStatistics, SlicedBatchNorm2d, SlicedLayer, sliced
 from pareco.slimmable.tracing import trace
 from pareco.widths import Granularity, Widths, WidthSpace
@@ -100,6 +101,7 @@ class SlimmableNet(nn.Module):
             inputs, outputs = site.inputs.count(widths), site.outputs.count(widths)
             self._layers[site.name].use(inputs, outputs)
         for layer in self.norms():
+            layer.in_full_network = widths == self.space.maxima
             layer.switch = self._switches.get(widths)
             layer.supplied = statistics
 
@@ -125,7 +127,7 @@ class SlimmableNet(nn.Module):
         The full network keeps the shared ones. Affects the state dict: call it before loading.
         """
         for widths in switches:
-            if widths == self.space.largest or widths in self._switches:
+            if widths == self.space.maxima or widths in self._switches:
                 continue
             key = f"switch{len(self._switches)}"
             with self.at(widths):
@@ -140,7 +142,7 @@ class SlimmableNet(nn.Module):
         It holds no slimmable layer and gives the same outputs; its batch-norm statistics are
         `statistics` or, without, the first entries of the full network's.
         """
-        with self.at(widths, statistics):
+        with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
             root = _PlainRoot(self, {layer: layer.plain() for layer in self._layers.values()})
         return fx.GraphModule(root, copy.deepcopy(self._graph)).train(self.training)
 

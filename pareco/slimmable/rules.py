@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from timm.layers import AvgPool2dSame, BatchNormAct2d, Conv2dSame, DropPath
+from timm.layers import AvgPool2dSame, BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath
 from timm.layers import Linear as TimmLinear
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import fx, nn
 
-from pareco.slimmable.channels import Kind, Variable
+from pareco.layout import Kind
+from pareco.slimmable.channels import Variable
 from pareco.slimmable.layers import ChannelPad
 
 
@@ -52,14 +53,15 @@ class Call:
     outputs: Tag
     positions: int = 1
     kernel: int = 1
-    bias: bool = False
+    vectors: int = 0
     repeated: bool = False
 
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 LINEARS = (nn.Linear, TimmLinear)
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d)
-_POOLING = (
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+NOTHING_IN_INFERENCE = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d)
+_SPATIAL = (
     nn.MaxPool2d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
@@ -67,14 +69,21 @@ _POOLING = (
     nn.Upsample,
     MaxPool2dSame,
     AvgPool2dSame,
+    nn.ZeroPad2d,
+    nn.ConstantPad2d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad2d,
 )
-_POOLING_FUNCTIONS = (
+_SPATIAL_FUNCTIONS = (
     F.max_pool2d,
     F.avg_pool2d,
     F.adaptive_avg_pool2d,
     F.adaptive_max_pool2d,
     F.interpolate,
+    F.pad,
     torch.max_pool2d,
+    torch.mean,
+    "mean",
     "amax",
 )
 _NOT_ELEMENTWISE = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU)
@@ -108,11 +117,10 @@ def elementwise_module(module: nn.Module) -> bool:
     """Return whether the module acts on each element alone (and so keeps the channels)."""
     if isinstance(module, nn.PReLU):
         return module.num_parameters == 1
-    known = isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd, DropPath))
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
     excluded = (*_NOT_ELEMENTWISE, nn.MultiheadAttention)
-    return known or (active and not isinstance(module, excluded))
+    return active and not isinstance(module, excluded)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -123,6 +131,15 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 def positions_of(node: fx.Node) -> int:
     """Return height times width of the node's output; 1 for a feature vector."""
     return math.prod((shape_of(node) or ())[2:])
+
+
+def _tie(node: fx.Node, first: Tag, second: Tag) -> None:
+    if (first.factor, first.vector) != (second.factor, second.vector):
+        refuse(node, "features that must agree are laid out differently")
+    try:
+        first.variable.unify(second.variable)
+    except ValueError as error:
+        refuse(node, str(error))
 
 
 class Propagation:
@@ -136,6 +153,7 @@ class Propagation:
         self.modules = modules
         self.tags: dict[fx.Node, Tag] = {}
         self.calls: list[Call] = []
+        self.views: set[fx.Node] = set()
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Variable, Variable]] = []
         self._seen: dict[str, Call] = {}
@@ -179,8 +197,11 @@ class Propagation:
             self._flatten(node, module.start_dim, module.end_dim)
         elif isinstance(module, ChannelPad):
             self._channel_pad(node)
-        elif isinstance(module, _POOLING):
-            self._pool(node)
+        elif isinstance(module, _SPATIAL):
+            self._spatial(node)
+        elif isinstance(module, NOTHING_IN_INFERENCE):
+            self.views.add(node)
+            self.tags[node] = self._input(node)
         elif elementwise_module(module):
             self._keep(node)
         else:
@@ -192,12 +213,10 @@ class Propagation:
         rules: tuple[tuple[tuple[Any, ...], Callable[[fx.Node], None]], ...] = (
             (_ELEMENTWISE_FUNCTIONS, self._keep),
             (_BINARY, self._binary),
-            (_POOLING_FUNCTIONS, self._pool),
-            ((torch.mean, "mean"), self._pool),
+            (_SPATIAL_FUNCTIONS, self._spatial),
             ((torch.flatten, "flatten"), self._flatten_call),
             ((torch.reshape, "view", "reshape"), self._reshape),
             ((operator.getitem,), self._getitem),
-            ((F.pad,), self._pad),
         )
         if name in _ABOUT_TENSORS:
             return None
@@ -243,13 +262,12 @@ class Propagation:
         name = str(node.target)
         inputs = self._input(node)
         if kind in ("convolution", "linear"):
-            outputs.variable.producers.append(name)
+            outputs.variable.producers += 1
             outputs.variable.pooled_only = inputs.pooled
         earlier = self._seen.get(name)
         if earlier is not None:
-            earlier.inputs.variable.unify(inputs.variable)
-            earlier.outputs.variable.unify(outputs.variable)
-        bias = getattr(module, "bias", None) is not None
+            _tie(node, earlier.inputs, inputs)
+            _tie(node, earlier.outputs, outputs)
         self.tags[node] = outputs
         self.calls.append(
             Call(
@@ -259,7 +277,7 @@ class Propagation:
                 outputs=outputs,
                 positions=positions_of(node),
                 kernel=kernel,
-                bias=bias,
+                vectors=sum(parameter.dim() == 1 for parameter in module.parameters(False)),
                 repeated=earlier is not None,
             )
         )
@@ -270,28 +288,22 @@ class Propagation:
         self.tags[node] = self._input(node)
 
     def _binary(self, node: fx.Node) -> None:
-        tensors = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in self.tags]
-        if not tensors or any(isinstance(a, fx.Node) and a not in self.tags for a in node.args):
+        if any(operand not in self.tags for operand in node.all_input_nodes):
             refuse(node, "an operand is not a traced tensor or a number")
-        tags = [self.tags[tensor] for tensor in tensors]
+        tags = [self.tags[operand] for operand in node.all_input_nodes]
         first = tags[0]
         for tag in tags[1:]:
-            if (first.factor, first.vector) != (tag.factor, tag.vector):
-                refuse(node, "the operands' features are laid out differently")
-            try:
-                first.variable.unify(tag.variable)
-            except ValueError as error:
-                refuse(node, str(error))
+            _tie(node, first, tag)
         self.in_place.add(node)
         pooled = all(tag.pooled for tag in tags)
         if not pooled:
             first.variable.root.pooled_only = False
         self.tags[node] = replace(first, pooled=pooled)
 
-    def _pool(self, node: fx.Node) -> None:
+    def _spatial(self, node: fx.Node) -> None:
         tag, before, after = self._input(node), shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
         if tag.vector or before is None or after is None or before[:2] != after[:2]:
-            refuse(node, "pooling must keep the batch and channel dimensions")
+            refuse(node, "it must keep the batch and channel dimensions")
         pooled = tag.pooled or math.prod(after[2:]) == 1
         self.tags[node] = replace(tag, pooled=pooled, vector=len(after) == 2)
 
@@ -307,14 +319,14 @@ class Propagation:
         if start != 1 or end not in (-1, 3):
             refuse(node, f"flatten from {start} to {end}", "Flatten from dimension 1 to the last")
         factor = tag.factor * positions_of(node.args[0])  # type: ignore[arg-type]
-        self.in_place.add(node)
+        self.views.add(node)
         self.tags[node] = replace(tag, factor=factor, vector=True)
         return None
 
     def _reshape(self, node: fx.Node) -> None:
         shape = shape_of(node) or ()
         sizes = node.args[1:]
-        sizes = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple) else sizes
+        sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
         if len(shape) != 2 or len(sizes) != 2 or sizes[1] != -1:
             refuse(node, "a reshape other than (n, -1)", "Use torch.flatten(x, 1) or nn.Flatten")
         self._flatten(node, 1, -1)
@@ -326,7 +338,7 @@ class Propagation:
             refuse(node, f"indexing with {index}", "Index spatial dimensions only, by slices")
         if index[0] != whole or index[1] != whole:
             refuse(node, "indexing takes part of the batch or of the channels")
-        self.in_place.add(node)
+        self.views.add(node)
         self.tags[node] = self._input(node)
 
     def _channel_pad(self, node: fx.Node) -> None:
@@ -340,9 +352,3 @@ class Propagation:
         self.calls.append(
             Call(name=name, kind="pad", inputs=inputs, outputs=outputs, positions=positions)
         )
-
-    def _pad(self, node: fx.Node) -> None:
-        padding: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-        if len(padding) > 4 and any(padding[4:]):
-            refuse(node, f"padding {tuple(padding)} reaches beyond the spatial dimensions")
-        self.tags[node] = self._input(node)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, fx, nn
 
-from pareco.slimmable.channels import ChannelRef, Layout, Site, Variable
+from pareco.layout import ChannelRef, Layout, Site
+from pareco.slimmable.channels import Variable
 from pareco.slimmable.layers import ChannelPad
-from pareco.slimmable.rules import Call, Propagation, Tag, TracingError, positions_of, refuse
+from pareco.slimmable.rules import (
+    Call,
+    Propagation,
+    Tag,
+    TracingError,
+    positions_of,
+    refuse,
+    shape_of,
+)
 from pareco.widths import ChannelGroup
 
-_LEAVES = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, DropPath)
+_LEAVES = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, DropBlock2d, DropPath)
+_INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
 
 
@@ -41,6 +53,7 @@ class _Shapes(fx.Interpreter):
     """Runs a graph and notes the shape of every tensor at its node."""
 
     def run_node(self, n: fx.Node) -> Any:
+        self.current = n
         result = super().run_node(n)
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
@@ -60,16 +73,13 @@ def trace(
     """
     graph_module = _traced(model.eval())
     _modularize(graph_module)
+    shapes = _Shapes(graph_module)
     try:
         with torch.no_grad():
-            _Shapes(graph_module).run(example_input)
-    except RuntimeError as error:
+            shapes.run(example_input)
+    except Exception as error:
         problem = str(error).partition("\n")[0]
-        raise TracingError(
-            "input",
-            f"the network does not run on input {tuple(example_input.shape)}: {problem}",
-            "Give an example input of the size that the network is made for",
-        ) from error
+        refuse(shapes.current, f"it does not run on the example input: {problem}", _INPUT_ADVICE)
     propagation = Propagation(dict(graph_module.named_modules()))
     for node in graph_module.graph.nodes:
         propagation.visit(node)
@@ -100,17 +110,19 @@ def _modularize(graph_module: fx.GraphModule) -> None:
             probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
             _replace(graph_module, node, nn.Dropout(float(probability)))
         elif node.target is F.pad:
-            padding = tuple(node.args[1] if len(node.args) > 1 else node.kwargs["pad"])
+            padding: Any = tuple(node.args[1] if len(node.args) > 1 else node.kwargs["pad"])
             if len(padding) == 6 and any(padding[4:]):
                 _replace(graph_module, node, _channel_pad(node, padding))
     graph_module.recompile()
 
 
-def _channel_pad(node: fx.Node, padding: tuple[int, ...]) -> ChannelPad:
+def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
     mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
     value: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
-    if mode != "constant" or min(padding) < 0:
-        refuse(node, f"channel padding {padding} in mode {mode}", "Pad channels by a constant")
+    numbers = all(isinstance(part, int) for part in padding)
+    if mode != "constant" or not numbers or min(padding) < 0:
+        advice = "Pad by constants, by numbers of channels that do not depend on shapes"
+        refuse(node, f"channel padding {padding} in mode {mode}", advice)
     return ChannelPad(padding[:4], padding[4], padding[5], float(value or 0.0))
 
 
@@ -125,27 +137,35 @@ def _replace(graph_module: fx.GraphModule, node: fx.Node, module: nn.Module) -> 
 
 def _layout(graph: fx.Graph, propagation: Propagation, slim_head: bool) -> Layout:
     _fix_kept(propagation, slim_head)
-    free: list[Variable] = []
+    names: dict[Variable, str] = {}
     for call in propagation.calls:
         variable = call.outputs.variable.root
-        if not variable.fixed and variable not in free:
-            free.append(variable)
+        if not variable.fixed:
+            names.setdefault(variable, call.name)
+    free = list(names)
     resolutions = sorted({variable.positions for variable in free}, reverse=True)
     groups = tuple(
         ChannelGroup(
-            name=variable.producers[0],
+            name=names[variable],
             maximum=variable.size,
             stage=resolutions.index(variable.positions),
             at_least=tuple(
-                free.index(narrow.root)
-                for narrow, wide in propagation.wider
-                if wide.root is variable
+                free.index(narrow)
+                for narrow in dict.fromkeys(_narrower(variable, propagation.wider))
             ),
         )
         for variable in free
     )
     sites = tuple(_site(call, free) for call in propagation.calls)
     return Layout(groups=groups, sites=sites, live=_live(graph, propagation, free))
+
+
+def _narrower(variable: Variable, wider: Sequence[tuple[Variable, Variable]]) -> Iterator[Variable]:
+    """Yield the variables that zero-padding makes this one of, directly or through others."""
+    for narrow, wide in wider:
+        if wide.root is variable:
+            yield narrow.root
+            yield from _narrower(narrow.root, wider)
 
 
 def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
@@ -156,16 +176,15 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
             consumers.setdefault(call.inputs.variable.root, []).append(call)
     classifiers = [c for c in propagation.calls if c.outputs.variable.root.fixed]
     for call in propagation.calls:
+        if call.kind not in ("convolution", "linear"):
+            continue
         variable = call.outputs.variable.root
         users = consumers.get(variable, [])
         only_classifies = bool(users) and all(user in classifiers for user in users)
-        pointwise = call.kind in ("convolution", "linear") and call.kernel == 1
-        head = only_classifies and pointwise and len(variable.producers) == 1
-        if head and slim_head:
-            continue
-        if head or variable.pooled_only:
+        head = only_classifies and call.kernel == 1 and variable.producers == 1
+        if (head and not slim_head) or (variable.pooled_only and not head):
             variable.fixed = True
-    for narrow, wide in propagation.wider:
+    for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
         wide.root.fixed |= narrow.root.fixed
 
 
@@ -183,7 +202,7 @@ def _site(call: Call, free: list[Variable]) -> Site:
         outputs=_reference(call.outputs, free),
         positions=call.positions,
         kernel=call.kernel,
-        bias=call.bias,
+        vectors=call.vectors,
         repeated=call.repeated,
     )
 
@@ -191,23 +210,49 @@ def _site(call: Call, free: list[Variable]) -> Site:
 def _live(
     graph: fx.Graph, propagation: Propagation, free: list[Variable]
 ) -> tuple[tuple[tuple[int, ChannelRef], ...], ...]:
-    """List what is held at each step; an in-place operation takes over its first input's memory."""
+    """List what is held at each step: views share memory, in-place operations take it over."""
     nodes = [node for node in graph.nodes if node in propagation.tags]
     order = {node: index for index, node in enumerate(nodes)}
-    storage: dict[fx.Node, fx.Node] = {}
-    last_use: dict[fx.Node, int] = {}
-    for index, node in enumerate(nodes):
-        source = node.args[0] if node.args else None
-        in_place = node in propagation.in_place and source in storage
-        owner = storage[source] if in_place else node  # type: ignore[index]
-        storage[node] = owner
-        uses = [order[user] for user in node.users if user in order]
-        last_use[owner] = max(last_use.get(owner, index), index, *uses)
+    needed_until: dict[fx.Node, int] = {}
+    for node in reversed(nodes):
+        users = [user for user in node.users if user in order]
+        uses = [needed_until[user] if user in propagation.views else order[user] for user in users]
+        needed_until[node] = max([order[node], *uses])
+    owners: dict[fx.Node, fx.Node] = {}
+    held_until: dict[fx.Node, int] = {}
+    for node in nodes:
+        owner = _memory(node, propagation, owners, held_until, order[node])
+        owners[node] = owner
+        held_until[owner] = max(held_until.get(owner, 0), needed_until[node])
     steps = []
     for index, node in enumerate(nodes):
-        if storage[node] is node:
-            alive = [n for n in nodes[: index + 1] if storage[n] is n and last_use[n] >= index]
+        if owners[node] is node:
+            alive = [n for n in nodes[: index + 1] if owners[n] is n and held_until[n] >= index]
             steps.append(
                 tuple((positions_of(n), _reference(propagation.tags[n], free)) for n in alive)
             )
     return tuple(steps)
+
+
+def _memory(
+    node: fx.Node,
+    propagation: Propagation,
+    owners: dict[fx.Node, fx.Node],
+    held_until: dict[fx.Node, int],
+    now: int,
+) -> fx.Node:
+    """Return the node whose memory this one uses: an input's if it can, else its own."""
+    for source in node.all_input_nodes:
+        owner = owners.get(source)
+        if owner is None:
+            continue
+        if node in propagation.views:
+            return owner
+        dying = held_until[owner] == now
+        if node in propagation.in_place and dying and _size(owner) == _size(node):
+            return owner
+    return node
+
+
+def _size(node: fx.Node) -> int:
+    return math.prod((shape_of(node) or ())[1:])

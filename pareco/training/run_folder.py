@@ -54,30 +54,38 @@ class RunFolder:
         """Whether the folder holds the finished run."""
         return (self.path / "DONE").exists()
 
+    def differences(self) -> list[str]:
+        """Return how the run that the folder holds is configured differently; none if it is new."""
+        file = self.path / "config.json"
+        if not file.exists():
+            return []
+        ours, theirs = self._configuration(), json.loads(file.read_text(encoding="utf-8"))
+        return [
+            f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+        ]
+
     def claim(self) -> None:
         """Make the folder and write its configuration.
 
         Raises `RunError` with the differences if it holds a run of another configuration.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        ours = as_json(self.experiment)
-        for name in ("methods", "seeds"):
-            del ours[name]
-        ours |= {"method": self.method, "seed": self.seed}
-        file = self.path / "config.json"
-        if not file.exists():
-            _write(file, ours)
-        theirs = json.loads(file.read_text(encoding="utf-8"))
-        changes = [
-            f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
-            for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key)
-        ]
-        if changes:
+        differences = self.differences()
+        if differences:
             raise RunError(
-                f"{self.path} holds a run of another configuration ({'; '.join(changes)}). "
-                "Remove that folder, or keep this run elsewhere with --runs FOLDER"
+                f"{self.path} holds a run of another configuration ({'; '.join(differences)}). "
+                "Remove that folder, or keep this run apart with --name NAME or --runs FOLDER"
             )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.json").exists():
+            _write(self.path / "config.json", self._configuration())
+
+    def _configuration(self) -> dict[str, Any]:
+        configuration = as_json(self.experiment)
+        for field_of_sweep in ("methods", "seeds"):
+            del configuration[field_of_sweep]
+        return configuration | {"method": self.method, "seed": self.seed}
 
     def describe(self, data: DataSet) -> None:
         """Write the splits, and add this session to the environments of the run.

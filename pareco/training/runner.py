@@ -18,7 +18,7 @@ from pareco.models import create_model
 from pareco.randomness import derived_generator, derived_seed
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Tracker
-from pareco.training.run_folder import Progress, RunFolder
+from pareco.training.run_folder import RunFolder
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import WidthSpace
 
@@ -199,7 +199,7 @@ class _Session:
         """
         net, evaluations, config = trainer.net, trainer.evaluations, self.experiment.evaluation
         evaluator = Evaluator(net, self.data.train, self.data.search, config, self.seed)
-        evaluations.source = evaluator.search_loss
+        evaluations.begin(evaluator.search_loss)
         ends = (net.space.largest, net.space.smallest)
         candidates = list(dict.fromkeys((*trainer.method.candidates(), *ends)))
         losses = evaluations(candidates).tolist()

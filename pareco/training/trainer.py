@@ -81,14 +81,14 @@ class Trainer:
                 self._train_on(batch, started)
             if (epoch + 1) % self.config.checkpoint_every_epochs == 0:
                 self.on_checkpoint()
-        self.evaluations.source = None
+        self.evaluations.begin(None)
 
     def _train_on(self, batch: Batch, started: float) -> None:
         images, labels = batch
         # Layers that draw (dropout) use torch's global stream: the same in a resumed run.
         torch.manual_seed(derived_seed(self.seed, "layers", self.step))
         search_batch = self.search_batch(self.step, batch)
-        self.evaluations.source = partial(batch_loss, self.net, search_batch)
+        self.evaluations.begin(partial(batch_loss, self.net, search_batch))
         widths = sandwich_widths(self.net, self.method.widths_for_step(self.step))
         smoothing = self.config.label_smoothing
         losses = accumulate_gradients(self.net, images, labels, widths, label_smoothing=smoothing)

@@ -10,23 +10,23 @@ from pareco.config import (
 
 EXPERIMENT = Experiment(
     name="digits",
-    network=NetworkConfig(name="cifar_resnet8", base_width=8),
+    network=NetworkConfig(name="cifar_resnet8", base_width=6),
     data=DataConfig(
         name="digits",
         image_size=8,
         search_split="holdout",
-        search_images=240,
-        test_images=357,
+        search_images=300,
+        test_images=597,
         crop_padding=1,
     ),
     training=TrainingConfig(
-        epochs=20,
+        epochs=24,
         batch_size=64,
         lr_per_256=0.4,
         warmup_epochs=1,
         weight_decay=5e-4,
         label_smoothing=0.1,
-        ask_every_steps=12,
+        ask_every_steps=11,
     ),
     evaluation=EvaluationConfig(calibration_images=512, batch_size=256),
     methods=(

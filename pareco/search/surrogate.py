@@ -1,0 +1,179 @@
+"""The two Gaussian processes of the search: loss and cost as functions of the multipliers."""
+
+import logging
+import warnings
+from typing import Any, cast
+
+import torch
+from botorch.models import SingleTaskGP
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from botorch.optim.fit import fit_gpytorch_mll_scipy
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.settings import cholesky_jitter, cholesky_max_tries
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+
+from pareco.search.additive import AdditiveMaternKernel
+
+logger = logging.getLogger(__name__)
+
+FIRST_ITERATIONS = 40
+WARM_ITERATIONS = 10
+PLAIN_JITTER = 1e-8
+JITTER = 1e-4
+
+Hyperparameters = dict[str, Any]
+
+
+class SurrogateError(RuntimeError):
+    """No Gaussian process could be had, not even with the last good hyperparameters."""
+
+
+class GaussianProcess:
+    """One output's GP, conditioned on unit-cube inputs `n x d` and standardized outputs `n`."""
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, kernel: Kernel) -> None:
+        model = SingleTaskGP(
+            inputs, outputs.unsqueeze(-1), covar_module=kernel, outcome_transform=None
+        )
+        self.model = model.double()
+        self.kernel = kernel
+        self.inputs, self.outputs = inputs, outputs
+
+    def hyperparameters(self) -> Hyperparameters:
+        """Return the raw (unconstrained) hyperparameters as plain lists fit for JSON."""
+        return {name: value.tolist() for name, value in self.model.named_parameters()}
+
+    def set_hyperparameters(self, values: Hyperparameters) -> None:
+        """Set the raw hyperparameters."""
+        for name, parameter in self.model.named_parameters():
+            parameter.data = torch.tensor(values[name], dtype=torch.double)
+
+    def fit(self, iterations: int) -> None:
+        """Maximize the marginal likelihood by at most `iterations` steps of L-BFGS-B.
+
+        Raises FloatingPointError where a hyperparameter ends up non-finite.
+        """
+        likelihood = ExactMarginalLogLikelihood(self.model.likelihood, self.model)
+        with warnings.catch_warnings(action="ignore"):  # a stop at the iteration limit is expected
+            fit_gpytorch_mll_scipy(likelihood, options={"maxiter": iterations})
+        if not all(value.isfinite().all() for value in self.model.parameters()):
+            raise FloatingPointError("non-finite hyperparameters")
+
+    def condition(self) -> None:
+        """Cache what predictions need: K^-1 and K^-1 (y - mean). Raises NotPSDError, NanError."""
+        self.model.requires_grad_(False)
+        self.mean = cast(Tensor, self.model.mean_module.constant)
+        noise = cast(GaussianLikelihood, self.model.likelihood).noise
+        covariance = self.kernel(self.inputs).to_dense()
+        covariance = covariance + noise * torch.eye(len(covariance))
+        with warnings.catch_warnings(action="ignore"):  # the fall-back to jitter is logged by us
+            root = psd_safe_cholesky(covariance)
+        self.precision = torch.cholesky_inverse(root)
+        self.weights = torch.cholesky_solve((self.outputs - self.mean).unsqueeze(-1), root)
+
+    def moments(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the posterior mean and standard deviation at `m x d` inputs, `m` each.
+
+        In standard deviations of the outputs, observation noise left out. Differentiable in the
+        inputs; needs `condition` before.
+        """
+        covariance = self.kernel(inputs, self.inputs).to_dense()
+        mean = self.mean + (covariance @ self.weights).squeeze(-1)
+        explained = (covariance @ self.precision * covariance).sum(dim=-1)
+        variance = cast(Tensor, self.kernel(inputs, diag=True)) - explained
+        return mean, variance.clamp_min(1e-12).sqrt()
+
+
+class Surrogate:
+    """GPs of loss (Matérn 5/2, ARD) and cost (additive Matérn 5/2), in double precision.
+
+    The loss has BoTorch's length-scale prior for many dimensions (arXiv 2402.02229), under which
+    fronts came out better than under its older Gamma prior, and unit output scale.
+    Multipliers in [alpha_min, 1] are scaled to the unit cube, outputs standardized (a constant
+    output becomes zero). The last good hyperparameters are kept: the next fit starts from them.
+    """
+
+    def __init__(self, alpha_min: float, dimensions: int, beta: float) -> None:
+        self.alpha_min, self.dimensions, self.beta = alpha_min, dimensions, beta
+        self.processes: list[GaussianProcess] = []
+        self.last_good: dict[str, Hyperparameters] = {}
+
+    def fit(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
+        """Fit both GPs to `n x d` alphas, `n` losses and `n` costs, all finite.
+
+        Falls back, with a warning in the log, to a fit with jitter from the default
+        hyperparameters and then to the last good hyperparameters; raises SurrogateError where
+        these fail too or there are none.
+        """
+        inputs = self._unit(alphas)
+        self.processes = [
+            self._fitted("loss", inputs, _standardized(losses)),
+            self._fitted("cost", inputs, _standardized(costs)),
+        ]
+
+    def optimistic_bounds(self, alphas: Tensor) -> Tensor:
+        """Return mu - sqrt(beta) sigma of (loss, cost) at `m x d` alphas, `m x 2`.
+
+        In standard deviations of the fitted data; less is better. Differentiable in the alphas.
+        PareCO, section 3.2.
+        """
+        moments = [process.moments(self._unit(alphas)) for process in self.processes]
+        return torch.stack([mean - self.beta**0.5 * sigma for mean, sigma in moments], dim=-1)
+
+    def _unit(self, alphas: Tensor) -> Tensor:
+        return (alphas - self.alpha_min) / (1.0 - self.alpha_min)
+
+    def _fitted(self, name: str, inputs: Tensor, outputs: Tensor) -> GaussianProcess:
+        last_good = self.last_good.get(name)
+        warm = FIRST_ITERATIONS if last_good is None else WARM_ITERATIONS
+        attempts = [
+            ("plain fit", last_good, warm, PLAIN_JITTER, 1),
+            ("fit with jitter", None, FIRST_ITERATIONS, JITTER, 3),
+        ]
+        if last_good is not None:
+            attempts.append(("last good hyperparameters", last_good, 0, JITTER, 3))
+        for attempt, start, iterations, jitter, tries in attempts:
+            try:
+                with cholesky_max_tries(tries), cholesky_jitter(double_value=jitter):
+                    process = self._attempt(name, inputs, outputs, start, iterations)
+            except (RuntimeError, ValueError, ArithmeticError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                logger.warning("GP of the %s: %s failed (%s)", name, attempt, reason)
+            else:
+                self.last_good[name] = process.hyperparameters()
+                return process
+        raise SurrogateError(f"no GP of the {name} for {len(inputs)} entries")
+
+    def _attempt(
+        self,
+        name: str,
+        inputs: Tensor,
+        outputs: Tensor,
+        start: Hyperparameters | None,
+        iterations: int,
+    ) -> GaussianProcess:
+        kernel = (
+            get_covar_module_with_dim_scaled_prior(self.dimensions, use_rbf_kernel=False)
+            if name == "loss"
+            else AdditiveMaternKernel(self.dimensions)
+        )
+        process = GaussianProcess(inputs, outputs, kernel)
+        if start is not None:
+            process.set_hyperparameters(start)
+        if iterations:
+            process.fit(iterations)
+        process.condition()
+        return process
+
+
+def _standardized(values: Tensor) -> Tensor:
+    """Return `n` values with mean 0 and standard deviation 1, or zeros where all are equal."""
+    centred = values - values.mean()
+    deviation = centred.square().mean().sqrt()
+    # Rounding leaves a constant with a deviation of about 1e-16 of its size.
+    if deviation <= 1e-12 * values.abs().max():
+        return torch.zeros_like(values)
+    return centred / deviation

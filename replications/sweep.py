@@ -1,0 +1,235 @@
+"""Runs of an experiment side by side in worker processes, with one progress display."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pareco.config import Experiment
+from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
+from replications import known_methods
+
+EXPECTED_ERRORS = (RunError, NonFiniteLoss, ValueError, OSError)
+_SECONDS_BETWEEN_REPORTS = 0.2
+_messages: Any = None  # the queue to the parent, set in each worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to do."""
+
+    experiment: Experiment
+    method: str
+    seed: int
+    runs: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.runs / self.experiment.name / self.method / f"seed{self.seed}"
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """The folder of the run, with what it should hold."""
+        return RunFolder(
+            path=self.folder, experiment=self.experiment, method=self.method, seed=self.seed
+        )
+
+    def __str__(self) -> str:
+        """Return method and seed."""
+        return f"{self.method} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error."""
+
+    job: Job
+    message: str
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Failure]:
+    """Do all jobs, `workers` at a time; return those that failed. Finished runs cost nothing."""
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    context = multiprocessing.get_context(_start_method())
+    messages: Any = context.Queue()
+    with Progress(*columns, console=console, transient=True) as progress:
+        display = _Display(progress)
+        listener = threading.Thread(target=display.listen, args=(messages,), daemon=True)
+        listener.start()
+        try:
+            return _dispatched(jobs, workers, context, messages, display)
+        finally:
+            messages.put(None)
+            listener.join(timeout=5)
+
+
+def _dispatched(
+    jobs: Sequence[Job], workers: int, context: BaseContext, messages: Any, display: _Display
+) -> list[Failure]:
+    failures: list[Failure] = []
+    executor = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin_worker, initargs=(messages,)
+    )
+    try:
+        futures: dict[Future[str | None], Job] = {executor.submit(_work, job): job for job in jobs}
+        for future in as_completed(futures):
+            job, problem = futures[future], _problem(future)
+            display.finish(job, problem)
+            if problem is not None:
+                failures.append(Failure(job, problem))
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    executor.shutdown()
+    return failures
+
+
+def _problem(future: Future[str | None]) -> str | None:
+    """Return why the job failed, None if it did not; a worker that died is a failure too."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return f"its worker process died: {error}"
+
+
+def _start_method() -> str:
+    """Return forkserver where there is one: workers share one import of torch, safely."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["replications.sweep"])
+    return "forkserver"
+
+
+def _begin_worker(messages: Any) -> None:
+    global _messages
+    _messages = messages
+
+
+def _work(job: Job) -> str | None:
+    """Do one job in a worker; return what went wrong, or None."""
+    if job.run_folder.done:
+        on_step = _ignored
+    else:
+        _messages.put((str(job), None))
+        on_step = _throttled(str(job))
+    try:
+        with _log_file(job.folder):
+            execute_run(job.experiment, known_methods()[job.method], job.seed, job.folder, on_step)
+    except EXPECTED_ERRORS as error:
+        return f"{error}"
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+def _ignored(report: StepReport) -> None:
+    pass
+
+
+def _throttled(name: str) -> Callable[[StepReport], None]:
+    """Return a listener that passes reports on to the parent, a few each second."""
+    last = 0.0
+
+    def on_step(report: StepReport) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _SECONDS_BETWEEN_REPORTS or report.step == report.steps:
+            last = now
+            _messages.put((name, report))
+
+    return on_step
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Send the log and Python's warnings to `run.log` in a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "run.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.captureWarnings(True)
+    loggers = [logging.getLogger(name) for name in ("pareco", "py.warnings")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+class _Display:
+    """The parent's progress bars, fed by the workers' messages."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, Any] = {}
+        self.lock = threading.Lock()
+
+    def listen(self, messages: Any) -> None:
+        """Show messages until None arrives."""
+        while True:
+            try:
+                message = messages.get(timeout=1)
+            except queue.Empty:
+                continue
+            if message is None:
+                return
+            self.show(*message)
+
+    def show(self, name: str, report: StepReport | None) -> None:
+        """Show one step of a run."""
+        with self.lock:
+            if name not in self.tasks:
+                self.tasks[name] = self.progress.add_task(name, total=None, status="starting")
+            if report is None:
+                return
+            status = (
+                "measuring"
+                if report.step == report.steps
+                else (
+                    f"loss {report.loss_largest:.3f} / {report.loss_smallest:.3f}  "
+                    f"lr {report.learning_rate:.3f}  {report.images_per_second:.0f} images/s"
+                )
+            )
+            self.progress.update(
+                self.tasks[name], completed=report.step, total=report.steps, status=status
+            )
+
+    def finish(self, job: Job, problem: str | None) -> None:
+        """Replace the bar of a run by a line that says how it ended."""
+        with self.lock:
+            task = self.tasks.pop(str(job), None)
+            if task is not None:
+                self.progress.remove_task(task)
+        if problem is not None:
+            self.progress.console.print(f"[red]failed[/red]  {job}")
+        elif task is not None:
+            self.progress.console.print(f"done    {job}")

@@ -1,0 +1,76 @@
+"""The networks that the proofs of slimming run on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pareco.models import CIFAR_RESNETS, create_model
+from pareco.slimmable import SlimmableNet, make_slimmable
+
+NETWORKS = (
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_100",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "mnasnet_100",
+    "mobilenetv4_conv_small",
+    *CIFAR_RESNETS,
+)
+# Beyond issue 2's list: TensorFlow's "same" padding, and squeeze-excite in a ResNet.
+OTHERS = ("tf_efficientnet_b0", "seresnet50")
+
+
+# Test processes run side by side: threads that wait for each other make them far slower.
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """An untouched model, its slimmable form, and two small images for both."""
+
+    name: str
+    model: nn.Module
+    net: SlimmableNet
+    images: Tensor
+
+
+@pytest.fixture(scope="module", params=(*NETWORKS, *OTHERS))
+def network(request: pytest.FixtureRequest) -> Network:
+    """Return each network in turn, with batch-norm weights and statistics that are not trivial."""
+    name = request.param
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=10)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
+                nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
+                nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+        size = 32 if name in CIFAR_RESNETS else 64
+        images = torch.randn(2, 3, size, size)
+    return Network(name, model, make_slimmable(model, images[:1]), images)
+
+
+@pytest.fixture
+def shapes_only() -> Callable[..., SlimmableNet]:
+    """Return a function that makes a network slimmable without any memory for its weights."""
+
+    def make(name: str, image_size: int, num_classes: int = 1000, **options) -> SlimmableNet:
+        model = create_model(name, num_classes=num_classes).to("meta")
+        image = torch.zeros(1, 3, image_size, image_size, device="meta")
+        return make_slimmable(model, image, **options)
+
+    return make
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,33 @@
+"""A tiny experiment that goes through every part of the pipeline in seconds."""
+
+from pareco.config import (
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    NetworkConfig,
+    TrainingConfig,
+)
+from pareco.search import SearchConfig
+
+TINY = Experiment(
+    name="tiny",
+    network=NetworkConfig(name="cifar_resnet8", base_width=4),
+    data=DataConfig(
+        name="digits",
+        image_size=8,
+        search_split="holdout",
+        search_images=100,
+        test_images=997,
+        crop_padding=1,
+    ),
+    training=TrainingConfig(
+        epochs=2,
+        batch_size=100,
+        lr_per_256=0.4,
+        warmup_epochs=1,
+        ask_every_steps=2,
+    ),
+    evaluation=EvaluationConfig(calibration_images=200, batch_size=100),
+    search=SearchConfig(initial_widths=4, raw_samples=16, starts=1, iterations=5),
+    methods=("pareco", "us_net"),
+)

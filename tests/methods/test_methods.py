@@ -1,0 +1,212 @@
+"""Every method through the protocol alone: a network that is never trained, made-up losses."""
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+import pareco.methods
+from pareco.methods import Method, Task, WidthSearch, method_named, methods_in
+from pareco.models import create_model
+from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.widths import Widths
+from replications import known_methods
+from tests.experiments import TINY
+
+
+@pytest.fixture(scope="module")
+def net() -> SlimmableNet:
+    model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=8)
+    return make_slimmable(model, torch.zeros(1, 1, 8, 8))
+
+
+class Losses:
+    """Made-up losses: the wider the better, the last group most; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Widths] = []
+
+    def __call__(self, widths: Sequence[Widths]) -> Tensor:
+        self.asked += widths
+        rows = [sum(100.0 / count for count in each) - each[-1] for each in widths]
+        return torch.tensor(rows, dtype=torch.double)
+
+
+def task_of(net: SlimmableNet, losses: Losses, seed: int = 0, budget: int = 12) -> Task:
+    return Task(
+        space=net.space,
+        cost=net.cost,
+        generator=torch.Generator().manual_seed(seed),
+        evaluate=losses,
+        sampled_per_step=2,
+        ask_every_steps=3,
+        widths_budget=budget,
+        search=TINY.search,
+    )
+
+
+@pytest.fixture(params=sorted(known_methods()))
+def method_class(request: pytest.FixtureRequest) -> type[Method]:
+    return known_methods()[request.param]
+
+
+def steps(method: Method, count: int = 18) -> list[Sequence[Widths]]:
+    return [method.widths_for_step(step) for step in range(count)]
+
+
+def test_all_seven_methods_are_found_by_their_files() -> None:
+    expected = ["autoslim", "independent", "pareco", "random_widths", "s_net", "two_stage", "us_net"]
+    assert list(known_methods()) == expected
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match="'us_ned'; did you mean 'us_net'"):
+        method_named("us_ned", known_methods())
+
+
+def test_two_methods_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = type("Second", (Method,), {"name": "pareco", "__module__": "elsewhere"})
+    monkeypatch.setattr(pareco.methods.width_search, "Second", second, raising=False)
+    with pytest.raises(ValueError, match="two methods are named 'pareco'"):
+        methods_in([pareco.methods])
+
+
+def test_every_method_trains_equally_many_distinct_networks(
+    net: SlimmableNet, method_class: type[Method]
+) -> None:
+    for space in method_class.spaces(net.space, 2):
+        method = method_class(task_of(net, Losses()))
+        wanted = 0 if space.only else 2
+        for widths in steps(method):
+            assert len(set(widths)) == len(widths) == wanted
+            assert not {net.space.largest, net.space.smallest} & set(widths)
+            for each in widths:
+                net.space.check(each)
+
+
+def test_the_same_generator_gives_the_same_widths(
+    net: SlimmableNet, method_class: type[Method]
+) -> None:
+    def all_of(seed: int) -> tuple[list[Sequence[Widths]], list[Widths]]:
+        before = torch.random.get_rng_state()
+        method = method_class(task_of(net, Losses(), seed))
+        result = steps(method), list(method.candidates())
+        assert torch.equal(torch.random.get_rng_state(), before)
+        return result
+
+    assert all_of(0) == all_of(0)
+
+
+def test_a_method_continues_from_its_state(net: SlimmableNet, method_class: type[Method]) -> None:
+    whole = method_class(task_of(net, Losses()))
+    expected = steps(whole), whole.candidates()
+    first = method_class(task_of(net, Losses()))
+    begun = [first.widths_for_step(step) for step in range(10)]
+    second = method_class(task_of(net, Losses()))
+    second.load_state(first.state())
+    second.task.generator.set_state(first.task.generator.get_state())
+    rest = [second.widths_for_step(step) for step in range(10, 18)]
+    assert (begun + rest, second.candidates()) == expected
+
+
+def test_pareco_refreshes_all_it_visited_every_tau_steps(net: SlimmableNet) -> None:
+    losses = Losses()
+    method = known_methods()["pareco"](task_of(net, losses))
+    sizes = []
+    for step in range(9):
+        before = len(losses.asked)
+        widths = method.widths_for_step(step)
+        if step % 3 == 0:
+            sizes.append(len(losses.asked) - before)
+            current = widths
+        else:
+            assert len(losses.asked) == before
+            assert widths == current
+    assert sizes == [0, 2, 4]
+    assert set(losses.asked[-4:]) == set(losses.asked[:2]) | set(losses.asked[4:6])
+
+
+def test_pareco_reports_the_front_of_its_history(net: SlimmableNet) -> None:
+    losses = Losses()
+    method = known_methods()["pareco"](task_of(net, losses))
+    steps(method, 30)
+    reported = method.candidates()
+    visited = list(dict.fromkeys(losses.asked))
+    for each in reported:
+        loss, cost = float(losses([each])), method.task.macs(each)
+        beaten = [
+            other
+            for other in visited
+            if float(losses([other])) < loss and method.task.macs(other) < cost
+        ]
+        assert not beaten
+    assert len(reported) >= 3
+
+
+def test_us_net_and_s_net_are_uniform(net: SlimmableNet) -> None:
+    uniform = {net.space.uniform(0.42 + 0.58 * index / 5000) for index in range(5001)}
+    for name in ("us_net", "s_net", "autoslim"):
+        method = known_methods()[name](task_of(net, Losses()))
+        assert all(each in uniform for widths in steps(method) for each in widths)
+    assert set(known_methods()["us_net"](task_of(net, Losses())).candidates()) <= uniform
+
+
+def test_s_net_has_four_switches_from_largest_to_smallest(net: SlimmableNet) -> None:
+    method = known_methods()["s_net"](task_of(net, Losses()))
+    switches = list(method.switches())
+    assert len(switches) == 4
+    assert (switches[0], switches[-1]) == (net.space.largest, net.space.smallest)
+    assert list(method.widths_for_step(0)) == switches[1:3]
+    assert list(method.candidates()) == switches
+
+
+def test_searches_visit_the_same_number_of_widths(net: SlimmableNet) -> None:
+    losses = Losses()
+    two_stage = known_methods()["two_stage"](task_of(net, losses, budget=12))
+    two_stage.candidates()
+    assert len(losses.asked) == len(set(losses.asked)) == 12
+    random_widths = known_methods()["random_widths"](task_of(net, losses, budget=12))
+    assert len(random_widths.candidates()) == 12
+
+
+def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: SlimmableNet) -> None:
+    losses = Losses()
+    method = known_methods()["autoslim"](task_of(net, losses))
+    path = list(method.candidates())
+    assert (path[0], path[-1]) == (net.space.largest, net.space.smallest)
+    for wide, narrow in zip(path, path[1:], strict=False):
+        lowered = [index for index in range(len(wide)) if narrow[index] != wide[index]]
+        assert narrow[lowered[0]] < wide[lowered[0]]
+        assert method.task.macs(narrow) < method.task.macs(wide)
+    first_step = losses.asked[: net.space.dimensions]
+    assert path[1] == min(first_step, key=lambda each: float(Losses()([each])))
+
+
+def test_independent_trains_each_network_alone(net: SlimmableNet) -> None:
+    spaces = known_methods()["independent"].spaces(net.space, 2)
+    assert len(spaces) == 4
+    assert all(space.largest == space.smallest for space in spaces)
+    assert [space.largest for space in spaces] == list(net.space.spread(4))
+
+
+@pytest.fixture
+def tiny_space_task() -> Iterator[Task]:
+    model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=2)
+    net = make_slimmable(model, torch.zeros(1, 1, 8, 8), alpha_min=0.9)
+    yield task_of(net, Losses(), budget=40)
+
+
+def test_a_search_ends_where_the_space_has_no_more(tiny_space_task: Task) -> None:
+    search = WidthSearch(tiny_space_task)
+    for _ in range(10):
+        search.ask(2)
+        search.measure_new()
+    assert len(search.visited) == len(set(search.visited)) <= 4  # 2 groups of 8: 7 or 8 channels
+    assert known_methods()["two_stage"](tiny_space_task).candidates()
+
+
+def test_a_package_is_a_registry() -> None:
+    assert isinstance(pareco.methods, ModuleType)
+    assert list(methods_in([pareco.methods])) == ["pareco"]

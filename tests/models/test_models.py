@@ -1,0 +1,65 @@
+"""Networks by name, and the CIFAR ResNets against their paper."""
+
+import pytest
+import torch
+from torch import nn
+
+from pareco.models import create_model
+from pareco.models.cifar_resnet import CifarResNet
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
+def test_cifar_resnets_have_the_published_size(depth: int, parameters: float) -> None:
+    """He et al. 2015, table 6, in millions; every convolution and the classifier is a layer."""
+    model = create_model(f"cifar_resnet{depth}", num_classes=10)
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == depth
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == parameters
+
+
+def test_cifar_resnet_halves_the_resolution_twice() -> None:
+    model = CifarResNet(8, num_classes=7, in_chans=1, base_width=4)
+    shapes = []
+    for name in ("layer1", "layer2", "layer3"):
+        module = model.get_submodule(name)
+        module.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape)))
+    assert model(torch.zeros(2, 1, 15, 15)).shape == (2, 7)
+    assert shapes == [(2, 4, 15, 15), (2, 8, 8, 8), (2, 16, 4, 4)]
+
+
+def test_option_a_shortcut_keeps_the_first_channels() -> None:
+    shortcut = CifarResNet(8).get_submodule("layer2.0.shortcut")
+    images = torch.randn(1, 16, 4, 4)
+    padded = shortcut(images)
+    assert torch.equal(padded[:, :16], images[:, :, ::2, ::2])
+    assert not padded[:, 16:].any()
+    assert not list(shortcut.parameters())
+
+
+@pytest.mark.parametrize("depth", [2, 18, 21])
+def test_impossible_depths_are_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match="6k \\+ 2"):
+        create_model(f"cifar_resnet{depth}", num_classes=10)
+
+
+def test_names_of_timm() -> None:
+    model = create_model("resnet18", num_classes=3, in_chans=1)
+    assert model.eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("mobilenet_v2_100", "mobilenetv2_100"), ("cifar_resnet", "cifar_resnet8")]
+)
+def test_unknown_names_are_refused_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown network '{name}'; nearest: .*{near}"):
+        create_model(name, num_classes=10)
+
+
+def test_base_width_belongs_to_the_cifar_resnets() -> None:
+    assert create_model("cifar_resnet8", num_classes=10, base_width=8).get_parameter(
+        "conv1.weight"
+    ).shape == (8, 3, 3, 3)
+    with pytest.raises(ValueError, match="base_width"):
+        create_model("resnet18", num_classes=10, base_width=8)
+    with pytest.raises(ValueError, match="base_width"):
+        create_model("cifar_resnet8", num_classes=10, base_width=0)

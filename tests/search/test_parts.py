@@ -1,0 +1,139 @@
+"""Scalarization, target costs, binary search and history against hand-worked values."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from pareco.search import History, bin_masses, search_cost_weight, target_cost, tchebyshev
+
+
+def double(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.double)
+
+
+def test_tchebyshev_is_the_hand_worked_value() -> None:
+    objectives = torch.stack([double(-1.0, 2.0), double(0.5, -2.5)])
+    # Distances to b = -3: (2, 5) and (3.5, 0.5); with lambda = (0.75, 0.25): (1.5, 1.25) and
+    # (2.625, 0.125), hence 1.5 + 0.01 * 2.75 and 2.625 + 0.01 * 2.75.
+    expected = double(1.5275, 2.6525)
+    values = tchebyshev(objectives, cost_weight=0.25, reference=-3.0, augmentation=0.01)
+    # A handful of double operations on numbers of order 1: 1e-14 is some 50 roundings.
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-14)
+
+
+def test_tchebyshev_refuses_a_weight_outside_the_unit_interval() -> None:
+    with pytest.raises(ValueError, match="cost_weight"):
+        tchebyshev(torch.zeros(1, 2), cost_weight=1.5)
+
+
+def test_bin_masses_are_the_hand_worked_areas() -> None:
+    # Gaps: [1, 2] with a drop of 3 and [2, 4] with a drop of 1, so densities 3 and 1; bins of
+    # width 0.8 over [0, 4]: [0.8, 1.6] holds 0.6 * 3, [1.6, 2.4] 0.4 * 3 + 0.4 * 1, then 0.8.
+    masses = bin_masses(double(1, 2, 4), double(5, 2, 1), (0.0, 4.0), bins=5)
+    # Bin edges such as 1.6 are rounded; order-1 sums stay well within 1e-14.
+    torch.testing.assert_close(masses, double(0, 1.8, 1.6, 0.8, 0.8), rtol=0, atol=1e-14)
+
+
+def test_masses_sum_to_the_area_of_the_gaps() -> None:
+    costs, losses = double(0.13, 0.4, 0.41, 0.99), double(3, 2.5, 1, 0.2)
+    area = (costs.diff() * -losses.diff()).sum()
+    masses = bin_masses(costs, losses, (0.1, 1.0), bins=50)
+    torch.testing.assert_close(masses.sum(), area, rtol=1e-12, atol=0)  # 50 sums of rounded parts
+
+
+def test_target_costs_fall_into_the_bins_by_mass() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = double(
+        *(target_cost(double(1, 2, 4), double(5, 2, 1), (0, 4), generator, 5) for _ in range(2000))
+    )
+    shares = torch.histc(draws, bins=5, min=0, max=4) / 2000
+    # Binomial standard deviation at most sqrt(0.36 * 0.64 / 2000) = 0.011: 0.045 is four of it.
+    torch.testing.assert_close(shares, double(0, 0.36, 0.32, 0.16, 0.16), rtol=0, atol=0.045)
+    assert shares[0] == 0
+
+
+@pytest.mark.parametrize("front", [[], [(2.0, 1.0)], [(1.0, 1.0), (2.0, 1.0)]])
+def test_without_mass_the_target_is_uniform_over_the_cost_range(
+    front: list[tuple[float, float]],
+) -> None:
+    costs, losses = torch.tensor(front, dtype=torch.double).reshape(-1, 2).unbind(1)
+    generator = torch.Generator().manual_seed(0)
+    draws = double(*(target_cost(costs, losses, (1, 3), generator, 4) for _ in range(1000)))
+    shares = torch.histc(draws, bins=4, min=1, max=3) / 1000
+    # Binomial standard deviation 0.0137; 0.055 is four of it.
+    torch.testing.assert_close(shares, double(0.25, 0.25, 0.25, 0.25), rtol=0, atol=0.055)
+
+
+def test_binary_search_halves_towards_the_target() -> None:
+    weights: list[float] = []
+
+    def propose(weight: float) -> tuple[torch.Tensor, float]:
+        weights.append(weight)
+        return double(weight), 100 * (1 - weight)
+
+    alpha = search_cost_weight(propose, target=20.0, tolerance=2.0)
+    # Costs 50, 25, 12.5, 18.75: the fourth is the first within 2 of 20.
+    assert weights == [0.5, 0.75, 0.875, 0.8125]
+    assert alpha.tolist() == [0.8125]
+
+
+def test_binary_search_returns_the_closest_trial_when_trials_run_out() -> None:
+    costs = {0.5: 60.0, 0.75: 10.0, 0.625: 11.0}  # a jump from 60 to 11: 25 is never reached
+    alpha = search_cost_weight(
+        lambda w: (double(w), costs[w]), target=25.0, tolerance=2.0, trials=3
+    )
+    assert alpha.tolist() == [0.625]
+
+
+def example() -> History:
+    history = History(1)
+    # By cost: (0.2, 4) on the front, (0.3, 5) dominated, (0.5, 1) on it and told twice,
+    # (0.6, -) not measured, (0.9, 2) dominated.
+    history.add(
+        double(0.9, 0.5, 0.2, 0.3, 0.5, 0.6, 0.1).unsqueeze(1),
+        double(2, 1, 4, 5, 1, math.nan, math.inf),
+        double(0.9, 0.5, 0.2, 0.3, 0.5, 0.6, 0.1),
+    )
+    return history
+
+
+def test_front_is_sorted_unique_and_measured() -> None:
+    assert example().front().tolist() == [2, 1]
+    assert History(3).front().tolist() == []
+
+
+def test_hypervolume_is_the_hand_worked_area() -> None:
+    # Up to loss 6, cost 1: (0.5 - 0.2) * (6 - 4) + (1 - 0.5) * (6 - 1) = 0.6 + 2.5.
+    assert example().hypervolume((6.0, 1.0)) == pytest.approx(3.1, rel=1e-12)  # a few roundings
+    assert example().hypervolume((0.5, 1.0)) == 0.0
+
+
+def test_refresh_replaces_all_losses() -> None:
+    history = example()
+    history.refresh(double(1, 9, 9, 9, 9, 9, 0.5))
+    assert history.front().tolist() == [6]
+    with pytest.raises(ValueError, match="7 losses"):
+        history.refresh(double(1))
+
+
+def test_history_refuses_what_does_not_fit_and_stays_as_it_was() -> None:
+    history = example()
+    for alphas, losses, costs in [
+        (torch.ones(1, 2), torch.ones(1), torch.ones(1)),
+        (torch.ones(1, 1), torch.ones(2), torch.ones(1)),
+        (torch.ones(1, 1), torch.ones(1), double(math.nan)),
+    ]:
+        with pytest.raises(ValueError, match=r"alphas|losses|finite"):
+            history.add(alphas, losses, costs)
+    assert len(history) == 7
+
+
+def test_history_survives_strict_json() -> None:
+    history = example()
+    again = History.from_state(json.loads(json.dumps(history.state(), allow_nan=False)))
+    assert torch.equal(again.alphas, history.alphas)
+    assert torch.equal(again.costs, history.costs)
+    assert torch.equal(again.losses.nan_to_num(-1), history.losses.nan_to_num(-1))
+    assert len(History.from_state(json.loads(json.dumps(History(5).state())))) == 0

@@ -1,0 +1,141 @@
+"""Re-calibrated batch-norm statistics, against the batches that a plain network sees."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pareco.models import create_model
+from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
+from pareco.slimmable.calibration import normalized_by_batch
+from pareco.slimmable.layers import NormStatistics
+from pareco.widths import Widths
+
+
+def batches(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [1 + 2 * torch.randn(6, 3, 32, 32, generator=generator) for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def net() -> SlimmableNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create_model("cifar_resnet8", num_classes=4)
+        return make_slimmable(model, torch.zeros(1, 3, 32, 32))
+
+
+def statistics_by_hand(
+    plain: nn.Module, images: list[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return means and variances of what enters each batch norm, averaged over batches."""
+    inputs: dict[str, list[Tensor]] = {}
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            seen = inputs.setdefault(name, [])
+            module.register_forward_pre_hook(
+                lambda _, args, seen=seen: seen.append(args[0].detach().clone())
+            )
+    plain.train()
+    for batch in images:
+        plain(batch)
+    means = {name: torch.stack([x.mean((0, 2, 3)) for x in seen]) for name, seen in inputs.items()}
+    variances = {
+        name: torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in seen])
+        for name, seen in inputs.items()
+    }
+    return (
+        {name: value.mean(0) for name, value in means.items()},
+        {name: value.mean(0) for name, value in variances.items()},
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_calibration_equals_statistics_by_hand(net: SlimmableNet, dtype: torch.dtype) -> None:
+    net = copy.deepcopy(net).to(dtype)
+    widths = net.space.sample(torch.Generator().manual_seed(3))
+    images = [batch.to(dtype) for batch in batches(0)]
+    found = calibrated_statistics(net, widths, images)
+    means, variances = statistics_by_hand(net.extract(widths), images)
+    assert found.batches == 3
+    assert found.means.keys() == means.keys()
+    for name in means:
+        torch.testing.assert_close(found.means[name], means[name])
+        torch.testing.assert_close(found.variances[name], variances[name])
+    plain = net.extract(widths, found).eval()
+    with net.eval().at(widths, found):
+        torch.testing.assert_close(plain(images[0]), net(images[0]))
+
+
+def test_the_network_is_left_as_it_was(net: SlimmableNet) -> None:
+    net = copy.deepcopy(net).train()
+    net.get_submodule("layer1").eval()
+    modes = [module.training for module in net.modules()]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    calibrated_statistics(net, net.space.smallest, iter(batches(0)))
+    assert net.widths == net.space.largest
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(layer.collecting is None for layer in net.norms())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_full_width_can_be_calibrated_too(net: SlimmableNet) -> None:
+    found = calibrated_statistics(net, net.space.largest, batches(1))
+    means, _ = statistics_by_hand(net.extract(net.space.largest), batches(1))
+    torch.testing.assert_close(found.means["bn1"], means["bn1"])
+
+
+def test_private_weights_are_calibrated_with(net: SlimmableNet) -> None:
+    net, widths = copy.deepcopy(net), net.space.smallest
+    net.privatize_norm([widths])
+    with torch.no_grad():
+        net.get_parameter("bn1.weight_switch0").mul_(3)
+    found = calibrated_statistics(net, widths, batches(0))
+    means, _ = statistics_by_hand(net.extract(widths), batches(0))
+    torch.testing.assert_close(found.means["layer1.0.bn1"], means["layer1.0.bn1"])
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc((self.norm(self.norm(self.conv(images)) * 2)).mean((2, 3)))
+
+
+def test_a_norm_called_twice_averages_over_its_calls() -> None:
+    net = make_slimmable(Twice(), torch.zeros(1, 3, 32, 32))
+    found = calibrated_statistics(net, Widths([5]), batches(0))
+    means, variances = statistics_by_hand(net.extract(Widths([5])), batches(0))
+    torch.testing.assert_close(found.means["norm"], means["norm"])
+    torch.testing.assert_close(found.variances["norm"], variances["norm"])
+
+
+def test_norm_without_running_statistics() -> None:
+    model = Twice()
+    model.norm = nn.BatchNorm2d(8, track_running_stats=False, affine=False)
+    net = make_slimmable(model, torch.zeros(1, 3, 32, 32)).eval()
+    widths, images = Widths([5]), batches(0)
+    found = calibrated_statistics(net, widths, images)
+    with net.at(widths):
+        torch.testing.assert_close(net(images[0]), net.extract(widths)(images[0]))
+    with net.at(widths, found):
+        torch.testing.assert_close(net(images[0]), net.extract(widths, found)(images[0]))
+
+
+def test_normalized_by_batch_is_the_training_mode_without_its_traces(net: SlimmableNet) -> None:
+    net, images = copy.deepcopy(net).eval(), batches(0)[0]
+    statistics = NormStatistics(batches=1)
+    with net.at(net.space.smallest), normalized_by_batch(net, statistics):
+        scores = net(images)
+    torch.testing.assert_close(net.extract(net.space.smallest).train()(images), scores)
+    assert not net.training
+
+
+def test_no_batch_is_refused(net: SlimmableNet) -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        calibrated_statistics(net, net.space.smallest, [])
+    assert net.widths == net.space.largest

@@ -1,0 +1,262 @@
+"""A slimmable network is its sub-networks: the identities of issue 2, section 2."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pareco.slimmable import NormStatistics, SlimmableNet, make_slimmable
+from pareco.slimmable.layers import SlicedLayer
+from pareco.widths import Widths
+from tests.conftest import Network
+
+# Double precision (2e-16) through at most 60 layers, with some room for batch norm over as few as
+# two values, whose derivative is large. A wrong channel would show in the first digit.
+RELATIVE, ABSOLUTE = 1e-8, 1e-10
+
+
+def loss_of(scores: Tensor) -> Tensor:
+    labels = torch.arange(len(scores), device=scores.device)
+    return nn.functional.cross_entropy(scores, labels)
+
+
+def gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of each parameter, by name."""
+    model.zero_grad()
+    loss_of(model(images)).backward()
+    named = model.named_parameters()
+    return {name: weight.grad for name, weight in named if weight.grad is not None}
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_network_equals_extracted(network: Network, training: bool) -> None:
+    net = copy.deepcopy(network.net).double().train(training)
+    images = network.images.double()
+    seed = 1 + training
+    for widths in (net.space.smallest, net.space.sample(torch.Generator().manual_seed(seed))):
+        plain = net.extract(widths)
+        assert not any(type(m).__module__.startswith("pareco") for m in plain.modules())
+        with net.at(widths):
+            wide = gradients(net, images)
+            scores = net(images)
+        torch.testing.assert_close(scores, plain(images), rtol=RELATIVE, atol=ABSOLUTE)
+        narrow = gradients(plain, images)
+        assert narrow.keys() == wide.keys()
+        scale = max(float(gradient.abs().max()) for gradient in narrow.values())
+        for name, gradient in narrow.items():
+            in_use = tuple(slice(size) for size in gradient.shape)
+            torch.testing.assert_close(
+                wide[name][in_use], gradient, rtol=RELATIVE, atol=ABSOLUTE * scale, msg=name
+            )
+            wide[name][in_use] = 0
+            assert not wide[name].any(), f"{name}: unused channels get a gradient"
+
+
+def test_full_width_is_the_untouched_model_bit_for_bit(network: Network) -> None:
+    model, net = copy.deepcopy(network.model).eval(), copy.deepcopy(network.net).eval()
+    assert torch.equal(net(network.images), model(network.images))
+    model.train()
+    net.train()
+    expected, found = gradients(model, network.images), gradients(net, network.images)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert torch.equal(net(network.images), model(network.images))
+    assert_same_state(net, snapshot(model))  # running statistics after two training batches
+
+
+def test_extract_at_full_width_is_the_untouched_model(network: Network) -> None:
+    plain = network.net.extract(network.net.space.largest)
+    assert_same_state(plain, snapshot(network.model))
+
+
+def test_switching_leaves_no_trace(network: Network, generator: torch.Generator) -> None:
+    net = copy.deepcopy(network.net).train()
+    before = snapshot(net)
+    for _ in range(2):
+        widths = net.space.sample(generator)
+        with net.at(widths):
+            assert net.widths == widths
+            with net.at(net.space.smallest):
+                net(network.images)
+            assert net.widths == widths
+            net(network.images)
+    assert net.widths == net.space.largest
+    assert_same_state(net, before)  # sub-networks leave the full network's statistics alone
+    net.eval()
+    assert torch.equal(net(network.images), network.model.eval()(network.images))
+
+
+def test_state_dicts_load_into_each_other(network: Network) -> None:
+    model, net = copy.deepcopy(network.model), copy.deepcopy(network.net)
+    for weight in model.state_dict().values():
+        weight.add_(1)
+    net.load_state_dict(model.state_dict(), strict=True)
+    assert_same_state(net, snapshot(model))
+    for weight in net.state_dict().values():
+        weight.add_(1)
+    model.load_state_dict(net.state_dict(), strict=True)
+    assert_same_state(net, snapshot(model))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """Return a small network whose last batch norm keeps its channels at every width."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 4)),
+        )
+
+
+@pytest.fixture
+def net(model: nn.Module) -> SlimmableNet:
+    return make_slimmable(model, torch.zeros(1, 3, 8, 8))
+
+
+IMAGES = torch.linspace(-1, 1, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8)
+
+
+def test_make_slimmable_leaves_the_model_alone(model: nn.Module) -> None:
+    before, classes = snapshot(model), [type(module) for module in model.modules()]
+    net = make_slimmable(model.train(), torch.zeros(1, 3, 8, 8))
+    assert model.training
+    assert net.training
+    assert classes == [type(module) for module in model.modules()]
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    assert_same_state(model, before)
+
+
+def test_the_fixed_head_is_not_trained_on_by_statistics_of_sub_networks(net: SlimmableNet) -> None:
+    """A layer that keeps all its channels still sees other activations in a sub-network."""
+    before = snapshot(net)
+    with net.train().at(Widths([4])):
+        net(IMAGES)
+    assert_same_state(net, before)
+    net(IMAGES)
+    assert not torch.equal(net.state_dict()["4.running_mean"], before["4.running_mean"])
+
+
+def test_set_widths_stays_and_at_restores_after_an_error(net: SlimmableNet) -> None:
+    net.set_widths(Widths([5]))
+    assert net.widths == Widths([5])
+    with pytest.raises(KeyError), net.at(Widths([4])):
+        raise KeyError
+    assert net.widths == Widths([5])
+
+
+@pytest.mark.parametrize(
+    ("widths", "error", "message"),
+    [
+        ((4, 4), ValueError, "expected 1 widths, got 2"),
+        ((9,), ValueError, "0 has 8 channels, asked for 9"),
+        ((0,), ValueError, "at least 1"),
+        ((-1,), ValueError, "at least 1"),
+        ((4.0,), TypeError, "integers"),
+        ((float("nan"),), TypeError, "integers"),
+        ((True,), TypeError, "bool"),
+        (("4",), TypeError, "integers"),
+    ],
+)
+def test_wrong_widths_are_refused(
+    net: SlimmableNet, widths: Any, error: type[Exception], message: str
+) -> None:
+    for use in (net.set_widths, net.extract, net.space.check):
+        with pytest.raises(error, match=message):
+            use(widths)
+    assert net.widths == net.space.largest
+
+
+def test_statistics_are_used_and_extracted(net: SlimmableNet) -> None:
+    widths = Widths([4])
+    statistics = NormStatistics(
+        means={"1": torch.full((4,), 0.2), "4": torch.full((12,), -0.1)},
+        variances={"1": torch.full((4,), 2.0), "4": torch.full((12,), 0.5)},
+        batches=1,
+    )
+    net.eval()
+    with net.at(widths):
+        without = net(IMAGES)
+    with net.at(widths, statistics):
+        scores = net(IMAGES)
+    assert not torch.allclose(scores, without)
+    plain = net.extract(widths, statistics)
+    torch.testing.assert_close(plain(IMAGES), scores)
+    assert torch.equal(plain.state_dict()["1.running_var"], statistics.variances["1"])
+    with net.at(widths):
+        assert torch.equal(net(IMAGES), without)
+
+
+def test_private_norms(net: SlimmableNet) -> None:
+    widths, other = Widths([4]), Widths([6])
+    shared = set(dict(net.named_parameters()))
+    net.privatize_norm([widths, net.space.largest, widths])
+    private = set(dict(net.named_parameters())) - shared
+    assert private == {f"{layer}.{kind}_switch0" for layer in "14" for kind in ("weight", "bias")}
+    with torch.no_grad():
+        for name in private:
+            net.get_parameter(name).add_(0.5)
+    net.eval()
+    with net.at(widths):
+        scores = net(IMAGES)
+    plain = net.extract(widths)
+    assert torch.equal(plain.get_parameter("1.weight"), net.get_parameter("1.weight")[:4] + 0.5)
+    torch.testing.assert_close(plain(IMAGES), scores)
+    with net.at(widths):
+        used = gradients(net, IMAGES)
+    assert private <= used.keys()
+    assert not {"1.weight", "4.bias"} & used.keys()
+    with net.at(other):
+        assert not private & gradients(net, IMAGES).keys()
+    assert not private & gradients(net, IMAGES).keys()
+
+
+def test_a_deep_copy_is_independent(net: SlimmableNet) -> None:
+    net.eval()
+    before = net(IMAGES)
+    twin = copy.deepcopy(net)
+    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in net.parameters()})
+    twin.set_widths(Widths([4]))
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight.add_(1)
+    assert net.widths == net.space.largest
+    assert torch.equal(net(IMAGES), before)
+    narrow = twin(IMAGES)
+    torch.testing.assert_close(twin.extract(Widths([4]))(IMAGES), narrow)
+
+
+def test_extract_draws_nothing_and_copies_the_weights(net: SlimmableNet) -> None:
+    state = torch.get_rng_state()
+    plain = net.extract(Widths([4]))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert plain.training == net.training
+    before = snapshot(net)
+    with torch.no_grad():
+        for weight in plain.parameters():
+            weight.zero_()
+    assert_same_state(net, before)
+
+
+def test_extract_keeps_device_type_and_mode(shapes_only: Callable[..., SlimmableNet]) -> None:
+    net = shapes_only("cifar_resnet8", 32).bfloat16().eval()
+    plain = net.extract(net.space.smallest)
+    assert not plain.training
+    assert {p.device.type for p in plain.parameters()} == {"meta"}
+    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
+    assert not any(isinstance(module, SlicedLayer) for module in plain.modules())

@@ -1,0 +1,323 @@
+"""What can be made slimmable, and how the rest is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import DropBlock2d
+from torch import Tensor, nn
+
+from pareco.models import create_model
+from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+
+
+class Net(nn.Module):
+    """A stem, a body given as a function of the module and its features, and a classifier."""
+
+    def __init__(
+        self, body: Callable[..., Tensor], features: int = 8, *, flat: bool = False, **modules
+    ) -> None:
+        super().__init__()
+        self.flat = flat
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.body = body
+        self.fc = nn.Linear(features, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.body(self, self.stem(images))
+        return self.fc(features if self.flat else features.mean((2, 3)))
+
+
+class Attention(Net):
+    """Control flow on the values of the features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        return self.fc((features if features.sum() > 0 else -features).mean((2, 3)))
+
+
+class TwoOutputs(Net):
+    """Scores and features."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        features = self.stem(images)
+        return self.fc(features.mean((2, 3))), features
+
+
+class PadsTheImage(Net):
+    """A shortcut from the image, whose channels cannot change, to the stem's."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(F.pad(images, (0, 0, 0, 0, 0, 5)).add(self.stem(images)).mean((2, 3)))
+
+
+def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
+    """Check random sub-networks against their extracted networks, and return the slimmable one."""
+    torch.manual_seed(0)
+    net = make_slimmable(model.double(), image.double(), alpha_min=0.2).eval()
+    images = torch.randn(2, *image.shape[1:], dtype=torch.double)
+    assert torch.equal(net(images), model.eval()(images))
+    generator = torch.Generator().manual_seed(0)
+    for widths in (net.space.smallest, net.space.sample(generator), net.space.sample(generator)):
+        with net.at(widths):
+            torch.testing.assert_close(net(images), net.extract(widths)(images))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "node", "reason", "advice"),
+    [
+        (
+            lambda m, x: torch.cat([x, x], 1),
+            {"features": 16},
+            "cat",
+            "no rule for",
+            "residual sums",
+        ),
+        (lambda m, x: x.chunk(2, 1)[0], {"features": 4}, "chunk", "no rule for 'chunk'", "Rewrite"),
+        (lambda m, x: torch.split(x, 4, 1)[0], {"features": 4}, "split", "no rule for", "Rewrite"),
+        (lambda m, x: x[:, :4], {"features": 4}, "getitem", "of the channels", "Rewrite"),
+        (lambda m, x: x[:1], {}, "getitem", "indexing", "spatial dimensions only"),
+        (lambda m, x: x * m.scale, {}, "scale", "parameter or buffer", "Rewrite"),
+        (lambda m, x: torch.mul(x, other=x.shape[0]), {}, "mul", "not a traced tensor", "Rewrite"),
+        (
+            lambda m, x: m.conv(x),
+            {"conv": nn.Conv2d(8, 8, 3, groups=4)},
+            "conv",
+            "grouped convolution (4 groups, 8 to 8 channels)",
+            "groups=1",
+        ),
+        (
+            lambda m, x: m.conv(x),
+            {"conv": nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")},
+            "conv",
+            "reflect padding",
+            "Rewrite",
+        ),
+        (lambda m, x: m.norm(x), {"norm": nn.GroupNorm(2, 8)}, "norm", "GroupNorm", "Rewrite"),
+        (lambda m, x: m.norm(x), {"norm": nn.SyncBatchNorm(8)}, "norm", "SyncBatch", "Rewrite"),
+        (lambda m, x: m.act(x), {"act": nn.PReLU(8)}, "act", "no rule for the module", "Rewrite"),
+        (lambda m, x: F.softmax(x, 1), {}, "softmax", "no rule for 'softmax'", "Rewrite"),
+        (lambda m, x: x + m.gate(x), {"gate": nn.Conv2d(8, 1, 1)}, "add", "8 and 1", "Rewrite"),
+        (
+            lambda m, x: x.mean(1, keepdim=True),
+            {"features": 1},
+            "mean",
+            "keep the batch and channel",
+            "Rewr",
+        ),
+        (lambda m, x: x * x.mean(), {}, "mean", "keep the batch and channel", "Rewrite"),
+        (
+            lambda m, x: x.flatten(2).mean(2),
+            {"flat": True},
+            "flatten",
+            "flatten from 2",
+            "dimension 1",
+        ),
+        (
+            lambda m, x: x.view(1, 8, -1).mean(2),
+            {"flat": True},
+            "view",
+            "a reshape other",
+            "flatten",
+        ),
+        (
+            lambda m, x: F.pad(x, (0, 0, 0, 0, 0, x.shape[1])),
+            {},
+            "pad",
+            "channel padding",
+            "by constants",
+        ),
+        (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "pad", "channel padding", "by constants"),
+        (lambda m, x: F.linear(x, x), {}, "linear", "does not run on the example", "size"),
+        (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 8, 1)}, "conv", "does not run on", "size"),
+    ],
+)
+def test_refusals_name_node_reason_and_advice(
+    body: Callable, options: dict[str, Any], node: str, reason: str, advice: str
+) -> None:
+    model = Net(body, **options)
+    model.scale = nn.Parameter(torch.ones(1))
+    with pytest.raises(TracingError) as error:
+        make_slimmable(model, IMAGE)
+    message = str(error.value)
+    assert node in error.value.node
+    assert all(part in message for part in (node, reason, advice)), message
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "node", "reason", "advice"),
+    [
+        ("densenet121", 64, "cat", "no rule for 'cat'", "choose a network without it"),
+        ("resnext50_32x4d", 64, "layer1.0.conv2", "32 groups", "depthwise"),
+        ("vit_tiny_patch16_224", 64, "_assert", "doesn't match model", "example input"),
+    ],
+)
+def test_known_networks_are_refused(
+    name: str, size: int, node: str, reason: str, advice: str
+) -> None:
+    with pytest.raises(TracingError) as error:
+        make_slimmable(create_model(name, num_classes=10), torch.zeros(1, 3, size, size))
+    assert all(part in str(error.value) for part in (node, reason, advice)), error.value
+
+
+def test_control_flow_on_data_is_refused() -> None:
+    with pytest.raises(TracingError, match=r"'Attention'.*control flow.*a module of its own"):
+        make_slimmable(Attention(lambda m, x: x), IMAGE)
+
+
+def test_other_inputs_are_refused() -> None:
+    model = Net(lambda m, x: F.relu(x))
+    with pytest.raises(TracingError, match=r"stem.*3 channels.*example input"):
+        make_slimmable(model, torch.zeros(1, 1, 16, 16))
+    with pytest.raises(TracingError, match="must be one image batch"):
+        make_slimmable(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 4)), torch.zeros(1, 3))
+    with pytest.raises(TracingError, match="one tensor of class scores"):
+        make_slimmable(TwoOutputs(model.body), IMAGE)
+
+
+def test_a_network_without_free_channels_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+    with pytest.raises(ValueError, match="no free channel group"):
+        make_slimmable(model, IMAGE)
+
+
+def test_functional_dropout_follows_the_mode() -> None:
+    net = assert_slims(Net(lambda m, x: F.dropout(x, 0.5, m.training))).float()
+    torch.manual_seed(0)
+    trained = net.train()(torch.ones(2, 3, 16, 16))
+    plain = net.extract(net.space.largest)
+    torch.manual_seed(0)
+    torch.testing.assert_close(plain(torch.ones(2, 3, 16, 16)), trained)
+    assert not torch.equal(net.eval()(torch.ones(2, 3, 16, 16)), trained)
+
+
+def test_drop_block_is_kept_for_training() -> None:
+    net = assert_slims(Net(lambda m, x: m.drop(x), drop=DropBlock2d(0.5, 3))).float()
+    images = torch.ones(2, 3, 16, 16)
+    assert not torch.equal(net.train()(images), net.eval()(images))
+
+
+class OptionA(nn.Module):
+    """A residual block whose shortcut pads zeros on both sides (the usual CIFAR code)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, 2, 1)
+        self.added = outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = (0, 0, 0, 0, self.added // 2, self.added // 2)
+        return F.relu(F.pad(x[:, :, ::2, ::2], padding, "constant", 0) + self.conv(x))
+
+
+def test_channel_padding_on_both_sides() -> None:
+    """The middle channels carry the input, at every width."""
+    blocks = nn.Sequential(OptionA(8, 16), OptionA(16, 32))
+    net = assert_slims(Net(lambda m, x: m.blocks(x), 32, blocks=blocks))
+    bounds = [(group.maximum, group.at_least) for group in net.space.groups]
+    assert bounds == [(8, ()), (16, (0,)), (32, (1, 0))]
+    with net.at(net.space.decode([1.0, 0.75, 0.6])):
+        pads = [m for m in net.modules() if type(m).__name__ == "ChannelPad"]
+        assert [pad.padding() for pad in pads] == [(0, 0, 0, 0, 2, 2), (0, 0, 0, 0, 3, 4)]
+
+
+class PadsEarly(nn.Module):
+    """Groups in the order wide, middle, narrow: each is at least as wide as those after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.middle = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 12, 3)
+        self.narrow, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        wide, middle = self.wide(images), self.middle(images)
+        middle = middle + F.pad(self.narrow(images), (0, 0, 0, 0, 0, 4))
+        return self.fc((wide + F.pad(middle, (0, 0, 0, 0, 4, 0))).mean((2, 3)))
+
+
+def test_bounds_by_padding_hold_in_any_order() -> None:
+    net = assert_slims(PadsEarly())
+    assert net.space.names == ("wide", "middle", "narrow")
+    assert net.space.decode([0.2, 0.2, 1.0]) == (8, 8, 8)
+    relaxed = net.cost.params(torch.tensor([0.2, 0.2, 1.0], dtype=torch.double))
+    assert float(relaxed) == 3 * (8 * 3 * 9 + 8) + 8 * 4 + 4
+
+
+def test_a_padded_fixed_width_stays_fixed() -> None:
+    with pytest.raises(ValueError, match="no free channel group"):
+        make_slimmable(PadsTheImage(lambda m, x: x), IMAGE)
+
+
+def test_a_shared_module_ties_its_inputs_and_outputs() -> None:
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+    net = assert_slims(Net(lambda m, x: m.norm(m.conv(m.norm(m.conv(x)))), conv=conv, norm=norm))
+    assert net.space.maxima == (8,)
+    once = 3 * 8 * 9 + 8 + 8 * 8 * 9 + 8 + 2 * 8 + 8 * 4 + 4
+    assert int(net.cost.params(net.space.largest)) == once
+    assert int(net.cost.macs(net.space.largest)) == 256 * (3 * 8 * 9 + 2 * 8 * 8 * 9) + 8 * 4
+
+
+def test_vgg_like_flatten_before_linear_layers() -> None:
+    """A flatten of 4 x 4 features keeps all positions of a channel together."""
+    body = nn.Sequential(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 20), nn.ReLU())
+    body.append(nn.Sequential(nn.Linear(20, 12), nn.ReLU()))
+    net = assert_slims(Net(lambda m, x: m.layers(x), 12, flat=True, layers=body))
+    assert net.space.maxima == (8, 20)
+    plain = net.extract(net.space.decode([0.5, 0.5]))
+    assert plain.get_parameter("layers.2.weight").shape == (10, 4 * 16)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: torch.add(x, other=m.conv(x)),
+        lambda m, x: 1 - m.conv(x) * x,
+        lambda m, x: F.max_pool2d(F.relu6(x), 2) + F.avg_pool2d(x, 2),
+        lambda m, x: F.adaptive_avg_pool2d(x, 1).reshape((x.size(0), -1)),
+        lambda m, x: F.adaptive_max_pool2d(x, 1).view(x.shape[0], -1),
+        lambda m, x: F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2),
+        lambda m, x: m.conv(x)[:, :, 1:, ::2].relu_(),
+    ],
+)
+def test_functions_that_networks_use(body: Callable) -> None:
+    flat = bool({"view", "reshape"} & set(body.__code__.co_names))
+    assert_slims(Net(body, flat=flat, conv=nn.Conv2d(8, 8, 3, padding=1)))
+
+
+def test_modules_that_pad_space() -> None:
+    pads = nn.Sequential(nn.ZeroPad2d(1), nn.ReflectionPad2d(1), nn.ReplicationPad2d(1))
+    assert_slims(Net(lambda m, x: m.pads(x), pads=pads))
+
+
+def test_squeeze_bottlenecks_and_the_head_stay() -> None:
+    net = make_slimmable(create_model("seresnet50", num_classes=10), torch.zeros(1, 3, 64, 64))
+    assert not any(".se." in name for name in net.space.names)
+    plain = net.extract(net.space.smallest)
+    assert plain.get_parameter("layer1.0.se.fc1.weight").shape[:2] == (16, int(0.42 * 256))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "mobilenetv4_conv_small", "efficientnet_b0"])
+def test_slim_head_frees_the_head_alone(name: str, shapes_only: Callable) -> None:
+    kept, freed = (shapes_only(name, 64, slim_head=slim).space.names for slim in (False, True))
+    assert freed == (*kept, "conv_head")
+
+
+def test_groups_do_not_depend_on_the_image_size(shapes_only: Callable) -> None:
+    small, large = (shapes_only("mobilenetv3_large_100", size).space for size in (64, 224))
+    assert small == large
+
+
+def test_group_names_are_first_producers(shapes_only: Callable) -> None:
+    space = shapes_only("cifar_resnet8", 32).space
+    assert space.names == (
+        *("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer2.0.conv2"),
+        *("layer3.0.conv1", "layer3.0.conv2"),
+    )
+    assert [group.stage for group in space.groups] == [0, 0, 1, 1, 2, 2]

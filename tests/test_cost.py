@@ -1,0 +1,220 @@
+"""Costs against counts by other means: torch's flop counter, hooks, published tables, hand."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pareco.models import CIFAR_RESNETS
+from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.widths import ChannelGroup, Widths
+from tests.conftest import NETWORKS, OTHERS
+
+REFERENCE = Path(__file__).parents[2] / "shared/reference/imagenet_slimmable_networks.csv"
+
+MakeShapes = Callable[..., SlimmableNet]
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *OTHERS])
+def test_costs_equal_counts_on_the_extracted_network(
+    name: str, shapes_only: MakeShapes, generator: torch.Generator
+) -> None:
+    size = 32 if name in CIFAR_RESNETS else 64
+    net = shapes_only(name, size, num_classes=10).eval()
+    space = net.space
+    for widths in (space.largest, space.smallest, space.sample(generator), space.sample(generator)):
+        plain = net.extract(widths)
+        outputs: list[Tensor] = []
+        for module in plain.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.register_forward_hook(lambda *call, seen=outputs: seen.append(call[-1]))
+        with FlopCounterMode(display=False) as counter:
+            plain(torch.zeros(1, 3, size, size, device="meta"))
+        assert int(net.cost.macs(widths)) == counter.get_total_flops() / 2
+        assert int(net.cost.params(widths)) == sum(p.numel() for p in plain.parameters())
+        assert int(net.cost.activations(widths)) == sum(map(torch.numel, outputs))
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "macs"),
+    [
+        ("mobilenetv2_100", 24, 300_774_272),
+        ("mobilenetv3_large_100", 21, 216_589_760),
+        ("mobilenetv3_small_100", 17, 56_510_400),
+        ("resnet18", 12, 1_814_073_344),
+        ("resnet50", 37, 4_089_184_256),
+    ],
+)
+def test_groups_and_full_macs_of_known_networks(
+    name: str, groups: int, macs: int, shapes_only: MakeShapes
+) -> None:
+    net = shapes_only(name, 224)
+    assert len(net.space.groups) == groups
+    assert int(net.cost.macs(net.space.largest)) == macs
+
+
+def test_groups_of_cifar_resnet20(shapes_only: MakeShapes) -> None:
+    """3 residual streams and 9 widths inside blocks; 40.6M MACs, 0.27M parameters (He et al.)."""
+    net = shapes_only("cifar_resnet20", 32, num_classes=10)
+    assert len(net.space.groups) == 12
+    assert round(int(net.cost.macs(net.space.largest)) / 1e6, 1) == 40.6
+    assert round(int(net.cost.params(net.space.largest)) / 1e6, 2) == 0.27
+
+
+def us_net_divisible(channels: float) -> int:
+    """Return US-Net's `make_divisible(channels, 8)`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def us_net_width(group: ChannelGroup, multiplier: float) -> int:
+    """Return US-Net's width of a group of MobileNetV2: expansion by 6 follows the rounding."""
+    expanded = group.name.endswith("conv_pw") and not group.name.startswith("blocks.0")
+    if expanded:
+        return 6 * us_net_divisible(group.maximum / 6 * multiplier)
+    return us_net_divisible(group.maximum * multiplier)
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason=f"published numbers not found at {REFERENCE}")
+def test_published_flops_of_us_mobilenetv2(shapes_only: MakeShapes) -> None:
+    """The published millions are rounded down, and count the global pooling of 1280 x 7 x 7.
+
+    US-Net's profiler (utils/model_profiling.py) counts one MAC per element that is averaged;
+    without these, two of the 27 would be a million lower.
+    """
+    net = shapes_only("mobilenetv2_100", 224)
+    with REFERENCE.open() as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["network"] == "MobileNet v2" and row["method"].startswith("US-Net")
+        ]
+    published = {float(row["config"].removeprefix("width ")): float(row["mflops"]) for row in rows}
+    assert len(published) == 27
+    multipliers = list(published)
+    widths = [Widths(us_net_width(g, m) for g in net.space.groups) for m in multipliers]
+    found = (net.cost.macs(widths) + 1280 * 7 * 7) // 1_000_000
+    assert dict(zip(multipliers, found.tolist(), strict=True)) == published
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around which a shortcut leads, a strided 1x1 one, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.conv3 = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = F.relu(self.bn1(self.conv1(images)))
+        both = first + self.conv2(first)
+        return self.fc(self.conv3(both).mean((2, 3)))
+
+
+class PreActivation(Residual):
+    """The same, with the activation inside the branch, so that its input is needed later."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.conv1(images)
+        both = self.conv2(F.relu(self.bn1(first))) + first
+        return self.fc(self.conv3(both).mean((2, 3)))
+
+
+class Gated(Residual):
+    """Squeeze-excite written gate first."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.conv1(images)
+        gated = torch.sigmoid(self.conv2(first.mean((2, 3), keepdim=True))) * first
+        return self.fc(self.conv3(gated).mean((2, 3)))
+
+
+def test_costs_by_hand() -> None:
+    net = make_slimmable(Residual(), torch.zeros(1, 3, 8, 8), alpha_min=0.1)
+    a, b = 5, 7
+    widths = Widths([a, b])
+    assert net.space.names == ("conv1", "conv3")
+    assert int(net.cost.macs(widths)) == 9 * (64 * 3 * a + 64 * a * a + 16 * a * b) + b * 5
+    assert int(net.cost.params(widths)) == 9 * (3 * a + a * a + a * b) + a + 2 * a + b * 5 + 5
+    assert int(net.cost.activations(widths)) == 64 * a + 64 * a + 16 * b + 5
+
+
+@pytest.mark.parametrize(
+    ("model", "a", "b", "expected"),
+    [
+        (Residual(), 8, 12, 2 * 64 * 8),  # conv2: its input stays for the shortcut
+        (Residual(), 1, 12, 64 * 3 + 64),  # conv1: the image and its output; 64 + 16 * 12 as much
+        (Residual(), 1, 4, 64 * 3 + 64),
+        (PreActivation(), 8, 12, 3 * 64 * 8),  # conv2: its input, its output and the shortcut
+        (Gated(), 4, 1, 64 * 3 + 64 * 4),  # conv1; scaling takes over the features, not the gate
+        (Gated(), 8, 12, 64 * 8 + 16 * 12),  # conv3
+    ],
+)
+def test_peak_activations_by_hand(model: nn.Module, a: int, b: int, expected: int) -> None:
+    net = make_slimmable(model, torch.zeros(1, 3, 8, 8), alpha_min=0.1)
+    assert int(net.cost.peak_activations(Widths([a, b]))) == expected
+
+
+COSTS = ("macs", "params", "activations", "peak_activations")
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_many_widths_at_once(
+    cost: str, shapes_only: MakeShapes, generator: torch.Generator
+) -> None:
+    net = shapes_only("cifar_resnet8", 32)
+    widths = [net.space.sample(generator) for _ in range(5)]
+    function = getattr(net.cost, cost)
+    together = function(widths)
+    assert together.dtype == torch.int64
+    assert together.tolist() == [int(function(each)) for each in widths]
+    assert torch.equal(function(torch.tensor(widths)), together)
+    assert function(widths[0]).shape == ()
+
+
+@pytest.mark.parametrize("granularity", ["network", "stage", "layer"])
+@pytest.mark.parametrize("cost", COSTS)
+def test_relaxed_costs_have_the_right_gradients(
+    cost: str, granularity: str, shapes_only: MakeShapes
+) -> None:
+    """Away from ties of zero-padding and of the peak, where the cost has a kink."""
+    net = shapes_only("cifar_resnet8", 32, num_classes=10, granularity=granularity)
+    function = getattr(net.cost, cost)
+    dimensions = net.space.dimensions
+    alpha = torch.linspace(0.51, 0.93, 2 * dimensions, dtype=torch.double).view(2, dimensions)
+    alpha.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: function(x) / 1e5, alpha)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("name", ["cifar_resnet20", "mobilenetv3_large_100"])
+def test_relaxed_costs_are_exact_at_channel_counts(
+    name: str, cost: str, shapes_only: MakeShapes, generator: torch.Generator
+) -> None:
+    net = shapes_only(name, 64, alpha_min=0.01)
+    function = getattr(net.cost, cost)
+    widths = [net.space.sample(generator) for _ in range(4)]
+    alpha = torch.stack([net.space.encode(each) for each in widths])
+    relaxed = function(alpha)
+    assert relaxed.dtype == torch.double
+    torch.testing.assert_close(relaxed, function(widths).double(), rtol=1e-12, atol=0)
+
+
+def test_wrong_shapes_are_refused(shapes_only: MakeShapes) -> None:
+    cost = shapes_only("cifar_resnet8", 32).cost
+    wrong: list[tuple[Any, str]] = [
+        (Widths([3, 4]), "expected 6 widths, got 2"),
+        (torch.ones(2, 5, dtype=torch.int64), "expected 6 widths, got 5"),
+        (torch.ones(7), "expected 6 multipliers, got 7"),
+    ]
+    for widths, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            cost.macs(widths)

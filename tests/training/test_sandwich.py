@@ -1,0 +1,55 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pareco.models import create_model
+from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.training.sandwich import accumulate_gradients, sandwich_widths
+
+
+@pytest.fixture
+def net() -> SlimmableNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
+    return make_slimmable(model.double(), torch.zeros(1, 1, 8, 8).double()).train()
+
+
+def test_the_order_is_largest_between_smallest_and_none_twice(net: SlimmableNet) -> None:
+    space = net.space
+    middle = space.uniform(0.7)
+    widths = sandwich_widths(net, [middle, space.smallest, middle, space.largest])
+    assert widths == [space.largest, middle, space.smallest]
+
+
+def test_gradients_are_the_sum_over_the_extracted_networks(net: SlimmableNet) -> None:
+    """Against plain autograd on plain networks: labels for the first, its soft output for all."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.double)
+    labels = torch.randint(0, 10, (6,), generator=generator)
+    widths = sandwich_widths(net, [net.space.sample(generator)])
+    plain = [net.extract(each).train() for each in widths]
+    losses = accumulate_gradients(net, images, labels, widths, label_smoothing=0.1)
+
+    scores = plain[0](images)
+    smoothed = 0.9 * F.one_hot(labels, 10).double() + 0.01
+    expected = [-(smoothed * scores.log_softmax(1)).sum(1).mean()]
+    soft = scores.detach().softmax(1)
+    expected += [-(soft * other(images).log_softmax(1)).sum(1).mean() for other in plain[1:]]
+    torch.stack(expected).sum().backward()
+    # Doubles through a few layers: the same sums in another order, relative error near 1e-13.
+    torch.testing.assert_close(losses, torch.stack(expected).detach(), rtol=1e-10, atol=1e-12)
+    total = torch.zeros_like(net.get_parameter("layer2.0.conv1.weight"))
+    for other in plain:
+        gradient = other.get_parameter("layer2.0.conv1.weight").grad
+        assert gradient is not None
+        total[: gradient.shape[0], : gradient.shape[1]] += gradient
+    found = net.get_parameter("layer2.0.conv1.weight").grad
+    torch.testing.assert_close(found, total, rtol=1e-9, atol=1e-12)
+
+
+def test_the_network_returns_to_its_widths(net: SlimmableNet) -> None:
+    before = net.widths
+    images, labels = torch.zeros(4, 1, 8, 8).double(), torch.zeros(4, dtype=torch.int64)
+    accumulate_gradients(net, images, labels, sandwich_widths(net, ()), label_smoothing=0.0)
+    assert net.widths == before
