@@ -1,6 +1,7 @@
 """Costs against counts by other means: torch's flop counter, hooks, published tables, hand."""
 
 import csv
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ REFERENCE = Path(__file__).parents[2] / "shared/reference/imagenet_slimmable_net
 MakeShapes = Callable[..., SlimmableNet]
 
 
+def _keep_output(
+    seen: list[Tensor], module: nn.Module, arguments: tuple[Tensor], output: Tensor
+) -> None:
+    seen.append(output)
+
+
 @pytest.mark.parametrize("name", [*NETWORKS, *OTHERS])
 def test_costs_equal_counts_on_the_extracted_network(
     name: str, shapes_only: MakeShapes, generator: torch.Generator
@@ -33,7 +40,7 @@ def test_costs_equal_counts_on_the_extracted_network(
         outputs: list[Tensor] = []
         for module in plain.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.register_forward_hook(lambda *call, seen=outputs: seen.append(call[-1]))
+                module.register_forward_hook(functools.partial(_keep_output, outputs))
         with FlopCounterMode(display=False) as counter:
             plain(torch.zeros(1, 3, size, size, device="meta"))
         assert int(net.cost.macs(widths)) == counter.get_total_flops() / 2

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from pareco.cost import CostModel
 from pareco.layout import Site
 from pareco.slimmable.layers import NormStatistics, SlicedBatchNorm2d, SlicedLayer, sliced
+from pareco.slimmable.rules import TracingError
 from pareco.slimmable.tracing import trace
 from pareco.widths import Granularity, Widths, WidthSpace
 
@@ -64,6 +65,8 @@ class SlimmableNet(nn.Module):
         self._graph = graph_module.graph
         self._run: Callable[..., Tensor] = type(graph_module).forward
         for name, child in graph_module.named_children():
+            if hasattr(self, name):
+                raise TracingError(name, "SlimmableNet has an attribute of that name", "Rename it")
             self.add_module(name, child)
         self._layers: dict[str, SlicedLayer] = {}
         for name in dict.fromkeys(site.name for site in sites):

@@ -110,7 +110,11 @@ _GENERAL_ADVICE = (
 
 def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
     """Raise the `TracingError` of this node."""
-    raise TracingError(f"{node.name} ({node.target})", reason, advice)
+    modules = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    where = (
+        str(node.target) if node.op == "call_module" else " in ".join([node.name, *modules[-1:]])
+    )
+    raise TracingError(where, reason, advice)
 
 
 def elementwise_module(module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Every method through the protocol alone: a network that is never trained, made-up losses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 
 import pytest
@@ -57,7 +58,15 @@ def steps(method: Method, count: int = 18) -> list[Sequence[Widths]]:
 
 
 def test_all_seven_methods_are_found_by_their_files() -> None:
-    expected = ["autoslim", "independent", "pareco", "random_widths", "s_net", "two_stage", "us_net"]
+    expected = [
+        "autoslim",
+        "independent",
+        "pareco",
+        "random_widths",
+        "s_net",
+        "two_stage",
+        "us_net",
+    ]
     assert list(known_methods()) == expected
 
 
@@ -176,7 +185,7 @@ def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: Slimmabl
     method = known_methods()["autoslim"](task_of(net, losses))
     path = list(method.candidates())
     assert (path[0], path[-1]) == (net.space.largest, net.space.smallest)
-    for wide, narrow in zip(path, path[1:], strict=False):
+    for wide, narrow in pairwise(path):
         lowered = [index for index in range(len(wide)) if narrow[index] != wide[index]]
         assert narrow[lowered[0]] < wide[lowered[0]]
         assert method.task.macs(narrow) < method.task.macs(wide)
@@ -192,10 +201,10 @@ def test_independent_trains_each_network_alone(net: SlimmableNet) -> None:
 
 
 @pytest.fixture
-def tiny_space_task() -> Iterator[Task]:
+def tiny_space_task() -> Task:
     model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=2)
     net = make_slimmable(model, torch.zeros(1, 1, 8, 8), alpha_min=0.9)
-    yield task_of(net, Losses(), budget=40)
+    return task_of(net, Losses(), budget=40)
 
 
 def test_a_search_ends_where_the_space_has_no_more(tiny_space_task: Task) -> None:

@@ -1,6 +1,7 @@
 """Re-calibrated batch-norm statistics, against the batches that a plain network sees."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -26,6 +27,10 @@ def net() -> SlimmableNet:
         return make_slimmable(model, torch.zeros(1, 3, 32, 32))
 
 
+def _keep_input(seen: list[Tensor], module: nn.Module, arguments: tuple[Tensor]) -> None:
+    seen.append(arguments[0].clone())
+
+
 def statistics_by_hand(
     plain: nn.Module, images: list[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -34,12 +39,11 @@ def statistics_by_hand(
     for name, module in plain.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             seen = inputs.setdefault(name, [])
-            module.register_forward_pre_hook(
-                lambda _, args, seen=seen: seen.append(args[0].detach().clone())
-            )
+            module.register_forward_pre_hook(functools.partial(_keep_input, seen))
     plain.train()
-    for batch in images:
-        plain(batch)
+    with torch.no_grad():
+        for batch in images:
+            plain(batch)
     means = {name: torch.stack([x.mean((0, 2, 3)) for x in seen]) for name, seen in inputs.items()}
     variances = {
         name: torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in seen])

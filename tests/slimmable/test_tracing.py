@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
+from pareco.slimmable.layers import ChannelPad
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -154,7 +155,7 @@ def test_refusals_name_node_reason_and_advice(
 @pytest.mark.parametrize(
     ("name", "size", "node", "reason", "advice"),
     [
-        ("densenet121", 64, "cat", "no rule for 'cat'", "choose a network without it"),
+        ("densenet121", 64, "cat in features.denseblock1.denselayer", "rule", "without it"),
         ("resnext50_32x4d", 64, "layer1.0.conv2", "32 groups", "depthwise"),
         ("vit_tiny_patch16_224", 64, "_assert", "doesn't match model", "example input"),
     ],
@@ -185,6 +186,13 @@ def test_other_inputs_are_refused() -> None:
 def test_a_network_without_free_channels_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
     with pytest.raises(ValueError, match="no free channel group"):
+        make_slimmable(model, IMAGE)
+
+
+@pytest.mark.parametrize("name", ["space", "cost", "norms", "at"])
+def test_module_names_that_would_hide_attributes_are_refused(name: str) -> None:
+    model = Net(lambda m, x: m.get_submodule(name)(x), **{name: nn.ReLU()})  # type: ignore[arg-type]
+    with pytest.raises(TracingError, match=f"node '{name}'.*Rename"):
         make_slimmable(model, IMAGE)
 
 
@@ -224,7 +232,7 @@ def test_channel_padding_on_both_sides() -> None:
     bounds = [(group.maximum, group.at_least) for group in net.space.groups]
     assert bounds == [(8, ()), (16, (0,)), (32, (1, 0))]
     with net.at(net.space.decode([1.0, 0.75, 0.6])):
-        pads = [m for m in net.modules() if type(m).__name__ == "ChannelPad"]
+        pads = [module for module in net.modules() if isinstance(module, ChannelPad)]
         assert [pad.padding() for pad in pads] == [(0, 0, 0, 0, 2, 2), (0, 0, 0, 0, 3, 4)]
 
 

@@ -55,7 +55,7 @@ class Spy:
             return step(net, images, labels, widths, **options)
 
         class SpiedEvaluator(evaluator):
-            def on(inner, images: Any, widths: Any) -> Any:  # noqa: N805
+            def on(inner, images: Any, widths: Any) -> Any:
                 self.calibrated.add(digest(inner.calibration.pixels))
                 self.evaluated.add(digest(images.pixels, images.labels))
                 return super().on(images, widths)

@@ -1,0 +1,47 @@
+from dataclasses import replace
+
+import pytest
+
+from pareco.config import as_json
+from tests.experiments import TINY
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("training", {"epochs": 0}, "epochs must be at least 1"),
+        ("training", {"lr_per_256": 0.0}, "lr_per_256 must be positive"),
+        ("training", {"lr_per_256": float("nan")}, "lr_per_256 must be positive"),
+        ("training", {"warmup_epochs": 2}, "warmup_epochs must be below epochs"),
+        ("training", {"label_smoothing": 1.0}, "label_smoothing"),
+        ("training", {"momentum": 1.0}, "momentum"),
+        ("training", {"weight_decay": -1.0}, "weight_decay"),
+        ("training", {"sampled_per_step": -1}, "sampled_per_step"),
+        ("training", {"cpu_threads": 0}, "cpu_threads"),
+        ("data", {"image_size": 4}, "image_size"),
+        ("data", {"search_images": 0}, "search_images"),
+        ("data", {"test_images": 0}, "test_images"),
+        ("data", {"crop_padding": -1}, "crop_padding"),
+        ("evaluation", {"calibration_images": 150}, "multiple of evaluation.batch_size"),
+        ("evaluation", {"batch_size": 1}, "batch_size"),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_field(
+    part: str, change: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(getattr(TINY, part), **change)
+
+
+def test_an_experiment_needs_methods_and_seeds() -> None:
+    for change in ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            replace(TINY, **change)  # type: ignore[arg-type]
+
+
+def test_as_json_is_flat_and_plain() -> None:
+    flat = as_json(TINY)
+    assert flat["training.epochs"] == 2
+    assert flat["methods"] == ["pareco", "us_net"]
+    assert flat["network.base_width"] == 4
+    assert not any(isinstance(value, (dict, tuple)) for value in flat.values())
