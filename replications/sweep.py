@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import queue
 import threading
 import time
@@ -26,7 +25,9 @@ from replications import known_methods
 
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, ValueError, OSError)
 _SECONDS_BETWEEN_REPORTS = 0.2
+_SECONDS_TO_STOP = 3.0
 _messages: Any = None  # the queue to the parent, set in each worker
+_interrupted = False  # so that a worker takes no further job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ def _dispatched(
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
+            child.join(timeout=_SECONDS_TO_STOP)  # an interrupt from the keyboard reaches it too
             child.terminate()
         raise
     executor.shutdown()
@@ -130,6 +132,9 @@ def _begin_worker(messages: Any) -> None:
 
 def _work(job: Job) -> str | None:
     """Do one job in a worker; return what went wrong, or None."""
+    global _interrupted
+    if _interrupted:
+        return "interrupted"
     if job.run_folder.done:
         on_step = _ignored
     else:
@@ -141,7 +146,8 @@ def _work(job: Job) -> str | None:
     except EXPECTED_ERRORS as error:
         return f"{error}"
     except KeyboardInterrupt:
-        os._exit(130)
+        _interrupted = True
+        return "interrupted"
     except Exception:
         return traceback.format_exc()
     return None
