@@ -117,8 +117,8 @@ class Residual(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.conv3 = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
-        self.fc = nn.Linear(12, 5)
+        self.conv3 = nn.Conv2d(8, 14, 3, stride=2, padding=1, bias=False)
+        self.fc = nn.Linear(14, 5)
 
     def forward(self, images: Tensor) -> Tensor:
         first = F.relu(self.bn1(self.conv1(images)))
@@ -158,11 +158,11 @@ def test_costs_by_hand() -> None:
     ("model", "a", "b", "expected"),
     [
         (Residual(), 8, 12, 2 * 64 * 8),  # conv2: its input stays for the shortcut
-        (Residual(), 1, 12, 64 * 3 + 64),  # conv1: the image and its output; 64 + 16 * 12 as much
-        (Residual(), 1, 4, 64 * 3 + 64),
+        (Residual(), 1, 14, 64 + 16 * 14),  # conv3
+        (Residual(), 1, 4, 64 * 3 + 64),  # conv1: the image and its output
         (PreActivation(), 8, 12, 3 * 64 * 8),  # conv2: its input, its output and the shortcut
         (Gated(), 4, 1, 64 * 3 + 64 * 4),  # conv1; scaling takes over the features, not the gate
-        (Gated(), 8, 12, 64 * 8 + 16 * 12),  # conv3
+        (Gated(), 8, 14, 64 * 8 + 16 * 14),  # conv3
     ],
 )
 def test_peak_activations_by_hand(model: nn.Module, a: int, b: int, expected: int) -> None:

@@ -299,10 +299,7 @@ class Propagation:
         for tag in tags[1:]:
             _tie(node, first, tag)
         self.in_place.add(node)
-        pooled = all(tag.pooled for tag in tags)
-        if not pooled:
-            first.variable.root.pooled_only = False
-        self.tags[node] = replace(first, pooled=pooled)
+        self.tags[node] = replace(first, pooled=all(tag.pooled for tag in tags))
 
     def _spatial(self, node: fx.Node) -> None:
         tag, before, after = self._input(node), shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]

@@ -20,13 +20,13 @@ EXPERIMENT = Experiment(
         crop_padding=1,
     ),
     training=TrainingConfig(
-        epochs=24,
+        epochs=40,
         batch_size=64,
         lr_per_256=0.4,
         warmup_epochs=1,
         weight_decay=5e-4,
         label_smoothing=0.1,
-        ask_every_steps=11,
+        ask_every_steps=18,
     ),
     evaluation=EvaluationConfig(calibration_images=512, batch_size=256),
     methods=(
