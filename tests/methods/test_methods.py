@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pareco.methods
-from pareco.methods import Method, Task, WidthSearch, method_named, methods_in
+from pareco.methods import Method, Task, WidthSearch, method_named, methods_in, width_search
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
@@ -77,7 +77,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
 
 def test_two_methods_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     second = type("Second", (Method,), {"name": "pareco", "__module__": "elsewhere"})
-    monkeypatch.setattr(pareco.methods.width_search, "Second", second, raising=False)
+    monkeypatch.setattr(width_search, "Second", second, raising=False)
     with pytest.raises(ValueError, match="two methods are named 'pareco'"):
         methods_in([pareco.methods])
 
@@ -124,6 +124,7 @@ def test_pareco_refreshes_all_it_visited_every_tau_steps(net: SlimmableNet) -> N
     losses = Losses()
     method = known_methods()["pareco"](task_of(net, losses))
     sizes = []
+    current: Sequence[Widths] = ()
     for step in range(9):
         before = len(losses.asked)
         widths = method.widths_for_step(step)

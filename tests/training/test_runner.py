@@ -54,10 +54,12 @@ class Spy:
             self.passes.append(len(widths))
             return step(net, images, labels, widths, **options)
 
+        spy = self
+
         class SpiedEvaluator(evaluator):
-            def on(inner, images: Any, widths: Any) -> Any:
-                self.calibrated.add(digest(inner.calibration.pixels))
-                self.evaluated.add(digest(images.pixels, images.labels))
+            def on(self, images: Any, widths: Any) -> Any:
+                spy.calibrated.add(digest(self.calibration.pixels))
+                spy.evaluated.add(digest(images.pixels, images.labels))
                 return super().on(images, widths)
 
         monkeypatch.setattr(trainer_module, "accumulate_gradients", spied_step)
