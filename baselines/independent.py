@@ -17,7 +17,8 @@ class Independent(Method):
     @classmethod
     def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
         """Return one space for each network, which holds it alone."""
-        return [space.restricted_to(widths) for widths in space.spread(sampled_per_step + 2)]
+        alone = cls.evenly_spread(space, sampled_per_step + 2)
+        return [space.restricted_to(widths) for widths in alone]
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:
         """Return nothing: the largest and the smallest of the space are the network."""

@@ -15,7 +15,7 @@ class SNet(Method):
 
     def switches(self) -> Sequence[Widths]:
         """Return the fixed list of widths, the largest first."""
-        return list(self.task.space.spread(self.task.sampled_per_step + 2))
+        return self.evenly_spread(self.task.space, self.task.sampled_per_step + 2)
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:
         """Return the same widths in every step."""

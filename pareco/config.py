@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +36,13 @@ class NetworkConfig:
 
     slim_head: bool = False
     """Whether the final head convolution may be slimmed too."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
+        _require(self.divisor >= 1, f"divisor must be at least 1, got {self.divisor}")
+        width = self.base_width
+        _require(width is None or width >= 1, f"base_width must be at least 1, got {width}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +169,12 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        _require(bool(self.methods), "methods must name at least one method")
-        _require(bool(self.seeds), "seeds must name at least one seed")
+        named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name)
+        _require(bool(named), f"name must be letters, digits, '.', '_' and '-', got {self.name!r}")
+        for field_name in ("methods", "seeds"):
+            values = getattr(self, field_name)
+            _require(bool(values), f"{field_name} must name at least one")
+            _require(len(set(values)) == len(values), f"{field_name} must name none twice")
         _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
 
 

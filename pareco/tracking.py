@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pareco.files import write_text
+
 _LOGGER = logging.getLogger(__name__)
 _PROBE_SECONDS = 3.0
 _ONLINE_START_SECONDS = 15
@@ -48,7 +50,7 @@ class Tracker:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [] if resume_from is None else _lines_before(path, resume_from)
-        _replace_text(path, "".join(kept))
+        write_text(path, "".join(kept))
         self._record = path.open("a", encoding="utf-8")
         self._mirror = _Mirror(
             folder.resolve(),
@@ -169,7 +171,7 @@ def _run_identifier(folder: Path, resumed: bool) -> str:
     words = re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(folder.parts[-3:])).strip("-")
     identifier = f"{words[-100:]}-{uuid.uuid4().hex[:8]}"
     stored.parent.mkdir(exist_ok=True)
-    _replace_text(stored, identifier)
+    write_text(stored, identifier)
     return identifier
 
 
@@ -233,12 +235,3 @@ def _lines_before(path: Path, step: int) -> list[str]:
         if recorded < step:
             kept.append(line + "\n")
     return kept
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

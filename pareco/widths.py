@@ -12,6 +12,7 @@ from timm.layers import make_divisible
 from torch import Tensor
 
 Granularity = Literal["network", "stage", "layer"]
+_BISECTION_TOLERANCE = 1e-9
 _FLOOR_TOLERANCE = 1e-6  # so that the multiplier c / maximum decodes to c again
 
 
@@ -159,14 +160,39 @@ class WidthSpace:
     def encode(self, widths: Widths) -> Tensor:
         """Return the `d` multipliers (double) that stand for these widths.
 
-        Each is count over maximum, the largest of the groups that share it, and not below
-        `alpha_min`; at granularity "layer", `decode` gives back any widths that it made.
+        `decode` gives back any widths that it made. Each multiplier is count over maximum, the
+        largest of the groups that share it and not below `alpha_min`, if that decodes to the
+        widths; otherwise the least that does.
         """
         self.check(widths)
         shares = torch.tensor(widths, dtype=torch.double) / torch.tensor(self.maxima)
         index = torch.tensor(self.multiplier_of_group)
         least = torch.full((self.dimensions,), self.alpha_min, dtype=torch.double)
-        return least.scatter_reduce(0, index, shares, "amax")
+        alpha = least.scatter_reduce(0, index, shares, "amax")
+        if self.decode(alpha) == widths:
+            return alpha
+        return torch.tensor(
+            [self._least_multiplier(each, widths) for each in range(self.dimensions)],
+            dtype=torch.double,
+        )
+
+    def _least_multiplier(self, index: int, widths: Widths) -> float:
+        """Return the least multiplier whose groups reach their counts, but for what is repaired."""
+        reached = [
+            (group.maximum, count)
+            for group, which, count in zip(
+                self.groups, self.multiplier_of_group, widths, strict=True
+            )
+            if which == index and count > max((widths[i] for i in group.at_least), default=0)
+        ]
+        low, high = self.alpha_min, 1.0
+        if all(self._channels(low, maximum) >= count for maximum, count in reached):
+            return low
+        while high - low > _BISECTION_TOLERANCE:
+            middle = (low + high) / 2
+            enough = all(self._channels(middle, maximum) >= count for maximum, count in reached)
+            low, high = (low, middle) if enough else (middle, high)
+        return high
 
     def sample_alpha(self, generator: torch.Generator) -> Tensor:
         """Return `d` multipliers (double) drawn uniformly from [alpha_min, 1]."""

@@ -16,6 +16,7 @@ from rich.markup import escape
 from pareco.config import Experiment
 from pareco.methods import method_named
 from pareco.reporting import InvalidRecord, UnequalBudgets, write_report
+from pareco.training import RunError, check_runnable
 from replications import experiment_named, experiment_names, known_methods
 from replications.sweep import Job, run_jobs
 
@@ -60,6 +61,26 @@ class RunArguments:
     workers: int | None = None
     """Runs at a time; by default as many as there are CPU cores for training.cpu_threads each."""
 
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if any(seed < 0 for seed in self.seed):
+            raise ValueError(f"seed must not be negative, got {min(self.seed)}")
+
+    def jobs(self) -> list[Job]:
+        """Return the runs that are asked for."""
+        experiment = self.experiment
+        return [
+            Job(experiment=experiment, method=method, seed=seed, runs=self.folders.runs)
+            for seed in dict.fromkeys(self.seed or experiment.seeds)
+            for method in dict.fromkeys(self.method or experiment.methods)
+        ]
+
+    def all_jobs(self) -> list[Job]:
+        """Return the runs that the experiment's report needs, and those that are asked for."""
+        return list(dict.fromkeys((*replace(self, method=(), seed=()).jobs(), *self.jobs())))
+
 
 def run(name: str, arguments: list[str], console: Console) -> int:
     """Run an experiment and report it; return the exit status: 0 well, 1 failed, 2 bad request."""
@@ -67,37 +88,36 @@ def run(name: str, arguments: list[str], console: Console) -> int:
     chosen = tyro.cli(
         RunArguments, default=default, args=arguments, prog=f"python -m replications run {name}"
     )
-    experiment, methods = chosen.experiment, known_methods()
-    for method in (*experiment.methods, *chosen.method):
-        method_named(method, methods)
-    jobs = [
-        Job(experiment=experiment, method=method, seed=seed, runs=chosen.folders.runs)
-        for seed in chosen.seed or experiment.seeds
-        for method in chosen.method or experiment.methods
-    ]
+    _check(chosen)
+    jobs, cores = chosen.jobs(), _cores() // chosen.experiment.training.cpu_threads
+    workers = min(chosen.workers or max(1, cores), len(jobs))
+    failures = run_jobs(jobs, workers=workers, console=console)
+    for failure in failures:
+        console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
+    if failures:
+        console.print(f"\n{len(failures)} of {len(jobs)} runs failed; see {failures[0].job.folder}")
+        return 1
+    waiting = [str(job) for job in chosen.all_jobs() if not job.run_folder.done]
+    if waiting:
+        console.print(f"No report yet: {', '.join(waiting)} not finished.")
+        return 0
+    return _report(chosen.experiment.name, chosen.folders, console)
+
+
+def _check(chosen: RunArguments) -> None:
+    """Raise `ValueError` for what could not run, or be reported, before anything is begun."""
+    methods = known_methods()
+    jobs = chosen.all_jobs()
+    for name in dict.fromkeys(job.method for job in jobs):
+        check_runnable(chosen.experiment, method_named(name, methods))
     for job in jobs:
         if differences := job.run_folder.differences():
             raise ValueError(
                 f"{job.folder} holds a run of another configuration ({'; '.join(differences)}). "
                 "Keep this experiment apart with --name NAME or --runs FOLDER, or remove that one"
             )
-    workers = chosen.workers or max(1, _cores() // experiment.training.cpu_threads)
-    failures = run_jobs(jobs, workers=min(workers, len(jobs)), console=console)
-    for failure in failures:
-        console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
-    if failures:
-        console.print(f"\n{len(failures)} of {len(jobs)} runs failed; see {failures[0].job.folder}")
-        return 1
-    everything = [
-        replace(jobs[0], method=method, seed=seed)
-        for method in experiment.methods
-        for seed in experiment.seeds
-    ]
-    waiting = [str(job) for job in everything if not job.run_folder.done]
-    if waiting:
-        console.print(f"No report yet: {', '.join(waiting)} not finished.")
-        return 0
-    return _report(experiment.name, chosen.folders, console)
+    for folder in (chosen.folders.runs, chosen.folders.results):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def report(name: str, arguments: list[str], console: Console) -> int:
@@ -140,12 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}", highlight=False)
         return 0
     if len(arguments) < 2 or arguments[0] not in commands or arguments[1].startswith("-"):
-        wants_help = arguments in (["--help"], ["-h"])
+        wants_help = bool({"--help", "-h"} & set(arguments))
         print(USAGE, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
     try:
         return commands[arguments[0]](arguments[1], arguments[2:], console)
-    except (InvalidRecord, UnequalBudgets, ValueError) as error:
+    except (InvalidRecord, UnequalBudgets, RunError, ValueError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
     except KeyboardInterrupt:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -23,9 +24,11 @@ from pareco.config import Experiment
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from replications import known_methods
 
-EXPECTED_ERRORS = (RunError, NonFiniteLoss, ValueError, OSError)
+EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
 _SECONDS_BETWEEN_REPORTS = 0.2
 _SECONDS_TO_STOP = 3.0
+_SECONDS_TO_HEAR = 1.0
+_DIED = "its worker process was killed (out of memory?); the same command goes on with it"
 _messages: Any = None  # the queue to the parent, set in each worker
 _interrupted = False  # so that a worker takes no further job
 
@@ -88,33 +91,49 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Fai
 def _dispatched(
     jobs: Sequence[Job], workers: int, context: BaseContext, messages: Any, display: _Display
 ) -> list[Failure]:
+    """Do all jobs; where a worker dies, those that it took down fail and the others go on."""
     failures: list[Failure] = []
-    executor = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin_worker, initargs=(messages,)
-    )
-    try:
-        futures: dict[Future[str | None], Job] = {executor.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            job, problem = futures[future], _problem(future)
-            display.finish(job, problem)
-            if problem is not None:
-                failures.append(Failure(job, problem))
-    except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.join(timeout=_SECONDS_TO_STOP)  # an interrupt from the keyboard reaches it too
-            child.terminate()
-        raise
-    executor.shutdown()
+    waiting = list(jobs)
+    while waiting:
+        executor = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin_worker, initargs=(messages,)
+        )
+        try:
+            problems = _problems(executor, waiting, display)
+        except BaseException:
+            _abandon(executor)
+            raise
+        executor.shutdown()
+        died = [job for job, problem in problems.items() if problem is _DIED]
+        begun = [job for job in died if display.has_begun(job)] or died
+        waiting = [job for job in died if job not in begun]
+        for job, problem in problems.items():
+            if job not in waiting:
+                display.finish(job, problem)
+                failures += [] if problem is None else [Failure(job, problem)]
     return failures
 
 
-def _problem(future: Future[str | None]) -> str | None:
-    """Return why the job failed, None if it did not; a worker that died is a failure too."""
-    error = future.exception()
-    if error is None:
-        return future.result()
-    return f"its worker process died: {error}"
+def _problems(
+    executor: ProcessPoolExecutor, jobs: Sequence[Job], display: _Display
+) -> dict[Job, str | None]:
+    """Return why each job failed (None: it did not), once all have ended."""
+    futures = {executor.submit(_work, job): job for job in jobs}
+    problems: dict[Job, str | None] = {}
+    for future in as_completed(futures):
+        job = futures[future]
+        problems[job] = _DIED if future.exception() else future.result()
+        if problems[job] is None:
+            display.finish(job, None)
+    return problems
+
+
+def _abandon(executor: ProcessPoolExecutor) -> None:
+    """End the workers; an interrupt from the keyboard has reached them too."""
+    executor.shutdown(wait=False, cancel_futures=True)
+    for child in multiprocessing.active_children():
+        child.join(timeout=_SECONDS_TO_STOP)
+        child.terminate()
 
 
 def _start_method() -> str:
@@ -128,6 +147,14 @@ def _start_method() -> str:
 def _begin_worker(messages: Any) -> None:
     global _messages
     _messages = messages
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _work(job: Job) -> str | None:
@@ -228,6 +255,13 @@ class _Display:
             self.progress.update(
                 self.tasks[name], completed=report.step, total=report.steps, status=status
             )
+
+    def has_begun(self, job: Job) -> bool:
+        """Return whether a job that has not ended was begun by a worker."""
+        deadline = time.monotonic() + _SECONDS_TO_HEAR  # its last message may be on its way
+        while str(job) not in self.tasks and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return str(job) in self.tasks
 
     def finish(self, job: Job, problem: str | None) -> None:
         """Replace the bar of a run by a line that says how it ended."""

@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from pareco.slimmable import SlimmableNet
 from pareco.widths import ChannelGroup, Granularity, Widths, WidthSpace
 
 
@@ -209,3 +211,20 @@ def test_samples_are_uniform(generator: torch.Generator) -> None:
     assert 0.42 <= alpha.min() < 0.425
     assert 0.995 < alpha.max() <= 1
     torch.testing.assert_close(alpha.mean(0), torch.full((2,), 0.71).double(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("granularity", ["network", "stage", "layer"])
+@pytest.mark.parametrize("divisor", [1, 8])
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18", "cifar_resnet20"])
+def test_what_decodes_encodes_to_itself_in_every_space(
+    shapes_only: Callable[..., SlimmableNet],
+    generator: torch.Generator,
+    name: str,
+    divisor: int,
+    granularity: Granularity,
+) -> None:
+    size = 32 if name.startswith("cifar") else 64
+    space = shapes_only(name, size, divisor=divisor, granularity=granularity).space
+    for _ in range(50):
+        widths = space.sample(generator)
+        assert space.decode(space.encode(widths)) == widths

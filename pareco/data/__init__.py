@@ -59,5 +59,5 @@ def load_data(config: DataConfig) -> DataSet:
         test=everything.subset(splits.test),
         splits=splits,
         num_classes=int(everything.labels.max()) + 1,
-        fingerprint=everything.fingerprint(),
+        fingerprint=f"{everything.fingerprint()}-{splits.fingerprint()}",
     )

@@ -45,9 +45,10 @@ class Images:
             yield self.normalized(indices)
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of pixels and labels."""
+        """Return a SHA-256 of pixels, labels and normalization."""
         digest = hashlib.sha256(self.pixels.contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
+        digest.update(repr((tuple(self.pixels.shape), self.mean, self.std)).encode())
         return digest.hexdigest()
 
 

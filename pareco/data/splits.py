@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ class Splits:
     train: tuple[int, ...]
     search: tuple[int, ...]
     test: tuple[int, ...]
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the indices."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         """Return the indices as JSON-ready lists."""

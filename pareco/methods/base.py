@@ -95,6 +95,20 @@ class Method:
                 chosen.append(drawn)
         return chosen
 
+    @staticmethod
+    def evenly_spread(space: WidthSpace, count: int) -> list[Widths]:
+        """Return `count` uniform widths, evenly spread from the largest to the smallest.
+
+        Raises `ValueError` where rounding leaves fewer distinct ones.
+        """
+        widths = list(space.spread(count))
+        if len(widths) < count:
+            raise ValueError(
+                f"only {len(widths)} of {count} evenly spread uniform widths are distinct: lower "
+                "training.sampled_per_step or network.alpha_min, or take a wider network"
+            )
+        return widths
+
     def random_widths(self) -> Widths:
         """Return widths with a random multiplier for each dimension of the space."""
         return self.task.space.sample(self.task.generator)

@@ -1,7 +1,7 @@
 """The finished runs of one experiment, read from their folders and checked against each other."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,6 +98,7 @@ def collected_runs(experiment: str, runs: Path) -> Runs:
             f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished);"
             f" make them with: python -m replications run {experiment}"
         )
+    _check_alike(finished)
     fronts, shared, exempt = [], None, set()
     for folder in finished:
         own, front = _run(folder)
@@ -117,6 +118,30 @@ def collected_runs(experiment: str, runs: Path) -> Runs:
         fronts=pd.concat(fronts).sort_values(order, ignore_index=True),
         unfinished=tuple(folder for folder in folders if folder not in finished),
     )
+
+
+def _check_alike(finished: Sequence[Path]) -> None:
+    """Raise InvalidRecord, naming the fields, unless all runs have one configuration and data."""
+    first, *others = [_configuration(folder) for folder in finished]
+    for folder, other in zip(finished[1:], others, strict=True):
+        fields = sorted(key for key in first | other if first.get(key) != other.get(key))
+        if fields:
+            changes = "; ".join(f"{key}: {first.get(key)}, {other.get(key)}" for key in fields)
+            raise InvalidRecord(
+                f"{finished[0]} and {folder} have other configurations ({changes}):"
+                " only runs of one configuration can be compared"
+            )
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """What every run of an experiment must have in common."""
+    with _blaming(folder / "config.json"):
+        configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for own in ("method", "seed"):
+            del configuration[own]
+    with _blaming(folder / "env.json"):
+        sessions = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+        return configuration | {"data": sessions[0]["data_fingerprint"]}
 
 
 def read_experiment(path: Path) -> Experiment:

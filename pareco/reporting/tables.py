@@ -25,6 +25,10 @@ _FOOTNOTES = {
     EXEMPT: "exempt from the equal training budget, so not in the running for bold.",
     UNEQUAL: "spent another training budget than the others, so not in the running for bold.",
 }
+_SEARCH_BUDGETS = (
+    "Search evaluations and widths visited are what each method's own search takes; the training"
+    " budget (gradient steps, passes) is what is held equal."
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ def experiment_tables(experiment: Experiment, fronts: pd.DataFrame, focus: str) 
         notes=_notes(fronts),
         errors=_error_table(experiment, fronts, labels, marks),
         budgets=_budget_table(fronts, labels),
-        footnotes=tuple(
-            f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in marks.values()
+        footnotes=(
+            _SEARCH_BUDGETS,
+            *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in marks.values()),
         ),
     )
 

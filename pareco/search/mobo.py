@@ -1,6 +1,7 @@
 """Multi-objective Bayesian optimization with random scalarizations, as ask and tell."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,16 @@ import torch
 from torch import Tensor
 
 from pareco.search.history import History
-from pareco.search.solver import ScalarizationSolver, search_cost_weight
-from pareco.search.surrogate import Surrogate, SurrogateError
+from pareco.search.solver import ScalarizationSolver, SolverError, search_cost_weight
+from pareco.search.surrogate import Surrogate
 from pareco.search.targets import target_cost
 
 logger = logging.getLogger(__name__)
 
-TARGET_RETRIES = 2
-RANDOM_RETRIES = 100
+TARGETS = 3
+DRAWS = 100
+# What a fit or the solver raises on bad numerics; SurrogateError and NanError are RuntimeErrors.
+NUMERICAL_ERRORS = (RuntimeError, ValueError, ArithmeticError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class SearchConfig:
     """Settings of the search; the defaults are the paper's where it names them."""
 
     initial_widths: int = 20
-    """Entries drawn as network-wise uniform multipliers before the largest and the GPs."""
+    """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
 
     beta: float = 0.1
     """Exploration: the optimistic bounds are mu - sqrt(beta) sigma."""
@@ -44,24 +47,25 @@ class SearchConfig:
     tolerance: float = 0.02
     """Accepted distance from the target cost, as a fraction of the full network's cost."""
 
-    raw_samples: int = 256
+    raw_samples: int = 1024
     """Sobol points from which the inner optimizer's starts are picked."""
 
     starts: int = 4
     """Points that the inner optimizer refines for each weight."""
 
     iterations: int = 30
-    """Most L-BFGS-B iterations of the inner optimizer for each weight."""
+    """Most SLSQP iterations of the inner optimizer for each start."""
 
     def __post_init__(self) -> None:
         for name in ("target_bins", "trials", "raw_samples", "starts", "iterations"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("initial_widths", "beta", "augmentation", "tolerance"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not self.reference < 0:
-            raise ValueError(f"reference must be negative, got {self.reference}")
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not (self.reference < 0 and math.isfinite(self.reference)):
+            raise ValueError(f"reference must be finite and negative, got {self.reference}")
 
 
 class Mobo:
@@ -97,25 +101,26 @@ class Mobo:
     def ask(self, n: int) -> Tensor:
         """Return `n x d` canonical multipliers to evaluate next.
 
-        First `initial_widths` network-wise uniform ones, then the largest network, then
-        proposals of the GPs; random multipliers where fewer than two losses are measured or the
-        GPs can't be had. Nothing known (told, or proposed in the same ask) is proposed again
-        unless nothing new is found; the log says so. Does not change the history.
+        First up to `initial_widths` network-wise uniform ones, fewer where 100 draws bring no
+        new network; then the largest, which ends this phase; then proposals of the GPs. Random
+        multipliers stand in where fewer than two losses are measured, the GPs or their minimizer
+        fail, or they find nothing new; the log has a line for each. Nothing known (told, or
+        proposed in the same ask) is proposed again unless random draws bring nothing new either,
+        which the log says too. Does not change the history.
         """
         known = {_key(alpha) for alpha in self._canonical(self.history.alphas)}
-        initial = self.config.initial_widths
-        solver = self._solver() if len(self.history) + n > initial else None
-        largest = self._representative(self.history.alphas.new_ones(self.history.dimensions))
-        proposals = []
-        for index in range(len(self.history), len(self.history) + n):
-            if index < initial:
-                proposal = self._unknown(known, self._uniform)
-            elif index == initial and _key(largest) not in known:
-                proposal = largest
-            elif solver is None:
-                proposal = self._unknown(known, self._random)
-            else:
-                proposal = self._unknown(known, lambda: self._targeted(solver))
+        proposals: list[Tensor] = []
+        while len(proposals) < n:
+            proposal = self._initial(known, len(self.history) + len(proposals))
+            if proposal is None:
+                break
+            known.add(_key(proposal))
+            proposals.append(proposal)
+        solver = self._solver() if len(proposals) < n else None
+        while len(proposals) < n:
+            proposal = None if solver is None else self._targeted(solver, known)
+            if proposal is None:
+                proposal = self._unknown(known)
             known.add(_key(proposal))
             proposals.append(proposal)
         return torch.stack(proposals) if proposals else self.history.alphas[:0]
@@ -148,62 +153,97 @@ class Mobo:
         self.history = history
         self._surrogate.last_good = dict(state["hyperparameters"])
 
+    def _initial(self, known: set[tuple[float, ...]], index: int) -> Tensor | None:
+        """Return a new uniform proposal or the largest network, or None once that is known."""
+        largest = self._representative(self.history.alphas.new_ones(self.history.dimensions))
+        if _key(largest) in known:
+            return None
+        if index < self.config.initial_widths:
+            for _ in range(DRAWS):
+                proposal = self._random(free=1)
+                if _key(proposal) not in known and not torch.equal(proposal, largest):
+                    return proposal
+            logger.info("no new uniform network in %d draws: %d entries precede", DRAWS, index)
+        return largest
+
     def _solver(self) -> ScalarizationSolver | None:
         """Return a solver on GPs fitted to the measured entries, or None where that fails."""
         history, config = self.history, self.config
         measured = history.measured
         if int(measured.sum()) < 2:
+            logger.info("no GPs: fewer than two losses are measured")
             return None
         try:
             self._surrogate.fit(
                 history.alphas[measured], history.losses[measured], history.costs[measured]
             )
-        except SurrogateError as error:
-            logger.warning("random proposals: %s", error)
+            return ScalarizationSolver(
+                self._surrogate.optimistic_bounds,
+                history.alphas[history.front()],
+                self.alpha_min,
+                self._generator,
+                raw_samples=config.raw_samples,
+                starts=config.starts,
+                iterations=config.iterations,
+                reference=config.reference,
+                augmentation=config.augmentation,
+            )
+        except NUMERICAL_ERRORS as error:
+            logger.warning("no GPs: %s: %s", type(error).__name__, error)
             return None
-        return ScalarizationSolver(
-            self._surrogate.optimistic_bounds,
-            history.alphas[history.front()],
-            self.alpha_min,
-            self._generator,
-            raw_samples=config.raw_samples,
-            starts=config.starts,
-            iterations=config.iterations,
-            reference=config.reference,
-            augmentation=config.augmentation,
-        )
 
-    def _targeted(self, solver: ScalarizationSolver) -> Tensor:
-        """Return the solver's canonical multipliers `d` for a newly drawn target cost."""
+    def _targeted(
+        self, solver: ScalarizationSolver, known: set[tuple[float, ...]]
+    ) -> Tensor | None:
+        """Return unknown canonical multipliers `d` near a newly drawn target cost.
+
+        Where the nearest is known, the next nearest trial of the binary search stands in, then
+        another target's; None where all of these are known or the solver fails.
+        """
         front = self.history.front()
-        target = target_cost(
-            self.history.costs[front],
-            self.history.losses[front],
-            self._cost_range,
-            self._generator,
-            self.config.target_bins,
-        )
-
-        def propose(cost_weight: float) -> tuple[Tensor, float]:
-            alpha = self._representative(solver.minimize(cost_weight))
-            return alpha, self._cost_of(alpha)
-
         tolerance = self.config.tolerance * self._cost_range[1]
-        return search_cost_weight(propose, target, tolerance, self.config.trials)
+        for _ in range(TARGETS):
+            target = target_cost(
+                self.history.costs[front],
+                self.history.losses[front],
+                self._cost_range,
+                self._generator,
+                self.config.target_bins,
+            )
+            try:
+                trials = search_cost_weight(
+                    lambda weight: self._minimizer(solver, weight),
+                    target,
+                    tolerance,
+                    self.config.trials,
+                )
+            except SolverError as error:
+                logger.warning("no proposal of the GPs: %s", error)
+                return None
+            for alpha in trials:
+                if _key(alpha) not in known:
+                    return alpha
+        logger.info("no proposal of the GPs: those for %d targets are known", TARGETS)
+        return None
 
-    def _unknown(self, known: set[tuple[float, ...]], draw: Callable[[], Tensor]) -> Tensor:
-        """Return a draw that is not known, else a random one, else one that is known."""
-        proposal = draw()
-        for retry in range(TARGET_RETRIES + RANDOM_RETRIES):
+    def _minimizer(self, solver: ScalarizationSolver, cost_weight: float) -> tuple[Tensor, float]:
+        """Return the solver's canonical multipliers `d` and their cost. Raises SolverError."""
+        try:
+            minimizer = solver.minimize(cost_weight)
+        except NUMERICAL_ERRORS as error:
+            raise SolverError(f"{type(error).__name__}: {error}") from error
+        alpha = self._representative(minimizer)
+        return alpha, self._cost_of(alpha)
+
+    def _unknown(self, known: set[tuple[float, ...]]) -> Tensor:
+        """Return random multipliers `d` that are not known, else some that are; logs which."""
+        for _ in range(DRAWS):
+            proposal = self._random()
             if _key(proposal) not in known:
+                logger.info("random proposal")
                 return proposal
-            proposal = draw() if retry < TARGET_RETRIES else self._random()
-        logger.warning("no unknown multipliers in %d draws: one is repeated", RANDOM_RETRIES)
-        return proposal
-
-    def _uniform(self) -> Tensor:
-        """Return network-wise uniform canonical multipliers `d`."""
-        return self._random(1)
+        logger.warning("random proposal: nothing unknown in %d draws, one is repeated", DRAWS)
+        return self._random()
 
     def _random(self, free: int | None = None) -> Tensor:
         """Return canonical multipliers `d`, `free` of them (by default all) drawn by itself."""

@@ -1,25 +1,35 @@
 """Minimizing the scalarization over the box of multipliers, and the search for its weight."""
 
-import warnings
 from collections.abc import Callable
-from typing import cast
+from functools import lru_cache
 
+import numpy as np
 import torch
-from botorch.acquisition import AcquisitionFunction
-from botorch.generation.gen import gen_candidates_scipy
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from pareco.search.scalarization import tchebyshev
 
-LINE_SEARCH_STEPS = 8
+POOL_CHUNK = 256
+PRECISION = 1e-6
+
+Array = NDArray[np.float64]
+
+
+class SolverError(RuntimeError):
+    """The scalarization could not be minimized."""
 
 
 class ScalarizationSolver:
     """Minimizes T_lambda of the optimistic bounds over [alpha_min, 1]^d, for any weight.
 
     The pool of starting points (Sobol points and the front's alphas) and its bounds are computed
-    once; every weight refines the best few of them and the previous weight's minimizer.
+    once; every weight refines the best few of them and the previous weight's minimizer. T_lambda
+    has a kink where both terms are equal, which is where its minimum mostly lies: each start is
+    refined in epigraph form, the least t above both terms, which is smooth. Raises
+    FloatingPointError, from the constructor too, where bounds or gradients are not finite.
     """
 
     def __init__(
@@ -41,7 +51,10 @@ class ScalarizationSolver:
         self._bounds = optimistic_bounds
         self._pool = torch.cat([samples, front.clamp(alpha_min, 1.0)])
         with torch.no_grad():
-            self._pool_bounds = optimistic_bounds(self._pool)
+            parts = [optimistic_bounds(part) for part in self._pool.split(POOL_CHUNK)]
+        self._pool_bounds = torch.cat(parts)
+        if not self._pool_bounds.isfinite().all():
+            raise FloatingPointError("non-finite bounds at the starting points")
         self._previous = front[:0]
         self._alpha_min, self._starts, self._iterations = alpha_min, starts, iterations
         self._reference, self._augmentation = reference, augmentation
@@ -51,21 +64,51 @@ class ScalarizationSolver:
         values = self._scalarized(self._pool_bounds, cost_weight)
         best = values.topk(min(self._starts, len(values)), largest=False).indices
         starts = torch.cat([self._pool[best], self._previous])
-
-        def acquisition(alphas: Tensor) -> Tensor:
-            return -self._scalarized(self._bounds(alphas.squeeze(1)), cost_weight)
-
-        # T_lambda has a kink where both terms are equal: a line search that ends there warns.
-        with warnings.catch_warnings(record=True, action="ignore"):
-            candidates, negated = gen_candidates_scipy(
-                starts.unsqueeze(1),
-                cast(AcquisitionFunction, acquisition),  # any function to maximize will do
-                lower_bounds=self._pool.new_full(starts.shape[1:], self._alpha_min),
-                upper_bounds=self._pool.new_ones(starts.shape[1:]),
-                options={"maxiter": self._iterations, "maxls": LINE_SEARCH_STEPS},
-            )
-        self._previous = candidates[negated.argmax()]
+        refined = torch.stack([self._refined(start, cost_weight) for start in starts])
+        candidates = torch.cat([starts, refined])
+        with torch.no_grad():
+            values = self._scalarized(self._bounds(candidates), cost_weight)
+        self._previous = candidates[values.argmin()].unsqueeze(0)
         return self._previous.squeeze(0)
+
+    def _refined(self, start: Tensor, cost_weight: float) -> Tensor:
+        """Return a local minimizer `d` of T_lambda near `start`, by SLSQP over (alpha, t)."""
+        weights = np.array([1.0 - cost_weight, cost_weight])
+
+        @lru_cache(maxsize=1)
+        def terms(alpha: bytes) -> tuple[Array, Array]:
+            """Return lambda_i (f_i - b), `2`, and their gradients, `2 x d`."""
+            # One row for each objective, so that one backward pass gives both gradients.
+            rows = torch.tensor(np.frombuffer(alpha)).repeat(2, 1).requires_grad_()
+            bounds = self._bounds(rows)
+            (gradients,) = torch.autograd.grad(bounds.diagonal().sum(), rows)
+            if not (bounds.isfinite().all() and gradients.isfinite().all()):
+                raise FloatingPointError("non-finite bounds or gradients")
+            distances = bounds[0].detach().numpy() - self._reference
+            return weights * distances, weights[:, None] * gradients.numpy()
+
+        def objective(point: Array) -> tuple[float, Array]:
+            values, gradients = terms(point[:-1].tobytes())
+            gradient = np.append(self._augmentation * gradients.sum(axis=0), 1.0)
+            return point[-1] + self._augmentation * values.sum(), gradient
+
+        def slack(point: Array) -> Array:
+            return point[-1] - terms(point[:-1].tobytes())[0]
+
+        def slack_gradients(point: Array) -> Array:
+            return np.column_stack([-terms(point[:-1].tobytes())[1], np.ones(2)])
+
+        alpha = start.numpy()
+        result = minimize(
+            objective,
+            np.append(alpha, terms(alpha.tobytes())[0].max()),
+            method="SLSQP",
+            jac=True,
+            bounds=[(self._alpha_min, 1.0)] * len(alpha) + [(None, None)],
+            constraints={"type": "ineq", "fun": slack, "jac": slack_gradients},
+            options={"maxiter": self._iterations, "ftol": PRECISION},
+        )
+        return torch.tensor(result.x[:-1]).clamp(self._alpha_min, 1.0)
 
     def _scalarized(self, objectives: Tensor, cost_weight: float) -> Tensor:
         return tchebyshev(objectives, cost_weight, self._reference, self._augmentation)
@@ -76,21 +119,20 @@ def search_cost_weight(
     target: float,
     tolerance: float,
     trials: int = 10,
-) -> Tensor:
-    """Return the multipliers `d` whose cost comes closest to `target` in a binary search.
+) -> list[Tensor]:
+    """Return the multipliers `d` of all trials of a binary search, nearest to `target` first.
 
     `propose` maps lambda_F in [0, 1] to (multipliers, true cost); more weight on the cost must
     give a lower cost. Stops after `trials` trials or once the cost is within `tolerance` of the
     target, both in the cost's units. DESIGN section 4, item 6.
     """
     low, high = 0.0, 1.0
-    best, best_gap = torch.empty(0), float("inf")
+    tried: list[tuple[float, Tensor]] = []
     for _ in range(trials):
         weight = (low + high) / 2
         alpha, cost = propose(weight)
-        if abs(cost - target) < best_gap:
-            best, best_gap = alpha, abs(cost - target)
-        if best_gap <= tolerance:
+        tried.append((abs(cost - target), alpha))
+        if abs(cost - target) <= tolerance:
             break
         low, high = (weight, high) if cost > target else (low, weight)
-    return best
+    return [alpha for _, alpha in sorted(tried, key=lambda trial: trial[0])]

@@ -1,7 +1,7 @@
 """Training: one step, one loop, one run."""
 
 from pareco.training.run_folder import RunError, RunFolder
-from pareco.training.runner import execute_run
+from pareco.training.runner import check_runnable, execute_run
 from pareco.training.trainer import NonFiniteLoss, StepReport
 
-__all__ = ["NonFiniteLoss", "RunError", "RunFolder", "StepReport", "execute_run"]
+__all__ = ["NonFiniteLoss", "RunError", "RunFolder", "StepReport", "check_runnable", "execute_run"]

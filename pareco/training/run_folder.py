@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pareco.config import Experiment, as_json
 from pareco.data import DataSet
+from pareco.files import write_text
 from pareco.slimmable import SlimmableNet
 from pareco.training.checkpoint import load_checkpoint, save_checkpoint
 from pareco.training.provenance import environment
@@ -59,27 +65,39 @@ class RunFolder:
         file = self.path / "config.json"
         if not file.exists():
             return []
-        ours, theirs = self._configuration(), json.loads(file.read_text(encoding="utf-8"))
+        ours, theirs = self._configuration(), _read(file)
         return [
             f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
             for key in sorted(ours.keys() | theirs.keys())
             if ours.get(key) != theirs.get(key)
         ]
 
-    def claim(self) -> None:
-        """Make the folder and write its configuration.
-
-        Raises `RunError` with the differences if it holds a run of another configuration.
-        """
+    def check(self) -> None:
+        """Raise `RunError` with the differences if it holds a run of another configuration."""
         differences = self.differences()
         if differences:
             raise RunError(
                 f"{self.path} holds a run of another configuration ({'; '.join(differences)}). "
                 "Remove that folder, or keep this run apart with --name NAME or --runs FOLDER"
             )
+
+    @contextmanager
+    def claimed(self, data: DataSet) -> Iterator[None]:
+        """Hold the folder inside the `with` block; write configuration, splits and environment.
+
+        Raises `RunError` if another process holds it, or it holds a run of another configuration
+        or of other data.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "config.json").exists():
-            _write(self.path / "config.json", self._configuration())
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"{self.path} is in use by another process") from None
+        with lock:
+            self.check()
+            self._describe(data)
+            yield
 
     def _configuration(self) -> dict[str, Any]:
         configuration = as_json(self.experiment)
@@ -87,25 +105,31 @@ class RunFolder:
             del configuration[field_of_sweep]
         return configuration | {"method": self.method, "seed": self.seed}
 
-    def describe(self, data: DataSet) -> None:
-        """Write the splits, and add this session to the environments of the run.
-
-        Raises `RunError` if the run was begun on other data.
-        """
-        _write(self.path / "splits.json", data.splits.as_json())
+    def _describe(self, data: DataSet) -> None:
         file = self.path / "env.json"
-        sessions = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        sessions.append(environment(data.fingerprint))
-        if sessions[0]["data_fingerprint"] != data.fingerprint:
+        sessions = _read(file) if file.exists() else []
+        if sessions and sessions[0]["data_fingerprint"] != data.fingerprint:
             raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
-        _write(file, sessions)
+        if not sessions:
+            _write(self.path / "config.json", self._configuration())
+            _write(self.path / "splits.json", data.splits.as_json())
+        _write(file, [*sessions, environment(data.fingerprint)])
+
+    def tidy(self) -> None:
+        """Remove the checkpoint that an ended run no longer needs."""
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def load(self) -> tuple[Progress, dict[str, Tensor], dict[str, Any] | None]:
         """Return the progress, and tensors and state of a trainer if one was under way."""
         file = self.path / "checkpoint.safetensors"
         if not file.exists():
             return Progress(), {}, None
-        tensors, state = load_checkpoint(file)
+        try:
+            tensors, state = load_checkpoint(file)
+        except (SafetensorError, ValueError) as error:
+            raise RunError(
+                f"{file} cannot be read ({error}); remove it to start this run from the beginning"
+            ) from error
         return Progress(**state["progress"]), tensors, state["trainer"]
 
     def save(
@@ -117,10 +141,11 @@ class RunFolder:
 
     def finish(self, progress: Progress, net: SlimmableNet, *, budget_exempt: bool) -> None:
         """Write the front, the result and, last, the end mark; drop the checkpoint."""
-        with (self.path / "front.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FRONT_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(progress.rows)
+        rows = io.StringIO()
+        writer = csv.DictWriter(rows, FRONT_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(progress.rows)
+        write_text(self.path / "front.csv", rows.getvalue())
         space, cost = net.space, net.cost
         result = {
             "experiment": self.experiment.name,
@@ -141,10 +166,15 @@ class RunFolder:
         }
         _write(self.path / "result.json", result)
         _write(self.path / "DONE", {"rows": len(progress.rows)})
-        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        self.tidy()
 
 
 def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); remove the folder to start anew") from error

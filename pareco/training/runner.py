@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pareco.config import Experiment, as_json
-from pareco.data import Batch, DataSet, TrainingLoader, load_data
+from pareco.data import Batch, TrainingLoader, load_data
 from pareco.evaluation import Evaluator, SearchEvaluations, front
 from pareco.methods import Method, Task
 from pareco.models import create_model
@@ -34,17 +34,26 @@ def execute_run(
 ) -> None:
     """Train and measure one method with one seed in the folder `path`, or do what is left of it.
 
-    A finished run is left alone. Raises `RunError` if the folder holds a run of another
-    configuration, `NonFiniteLoss` if training diverges.
+    A finished run is left alone. Raises `ValueError` for a configuration that cannot run,
+    `RunError` if the folder is in use or holds a run of another configuration, `NonFiniteLoss` if
+    training diverges.
     """
     folder = RunFolder(path=path, experiment=experiment, method=method.name, seed=seed)
-    folder.claim()
+    folder.check()
     if folder.done:
-        return
+        return folder.tidy()
     torch.set_num_threads(experiment.training.cpu_threads)
-    data = load_data(experiment.data)
-    folder.describe(data)
-    _Session(folder, experiment, method, seed, data, on_step).execute()
+    session = _Session(folder, experiment, method, seed, on_step)
+    session.check()
+    with folder.claimed(session.data):
+        session.execute()
+    return None
+
+
+def check_runnable(experiment: Experiment, method: type[Method]) -> None:
+    """Raise `ValueError`, naming the field, if the configuration cannot run; nothing is written."""
+    folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
+    _Session(folder, experiment, method, 0, lambda report: None).check()
 
 
 class _Session:
@@ -56,17 +65,25 @@ class _Session:
         experiment: Experiment,
         method: type[Method],
         seed: int,
-        data: DataSet,
         on_step: Callable[[StepReport], None],
     ) -> None:
         self.folder, self.experiment, self.method, self.seed = folder, experiment, method, seed
-        self.data, self.on_step = data, on_step
-        self.progress, self.tensors, self.trainer_state = folder.load()
-        self.started = time.perf_counter() - self.progress.seconds
+        self.on_step = on_step
+        self.data = load_data(experiment.data)
         self.sets_of_weights = 1
+
+    def check(self) -> None:
+        """Raise `ValueError` if network, batches, calibration or method cannot be had."""
+        net = self.network()
+        self.loader()
+        self.evaluator(net)
+        for space in self.method.spaces(net.space, self.experiment.training.sampled_per_step):
+            self.method(self.task(net, space, SearchEvaluations())).switches()
 
     def execute(self) -> None:
         """Train every set of weights that is left, and write the result."""
+        self.progress, self.tensors, self.trainer_state = self.folder.load()
+        self.started = time.perf_counter() - self.progress.seconds
         net = self.network()
         spaces = self.method.spaces(net.space, self.experiment.training.sampled_per_step)
         self.sets_of_weights = len(spaces)
@@ -108,37 +125,17 @@ class _Session:
 
     def trainer(self, space: WidthSpace, tracker: Tracker) -> Trainer:
         """Return a trainer for one set of weights, where the last checkpoint left it."""
-        net, config, data = self.network(), self.experiment.training, self.experiment.data
+        net, evaluations = self.network(), SearchEvaluations()
         net.space = space
-        loader = TrainingLoader(
-            images=self.data.train,
-            batch_size=config.batch_size,
-            seed=self.seed,
-            crop_padding=data.crop_padding,
-            flip=data.flip,
-        )
-        evaluations = SearchEvaluations()
-        steps = config.epochs * loader.batches_per_epoch
-        asks = -(-steps // config.ask_every_steps)
-        task = Task(
-            space=space,
-            cost=net.cost,
-            generator=derived_generator(self.seed, "method", self.progress.trained),
-            evaluate=evaluations,
-            sampled_per_step=config.sampled_per_step,
-            ask_every_steps=config.ask_every_steps,
-            widths_budget=max(asks * config.sampled_per_step, 1),
-            search=self.experiment.search,
-        )
-        method = self.method(task)
+        method = self.method(self.task(net, space, evaluations))
         net.privatize_norm(method.switches())
         trainer = Trainer(
             net=net,
             method=method,
-            loader=loader,
+            loader=self.loader(),
             evaluations=evaluations,
             search_batch=self.search_batch,
-            config=config,
+            config=self.experiment.training,
             seed=self.seed,
             on_step=lambda report: self.report(report, tracker),
             on_checkpoint=lambda: self.save(trainer),
@@ -147,6 +144,38 @@ class _Session:
             trainer.load(self.tensors, self.trainer_state)
         self.trainer_state = None
         return trainer
+
+    def loader(self) -> TrainingLoader:
+        """Return the training batches of this seed, the same for every method."""
+        config = self.experiment.data
+        return TrainingLoader(
+            images=self.data.train,
+            batch_size=self.experiment.training.batch_size,
+            seed=self.seed,
+            crop_padding=config.crop_padding,
+            flip=config.flip,
+        )
+
+    def task(self, net: SlimmableNet, space: WidthSpace, evaluations: SearchEvaluations) -> Task:
+        """Return what the method is given for one set of weights."""
+        config = self.experiment.training
+        steps = config.epochs * self.loader().batches_per_epoch
+        asks = -(-steps // config.ask_every_steps)
+        return Task(
+            space=space,
+            cost=net.cost,
+            generator=derived_generator(self.seed, "method", *space.only or ()),
+            evaluate=evaluations,
+            sampled_per_step=config.sampled_per_step,
+            ask_every_steps=config.ask_every_steps,
+            widths_budget=max(asks * config.sampled_per_step, 1),
+            search=self.experiment.search,
+        )
+
+    def evaluator(self, net: SlimmableNet) -> Evaluator:
+        """Return what measures sub-networks once training has ended."""
+        config = self.experiment.evaluation
+        return Evaluator(net, self.data.train, self.data.search, config, self.seed)
 
     def search_batch(self, step: int, training_batch: Batch) -> Batch:
         """Return the batch that search losses are measured on in this step."""
@@ -197,8 +226,7 @@ class _Session:
 
         The test images are opened here, once the front is chosen.
         """
-        net, evaluations, config = trainer.net, trainer.evaluations, self.experiment.evaluation
-        evaluator = Evaluator(net, self.data.train, self.data.search, config, self.seed)
+        net, evaluations, evaluator = trainer.net, trainer.evaluations, self.evaluator(trainer.net)
         evaluations.begin(evaluator.search_loss)
         ends = (net.space.largest, net.space.smallest)
         candidates = list(dict.fromkeys((*trainer.method.candidates(), *ends)))
@@ -219,7 +247,7 @@ class _Session:
                     "search_loss": f"{losses[index]:.6f}",
                     "test_top1_error": f"{test.top1_error:.4f}",
                     "test_top5_error": f"{test.top5_error:.4f}",
-                    "calibration_images": config.calibration_images,
+                    "calibration_images": self.experiment.evaluation.calibration_images,
                 }
             )
         return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -85,13 +85,15 @@ class Trainer:
 
     def _train_on(self, batch: Batch, started: float) -> None:
         images, labels = batch
-        # Layers that draw (dropout) use torch's global stream: the same in a resumed run.
-        torch.manual_seed(derived_seed(self.seed, "layers", self.step))
-        search_batch = self.search_batch(self.step, batch)
-        self.evaluations.begin(partial(batch_loss, self.net, search_batch))
+        search_batch = cache(partial(self.search_batch, self.step, batch))
+        self.evaluations.begin(lambda widths: batch_loss(self.net, search_batch(), widths))
         widths = sandwich_widths(self.net, self.method.widths_for_step(self.step))
         smoothing = self.config.label_smoothing
-        losses = accumulate_gradients(self.net, images, labels, widths, label_smoothing=smoothing)
+        with torch.random.fork_rng(devices=[]):  # for layers that draw, such as dropout
+            torch.manual_seed(derived_seed(self.seed, "layers", self.step))
+            losses = accumulate_gradients(
+                self.net, images, labels, widths, label_smoothing=smoothing
+            )
         self._check(losses, widths)
         rate = self._update()
         self.step += 1

@@ -3,15 +3,23 @@
 import multiprocessing
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 import replications.__main__ as command_line
 from pareco.config import Experiment
 from replications.sweep import Job, run_jobs
 from tests.experiments import TINY
+
+PLAIN = ("--network.base-width", "None")
+LARGE = ("--data.image-size", "64")
+ROOT = Path(command_line.__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +55,7 @@ def test_one_method_at_a_time_reports_when_all_are_there(
 ) -> None:
     assert command_line.main(["run", "tiny", "--method", "us_net"]) == 0
     assert "No report yet: pareco seed 0 not finished" in capsys.readouterr().out
-    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "results/tiny").exists()
     assert command_line.main(["run", "tiny", "--method", "pareco", "--seed", "0"]) == 0
     assert (tmp_path / "results/tiny/table.md").exists()
 
@@ -64,6 +72,15 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "tiny"], "python -m replications run tiny"),
         (["run", "tiny", "--method", "us-net"], "did you mean 'us_net'"),
         (["run", "tiny", "--methods", "pareco", "nothing"], "unknown method 'nothing'"),
+        (["run", "tiny", "--name", "a/b"], "name must be letters"),
+        (["run", "tiny", "--name", ""], "name must be letters"),
+        (["run", "tiny", "--seeds", "0", "0"], "seeds must name none twice"),
+        (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
+        (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
+        (["run", "tiny", "--data.name", "digit"], "unknown data set 'digit'"),
+        (["run", "tiny", "--training.batch-size", "701"], "exceeds the 700 training images"),
+        (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
+        (["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"], "distinct"),
     ],
 )
 def test_wrong_names_end_with_status_2_and_the_known_ones(
@@ -71,6 +88,7 @@ def test_wrong_names_end_with_status_2_and_the_known_ones(
 ) -> None:
     assert command_line.main(arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(Path().glob("runs/*/*"))  # so that the corrected command can run
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,9 @@ def test_wrong_names_end_with_status_2_and_the_known_ones(
         (["--training.epoch", "3"], "--training.epochs"),
         (["--training.epochs", "0"], "epochs must be at least 1"),
         (["--training.epochs", "many"], "many"),
+        (["--network.alpha-min", "1.5"], "alpha_min must be between 0 and 1"),
+        (["--workers", "0"], "workers must be at least 1"),
+        (["--seed", "-1"], "seed must not be negative"),
     ],
 )
 def test_wrong_overrides_end_with_status_2_and_advice(
@@ -117,32 +138,65 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
     assert (tmp_path / "runs/tiny/us_net/seed0/DONE").exists()
 
 
-def test_a_worker_that_dies_is_a_failure_not_a_hang(tmp_path: Path) -> None:
-    jobs = [Job(experiment=TINY, method=m, seed=0, runs=tmp_path / "runs") for m in ("pareco",)]
-    import threading
-    import time
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
-    def kill_workers() -> None:
-        for _ in range(600):
-            if (jobs[0].folder / "metrics.jsonl").exists():
-                break
-            time.sleep(0.1)
+
+def test_a_worker_that_dies_takes_only_its_own_run_with_it(tmp_path: Path) -> None:
+    names = ("pareco", "us_net", "random_widths")
+    jobs = [Job(experiment=TINY, method=name, seed=0, runs=tmp_path / "runs") for name in names]
+
+    def kill_worker() -> None:
+        wait_for((jobs[0].folder / "metrics.jsonl").exists)
         for child in multiprocessing.active_children():
             child.kill()
 
-    killer = threading.Thread(target=kill_workers)
+    killer = threading.Thread(target=kill_worker)
     killer.start()
     failures = run_jobs(jobs, workers=1, console=Console())
     killer.join()
-    assert [failure.job for failure in failures] == jobs
-    assert "worker process died" in failures[0].message
+    assert [failure.job for failure in failures] == jobs[:1]
+    assert "worker process was killed" in failures[0].message
+    assert all(job.run_folder.done for job in jobs[1:])
     assert not run_jobs(jobs, workers=1, console=Console())  # it goes on
+    assert jobs[0].run_folder.done
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), ([], 2), (["run"], 2)])
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from rich.console import Console;"
+        "from replications.sweep import Job, run_jobs; from tests.experiments import TINY;"
+        "from dataclasses import replace;"
+        "long = replace(TINY, training=replace(TINY.training, epochs=10000));"
+        f"job = Job(experiment=long, method='us_net', seed=0, runs=Path({str(tmp_path)!r}));"
+        "run_jobs([job], workers=1, console=Console())"
+    )
+    record = tmp_path / "tiny/us_net/seed0/metrics.jsonl"
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(lambda: record.exists() and record.stat().st_size > 0)
+    parent.kill()
+    parent.wait()
+    time.sleep(2)
+    size = record.stat().st_size
+    time.sleep(1)
+    assert record.stat().st_size == size
+
+
+def test_a_run_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs/tiny/us_net/seed0"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        assert command_line.main(["run", "tiny", "--method", "us_net"]) == 1
+    assert "is in use by another process" in " ".join(capsys.readouterr().out.split())
+    assert command_line.main(["run", "tiny", "--method", "us_net"]) == 0
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["run", "--help"], 0), (["run"], 2)])
 def test_usage(arguments: list[str], status: int) -> None:
     command = [sys.executable, "-m", "replications", *arguments]
-    root = Path(command_line.__file__).parent.parent
-    result = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == status
     assert "usage: python -m replications COMMAND" in result.stdout + result.stderr

@@ -41,6 +41,9 @@ def write_run(
         "seconds": 31.5,
     } | changes
     (folder / "result.json").write_text(json.dumps(result))
+    config = {"method": method, "seed": seed, "training.epochs": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "env.json").write_text(json.dumps([{"data_fingerprint": "abc"}]))
     with (folder / "front.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FRONT_TYPES)

@@ -18,6 +18,18 @@ from pareco.reporting.records import (
 WriteRun = Callable[..., Path]
 
 
+def test_runs_of_other_configurations_or_data_are_refused(runs: Path) -> None:
+    folder = runs / "digits" / "random" / "seed1"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"training.epochs": 4}))
+    with pytest.raises(InvalidRecord, match=r"training.epochs: 3, 4"):
+        collected_runs("digits", runs)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "env.json").write_text(json.dumps([{"data_fingerprint": "other"}]))
+    with pytest.raises(InvalidRecord, match="data: abc, other"):
+        collected_runs("digits", runs)
+
+
 def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -> None:
     unfinished = write_run(runs, "random", 2, finished=False)
     collected = collected_runs("digits", runs)

@@ -73,18 +73,19 @@ def test_binary_search_halves_towards_the_target() -> None:
         weights.append(weight)
         return double(weight), 100 * (1 - weight)
 
-    alpha = search_cost_weight(propose, target=20.0, tolerance=2.0)
+    trials = search_cost_weight(propose, target=20.0, tolerance=2.0)
     # Costs 50, 25, 12.5, 18.75: the fourth is the first within 2 of 20.
     assert weights == [0.5, 0.75, 0.875, 0.8125]
-    assert alpha.tolist() == [0.8125]
+    # Distances 30, 5, 7.5, 1.25.
+    assert torch.cat(trials).tolist() == [0.8125, 0.75, 0.875, 0.5]
 
 
-def test_binary_search_returns_the_closest_trial_when_trials_run_out() -> None:
+def test_binary_search_lists_the_closest_trial_first_when_trials_run_out() -> None:
     costs = {0.5: 60.0, 0.75: 10.0, 0.625: 11.0}  # a jump from 60 to 11: 25 is never reached
-    alpha = search_cost_weight(
+    trials = search_cost_weight(
         lambda w: (double(w), costs[w]), target=25.0, tolerance=2.0, trials=3
     )
-    assert alpha.tolist() == [0.625]
+    assert torch.cat(trials).tolist() == [0.625, 0.75, 0.5]
 
 
 def example() -> History:
