@@ -186,12 +186,18 @@ def _wandb_mode() -> str:
     settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
     if settings.mode in ("offline", "disabled"):
         return settings.mode
-    key_present = wandb.login(prompt=False, verify=False)
+    try:
+        key_present = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        _LOGGER.warning("recording offline, as the API key is malformed: %s", error)
+        return "offline"
     if key_present and _answers(settings.base_url):
         return "online"
     if asked == "online":
         missing = f"{settings.base_url} does not answer" if key_present else "no API key is set"
         _LOGGER.warning("WANDB_MODE=online, but %s: recording offline", missing)
+    elif key_present:
+        _LOGGER.warning("recording offline, as %s does not answer", settings.base_url)
     return "offline"
 
 

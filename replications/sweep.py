@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pareco.config import Experiment
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
-from replications import known_methods
+from replications.catalogue import known_methods
 
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -75,10 +75,12 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Fai
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(compact=True),
     )
+    if not jobs:
+        return []
     context = multiprocessing.get_context(_start_method())
     messages: Any = context.Queue()
     with Progress(*columns, console=console, transient=True) as progress:
-        display = _Display(progress)
+        display = _Display(progress, len(jobs))
         listener = threading.Thread(target=display.listen, args=(messages,), daemon=True)
         listener.start()
         try:
@@ -95,8 +97,9 @@ def _dispatched(
     failures: list[Failure] = []
     waiting = list(jobs)
     while waiting:
+        count = min(workers, len(waiting))
         executor = ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin_worker, initargs=(messages,)
+            count, mp_context=context, initializer=_begin_worker, initargs=(messages,)
         )
         try:
             problems = _problems(executor, waiting, display)
@@ -221,8 +224,8 @@ def _log_file(folder: Path) -> Iterator[None]:
 class _Display:
     """The parent's progress bars, fed by the workers' messages."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, jobs: int) -> None:
+        self.progress, self.jobs, self.ended = progress, jobs, 0
         self.tasks: dict[str, Any] = {}
         self.lock = threading.Lock()
 
@@ -266,10 +269,13 @@ class _Display:
     def finish(self, job: Job, problem: str | None) -> None:
         """Replace the bar of a run by a line that says how it ended."""
         with self.lock:
-            task = self.tasks.pop(str(job), None)
+            task, seconds = self.tasks.pop(str(job), None), 0.0
             if task is not None:
+                seconds = self.progress.tasks[self.progress.task_ids.index(task)].elapsed or 0
                 self.progress.remove_task(task)
         if problem is not None:
             self.progress.console.print(f"[red]failed[/red]  {job}")
         elif task is not None:
-            self.progress.console.print(f"done    {job}")
+            self.ended += 1
+            where = f"{self.ended} of {self.jobs} runs"
+            self.progress.console.print(f"done    {job} in {seconds:.0f} s, {where}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import pareco.config
-from replications import experiment_named, experiment_names, known_methods
+from replications.catalogue import experiment_named, experiment_names, known_methods
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "pareco").rglob("*.py"))

@@ -25,10 +25,10 @@ def create_model(
     if match:
         depth, width = int(match[1]), 16 if base_width is None else base_width
         return CifarResNet(depth, num_classes=num_classes, in_chans=in_chans, base_width=width)
-    if base_width is not None:
-        raise ValueError(f"base_width is for cifar_resnet<depth>; {name} comes from timm as it is")
     if not timm.is_model(name):
         known = [*CIFAR_RESNETS, *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
+    if base_width is not None:
+        raise ValueError(f"base_width is for cifar_resnet<depth>; {name} comes from timm as it is")
     return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)

@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from pareco.reporting.budgets import budget_marks
@@ -41,7 +42,7 @@ def error_figure(experiment: Experiment, fronts: pd.DataFrame, focus: str) -> Fi
     methods = method_order(fronts["method"], focus)
     palette = sns.color_palette("colorblind", len(methods))
     with style.context(_STYLE):
-        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+        figure = Figure(figsize=(8.0, 4.4), layout="constrained")
         axes = figure.subplots()
         looks = zip(methods, palette, cycle(_DASHES), cycle(_MARKERS), strict=False)
         marks = budget_marks(fronts, experiment.budget_exempt, methods)
@@ -102,23 +103,27 @@ def _draw_method(
 ) -> None:
     point = {name: look[name] for name in ("marker", "color", "zorder")}
     percent = 100 * rows["macs"] / full_macs
-    axes.scatter(percent, rows["test_top1_error"], s=9, alpha=0.4, linewidths=0, **point)
+    axes.scatter(percent, rows["test_top1_error"], s=14, alpha=0.6, linewidths=0, **point)
     budgets = np.append(np.unique(rows["macs"]), _LAST_PERCENT * full_macs // 100)
     by_seed = np.stack([errors_at(front, budgets) for _, front in rows.groupby("seed")])
     percent = 100 * budgets / full_macs
     axes.plot(percent, by_seed.mean(axis=0), drawstyle="steps-post", **{**look, "marker": None})
     if len(by_seed) > 1:
         least, most = by_seed.min(axis=0), by_seed.max(axis=0)
-        band = {"step": "post", "alpha": 0.08, "linewidth": 0}
-        axes.fill_between(percent, least, most, color=look["color"], **band)
+        band = {"step": "post", "zorder": look["zorder"] - 1, "linewidth": 0.5}
+        fill, edge = to_rgba(look["color"], 0.07), to_rgba(look["color"], 0.4)
+        axes.fill_between(percent, least, most, facecolor=fill, edgecolor=edge, **band)
     seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
     axes.plot([], [], label=f"{label} ({seeds})", markersize=3.5, **look)
 
 
 def _add_legend(figure: Figure, marks: Mapping[str, str]) -> None:
-    title = "line: mean over seeds\nband: least to most\ndots: networks"
+    title = (
+        "error of the network with the\nlowest search loss within a budget:\n"
+        "line: mean over seeds\nband: lowest to highest seed\nmarkers: measured networks"
+    )
     if marks:
-        title += f"\n{' '.join(sorted(set(marks.values())))} another budget"
+        title += f"\n{' '.join(sorted(set(marks.values())))} other training budget"
     figure.legend(
         title=title,
         alignment="left",

@@ -163,6 +163,9 @@ def read_fronts(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         numbers = [name for name, kind in types.items() if kind == "float64"]
         if unusable := [name for name in numbers if not np.isfinite(table[name]).all()]:
             raise ValueError(f"NaN or an infinite value in column {', '.join(unusable)}")
+        errors = [name for name in numbers if name.endswith("error")]
+        if outside := [name for name in errors if not table[name].between(0, 100).all()]:
+            raise ValueError(f"an error outside 0 to 100% in column {', '.join(outside)}")
         return table[list(types)]
 
 

@@ -166,6 +166,8 @@ class Propagation:
         """Tag one node; its inputs must have been visited."""
         if node.op == "placeholder":
             shape = shape_of(node)
+            if self.tags:
+                refuse(node, "it is a second input", "The network must take the images alone")
             if shape is None or len(shape) != 4:
                 refuse(node, f"the input must be one image batch n x c x h x w, got {shape}")
             self.tags[node] = Tag(Variable(shape[1], positions_of(node), fixed=True))

@@ -18,7 +18,7 @@ def environment(data_fingerprint: str) -> dict[str, Any]:
 
     Commit and dirty flag are None outside a git checkout.
     """
-    status = _git("status", "--porcelain")
+    status = _git("status", "--porcelain", "--", ":/", ":!/results")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),

@@ -61,5 +61,5 @@ def test_unknown_names_and_impossible_splits_are_refused() -> None:
         load_data(replace(TINY.data, name="digit"))
     with pytest.raises(ValueError, match="test_images"):
         load_data(replace(TINY.data, test_images=None))
-    with pytest.raises(ValueError, match="test_size"):
+    with pytest.raises(ValueError, match=r"data.test_images \(1797\)"):
         load_data(replace(TINY.data, test_images=1797))

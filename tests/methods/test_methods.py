@@ -13,7 +13,7 @@ from pareco.methods import Method, Task, WidthSearch, method_named, methods_in, 
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
-from replications import known_methods
+from replications.catalogue import known_methods
 from tests.experiments import TINY
 
 

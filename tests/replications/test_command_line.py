@@ -12,8 +12,9 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-import replications.__main__ as command_line
 from pareco.config import Experiment
+from replications import command_line
+from replications.__main__ import main
 from replications.sweep import Job, run_jobs
 from tests.experiments import TINY
 
@@ -36,7 +37,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_run_report_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["run", "tiny"]) == 0
+    assert main(["run", "tiny"]) == 0
     shown = capsys.readouterr().out
     files = ["fronts.csv", "network.json", "table.md", "error_vs_flops.svg", "error_vs_flops.png"]
     for name in [*files, "widths.png"]:
@@ -44,24 +45,24 @@ def test_run_report_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert (tmp_path / "results/tiny" / name).stat().st_size > 0
     assert "done    pareco seed 0" in shown
     first = {file: file.read_bytes() for file in (tmp_path / "results/tiny").iterdir()}
-    assert command_line.main(["run", "tiny"]) == 0
+    assert main(["run", "tiny"]) == 0
     assert "done" not in capsys.readouterr().out
-    assert command_line.main(["report", "tiny"]) == 0
+    assert main(["report", "tiny"]) == 0
     assert {file: file.read_bytes() for file in first} == first
 
 
 def test_one_method_at_a_time_reports_when_all_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command_line.main(["run", "tiny", "--method", "us_net"]) == 0
+    assert main(["run", "tiny", "--method", "us_net"]) == 0
     assert "No report yet: pareco seed 0 not finished" in capsys.readouterr().out
     assert not (tmp_path / "results/tiny").exists()
-    assert command_line.main(["run", "tiny", "--method", "pareco", "--seed", "0"]) == 0
+    assert main(["run", "tiny", "--method", "pareco", "--seed", "0"]) == 0
     assert (tmp_path / "results/tiny/table.md").exists()
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["list"]) == 0
+    assert main(["list"]) == 0
     assert capsys.readouterr().out.startswith("tiny")
 
 
@@ -86,7 +87,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_names_end_with_status_2_and_the_known_ones(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command_line.main(arguments) == 2
+    assert main(arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not list(Path().glob("runs/*/*"))  # so that the corrected command can run
 
@@ -106,7 +107,7 @@ def test_wrong_overrides_end_with_status_2_and_advice(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_request:
-        command_line.main(["run", "tiny", *arguments])
+        main(["run", "tiny", *arguments])
     assert exit_request.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -115,13 +116,13 @@ def test_another_configuration_is_refused_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only = ["--method", "us_net"]
-    assert command_line.main(["run", "tiny", *only]) == 0
-    assert command_line.main(["run", "tiny", *only, "--training.epochs", "3"]) == 2
+    assert main(["run", "tiny", *only]) == 0
+    assert main(["run", "tiny", *only, "--training.epochs", "3"]) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "training.epochs: 2 there, 3 now" in message
     assert "--name NAME" in message
     named = ["--name", "longer", "--training.epochs", "3"]
-    assert command_line.main(["run", "tiny", *only, *named]) == 0
+    assert main(["run", "tiny", *only, *named]) == 0
     assert (tmp_path / "runs/longer/us_net/seed0/DONE").exists()
 
 
@@ -131,7 +132,7 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
     folder = tmp_path / "runs/tiny/pareco"
     folder.mkdir(parents=True)
     (folder / "seed0").write_text("in the way")
-    assert command_line.main(["run", "tiny"]) == 1
+    assert main(["run", "tiny"]) == 1
     shown = capsys.readouterr().out
     assert "failed  pareco seed 0" in shown
     assert "1 of 2 runs failed" in shown
@@ -189,9 +190,9 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = tmp_path / "runs/tiny/us_net/seed0"
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"):
-        assert command_line.main(["run", "tiny", "--method", "us_net"]) == 1
+        assert main(["run", "tiny", "--method", "us_net"]) == 1
     assert "is in use by another process" in " ".join(capsys.readouterr().out.split())
-    assert command_line.main(["run", "tiny", "--method", "us_net"]) == 0
+    assert main(["run", "tiny", "--method", "us_net"]) == 0
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["run", "--help"], 0), (["run"], 2)])

@@ -18,7 +18,7 @@ from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, exec
 from pareco.training import runner as runner_module
 from pareco.training import trainer as trainer_module
 from pareco.training.trainer import Trainer
-from replications import known_methods
+from replications.catalogue import known_methods
 from tests.experiments import TINY
 
 STEPS = 14  # 2 epochs of 700 images in batches of 100
