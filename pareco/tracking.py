@@ -182,13 +182,14 @@ def _wandb_mode() -> str:
     if asked in ("offline", "dryrun"):
         return "offline"
     import wandb
+    from wandb.errors import AuthenticationError
 
     settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
     if settings.mode in ("offline", "disabled"):
         return settings.mode
     try:
         key_present = wandb.login(prompt=False, verify=False)
-    except wandb.errors.AuthenticationError as error:
+    except AuthenticationError as error:
         _LOGGER.warning("recording offline, as the API key is malformed: %s", error)
         return "offline"
     if key_present and _answers(settings.base_url):

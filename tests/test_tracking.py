@@ -148,9 +148,8 @@ def test_without_key_or_server_it_records_offline(
     assert finished.stdout == ""
     lines = finished.stderr.splitlines()
     assert lines.count(f"INFO W&B mode for {folder}: offline") == 2
-    assert len([line for line in lines if line.startswith("WARNING")]) == 2 * (
-        "WANDB_MODE" in variables
-    )
+    expected = 0 if not variables else 2  # silence only where nothing was asked for
+    assert len([line for line in lines if line.startswith("WARNING")]) == expected
     assert [record["step"] for record in records(folder)] == [0, 1, 2, 3]
     identifier = (folder / "wandb" / "run_id").read_text()
     assert identifier.startswith("digits-random-seed0-")

@@ -37,14 +37,11 @@ def stratified_splits(
     hold every class.
     """
     classes = len(np.unique(labels))
-    left = len(labels) - test_images - (search_images if holdout else 0)
-    if (
-        min(left, search_images, test_images) < classes
-        or search_images >= len(labels) - test_images
-    ):
+    left = len(labels) - test_images - search_images
+    if min(left, search_images, test_images) < classes:
         raise ValueError(
             f"data.search_images ({search_images}) and data.test_images ({test_images}) must leave "
-            f"each split at least one image of each of {classes} classes out of {len(labels)} images"
+            f"an image of each of the {classes} classes to every split of {len(labels)} images"
         )
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=test_images, stratify=labels, random_state=seed

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from pareco.reporting.budgets import budget_marks
-from pareco.reporting.records import Experiment
+from pareco.reporting.records import Experiment, amount
 from pareco.reporting.statistics import errors_at, method_order, staircase
 
 _DASHES = ["-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1))]
@@ -52,7 +52,7 @@ def error_figure(experiment: Experiment, fronts: pd.DataFrame, focus: str) -> Fi
             rows = fronts[fronts["method"] == method]
             label = f"{method} {marks.get(method, '')}".strip()
             _draw_method(axes, rows, experiment.full_macs, label, look)
-        axes.set_xlabel(f"MACs (% of the full network's {experiment.full_macs / 1e6:,.2f} M)")
+        axes.set_xlabel(f"MACs (% of the full network's {amount(experiment.full_macs)})")
         axes.set_ylabel("Test top-1 error (%)")
         axes.set_title(f"{experiment.experiment}, {experiment.network}", loc="left")
         axes.grid(color="0.9", linewidth=0.6)
@@ -74,7 +74,7 @@ def widths_figure(experiment: Experiment, fronts: pd.DataFrame, focus: str) -> F
     steps = staircase(rows[rows["seed"] == seed])
     halfway = (steps["macs"].iloc[0] + steps["macs"].iloc[-1]) / 2
     middle = int((steps["macs"] - halfway).abs().argmin())
-    chosen = {"cheapest": 0, "middle": middle, "dearest": len(steps) - 1}
+    chosen = {"least MACs": 0, "middle": middle, "most MACs": len(steps) - 1}
     with style.context(_STYLE):
         inches = max(6.4, 1.2 + 0.3 * len(experiment.groups))
         figure = Figure(figsize=(inches, 5.4), layout="constrained")
@@ -86,7 +86,11 @@ def widths_figure(experiment: Experiment, fronts: pd.DataFrame, focus: str) -> F
         panels[-1].set_xticks(range(len(names)), names, rotation=90 if upright else 0)
         panels[-1].set_xlabel("channel group")
         figure.supylabel("channels (fraction of the full count)", fontsize="medium")
-        figure.suptitle(f"{experiment.experiment}, {experiment.network}: {method}, seed {seed}")
+        figure.suptitle(
+            f"{experiment.experiment}, {experiment.network}: {method}, seed {seed}\n"
+            "networks that the least, a middle and the largest budget select by search loss",
+            fontsize="medium",
+        )
         sns.despine(figure)
     return figure
 
@@ -144,12 +148,14 @@ def _draw_widths(axes: Axes, network: pd.Series, experiment: Experiment, place: 
     blue, *_ = sns.color_palette("colorblind", 1)
     axes.bar(positions, 1.0, width=0.8, color="0.93")
     bars = axes.bar(positions, fractions, width=0.8, color=blue)
-    axes.bar_label(bars, [str(count) for count in counts], padding=1, fontsize="small")
+    axes.bar_label(
+        bars, [str(count) for count in counts], label_type="center", color="white", fontsize="small"
+    )
     axes.set_ylim(0, 1.18)
     axes.set_yticks([0, 0.5, 1])
     axes.set_xlim(-0.6, len(counts) - 0.4)
     axes.set_title(
-        f"{place}: {network['macs'] / 1e6:,.2f} M MACs"
+        f"{place}: {amount(network['macs'])} MACs"
         f" ({100 * network['macs'] / experiment.full_macs:.0f}%),"
         f" test top-1 error {network['test_top1_error']:.2f}%",
         loc="left",

@@ -75,6 +75,14 @@ class Experiment:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
+def amount(count: float) -> str:
+    """A count in three digits with k, M or G, such as `301 M`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runs:
     """The finished runs of one experiment, and the folders of those that have not finished."""

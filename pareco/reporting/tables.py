@@ -11,7 +11,7 @@ import rich.table
 from rich.text import Text
 
 from pareco.reporting.budgets import EXEMPT, UNEQUAL, budget_marks, budget_table
-from pareco.reporting.records import BUDGET_TYPES, Experiment
+from pareco.reporting.records import BUDGET_TYPES, Experiment, amount
 from pareco.reporting.statistics import (
     AREA,
     COST_PERCENTS,
@@ -70,8 +70,8 @@ def experiment_tables(experiment: Experiment, fronts: pd.DataFrame, focus: str) 
     labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}
     return Tables(
         heading=f"{experiment.experiment}: {experiment.network}, "
-        f"{experiment.full_macs / 1e6:,.2f} M MACs and "
-        f"{experiment.full_params / 1e6:,.2f} M parameters at full width",
+        f"{amount(experiment.full_macs)} MACs and "
+        f"{amount(experiment.full_params)} parameters at full width",
         notes=_notes(fronts),
         errors=_error_table(experiment, fronts, labels, marks),
         budgets=_budget_table(fronts, labels),

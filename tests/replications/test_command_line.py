@@ -55,7 +55,9 @@ def test_one_method_at_a_time_reports_when_all_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "tiny", "--method", "us_net"]) == 0
-    assert "No report yet: pareco seed 0 not finished" in capsys.readouterr().out
+    assert (
+        "No report yet: 1 of 2 runs not finished (such as pareco seed 0)" in capsys.readouterr().out
+    )
     assert not (tmp_path / "results/tiny").exists()
     assert main(["run", "tiny", "--method", "pareco", "--seed", "0"]) == 0
     assert (tmp_path / "results/tiny/table.md").exists()

@@ -11,6 +11,7 @@ from pareco.reporting.records import (
     BUDGET_TYPES,
     FRONT_TYPES,
     InvalidRecord,
+    amount,
     collected_runs,
     read_experiment,
 )
@@ -150,4 +151,22 @@ def test_a_damaged_result_is_named(runs: Path, text: str | None, message: str) -
 def test_a_copied_folder_is_refused(runs: Path) -> None:
     (runs / "digits" / "random" / "seed0").rename(runs / "digits" / "random" / "seed5")
     with pytest.raises(InvalidRecord, match="belongs to digits/random/seed0"):
+        collected_runs("digits", runs)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999"), (16_300, "16.3 k"), (300_774_272, "301 M"), (4_089_184_256, "4.09 G")],
+)
+def test_amounts_have_three_digits(count: int, text: str) -> None:
+    assert amount(count) == text
+
+
+def test_an_error_outside_0_to_100_percent_is_refused(runs: Path) -> None:
+    path = runs / "digits" / "random" / "seed1" / "front.csv"
+    header, first, *rest = path.read_text().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index("test_top1_error")] = "-55"
+    path.write_text("\n".join([header, ",".join(cells), *rest]))
+    with pytest.raises(InvalidRecord, match="an error outside 0 to 100% in column test_top1_error"):
         collected_runs("digits", runs)

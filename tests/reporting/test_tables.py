@@ -51,7 +51,7 @@ def tables() -> Tables:
 
 def test_markdown(tables: Tables) -> None:
     text = markdown(tables)
-    assert text.startswith("# digits: resnet8, 2.50 M MACs and 0.08 M parameters at full width\n")
+    assert text.startswith("# digits: resnet8, 2.5 M MACs and 80 k parameters at full width\n")
     assert "re-calibrated on 2,000 training images." in text
     lines = text.splitlines()
     first = lines.index("| method | seeds | 20% | 40% | 60% | 80% | 100% | area |")
