@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import queue
 import threading
 import time
 import traceback
@@ -18,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pareco.config import Experiment
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from replications.catalogue import known_methods
+from replications.progress import SweepProgress
 
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
 _SECONDS_BETWEEN_REPORTS = 0.2
 _SECONDS_TO_STOP = 3.0
-_SECONDS_TO_HEAR = 1.0
 _DIED = "its worker process was killed (out of memory?); the same command goes on with it"
 _messages: Any = None  # the queue to the parent, set in each worker
 _interrupted = False  # so that a worker takes no further job
@@ -69,29 +67,16 @@ class Failure:
 
 def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Failure]:
     """Do all jobs, `workers` at a time; return those that failed. Finished runs cost nothing."""
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(compact=True),
-    )
     if not jobs:
         return []
     context = multiprocessing.get_context(_start_method())
     messages: Any = context.Queue()
-    with Progress(*columns, console=console, transient=True) as progress:
-        display = _Display(progress, len(jobs))
-        listener = threading.Thread(target=display.listen, args=(messages,), daemon=True)
-        listener.start()
-        try:
-            return _dispatched(jobs, workers, context, messages, display)
-        finally:
-            messages.put(None)
-            listener.join(timeout=5)
+    with SweepProgress(console, messages, len(jobs)) as progress:
+        return _dispatched(jobs, workers, context, messages, progress)
 
 
 def _dispatched(
-    jobs: Sequence[Job], workers: int, context: BaseContext, messages: Any, display: _Display
+    jobs: Sequence[Job], workers: int, context: BaseContext, messages: Any, progress: SweepProgress
 ) -> list[Failure]:
     """Do all jobs; where a worker dies, those that it took down fail and the others go on."""
     failures: list[Failure] = []
@@ -102,23 +87,23 @@ def _dispatched(
             count, mp_context=context, initializer=_begin_worker, initargs=(messages,)
         )
         try:
-            problems = _problems(executor, waiting, display)
+            problems = _problems(executor, waiting, progress)
         except BaseException:
             _abandon(executor)
             raise
         executor.shutdown()
         died = [job for job, problem in problems.items() if problem is _DIED]
-        begun = [job for job in died if display.has_begun(job)] or died
+        begun = [job for job in died if progress.has_begun(str(job))] or died
         waiting = [job for job in died if job not in begun]
         for job, problem in problems.items():
             if job not in waiting:
-                display.finish(job, problem)
+                progress.end(str(job), failed=problem is not None)
                 failures += [] if problem is None else [Failure(job, problem)]
     return failures
 
 
 def _problems(
-    executor: ProcessPoolExecutor, jobs: Sequence[Job], display: _Display
+    executor: ProcessPoolExecutor, jobs: Sequence[Job], progress: SweepProgress
 ) -> dict[Job, str | None]:
     """Return why each job failed (None: it did not), once all have ended."""
     futures = {executor.submit(_work, job): job for job in jobs}
@@ -127,7 +112,7 @@ def _problems(
         job = futures[future]
         problems[job] = _DIED if future.exception() else future.result()
         if problems[job] is None:
-            display.finish(job, None)
+            progress.end(str(job), failed=False)
     return problems
 
 
@@ -219,63 +204,3 @@ def _log_file(folder: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
-
-
-class _Display:
-    """The parent's progress bars, fed by the workers' messages."""
-
-    def __init__(self, progress: Progress, jobs: int) -> None:
-        self.progress, self.jobs, self.ended = progress, jobs, 0
-        self.tasks: dict[str, Any] = {}
-        self.lock = threading.Lock()
-
-    def listen(self, messages: Any) -> None:
-        """Show messages until None arrives."""
-        while True:
-            try:
-                message = messages.get(timeout=1)
-            except queue.Empty:
-                continue
-            if message is None:
-                return
-            self.show(*message)
-
-    def show(self, name: str, report: StepReport | None) -> None:
-        """Show one step of a run."""
-        with self.lock:
-            if name not in self.tasks:
-                self.tasks[name] = self.progress.add_task(name, total=None, status="starting")
-            if report is None:
-                return
-            status = (
-                "measuring"
-                if report.step == report.steps
-                else (
-                    f"loss {report.loss_largest:.3f} / {report.loss_smallest:.3f}  "
-                    f"lr {report.learning_rate:.3f}  {report.images_per_second:.0f} images/s"
-                )
-            )
-            self.progress.update(
-                self.tasks[name], completed=report.step, total=report.steps, status=status
-            )
-
-    def has_begun(self, job: Job) -> bool:
-        """Return whether a job that has not ended was begun by a worker."""
-        deadline = time.monotonic() + _SECONDS_TO_HEAR  # its last message may be on its way
-        while str(job) not in self.tasks and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return str(job) in self.tasks
-
-    def finish(self, job: Job, problem: str | None) -> None:
-        """Replace the bar of a run by a line that says how it ended."""
-        with self.lock:
-            task, seconds = self.tasks.pop(str(job), None), 0.0
-            if task is not None:
-                seconds = self.progress.tasks[self.progress.task_ids.index(task)].elapsed or 0
-                self.progress.remove_task(task)
-        if problem is not None:
-            self.progress.console.print(f"[red]failed[/red]  {job}")
-        elif task is not None:
-            self.ended += 1
-            where = f"{self.ended} of {self.jobs} runs"
-            self.progress.console.print(f"done    {job} in {seconds:.0f} s, {where}")

@@ -43,7 +43,7 @@ def test_run_report_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[
     for name in [*files, "widths.png"]:
         assert f"results/tiny/{name}" in shown
         assert (tmp_path / "results/tiny" / name).stat().st_size > 0
-    assert "done    pareco seed 0" in shown
+    assert "done    pareco seed 0 after" in shown
     first = {file: file.read_bytes() for file in (tmp_path / "results/tiny").iterdir()}
     assert main(["run", "tiny"]) == 0
     assert "done" not in capsys.readouterr().out
