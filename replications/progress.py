@@ -70,6 +70,13 @@ class SweepProgress:
         place = f"{len(self._ended)} of {self._jobs} runs"
         self._bars.console.print(f"{how} {name} after {seconds:.0f} s, {place}")
 
+    def retry(self, name: str) -> None:
+        """Say that a run was cut off and is tried again."""
+        with self._lock:
+            if (task := self._tasks.pop(name, None)) is not None:
+                self._bars.remove_task(task)
+        self._bars.console.print(f"a worker was killed during {name}: it goes on, alone")
+
     def _listen(self) -> None:
         while True:
             try:

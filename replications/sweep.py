@@ -78,28 +78,34 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Fai
 def _dispatched(
     jobs: Sequence[Job], workers: int, context: BaseContext, messages: Any, progress: SweepProgress
 ) -> list[Failure]:
-    """Do all jobs; where a worker dies, those that it took down fail and the others go on."""
-    failures: list[Failure] = []
-    waiting = list(jobs)
-    while waiting:
-        count = min(workers, len(waiting))
+    """Do all jobs; those under way where a worker is killed are tried again, each alone."""
+
+    def problems_of(some: Sequence[Job], count: int) -> dict[Job, str | None]:
         executor = ProcessPoolExecutor(
             count, mp_context=context, initializer=_begin_worker, initargs=(messages,)
         )
         try:
-            problems = _problems(executor, waiting, progress)
+            problems = _problems(executor, some, progress)
         except BaseException:
             _abandon(executor)
             raise
         executor.shutdown()
-        died = [job for job, problem in problems.items() if problem is _DIED]
+        return problems
+
+    problems: dict[Job, str | None] = {}
+    waiting, killed = list(jobs), []
+    while waiting:
+        problems |= problems_of(waiting, min(workers, len(waiting)))
+        died = [job for job in waiting if problems[job] is _DIED]
         begun = [job for job in died if progress.has_begun(str(job))] or died
+        killed += begun
         waiting = [job for job in died if job not in begun]
-        for job, problem in problems.items():
-            if job not in waiting:
-                progress.end(str(job), failed=problem is not None)
-                failures += [] if problem is None else [Failure(job, problem)]
-    return failures
+    for job in killed:
+        progress.retry(str(job))
+        problems |= problems_of([job], 1)
+        if problems[job] is _DIED:
+            progress.end(str(job), failed=True)
+    return [Failure(job, problem) for job, problem in problems.items() if problem is not None]
 
 
 def _problems(
@@ -111,8 +117,8 @@ def _problems(
     for future in as_completed(futures):
         job = futures[future]
         problems[job] = _DIED if future.exception() else future.result()
-        if problems[job] is None:
-            progress.end(str(job), failed=False)
+        if problems[job] is not _DIED:
+            progress.end(str(job), failed=problems[job] is not None)
     return problems
 
 

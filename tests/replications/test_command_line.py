@@ -1,5 +1,6 @@
 """The command line, on a tiny experiment that stands in for a folder of replications/."""
 
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -148,22 +149,28 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_a_worker_that_dies_takes_only_its_own_run_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
+    tmp_path: Path, kills: int
+) -> None:
     names = ("pareco", "us_net", "random_widths")
     jobs = [Job(experiment=TINY, method=name, seed=0, runs=tmp_path / "runs") for name in names]
+    sessions = jobs[0].folder / "env.json"
 
-    def kill_worker() -> None:
-        wait_for((jobs[0].folder / "metrics.jsonl").exists)
-        for child in multiprocessing.active_children():
-            child.kill()
+    def kill_workers() -> None:
+        for kill in range(kills):
+            wait_for(lambda: sessions.exists() and len(json.loads(sessions.read_text())) > kill)  # noqa: B023
+            for child in multiprocessing.active_children():
+                child.kill()
 
-    killer = threading.Thread(target=kill_worker)
+    killer = threading.Thread(target=kill_workers)
     killer.start()
     failures = run_jobs(jobs, workers=1, console=Console())
     killer.join()
-    assert [failure.job for failure in failures] == jobs[:1]
-    assert "worker process was killed" in failures[0].message
     assert all(job.run_folder.done for job in jobs[1:])
+    assert jobs[0].run_folder.done is (kills == 1)
+    assert [failure.job for failure in failures] == (jobs[:1] if kills == 2 else [])
+    assert all("worker process was killed" in failure.message for failure in failures)
     assert not run_jobs(jobs, workers=1, console=Console())  # it goes on
     assert jobs[0].run_folder.done
 
