@@ -104,6 +104,11 @@ def _check(chosen: RunArguments) -> None:
     jobs = chosen.all_jobs()
     for name in dict.fromkeys(job.method for job in jobs if not job.run_folder.done):
         check_runnable(chosen.experiment, method_named(name, methods))
+    present = chosen.folders.runs / chosen.experiment.name
+    for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
+        seed = folder.name.removeprefix("seed")
+        if seed.isdecimal():
+            jobs.append(replace(jobs[0], method=folder.parent.name, seed=int(seed)))
     for job in jobs:
         if differences := job.run_folder.differences():
             raise ValueError(

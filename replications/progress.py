@@ -46,15 +46,15 @@ class SweepProgress:
     def __exit__(self, *error: object) -> None:
         """Stop listening and remove the bars."""
         self._messages.put(None)
+        self._messages.cancel_join_thread()
         self._listener.join(timeout=5)
         self._bars.stop()
 
-    def has_begun(self, name: str) -> bool:
-        """Return whether a run that has not ended was begun by a worker."""
-        deadline = time.monotonic() + _SECONDS_TO_HEAR  # its last message may be on its way
-        while name not in self._tasks and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return name in self._tasks
+    def underway(self) -> set[str]:
+        """Return the runs that workers have begun and not ended."""
+        time.sleep(_SECONDS_TO_HEAR)  # their last messages may be on their way
+        with self._lock:
+            return set(self._tasks)
 
     def end(self, name: str, *, failed: bool) -> None:
         """Replace the bar of a run by a line that says how it ended; once for each run."""

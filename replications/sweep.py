@@ -97,7 +97,8 @@ def _dispatched(
     while waiting:
         problems |= problems_of(waiting, min(workers, len(waiting)))
         died = [job for job in waiting if problems[job] is _DIED]
-        begun = [job for job in died if progress.has_begun(str(job))] or died
+        underway = progress.underway() if died else set()
+        begun = [job for job in died if str(job) in underway] or died
         killed += begun
         waiting = [job for job in died if job not in begun]
     for job in killed:
@@ -141,6 +142,7 @@ def _start_method() -> str:
 def _begin_worker(messages: Any) -> None:
     global _messages
     _messages = messages
+    messages.cancel_join_thread()  # a killed worker may have kept the queue's lock
     parent = multiprocessing.parent_process()
     assert parent is not None
 

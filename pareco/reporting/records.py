@@ -78,7 +78,7 @@ class Experiment:
 def amount(count: float) -> str:
     """A count in three digits with k, M or G, such as `301 M`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
+        if count >= 0.9995 * size:  # which rounds up to it
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f}"
 

@@ -96,7 +96,8 @@ class RunFolder:
             raise RunError(f"{self.path} is in use by another process") from None
         with lock:
             self.check()
-            self._describe(data)
+            if not self.done:
+                self._describe(data)
             yield
 
     def _configuration(self) -> dict[str, Any]:

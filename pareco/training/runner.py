@@ -46,7 +46,8 @@ def execute_run(
     session = _Session(folder, experiment, method, seed, on_step)
     session.check()
     with folder.claimed(session.data):
-        session.execute()
+        if not folder.done:  # another process may have ended it meanwhile
+            session.execute()
     return None
 
 

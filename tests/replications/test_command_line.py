@@ -124,6 +124,10 @@ def test_another_configuration_is_refused_before_anything_runs(
     message = " ".join(capsys.readouterr().err.split())
     assert "training.epochs: 2 there, 3 now" in message
     assert "--name NAME" in message
+    other_seed = ["--seeds", "5", "--methods", "pareco", "--training.epochs", "3"]
+    assert main(["run", "tiny", *other_seed]) == 2
+    assert not (tmp_path / "runs/tiny/pareco").exists()
+    capsys.readouterr()
     named = ["--name", "longer", "--training.epochs", "3"]
     assert main(["run", "tiny", *only, *named]) == 0
     assert (tmp_path / "runs/longer/us_net/seed0/DONE").exists()

@@ -156,7 +156,13 @@ def test_a_copied_folder_is_refused(runs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(999, "999"), (16_300, "16.3 k"), (300_774_272, "301 M"), (4_089_184_256, "4.09 G")],
+    [
+        (999, "999"),
+        (16_300, "16.3 k"),
+        (300_774_272, "301 M"),
+        (999_700_000, "1 G"),
+        (4_089_184_256, "4.09 G"),
+    ],
 )
 def test_amounts_have_three_digits(count: int, text: str) -> None:
     assert amount(count) == text
