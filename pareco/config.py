@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pareco.cost import Cost
 from pareco.search import SearchConfig
 from pareco.widths import Granularity
 
@@ -47,13 +48,25 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, how they are split and augmented."""
+    """Which images, how they are split, prepared and augmented; where they lie is `Machine`'s."""
 
     name: str
-    """The data set: digits."""
+    """The data set: digits, digits_rgb, cifar10, cifar100 or imagenet."""
 
     image_size: int
     """Height and width in pixels."""
+
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    """Mean of each colour channel on the 0-255 scale; ImageNet's unless set."""
+
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    """Standard deviation of each colour channel on the 0-255 scale; ImageNet's unless set."""
+
+    in_memory: bool = True
+    """Decoded once and held as bytes (small data sets), or decoded anew in every epoch."""
+
+    train_images: int | None = None
+    """Images of the training split, every class in proportion; None for all that are left."""
 
     search_split: Literal["batch", "holdout"] = "batch"
     """Where the search measures losses: the current training batch (paper), or held-out images."""
@@ -62,23 +75,53 @@ class DataConfig:
     """Images that the final search loss is measured on: held out, or a part of the training set."""
 
     test_images: int | None = None
-    """Images of the test split; None where the data set brings its own."""
+    """Images of the test split; None for all of the data set's own."""
 
     split_seed: int = 0
     """Seed of the splits; the same for every method and training seed."""
 
+    central_crop: float = 1.0
+    """Side of the central crop in evaluation, as a fraction of the resized image's shorter side."""
+
+    crop_scale: float | None = None
+    """Least area of a random resized crop, as a fraction of the image; None for no such crop."""
+
+    colour_jitter: float = 0.0
+    """Most relative change of brightness, contrast and saturation, in random order."""
+
     crop_padding: int = 0
     """Pixels of padding around a random crop of the image's size."""
 
+    crop_padding_mode: Literal["constant", "replicate"] = "constant"
+    """What a padding shows: black (as torchvision's random crop), or the image's edge."""
+
     flip: bool = False
     """Whether training images are mirrored at random."""
+
+    lighting: float = 0.0
+    """Standard deviation of the PCA lighting noise (Krizhevsky et al. 2012, section 4.1)."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         _require(self.image_size >= 8, f"image_size must be at least 8, got {self.image_size}")
         _require(self.search_images >= 1, "search_images must be at least 1")
         _require(self.test_images is None or self.test_images >= 1, "test_images must be positive")
+        _require(
+            self.train_images is None or self.train_images >= 1, "train_images must be positive"
+        )
         _require(self.crop_padding >= 0, "crop_padding must not be negative")
+        _require(0 < self.central_crop <= 1, "central_crop must be in (0, 1]")
+        scale = self.crop_scale
+        _require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
+        _require(0 <= self.colour_jitter <= 1, "colour_jitter must be in [0, 1]")
+        _require(self.lighting >= 0, "lighting must not be negative")
+        _require(len(self.mean) == len(self.std), "mean and std must have the same length")
+        _require(all(value > 0 for value in self.std), "std must be positive")
+        decoded_anew = scale is not None or self.colour_jitter > 0
+        _require(
+            not (self.in_memory and decoded_anew),
+            "crop_scale and colour_jitter work on images as they are decoded: set in_memory=False",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +155,21 @@ class TrainingConfig:
     ask_every_steps: int = 625
     """Steps between two requests for new widths (tau), M each time; sets every search budget."""
 
-    checkpoint_every_epochs: int = 1
-    """Epochs between two checkpoints."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward passes; weights and their sums stay in fp32."""
+
+    channels_last: bool = False
+    """Whether images and weights lie in memory with the channel last (faster on GPUs)."""
+
+    sync_batch_norm: bool = True
+    """Whether batch norm takes its statistics over all processes: results do not depend on them."""
 
     cpu_threads: int = 1
     """CPU threads of one run; fixed, as sums in another order give other floats."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("epochs", "batch_size", "ask_every_steps", "checkpoint_every_epochs"):
+        for name in ("epochs", "batch_size", "ask_every_steps"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
         _require(self.cpu_threads >= 1, "cpu_threads must be at least 1")
         _require(self.sampled_per_step >= 0, "sampled_per_step must not be negative")
@@ -155,11 +204,17 @@ class Experiment:
     name: str
     """The folder under runs/ and results/."""
 
+    scale: str = "paper"
+    """Which fraction of the published experiment this is; tables and figures say it."""
+
     network: NetworkConfig
     data: DataConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
     search: SearchConfig = field(default_factory=SearchConfig)
+
+    cost: Cost = "macs"
+    """The objective beside the loss: the search's, the front's, and the axis of tables and plots."""
 
     methods: tuple[str, ...]
     """The methods that are compared."""
@@ -176,6 +231,28 @@ class Experiment:
             _require(bool(values), f"{field_name} must name at least one")
             _require(len(set(values)) == len(values), f"{field_name} must name none twice")
         _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What may differ from session to session of one run, as it changes no number."""
+
+    images: str | None = None
+    """Where the data set lies: a folder, or a name of timm such as hfds/NAME; None for its own."""
+
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: an accelerator where there is one. (On another kind of device floats differ.)"""
+
+    decoding_workers: int = 4
+    """Processes of each run that decode images; 0 decodes between the steps."""
+
+    checkpoint_minutes: float = 10.0
+    """Most minutes of training that an interruption can cost; 0 saves after every step."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _require(self.decoding_workers >= 0, "decoding_workers must not be negative")
+        _require(self.checkpoint_minutes >= 0, "checkpoint_minutes must not be negative")
 
 
 def as_json(config: Any) -> dict[str, Any]:

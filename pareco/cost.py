@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pareco.layout import ChannelRef, Layout, Site
 from pareco.widths import Widths, WidthSpace
+
+Cost = Literal["macs", "params", "activations", "peak_activations"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
 
 Factors = tuple[int, ChannelRef | None, ChannelRef | None]
 
@@ -33,6 +37,10 @@ class CostModel:
         self._params = _Bilinear(_parameter_terms(layout.sites), len(space.groups))
         self._activations = _Bilinear(_activation_terms(layout.sites), len(space.groups))
         self._peak = _held(layout, len(space.groups))
+
+    def of(self, cost: Cost, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
+        """Return the cost of this name, `n`."""
+        return getattr(self, cost)(widths)
 
     def macs(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return the multiply-accumulates of convolutions and linear layers, `n`."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pareco.cost import CostModel
+from pareco.cost import Cost, CostModel
 from pareco.search import SearchConfig
 from pareco.widths import Widths, WidthSpace
 
@@ -21,13 +21,15 @@ class Task:
     """What a method gets to work with: no data, no optimizer, no loss function.
 
     `evaluate` returns the search losses `n` (double, less is better) of `n` sub-networks with the
-    current weights; every sub-network it measures is counted. `widths_budget` is how many
+    current weights; every sub-network it measures is counted. `objective` is the cost that is
+    traded against the loss. `widths_budget` is how many
     sub-networks a search may visit, `sampled_per_step` (M) how many train in each step beside the
     largest and the smallest, `ask_every_steps` (tau) how often PareCO asks for new ones.
     """
 
     space: WidthSpace
     cost: CostModel
+    objective: Cost
     generator: torch.Generator
     evaluate: Callable[[Sequence[Widths]], Tensor]
     sampled_per_step: int
@@ -35,9 +37,9 @@ class Task:
     widths_budget: int
     search: SearchConfig
 
-    def macs(self, widths: Widths) -> float:
-        """Return the multiply-accumulates of one sub-network."""
-        return float(self.cost.macs(widths))
+    def costs(self, widths: Sequence[Widths]) -> Tensor:
+        """Return the objective `n` (double, less is better) of `n` sub-networks, exactly."""
+        return self.cost.of(self.objective, widths).double()
 
 
 class Method:

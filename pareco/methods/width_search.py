@@ -23,7 +23,7 @@ class WidthSearch:
         self._mobo = Mobo(
             space.alpha_min,
             space.dimensions,
-            lambda alphas: task.cost.macs([space.decode(alpha) for alpha in alphas]).double(),
+            lambda alphas: task.costs([space.decode(alpha) for alpha in alphas]),
             task.search,
             task.generator,
             canonical=self._canonical,
@@ -38,7 +38,7 @@ class WidthSearch:
         new = [each for each in dict.fromkeys(proposals) if each not in self.visited]
         for widths in new:
             alpha = self.task.space.encode(widths)
-            self._mobo.tell(alpha, float("nan"), self.task.macs(widths))
+            self._mobo.tell(alpha, float("nan"), self.task.costs([widths]))
         self.visited += new
         return new
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pareco.config import Experiment, as_json
+from pareco.cost import COSTS
 from pareco.data import DataSet
 from pareco.files import write_text
 from pareco.slimmable import SlimmableNet
@@ -24,7 +25,7 @@ from pareco.training.provenance import environment
 from pareco.widths import Widths
 
 FRONT_COLUMNS = (
-    *("experiment", "method", "seed", "widths", "macs", "params", "search_loss"),
+    *("experiment", "method", "seed", "widths", *COSTS, "search_loss"),
     *("test_top1_error", "test_top5_error", "calibration_images"),
 )
 
@@ -147,14 +148,15 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(progress.rows)
         write_text(self.path / "front.csv", rows.getvalue())
-        space, cost = net.space, net.cost
+        space, cost, full = net.space, net.cost, Widths(net.space.maxima)
         result = {
             "experiment": self.experiment.name,
             "method": self.method,
             "seed": self.seed,
             "network": self.experiment.network.name,
-            "full_macs": int(cost.macs(Widths(space.maxima))),
-            "full_params": int(cost.params(Widths(space.maxima))),
+            "scale": self.experiment.scale,
+            "cost": self.experiment.cost,
+            "full_costs": {name: int(cost.of(name, full)) for name in COSTS},
             "groups": [{"name": group.name, "maximum": group.maximum} for group in space.groups],
             "budget": {
                 "gradient_steps": progress.gradient_steps,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pareco.config import Experiment, as_json
+from pareco.cost import COSTS
 from pareco.data import Batch, TrainingLoader, load_data
 from pareco.evaluation import Evaluator, SearchEvaluations, front
 from pareco.methods import Method, Task
@@ -165,6 +166,7 @@ class _Session:
         return Task(
             space=space,
             cost=net.cost,
+            objective=self.experiment.cost,
             generator=derived_generator(self.seed, "method", *space.only or ()),
             evaluate=evaluations,
             sampled_per_step=config.sampled_per_step,
@@ -223,7 +225,7 @@ class _Session:
         self.folder.save(done, {}, None)
 
     def measured_front(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """Return a row for every network on the front of search loss and MACs.
+        """Return a row for every network on the front of search loss and cost.
 
         The test images are opened here, once the front is chosen.
         """
@@ -232,7 +234,7 @@ class _Session:
         ends = (net.space.largest, net.space.smallest)
         candidates = list(dict.fromkeys((*trainer.method.candidates(), *ends)))
         losses = evaluations(candidates).tolist()
-        costs = net.cost.macs(candidates).tolist()
+        costs = net.cost.of(self.experiment.cost, candidates).tolist()
         rows = []
         for index in front(losses, costs):
             widths = candidates[index]
@@ -243,8 +245,7 @@ class _Session:
                     "method": self.method.name,
                     "seed": self.seed,
                     "widths": str(widths),
-                    "macs": int(costs[index]),
-                    "params": int(net.cost.params(widths)),
+                    **{cost: int(net.cost.of(cost, widths)) for cost in COSTS},
                     "search_loss": f"{losses[index]:.6f}",
                     "test_top1_error": f"{test.top1_error:.4f}",
                     "test_top5_error": f"{test.top5_error:.4f}",
