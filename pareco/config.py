@@ -214,7 +214,7 @@ class Experiment:
     search: SearchConfig = field(default_factory=SearchConfig)
 
     cost: Cost = "macs"
-    """The objective beside the loss: the search's, the front's, and the axis of tables and plots."""
+    """The objective beside the loss: the search's, the front's, and the axis of plots."""
 
     methods: tuple[str, ...]
     """The methods that are compared."""

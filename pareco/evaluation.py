@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pareco.config import EvaluationConfig
 from pareco.data import Batch, Images
+from pareco.processes import Processes
 from pareco.randomness import derived_generator
 from pareco.slimmable import (
     NormStatistics,
@@ -26,19 +28,19 @@ from pareco.widths import Widths
 class SearchEvaluations:
     """The counted service that measures search losses for a method.
 
-    The pipeline says with `begin` how one sub-network is measured: on the current batch in
-    training, calibrated afterwards. `count` is how many were measured, `visited` which. Until
-    the next `begin`, a sub-network is measured once.
+    The pipeline says with `begin` how sub-networks are measured: on the current batch in training,
+    calibrated afterwards. `count` is how many were measured, `visited` which. Until the next
+    `begin`, a sub-network is measured once.
     """
 
     def __init__(self) -> None:
         """Start with nothing to measure on."""
         self.count = 0
         self.visited: set[Widths] = set()
-        self._source: Callable[[Widths], float] | None = None
+        self._source: Callable[[list[Widths]], Sequence[float]] | None = None
         self._losses: dict[Widths, float] = {}
 
-    def begin(self, source: Callable[[Widths], float] | None) -> None:
+    def begin(self, source: Callable[[list[Widths]], Sequence[float]] | None) -> None:
         """Measure with `source` from now on; None allows no evaluation."""
         self._source, self._losses = source, {}
 
@@ -46,11 +48,11 @@ class SearchEvaluations:
         """Return the losses `n` (double, less is better) of `n` sub-networks."""
         if self._source is None:
             raise RuntimeError("a method may evaluate only in widths_for_step and candidates")
-        for each in widths:
-            if each not in self._losses:
-                self._losses[each] = self._source(each)
-                self.count += 1
-                self.visited.add(each)
+        new = [each for each in dict.fromkeys(widths) if each not in self._losses]
+        if new:
+            self._losses.update(zip(new, self._source(new), strict=True))
+            self.count += len(new)
+            self.visited.update(new)
         return torch.tensor([self._losses[each] for each in widths], dtype=torch.double)
 
     def state(self) -> dict[str, Any]:
@@ -64,14 +66,17 @@ class SearchEvaluations:
 
 
 @torch.no_grad()
-def batch_loss(net: SlimmableNet, batch: Batch, widths: Widths) -> float:
-    """Return the mean cross-entropy of a sub-network on one batch, batch norm by that batch.
+def batch_losses(net: SlimmableNet, batch: Batch, widths: Sequence[Widths]) -> Tensor:
+    """Return the mean cross-entropies `n` of sub-networks on one batch, batch norm by that batch.
 
     Leaves the network as it was. (How PareCO's search sees the weights in training.)
     """
     images, labels = batch
-    with net.at(widths), normalized_by_batch(net, NormStatistics(batches=1)):
-        return float(F.cross_entropy(net(images), labels))
+    losses = []
+    for each in widths:
+        with net.at(each), normalized_by_batch(net, NormStatistics(batches=1)):
+            losses.append(F.cross_entropy(net(images), labels))
+    return torch.stack(losses)
 
 
 @dataclass(frozen=True)
@@ -83,29 +88,31 @@ class Measured:
     top5_error: float
 
 
-@torch.no_grad()
-def measured(net: SlimmableNet, batches: Iterable[Batch]) -> Measured:
-    """Return loss and errors at the current widths, in evaluation mode."""
-    training = net.training
-    net.eval()
-    loss = top1 = top5 = 0.0
-    count = 0
-    for images, labels in batches:
-        scores = net(images)
-        loss += float(F.cross_entropy(scores, labels, reduction="sum"))
-        best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-        top1 += int(best[:, 0].sum())
-        top5 += int(best.sum())
-        count += len(labels)
-    net.train(training)
-    return Measured(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
+def counted(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of losses, the numbers right at first and in five, and of images, `4`.
+
+    `scores` is `n x classes`, `labels` `n`; in double precision, on the CPU.
+    """
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+    loss = F.cross_entropy(scores, labels, reduction="sum")
+    images = loss.new_tensor(float(len(labels)))
+    return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).double().cpu()
 
 
 class Evaluator:
-    """Calibrates sub-networks of frozen weights and measures them; each is calibrated once."""
+    """Calibrates sub-networks of frozen weights and measures them; each is calibrated once.
+
+    Every process takes its share of the batches, in the same calls; all get the same answers.
+    """
 
     def __init__(
-        self, net: SlimmableNet, train: Images, search: Images, config: EvaluationConfig, seed: int
+        self,
+        net: SlimmableNet,
+        train: Images,
+        search: Images,
+        config: EvaluationConfig,
+        seed: int,
+        processes: Processes,
     ) -> None:
         """Choose the calibration images: the same for every method and sub-network of a seed."""
         if config.calibration_images > len(train):
@@ -113,23 +120,79 @@ class Evaluator:
                 f"evaluation.calibration_images: {config.calibration_images} asked for, the "
                 f"training split has {len(train)}"
             )
+        batches, count = config.calibration_images // config.batch_size, processes.share.count
+        if batches < count:
+            raise ValueError(
+                f"evaluation.calibration_images: {batches} batches of evaluation.batch_size "
+                f"cannot be shared by {count} processes"
+            )
         generator = derived_generator(seed, "calibration")
         chosen = torch.randperm(len(train), generator=generator)[: config.calibration_images]
-        self.calibration = train.subset(tuple(chosen.tolist()))
-        self._net, self._search, self._batch_size = net, search, config.batch_size
+        self._calibration_images = train.subset(tuple(chosen.tolist()))
+        self._search_images = search
+        self._net, self._batch_size, self._processes = net, config.batch_size, processes
         self._statistics: dict[Widths, NormStatistics] = {}
 
-    def search_loss(self, widths: Widths) -> float:
-        """Return the calibrated cross-entropy (nats) on the search images."""
-        return self.on(self._search, widths).loss
+    @cached_property
+    def calibration(self) -> Images:
+        """The calibration images of this process, held in memory."""
+        return self._calibration_images.held(self._batch_size, self._processes.share)
 
-    def on(self, images: Images, widths: Widths) -> Measured:
-        """Return calibrated loss and errors of a sub-network on these images."""
+    @cached_property
+    def search(self) -> Images:
+        """The search images of this process, held in memory."""
+        return self._search_images.held(self._batch_size, self._processes.share)
+
+    def search_losses(self, widths: Sequence[Widths]) -> list[float]:
+        """Return the calibrated cross-entropies (nats) `n` on the search images."""
+        batches = self.search.batches(self._batch_size)
+        return [measured.loss for measured in self._measured(batches, widths)]
+
+    def on(self, images: Images, widths: Sequence[Widths]) -> list[Measured]:
+        """Return calibrated losses and errors `n` of sub-networks on these images."""
+        batches = images.batches(self._batch_size, self._processes.share)
+        return self._measured(batches, widths)
+
+    @torch.no_grad()
+    def _measured(self, batches: Iterable[Batch], widths: Sequence[Widths]) -> list[Measured]:
+        """Return what is measured in evaluation mode; each batch is loaded once."""
+        statistics = [self.statistics(each) for each in widths]
+        counts = torch.zeros(len(widths), 4, dtype=torch.double)
+        training = self._net.training
+        self._net.eval()
+        for images, labels in batches:
+            for row, each, own in zip(counts, widths, statistics, strict=True):
+                with self._net.at(each, own):
+                    row += counted(self._net(images), labels)
+        self._net.train(training)
+        return [
+            Measured(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
+            for loss, top1, top5, count in self._processes.total(counts).tolist()
+        ]
+
+    def statistics(self, widths: Widths) -> NormStatistics:
+        """Return the batch-norm statistics of a sub-network over all calibration images."""
         if widths not in self._statistics:
             batches = (images for images, _ in self.calibration.batches(self._batch_size))
-            self._statistics[widths] = calibrated_statistics(self._net, widths, batches)
-        with self._net.at(widths, self._statistics[widths]):
-            return measured(self._net, images.batches(self._batch_size))
+            own = calibrated_statistics(self._net, widths, batches)
+            if self._processes.several:
+                own = self._over_processes(own)
+            self._statistics[widths] = own
+        return self._statistics[widths]
+
+    def _over_processes(self, own: NormStatistics) -> NormStatistics:
+        """Return the statistics over the batches of all processes, every batch alike."""
+        tensors = [*own.means.values(), *own.variances.values()]
+        joined = torch.cat([tensor.double() for tensor in tensors]) * own.batches
+        joined = torch.cat([joined, joined.new_tensor([own.batches])])
+        total = self._processes.total(joined)
+        count = int(total[-1])
+        parts = (total[:-1] / count).to(tensors[0]).split([len(tensor) for tensor in tensors])
+        names = list(own.means)
+        means = dict(zip(names, parts[: len(names)], strict=True))
+        return NormStatistics(
+            means, dict(zip(own.variances, parts[len(names) :], strict=True)), count
+        )
 
 
 def front(losses: Sequence[float], costs: Sequence[float]) -> list[int]:

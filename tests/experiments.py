@@ -18,7 +18,10 @@ TINY = Experiment(
         search_split="holdout",
         search_images=100,
         test_images=997,
+        mean=(73.0,),
+        std=(90.0,),
         crop_padding=1,
+        crop_padding_mode="replicate",
     ),
     training=TrainingConfig(
         epochs=2,

@@ -5,20 +5,59 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
-from pareco.config import DataConfig
+import numpy as np
+import torch
+
+from pareco.config import DataConfig, Machine
 from pareco.data.digits import digits
+from pareco.data.files import DamagedImages, DecodedStore, FileStore
 from pareco.data.images import Batch, Images, TrainingLoader
+from pareco.data.preparation import Preparation
+from pareco.data.share import Share
+from pareco.data.sources import Source, cifar_source, imagenet_source
 from pareco.data.splits import Splits, stratified_splits
+from pareco.data.stores import MemoryStore, Store
 
-__all__ = ["Batch", "DataSet", "Images", "Splits", "TrainingLoader", "load_data"]
+__all__ = [
+    "Batch",
+    "DamagedImages",
+    "DataSet",
+    "Images",
+    "MemoryStore",
+    "Share",
+    "Splits",
+    "TrainingLoader",
+    "load_data",
+]
 
-_DATA_SETS: dict[str, Callable[[int], Images]] = {"digits": digits}
+
+def _embedded(channels: int, config: DataConfig, machine: Machine, device: torch.device) -> Store:
+    if machine.images is not None:
+        raise ValueError(f"{config.name} is embedded in scikit-learn: it takes no --images")
+    return digits(config.image_size, channels).to(device)
+
+
+def _from_files(
+    find: Callable[[str | None], Source], config: DataConfig, machine: Machine, device: torch.device
+) -> Store:
+    files = FileStore(find(machine.images), config, machine.decoding_workers, device)
+    return DecodedStore(files) if config.in_memory else files
+
+
+_DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
+    "digits": partial(_embedded, 1),
+    "digits_rgb": partial(_embedded, 3),
+    "cifar10": partial(_from_files, partial(cifar_source, 10)),
+    "cifar100": partial(_from_files, partial(cifar_source, 100)),
+    "imagenet": partial(_from_files, imagenet_source),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A data set with its splits; `fingerprint` identifies pixels, labels and all indices."""
+    """A data set with its splits; `fingerprint` identifies images, labels and all indices."""
 
     train: Images
     search: Images
@@ -30,34 +69,41 @@ class DataSet:
     @property
     def in_chans(self) -> int:
         """The number of colour channels."""
-        return self.train.pixels.shape[1]
+        return self.train.store.channels
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the images that this process could not read, and replaced by others."""
+        return self.train.store.damaged
 
 
-def load_data(config: DataConfig) -> DataSet:
-    """Return the data set of this configuration, split as it says.
+@lru_cache(maxsize=1)  # for the runs that one process does
+def load_data(
+    config: DataConfig,
+    machine: Machine = Machine(),
+    device: torch.device = torch.device("cpu"),
+) -> DataSet:
+    """Return the data set of this configuration, split as it says, for this device.
 
-    Raises `ValueError` for an unknown name (with the nearest known ones) or impossible splits.
+    Raises `ValueError` for an unknown name (with the nearest known ones), impossible splits, or
+    images that cannot be told apart; `FileNotFoundError`, saying what helps, where there are none.
     """
     if config.name not in _DATA_SETS:
         near = difflib.get_close_matches(config.name, _DATA_SETS, n=3, cutoff=0.0)
         raise ValueError(f"data.name: unknown data set {config.name!r}; known: {', '.join(near)}")
-    if config.test_images is None:
-        raise ValueError(
-            f"data.test_images: {config.name} has no test split of its own; say how many"
-        )
-    everything = _DATA_SETS[config.name](config.image_size)
-    splits = stratified_splits(
-        everything.labels.numpy(),
-        search_images=config.search_images,
-        test_images=config.test_images,
-        seed=config.split_seed,
-        holdout=config.search_split == "holdout",
-    )
+    store = _DATA_SETS[config.name](config, machine, device)
+    preparation = Preparation(config)
+    preparation.check(store.channels)
+    splits = stratified_splits(store.labels.numpy(), store.own_test, config)
+
+    def images(indices: np.ndarray) -> Images:
+        return Images(store, torch.from_numpy(indices), preparation)
+
     return DataSet(
-        train=everything.subset(splits.train),
-        search=everything.subset(splits.search),
-        test=everything.subset(splits.test),
+        train=images(splits.train),
+        search=images(splits.search),
+        test=images(splits.test),
         splits=splits,
-        num_classes=int(everything.labels.max()) + 1,
-        fingerprint=f"{everything.fingerprint()}-{splits.fingerprint()}",
+        num_classes=int(store.labels.max()) + 1,
+        fingerprint=f"{store.fingerprint()}-{splits.fingerprint()}",
     )

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from pareco.data.images import Images
+from pareco.data.stores import MemoryStore
 
 
-def digits(image_size: int) -> Images:
-    """Return all digits, grey, scaled bilinearly to `image_size` x `image_size`.
+def digits(image_size: int, channels: int) -> MemoryStore:
+    """Return all digits, grey in equal channels, scaled bilinearly to a square of this size.
 
-    The pixels' 17 levels are spread over 0-240; mean and standard deviation are rounded from the
-    whole set. (E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI.)
+    The pixels' 17 levels are spread over 0-240. (E. Alpaydin, C. Kaynak: Optical Recognition of
+    Handwritten Digits, UCI.)
     """
     loaded = load_digits()
     levels = torch.tensor(loaded.images, dtype=torch.float32)[:, None]  # type: ignore[attr-defined]
     scaled = F.interpolate(levels * 15, size=(image_size, image_size), mode="bilinear")
     labels = torch.tensor(loaded.target, dtype=torch.int64)  # type: ignore[attr-defined]
-    return Images(scaled.round().to(torch.uint8), labels, mean=73.0, std=90.0)
+    return MemoryStore(scaled.round().to(torch.uint8).expand(-1, channels, -1, -1), labels)

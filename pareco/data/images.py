@@ -1,14 +1,16 @@
-"""Images held in memory, and the batches that training and evaluation take from them."""
+"""Images of a data set, and the batches that training and evaluation take from them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pareco.data.preparation import Preparation
+from pareco.data.share import Share
+from pareco.data.stores import MemoryStore, Store
 from pareco.randomness import derived_generator
 
 Batch = tuple[Tensor, Tensor]
@@ -16,40 +18,55 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """Images `n x c x h x w` (uint8) with labels `n` (int64), and the normalization they need.
+    """The images of a store at some indices, and how they are prepared for a network."""
 
-    `mean` and `std` are per channel, in units of the 0-255 scale.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    mean: float
-    std: float
+    store: Store
+    indices: Tensor
+    preparation: Preparation
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.labels)
+        return len(self.indices)
 
-    def subset(self, indices: tuple[int, ...]) -> Images:
-        """Return the images at these indices."""
-        chosen = torch.tensor(indices, dtype=torch.int64)
-        return Images(self.pixels[chosen], self.labels[chosen], self.mean, self.std)
+    @property
+    def labels(self) -> Tensor:
+        """The labels `n`, int64, on the CPU."""
+        return self.store.labels[self.indices]
 
-    def normalized(self, indices: Tensor) -> Batch:
-        """Return images (float, normalized) and labels at these indices."""
-        return (self.pixels[indices].float() - self.mean) / self.std, self.labels[indices]
+    def subset(self, positions: Sequence[int] | Tensor) -> Images:
+        """Return the images at these positions among these."""
+        chosen = torch.as_tensor(positions, dtype=torch.int64)
+        return Images(self.store, self.indices[chosen], self.preparation)
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield all images in order; the last batch may be smaller."""
-        for indices in torch.arange(len(self)).split(batch_size):
-            yield self.normalized(indices)
+    def normalized(self, positions: Tensor) -> Batch:
+        """Return images (float, normalized) and labels at these positions, for evaluation."""
+        (batch,) = self._evaluated([self.indices[positions]])
+        return batch
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 of pixels, labels and normalization."""
-        digest = hashlib.sha256(self.pixels.contiguous().numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
-        digest.update(repr((tuple(self.pixels.shape), self.mean, self.std)).encode())
-        return digest.hexdigest()
+    def batches(self, batch_size: int, share: Share = Share()) -> Iterator[Batch]:
+        """Yield all images in order, for evaluation; the last batch may be smaller.
+
+        A share takes every `share.count`-th batch.
+        """
+        return self._evaluated(self._parts(batch_size, share))
+
+    def held(self, batch_size: int, share: Share = Share()) -> Images:
+        """Return the images that `batches` yields for this share, decoded once and held."""
+        parts = self._parts(batch_size, share)
+        if isinstance(self.store, MemoryStore):
+            nothing = self.indices[:0]
+            return Images(self.store, torch.cat([nothing, *parts]), self.preparation)
+        read = list(self.store.read(parts, None))
+        pixels = torch.cat([pixels for pixels, _ in read])
+        labels = torch.cat([labels.cpu() for _, labels in read])
+        return Images(MemoryStore(pixels, labels), torch.arange(len(labels)), self.preparation)
+
+    def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
+        return list(self.indices.split(batch_size))[share.rank :: share.count]
+
+    def _evaluated(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        for pixels, labels in self.store.read(parts, None):
+            yield self.preparation.evaluation(pixels), labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +74,25 @@ class TrainingLoader:
     """Shuffled, augmented batches that depend on the seed and the position alone.
 
     Any epoch can be started at any batch, so a resumed run sees what it would have seen. The last
-    incomplete batch of an epoch is dropped.
+    incomplete batch of an epoch is dropped. A share gets its part of every batch: all parts
+    together are the batch of one process.
     """
 
     images: Images
     batch_size: int
+    """Of all shares together."""
     seed: int
-    crop_padding: int = 0
-    flip: bool = False
+    share: Share = Share()
 
     def __post_init__(self) -> None:
-        """Check that there is at least one batch."""
-        if len(self.images) < self.batch_size:
-            count = len(self.images)
-            raise ValueError(f"batch_size {self.batch_size} exceeds the {count} training images")
+        """Check that there is at least one batch, and that it can be shared."""
+        size, count = self.batch_size, len(self.images)
+        if count < size:
+            raise ValueError(f"training.batch_size {size} exceeds the {count} training images")
+        if size % self.share.count:
+            raise ValueError(
+                f"training.batch_size {size} cannot be shared by {self.share.count} processes"
+            )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -79,32 +101,17 @@ class TrainingLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the `start`-th on."""
+        size, part = self.batch_size, self.batch_size // self.share.count
+        own = slice(self.share.rank * part, (self.share.rank + 1) * part)
         shuffling = derived_generator(self.seed, "order", epoch)
         order = torch.randperm(len(self.images), generator=shuffling)
-        for index in range(start, self.batches_per_epoch):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            images, labels = self.images.normalized(chosen)
-            generator = derived_generator(self.seed, "augmentation", epoch, index)
-            yield augmented(images, generator, self.crop_padding, flip=self.flip), labels
-
-
-def augmented(
-    images: Tensor, generator: torch.Generator, crop_padding: int, *, flip: bool
-) -> Tensor:
-    """Return each image cropped at random out of a border of `crop_padding` and maybe mirrored.
-
-    `images` is `n x c x h x w` (He et al. 2015, section 4.2); the border continues the image's
-    edge, so that no value appears that normalization would have to know.
-    """
-    count, _, height, width = images.shape
-    if flip:
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    if not crop_padding:
-        return images
-    padded = torch.nn.functional.pad(images, (crop_padding,) * 4, mode="replicate")
-    corners = torch.randint(0, 2 * crop_padding + 1, (2, count), generator=generator)
-    rows = corners[0][:, None] + torch.arange(height)
-    columns = corners[1][:, None] + torch.arange(width)
-    which = torch.arange(count)[:, None, None]
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        drawing = derived_generator(self.seed, "views", epoch)
+        views = torch.randint(2**62, (len(self.images),), generator=drawing)
+        steps = range(start, self.batches_per_epoch)
+        positions = [order[step * size : (step + 1) * size][own] for step in steps]
+        batches = [self.images.indices[each] for each in positions]
+        seeds = [views[step * size : (step + 1) * size][own] for step in steps]
+        read = self.images.store.read(batches, seeds)
+        for step, (pixels, labels) in zip(steps, read, strict=True):
+            generator = derived_generator(self.seed, "augmentation", epoch, step)
+            yield self.images.preparation.training(pixels, generator, size, own), labels

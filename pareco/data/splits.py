@@ -3,56 +3,108 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from pareco.config import DataConfig
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Splits:
-    """Indices into one data set: `train` to learn from, `search` to choose by, `test` to report."""
+    """Sorted indices `n` into one data set: to learn from, to choose by, to report on."""
 
-    train: tuple[int, ...]
-    search: tuple[int, ...]
-    test: tuple[int, ...]
+    train: np.ndarray
+    search: np.ndarray
+    test: np.ndarray
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the indices."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.as_json()).encode()).hexdigest()
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the indices as JSON-ready lists."""
-        return {name: list(indices) for name, indices in asdict(self).items()}
+    def as_json(self) -> dict[str, list[list[int]]]:
+        """Return each split as its runs of indices, `[first, one past the last]`."""
+        return {each.name: _runs(getattr(self, each.name)) for each in fields(self)}
+
+    @classmethod
+    def from_json(cls, runs: dict[str, Any]) -> Self:
+        """Return the splits that `as_json` described."""
+        parts = {
+            name: [np.arange(first, end) for first, end in pairs] for name, pairs in runs.items()
+        }
+        return cls(**{name: np.concatenate(each) for name, each in parts.items()})
 
 
-def stratified_splits(
-    labels: np.ndarray, *, search_images: int, test_images: int, seed: int, holdout: bool
-) -> Splits:
-    """Return disjoint train and test splits with every class in proportion, and a search split.
+def stratified_splits(labels: np.ndarray, own_test: int, config: DataConfig) -> Splits:
+    """Return the splits of a data set as its configuration says, every class in proportion.
 
-    `labels` is `n`. With `holdout`, the search split is taken away from the training split;
-    otherwise it is a part of it. Indices are sorted. Raises `ValueError` where a split would not
-    hold every class.
+    `labels` is `n`; the last `own_test` images are the test images that the data set brings.
+    Without these, the test split is taken from the others. The search split is held out of the
+    training split, or a part of it. Raises `ValueError`, naming the field, where a split would
+    not hold every class.
     """
-    classes = len(np.unique(labels))
-    left = len(labels) - test_images - search_images
-    if min(left, search_images, test_images) < classes:
+    pool = np.arange(len(labels) - own_test)
+    if own_test:
+        test = _part(labels, np.arange(len(pool), len(labels)), config, "test_images")
+    elif config.test_images is None:
         raise ValueError(
-            f"data.search_images ({search_images}) and data.test_images ({test_images}) must leave "
-            f"an image of each of the {classes} classes to every split of {len(labels)} images"
+            f"data.test_images: {config.name} has no test split of its own; say how many"
         )
-    rest, test = train_test_split(
-        np.arange(len(labels)), test_size=test_images, stratify=labels, random_state=seed
-    )
-    train, search = train_test_split(
-        rest, test_size=search_images, stratify=labels[rest], random_state=seed
-    )
-    return Splits(
-        train=_sorted(train if holdout else rest), search=_sorted(search), test=_sorted(test)
-    )
+    else:
+        _check(labels, pool, config, "test_images", config.search_images)
+        pool, test = _divided(labels, pool, config.test_images, config)
+    if config.train_images is not None:
+        held_out = config.search_images if config.search_split == "holdout" else 0
+        pool = _part(labels, pool, config, "train_images", held_out)
+    _check(labels, pool, config, "search_images")
+    rest, search = _divided(labels, pool, config.search_images, config)
+    train = rest if config.search_split == "holdout" else pool
+    return Splits(train=np.sort(train), search=np.sort(search), test=np.sort(test))
 
 
-def _sorted(indices: Any) -> tuple[int, ...]:
-    return tuple(int(index) for index in np.sort(np.asarray(indices)))
+def _part(
+    labels: np.ndarray, indices: np.ndarray, config: DataConfig, field: str, more: int = 0
+) -> np.ndarray:
+    """Return as many of the indices as the field says, and `more`; all where it is None."""
+    wanted = getattr(config, field)
+    if wanted is None or wanted + more == len(indices):
+        return indices
+    classes = len(np.unique(labels[indices]))
+    if not classes <= wanted + more <= len(indices) - classes:
+        raise ValueError(
+            f"data.{field}: {wanted} of {len(indices) - more} images in {classes} classes are "
+            f"impossible; leave it out for all, or take at most {len(indices) - more - classes}"
+        )
+    return _divided(labels, indices, wanted + more, config)[1]
+
+
+def _check(
+    labels: np.ndarray, pool: np.ndarray, config: DataConfig, field: str, others: int = 0
+) -> None:
+    """Raise `ValueError` unless each part that the field divides the pool into has each class."""
+    classes = len(np.unique(labels[pool]))
+    wanted = getattr(config, field)
+    if min(wanted, others or classes, len(pool) - wanted - others) < classes:
+        raise ValueError(
+            f"data.{field} ({wanted}) must leave an image of each of the {classes} classes to "
+            f"every split of {len(pool)} images"
+        )
+
+
+def _divided(
+    labels: np.ndarray, indices: np.ndarray, count: int, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rest and `count` of the indices, every class in proportion."""
+    rest, part = train_test_split(
+        indices, test_size=count, stratify=labels[indices], random_state=config.split_seed
+    )
+    return np.asarray(rest), np.asarray(part)
+
+
+def _runs(indices: np.ndarray) -> list[list[int]]:
+    starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
+    ends = np.append(starts[1:], len(indices))
+    return [[int(indices[a]), int(indices[b - 1]) + 1] for a, b in zip(starts, ends, strict=True)]

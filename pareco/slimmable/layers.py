@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BatchParts:
+    """The processes that hold equal parts of one batch: how many, and the mean over them.
+
+    `average` is differentiable: gradients flow to every process.
+    """
+
+    count: int
+    average: Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -110,7 +121,8 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
     batch and leaves them alone, in its full-width layers too. Other sub-networks get theirs by
     calibration: `supplied` replaces the running statistics, `collecting` averages those of the
     batches that pass (`collected` so far). `switch` names the sub-network whose private affine
-    parameters are in use, if any (S-Net).
+    parameters are in use, if any (S-Net). With `parts` set, the statistics of a batch are those of
+    its parts in all processes (torch's SyncBatchNorm works on GPUs alone).
     """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
@@ -124,6 +136,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         self.collecting: NormStatistics | None = None
         self.collected = 0
         self.switch: str | None = None
+        self.parts: BatchParts | None = None
         self.use(layer.num_features, layer.num_features)
 
     def add_private(self, switch: str, channels: int) -> None:
@@ -134,7 +147,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized `n x used_outputs x h x w` activations."""
-        if self.in_full_network and self.supplied is None and self.collecting is None:
+        if self._is_ordinary() and (self.parts is None or not self.training):
             output = nn.BatchNorm2d.forward(self, input)
         else:
             output = self._normalized(input)
@@ -150,9 +163,42 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
             self.collected += 1
             by_batch, momentum = True, 1.0 / self.collected
             mean, variance = self._collected(input)
+        elif by_batch and self._is_ordinary() and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            average = 1.0 / float(self.num_batches_tracked)
+            momentum = average if self.momentum is None else self.momentum
         elif by_batch:
             mean = variance = None
+        if by_batch and self.parts is not None:
+            return self._normalized_by_parts(self.parts, input, mean, variance, momentum)
         return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
+
+    def _is_ordinary(self) -> bool:
+        return self.in_full_network and self.supplied is None and self.collecting is None
+
+    def _normalized_by_parts(
+        self,
+        parts: BatchParts,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_variance: Tensor | None,
+        momentum: float,
+    ) -> Tensor:
+        """Return the activations normalized by the batch of all parts; track it as torch does."""
+        values = input.float()
+        mean = parts.average(values.mean((0, 2, 3)))
+        centred = values - mean[:, None, None]
+        variance = parts.average(centred.square().mean((0, 2, 3)))
+        if running_mean is not None and running_variance is not None:
+            count = parts.count * values.numel() // values.shape[1]
+            running_mean.lerp_(mean.detach(), momentum)
+            running_variance.lerp_(variance.detach() * count / (count - 1), momentum)
+        weight, bias = self._affine()
+        scale = (variance + self.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        output = centred * scale[:, None, None]
+        output = output if bias is None else output + bias[:, None, None]
+        return output.to(input.dtype)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         if self.switch is not None:

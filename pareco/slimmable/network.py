@@ -12,7 +12,13 @@ from torch import Tensor, fx, nn
 
 from pareco.cost import CostModel
 from pareco.layout import Site
-from pareco.slimmable.layers import NormStatistics, SlicedBatchNorm2d, SlicedLayer, sliced
+from pareco.slimmable.layers import (
+    BatchParts,
+    NormStatistics,
+    SlicedBatchNorm2d,
+    SlicedLayer,
+    sliced,
+)
 from pareco.slimmable.rules import TracingError
 from pareco.slimmable.tracing import trace
 from pareco.widths import Granularity, Widths, WidthSpace
@@ -123,6 +129,11 @@ class SlimmableNet(nn.Module):
     def norms(self) -> list[SlicedBatchNorm2d]:
         """Return the batch-norm layers, in the order of the network."""
         return [layer for layer in self._layers.values() if isinstance(layer, SlicedBatchNorm2d)]
+
+    def share_batches(self, parts: BatchParts | None) -> None:
+        """Take the batch statistics of batch norm over these parts; None: over each batch alone."""
+        for layer in self.norms():
+            layer.parts = parts
 
     def privatize_norm(self, switches: Sequence[Widths]) -> None:
         """Give these sub-networks batch-norm weights of their own (S-Net, arXiv 1812.08928).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "timm", "botorch", "gpytorch", "numpy", "scipy", "wandb")
+from pareco.processes import Processes
+
+_PACKAGES = (
+    *("torch", "torchvision", "timm", "accelerate"),
+    *("botorch", "gpytorch", "numpy", "scipy", "wandb"),
+)
 
 
-def environment(data_fingerprint: str) -> dict[str, Any]:
+def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
     """Return commit, dirty flag, versions, hardware and data fingerprint, ready for JSON.
 
     Commit and dirty flag are None outside a git checkout.
@@ -27,6 +33,9 @@ def environment(data_fingerprint: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cpu_cores": os.cpu_count(),
+        "device": processes.device.type,
+        "processes": processes.share.count,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "data_fingerprint": data_fingerprint,
     }

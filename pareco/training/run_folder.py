@@ -19,6 +19,7 @@ from pareco.config import Experiment, as_json
 from pareco.cost import COSTS
 from pareco.data import DataSet
 from pareco.files import write_text
+from pareco.processes import Processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.checkpoint import load_checkpoint, save_checkpoint
 from pareco.training.provenance import environment
@@ -45,6 +46,10 @@ class Progress:
     search_evaluations: int = 0
     widths_visited: int = 0
     seconds: float = 0.0
+    images: int = 0
+    training_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    damaged_images: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ class RunFolder:
             )
 
     @contextmanager
-    def claimed(self, data: DataSet) -> Iterator[None]:
+    def claimed(self, data: DataSet, processes: Processes) -> Iterator[None]:
         """Hold the folder inside the `with` block; write configuration, splits and environment.
 
         Raises `RunError` if another process holds it, or it holds a run of another configuration
@@ -98,7 +103,7 @@ class RunFolder:
         with lock:
             self.check()
             if not self.done:
-                self._describe(data)
+                self._describe(data, processes)
             yield
 
     def _configuration(self) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class RunFolder:
             del configuration[field_of_sweep]
         return configuration | {"method": self.method, "seed": self.seed}
 
-    def _describe(self, data: DataSet) -> None:
+    def _describe(self, data: DataSet, processes: Processes) -> None:
         file = self.path / "env.json"
         sessions = _read(file) if file.exists() else []
         if sessions and sessions[0]["data_fingerprint"] != data.fingerprint:
@@ -115,7 +120,7 @@ class RunFolder:
         if not sessions:
             _write(self.path / "config.json", self._configuration())
             _write(self.path / "splits.json", data.splits.as_json())
-        _write(file, [*sessions, environment(data.fingerprint)])
+        _write(file, [*sessions, environment(data.fingerprint, processes)])
 
     def tidy(self) -> None:
         """Remove the checkpoint that an ended run no longer needs."""

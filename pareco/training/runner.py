@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pareco.config import Experiment, as_json
+from pareco.config import Experiment, Machine, as_json
 from pareco.cost import COSTS
 from pareco.data import Batch, TrainingLoader, load_data
 from pareco.evaluation import Evaluator, SearchEvaluations, front
 from pareco.methods import Method, Task
 from pareco.models import create_model
+from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator, derived_seed
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Tracker
-from pareco.training.run_folder import RunFolder
+from pareco.training.failures import explained
+from pareco.training.interruption import check, interruptible
+from pareco.training.run_folder import Progress, RunFolder
 from pareco.training.trainer import StepReport, Trainer
-from pareco.widths import WidthSpace
+from pareco.widths import Widths, WidthSpace
 
 PROJECT = "pareco"
 
@@ -32,30 +36,46 @@ def execute_run(
     seed: int,
     path: Path,
     on_step: Callable[[StepReport], None] = lambda report: None,
+    machine: Machine = Machine(),
 ) -> None:
     """Train and measure one method with one seed in the folder `path`, or do what is left of it.
 
-    A finished run is left alone. Raises `ValueError` for a configuration that cannot run,
-    `RunError` if the folder is in use or holds a run of another configuration, `NonFiniteLoss` if
-    training diverges.
+    All processes that train together call it alike; the main one writes. A finished run is left
+    alone. Raises `ValueError` for a configuration that cannot run, `RunError` if the folder is in
+    use, cannot be written, or holds a run of another configuration, or memory runs out,
+    `NonFiniteLoss` if training diverges, `Interrupted` once a signal's checkpoint is saved.
     """
+    processes = joined_processes(machine.device)
     folder = RunFolder(path=path, experiment=experiment, method=method.name, seed=seed)
-    folder.check()
-    if folder.done:
-        return folder.tidy()
+
+    def finished() -> bool:
+        folder.check()
+        if folder.done:
+            folder.tidy()
+        return folder.done
+
+    if processes.led(finished):
+        return
     torch.set_num_threads(experiment.training.cpu_threads)
-    session = _Session(folder, experiment, method, seed, on_step)
-    session.check()
-    with folder.claimed(session.data):
-        if not folder.done:  # another process may have ended it meanwhile
+    with explained(path), interruptible(), ExitStack() as held:
+        session = _Session(folder, experiment, method, seed, machine, processes, on_step)
+        session.check()
+
+        def left_to_do() -> bool:
+            held.enter_context(folder.claimed(session.data, processes))
+            return not folder.done  # another process may have ended it meanwhile
+
+        if processes.led(left_to_do):
             session.execute()
-    return None
 
 
-def check_runnable(experiment: Experiment, method: type[Method]) -> None:
+def check_runnable(
+    experiment: Experiment, method: type[Method], machine: Machine = Machine()
+) -> None:
     """Raise `ValueError`, naming the field, if the configuration cannot run; nothing is written."""
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
-    _Session(folder, experiment, method, 0, lambda report: None).check()
+    processes = joined_processes(machine.device)
+    _Session(folder, experiment, method, 0, machine, processes, lambda report: None).check()
 
 
 class _Session:
@@ -67,12 +87,15 @@ class _Session:
         experiment: Experiment,
         method: type[Method],
         seed: int,
+        machine: Machine,
+        processes: Processes,
         on_step: Callable[[StepReport], None],
     ) -> None:
         self.folder, self.experiment, self.method, self.seed = folder, experiment, method, seed
-        self.on_step = on_step
-        self.data = load_data(experiment.data)
+        self.machine, self.processes, self.on_step = machine, processes, on_step
+        self.data = load_data(experiment.data, machine, processes.device)
         self.sets_of_weights = 1
+        self.tracker: Tracker | None = None
 
     def check(self) -> None:
         """Raise `ValueError` if network, batches, calibration or method cannot be had."""
@@ -84,13 +107,24 @@ class _Session:
 
     def execute(self) -> None:
         """Train every set of weights that is left, and write the result."""
-        self.progress, self.tensors, self.trainer_state = self.folder.load()
+        loaded = self.processes.led(self.folder.load)
+        self.progress, self.tensors, self.trainer_state = loaded
         self.started = time.perf_counter() - self.progress.seconds
         net = self.network()
         spaces = self.method.spaces(net.space, self.experiment.training.sampled_per_step)
         self.sets_of_weights = len(spaces)
+        with ExitStack() as held:
+            if self.processes.main:
+                self.tracker = held.enter_context(self.new_tracker())
+            for space in spaces[self.progress.trained :]:
+                self.train_and_measure(self.trainer(space))
+        if self.processes.main:
+            self.folder.finish(self.progress, net, budget_exempt=self.method.budget_exempt)
+
+    def new_tracker(self) -> Tracker:
+        """Return the record of this run, continued from the last checkpoint."""
         steps_done = self.progress.gradient_steps + (self.trainer_state or {"step": 0})["step"]
-        tracker = Tracker(
+        return Tracker(
             self.folder.path,
             project=PROJECT,
             group=self.experiment.name,
@@ -99,10 +133,6 @@ class _Session:
             config=as_json(self.experiment) | {"method": self.method.name, "seed": self.seed},
             resume_from=steps_done + 1 if steps_done else None,
         )
-        with tracker:
-            for space in spaces[self.progress.trained :]:
-                self.train_and_measure(self.trainer(space, tracker))
-        self.folder.finish(self.progress, net, budget_exempt=self.method.budget_exempt)
 
     def network(self) -> SlimmableNet:
         """Return the network with the initial weights of this seed, the same for every method."""
@@ -116,7 +146,7 @@ class _Session:
                 base_width=config.base_width,
             )
         size = self.experiment.data.image_size
-        return make_slimmable(
+        net = make_slimmable(
             model,
             torch.zeros(1, data.in_chans, size, size),
             alpha_min=config.alpha_min,
@@ -124,8 +154,11 @@ class _Session:
             granularity=config.granularity,
             slim_head=config.slim_head,
         )
+        last = self.experiment.training.channels_last
+        memory_format = torch.channels_last if last else torch.preserve_format
+        return net.to(self.processes.device, memory_format=memory_format)
 
-    def trainer(self, space: WidthSpace, tracker: Tracker) -> Trainer:
+    def trainer(self, space: WidthSpace) -> Trainer:
         """Return a trainer for one set of weights, where the last checkpoint left it."""
         net, evaluations = self.network(), SearchEvaluations()
         net.space = space
@@ -139,7 +172,9 @@ class _Session:
             search_batch=self.search_batch,
             config=self.experiment.training,
             seed=self.seed,
-            on_step=lambda report: self.report(report, tracker),
+            processes=self.processes,
+            checkpoint_seconds=60 * self.machine.checkpoint_minutes,
+            on_step=self.report,
             on_checkpoint=lambda: self.save(trainer),
         )
         if self.trainer_state is not None:
@@ -148,14 +183,10 @@ class _Session:
         return trainer
 
     def loader(self) -> TrainingLoader:
-        """Return the training batches of this seed, the same for every method."""
-        config = self.experiment.data
+        """Return this process's share of the training batches, the same for every method."""
+        batch_size, share = self.experiment.training.batch_size, self.processes.share
         return TrainingLoader(
-            images=self.data.train,
-            batch_size=self.experiment.training.batch_size,
-            seed=self.seed,
-            crop_padding=config.crop_padding,
-            flip=config.flip,
+            images=self.data.train, batch_size=batch_size, seed=self.seed, share=share
         )
 
     def task(self, net: SlimmableNet, space: WidthSpace, evaluations: SearchEvaluations) -> Task:
@@ -178,19 +209,25 @@ class _Session:
     def evaluator(self, net: SlimmableNet) -> Evaluator:
         """Return what measures sub-networks once training has ended."""
         config = self.experiment.evaluation
-        return Evaluator(net, self.data.train, self.data.search, config, self.seed)
+        train, search = self.data.train, self.data.search
+        return Evaluator(net, train, search, config, self.seed, self.processes)
 
     def search_batch(self, step: int, training_batch: Batch) -> Batch:
-        """Return the batch that search losses are measured on in this step."""
+        """Return this process's part of the batch that search losses are measured on in a step."""
         if self.experiment.data.search_split == "batch":
             return training_batch
         generator = derived_generator(self.seed, "search", step)
         order = torch.randperm(len(self.data.search), generator=generator)
-        return self.data.search.normalized(order[: self.experiment.training.batch_size])
+        share = self.processes.share
+        count = min(len(order), self.experiment.training.batch_size) // share.count
+        own = order[share.rank * count : (share.rank + 1) * count]
+        return self.data.search.normalized(own)
 
-    def report(self, report: StepReport, tracker: Tracker) -> None:
-        """Log one step and tell the listener."""
-        tracker.log(
+    def report(self, report: StepReport) -> None:
+        """Log one step and tell the listener; the main process's work."""
+        if self.tracker is None:
+            return
+        self.tracker.log(
             self.progress.gradient_steps + report.step,
             loss_largest=report.loss_largest,
             loss_smallest=report.loss_smallest,
@@ -207,49 +244,79 @@ class _Session:
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of a trainer under way."""
-        self.progress.seconds = time.perf_counter() - self.started
-        self.folder.save(self.progress, trainer.tensors(), trainer.state())
+        now = replace(self.progress, seconds=time.perf_counter() - self.started)
+        self.folder.save(self.with_clock(now, trainer), trainer.tensors(), trainer.state())
+
+    def with_clock(self, progress: Progress, trainer: Trainer) -> Progress:
+        """Return the progress with what a trainer has spent since it was made or loaded."""
+        clock = trainer.clock
+        return replace(
+            progress,
+            images=self.progress.images + clock.images,
+            training_seconds=self.progress.training_seconds + clock.seconds,
+            waiting_seconds=self.progress.waiting_seconds + clock.waiting_seconds,
+            damaged_images=len(self.data.damaged),
+        )
 
     def train_and_measure(self, trainer: Trainer) -> None:
         """Train one set of weights, add its front to the progress, and save that."""
         trainer.train()
-        self.save(trainer)
-        done = self.progress
-        done.rows += self.measured_front(trainer)
-        done.trained += 1
-        done.gradient_steps += trainer.step
-        done.passes += trainer.passes
-        done.search_evaluations += trainer.evaluations.count
-        done.widths_visited += len(trainer.evaluations.visited)
-        done.seconds = time.perf_counter() - self.started
-        self.folder.save(done, {}, None)
+        if self.processes.main:
+            self.save(trainer)
+        rows, done = self.measured_front(trainer), self.progress
+        if not self.processes.main:
+            return
+        evaluations = trainer.evaluations
+        self.progress = replace(
+            self.with_clock(done, trainer),
+            rows=done.rows + rows,
+            trained=done.trained + 1,
+            gradient_steps=done.gradient_steps + trainer.step,
+            passes=done.passes + trainer.passes,
+            search_evaluations=done.search_evaluations + evaluations.count,
+            widths_visited=done.widths_visited + len(evaluations.visited),
+            seconds=time.perf_counter() - self.started,
+        )
+        self.folder.save(self.progress, {}, None)
 
     def measured_front(self, trainer: Trainer) -> list[dict[str, Any]]:
         """Return a row for every network on the front of search loss and cost.
 
         The test images are opened here, once the front is chosen.
         """
-        net, evaluations, evaluator = trainer.net, trainer.evaluations, self.evaluator(trainer.net)
-        evaluations.begin(evaluator.search_loss)
+        evaluator = self.evaluator(trainer.net)
+        chosen = self.processes.led(
+            lambda: self.chosen_front(trainer, evaluator), evaluator.search_losses
+        )
+        check()
+        tests = evaluator.on(self.data.test, [widths for widths, _ in chosen])
+        cost = trainer.net.cost
+        return [
+            {
+                "experiment": self.experiment.name,
+                "method": self.method.name,
+                "seed": self.seed,
+                "widths": str(widths),
+                **{name: int(cost.of(name, widths)) for name in COSTS},
+                "search_loss": f"{loss:.6f}",
+                "test_top1_error": f"{test.top1_error:.4f}",
+                "test_top5_error": f"{test.top5_error:.4f}",
+                "calibration_images": self.experiment.evaluation.calibration_images,
+            }
+            for (widths, loss), test in zip(chosen, tests, strict=True)
+        ]
+
+    def chosen_front(self, trainer: Trainer, evaluator: Evaluator) -> list[tuple[Widths, float]]:
+        """Return the widths on the front of search loss and cost, with their search losses."""
+        net, evaluations = trainer.net, trainer.evaluations
+
+        def measure(widths: list[Widths]) -> list[float]:
+            check()
+            return self.processes.together(evaluator.search_losses, widths)
+
+        evaluations.begin(measure)
         ends = (net.space.largest, net.space.smallest)
         candidates = list(dict.fromkeys((*trainer.method.candidates(), *ends)))
         losses = evaluations(candidates).tolist()
         costs = net.cost.of(self.experiment.cost, candidates).tolist()
-        rows = []
-        for index in front(losses, costs):
-            widths = candidates[index]
-            test = evaluator.on(self.data.test, widths)
-            rows.append(
-                {
-                    "experiment": self.experiment.name,
-                    "method": self.method.name,
-                    "seed": self.seed,
-                    "widths": str(widths),
-                    **{cost: int(net.cost.of(cost, widths)) for cost in COSTS},
-                    "search_loss": f"{losses[index]:.6f}",
-                    "test_top1_error": f"{test.top1_error:.4f}",
-                    "test_top5_error": f"{test.top5_error:.4f}",
-                    "calibration_images": self.experiment.evaluation.calibration_images,
-                }
-            )
-        return rows
+        return [(candidates[index], losses[index]) for index in front(losses, costs)]

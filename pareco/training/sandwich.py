@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,22 +26,27 @@ def accumulate_gradients(
     widths: Sequence[Widths],
     *,
     label_smoothing: float,
+    forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
     """Return the losses `k` (detached) of `k` sub-networks, and add their gradients up.
 
-    `images` is `n x c x h x w`, `labels` `n`. The first network learns from the labels with
+    `images` is `n x c x h x w`, `labels` `n`; losses are computed inside `forward` contexts, for
+    mixed precision, and differentiated by `backward`. The first network learns from the labels with
     smoothing, every other one from the first one's soft output, detached (Yu & Huang 2019,
     arXiv 1903.05134, Algorithm 1).
     """
     largest, *others = widths
     with net.at(largest):
-        scores = net(images)
-        loss = F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
-        loss.backward()
-    losses, soft_labels = [loss.detach()], scores.detach().softmax(1)
+        with forward():
+            scores = net(images)
+            loss = F.cross_entropy(scores.float(), labels, label_smoothing=label_smoothing)
+        backward(loss)
+    losses, soft_labels = [loss.detach()], scores.detach().float().softmax(1)
     for each in others:
         with net.at(each):
-            loss = F.cross_entropy(net(images), soft_labels)
-            loss.backward()
+            with forward():
+                loss = F.cross_entropy(net(images).float(), soft_labels)
+            backward(loss)
         losses.append(loss.detach())
     return torch.stack(losses)

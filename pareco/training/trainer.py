@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -14,10 +16,13 @@ from torch import Tensor
 
 from pareco.config import TrainingConfig
 from pareco.data import Batch, TrainingLoader
-from pareco.evaluation import SearchEvaluations, batch_loss
+from pareco.evaluation import SearchEvaluations, batch_losses
 from pareco.methods import Method
+from pareco.processes import Processes
 from pareco.randomness import derived_seed
-from pareco.slimmable import SlimmableNet
+from pareco.slimmable import BatchParts, SlimmableNet
+from pareco.training.clock import StepClock
+from pareco.training.interruption import Interrupted, requested
 from pareco.training.sandwich import accumulate_gradients, sandwich_widths
 from pareco.training.schedule import learning_rate
 from pareco.widths import Widths
@@ -29,7 +34,11 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What a training step tells: `step` counts from 1, losses in nats."""
+    """What a training step tells: `step` counts from 1, losses in nats.
+
+    `images_per_second` and `waiting_percent`, the part of the time spent waiting for images, are
+    means over the last steps.
+    """
 
     step: int
     steps: int
@@ -37,13 +46,15 @@ class StepReport:
     loss_smallest: float
     learning_rate: float
     images_per_second: float
+    waiting_percent: float
 
 
 class Trainer:
     """Trains one set of weights for one method; `step` is the number of steps done.
 
     `search_batch` turns the step and its training batch into the batch that the method's search
-    losses are measured on. `on_step` hears of every step, `on_checkpoint` of every due checkpoint.
+    losses are measured on. `on_step` hears of every step; `on_checkpoint` of the moments to save,
+    in the main process.
     """
 
     def __init__(
@@ -56,58 +67,114 @@ class Trainer:
         search_batch: Callable[[int, Batch], Batch],
         config: TrainingConfig,
         seed: int,
+        processes: Processes,
+        checkpoint_seconds: float,
         on_step: Callable[[StepReport], None],
         on_checkpoint: Callable[[], None],
     ) -> None:
         """Start at step 0."""
         self.net, self.method, self.loader = net, method, loader
         self.evaluations, self.search_batch = evaluations, search_batch
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.processes = config, seed, processes
+        self.checkpoint_seconds = checkpoint_seconds
         self.on_step, self.on_checkpoint = on_step, on_checkpoint
         self.step = self.passes = 0
         self.steps = config.epochs * loader.batches_per_epoch
+        self.clock = StepClock()
         groups = param_groups_weight_decay(net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
             groups, lr=config.lr_per_256, momentum=config.momentum, nesterov=config.momentum > 0
         )
+        scaled = config.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=scaled)
 
     def train(self) -> None:
-        """Do the steps that are left. Raises `NonFiniteLoss`."""
-        per_epoch = self.loader.batches_per_epoch
-        self.net.train()
-        for epoch in range(self.step // per_epoch, self.config.epochs):
-            for batch in self.loader.epoch(epoch, start=self.step % per_epoch):
-                started = time.perf_counter()
-                self._train_on(batch, started)
-            if (epoch + 1) % self.config.checkpoint_every_epochs == 0:
-                self.on_checkpoint()
-        self.evaluations.begin(None)
+        """Do the steps that are left.
 
-    def _train_on(self, batch: Batch, started: float) -> None:
+        Raises `NonFiniteLoss`, or `Interrupted` once a checkpoint is saved.
+        """
+        per_epoch = self.loader.batches_per_epoch
+        parts = BatchParts(self.processes.share.count, self.processes.average)
+        joint = self.processes.several and self.config.sync_batch_norm
+        self.net.share_batches(parts if joint else None)
+        self.net.train()
+        saved = time.perf_counter()
+        for epoch in range(self.step // per_epoch, self.config.epochs):
+            batches = self.loader.epoch(epoch, start=self.step % per_epoch)
+            for batch in self.clock.waited_for(batches):
+                interrupted = self._train_on(batch)
+                due = time.perf_counter() - saved >= self.checkpoint_seconds
+                if self.processes.main and (due or interrupted):
+                    self.on_checkpoint()
+                    saved = time.perf_counter()
+                if interrupted:
+                    raise Interrupted(interrupted)
+        self.net.share_batches(None)
+        self.evaluations.begin(None)
+        self.processes.check_agreement(list(self.net.parameters()))
+
+    def _train_on(self, batch: Batch) -> int:
+        """Take one step; return the signal that asks for an end, or 0."""
         images, labels = batch
-        search_batch = cache(partial(self.search_batch, self.step, batch))
-        self.evaluations.begin(lambda widths: batch_loss(self.net, search_batch(), widths))
-        widths = sandwich_widths(self.net, self.method.widths_for_step(self.step))
-        smoothing = self.config.label_smoothing
-        with torch.random.fork_rng(devices=[]):  # for layers that draw, such as dropout
-            torch.manual_seed(derived_seed(self.seed, "layers", self.step))
+        widths = self._widths(batch)
+        smoothing, precision = self.config.label_smoothing, self.config.precision
+        with self._seeded_layers():
             losses = accumulate_gradients(
-                self.net, images, labels, widths, label_smoothing=smoothing
+                self.net,
+                images,
+                labels,
+                widths,
+                label_smoothing=smoothing,
+                forward=lambda: self.processes.autocast(precision),
+                backward=lambda loss: self.scaler.scale(loss).backward(),
             )
-        self._check(losses, widths)
+        parameters = self.net.parameters()
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        finite = bool(losses.isfinite().all())
+        flags = [float(not finite), *losses[[0, -1]].tolist(), float(requested() or 0)]
+        failed, *ends, signals = self.processes.average_gradients(gradients, flags)
+        if failed:
+            self._raise_non_finite(losses, widths)
         rate = self._update()
         self.step += 1
         self.passes += len(widths)
+        self.clock.step_done(len(labels) * self.processes.share.count)
         self.on_step(
             StepReport(
                 step=self.step,
                 steps=self.steps,
-                loss_largest=float(losses[0]),
-                loss_smallest=float(losses[-1]),
+                loss_largest=ends[0] / self.processes.share.count,
+                loss_smallest=ends[1] / self.processes.share.count,
                 learning_rate=rate,
-                images_per_second=len(labels) / (time.perf_counter() - started),
+                images_per_second=self.clock.images_per_second,
+                waiting_percent=self.clock.waiting_percent,
             )
         )
+        return int(signals and (requested() or signal.SIGTERM))
+
+    def _widths(self, batch: Batch) -> list[Widths]:
+        """Return the widths of this step; the main process asks the method, all measure."""
+        search_batch = cache(partial(self.search_batch, self.step, batch))
+
+        def measure(widths: list[Widths]) -> list[float]:
+            with self.processes.autocast(self.config.precision):
+                losses = batch_losses(self.net, search_batch(), widths)
+            return (self.processes.total(losses) / self.processes.share.count).tolist()
+
+        self.evaluations.begin(lambda widths: self.processes.together(measure, widths))
+        between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
+        return sandwich_widths(self.net, between)
+
+    @contextmanager
+    def _seeded_layers(self) -> Iterator[None]:
+        """Seed, in the block, what layers that draw by themselves use, such as dropout."""
+        device, rank = self.processes.device, self.processes.share.rank
+        purpose = ("layers", self.step, *([rank] if rank else []))
+        accelerators = [] if device.type == "cpu" else [device]
+        kind = "cuda" if device.type == "cpu" else device.type
+        with torch.random.fork_rng(devices=accelerators, device_type=kind):
+            torch.manual_seed(derived_seed(self.seed, *purpose))
+            yield
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""
@@ -119,17 +186,18 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return rate
 
-    def _check(self, losses: Tensor, widths: Sequence[Widths]) -> None:
+    def _raise_non_finite(self, losses: Tensor, widths: Sequence[Widths]) -> None:
         bad = [str(each) for each, loss in zip(widths, losses, strict=True) if not loss.isfinite()]
-        if bad:
-            raise NonFiniteLoss(
-                f"the loss is not finite at step {self.step}, at the widths {'; '.join(bad)}. "
-                "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
-            )
+        where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"
+        raise NonFiniteLoss(
+            f"the loss is not finite at step {self.step}, at {where}. "
+            "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, momentum and the method's generator, for a checkpoint."""
@@ -145,6 +213,7 @@ class Trainer:
         return {
             "step": self.step,
             "passes": self.passes,
+            "scaler": self.scaler.state_dict(),
             "method": self.method.state(),
             "evaluations": self.evaluations.state(),
         }
@@ -156,8 +225,10 @@ class Trainer:
         )
         for name, parameter in self.net.named_parameters():
             if f"momentum.{name}" in tensors:
-                self.optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
+                momentum = tensors[f"momentum.{name}"].to(parameter)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
         self.method.task.generator.set_state(tensors["generator"])
         self.step, self.passes = state["step"], state["passes"]
+        self.scaler.load_state_dict(state["scaler"])
         self.method.load_state(state["method"])
         self.evaluations.load_state(state["evaluations"])

@@ -7,17 +7,25 @@ from pareco.config import (
     NetworkConfig,
     TrainingConfig,
 )
+from replications.scales import on_cpu
 
 EXPERIMENT = Experiment(
     name="digits",
+    scale="full: nothing is published for these data",
     network=NetworkConfig(name="cifar_resnet8", base_width=6),
     data=DataConfig(
         name="digits",
         image_size=8,
+        mean=(73.0,),
+        std=(90.0,),
         search_split="holdout",
         search_images=300,
         test_images=597,
+        mean=(73.0,),
+        std=(90.0,),
         crop_padding=1,
+        crop_padding_mode="replicate",
+        crop_padding_mode="replicate",
     ),
     training=TrainingConfig(
         epochs=40,
@@ -40,3 +48,14 @@ EXPERIMENT = Experiment(
     ),
     seeds=(0, 1),
 )
+
+SCALES = {
+    "cpu": on_cpu(
+        image_size=8,
+        train_images=900,
+        epochs=20,
+        ask_every_steps=9,
+        search_images=300,
+        test_images=597,
+    )
+}

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from pareco.config import Experiment
+from pareco.config import Experiment, Machine
 from pareco.data import TrainingLoader, load_data
 from pareco.methods import Method
 from pareco.models import create_model
+from pareco.processes import Processes
 from pareco.slimmable import make_slimmable
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training import runner as runner_module
@@ -22,6 +23,7 @@ from replications.catalogue import known_methods
 from tests.experiments import TINY
 
 STEPS = 14  # 2 epochs of 700 images in batches of 100
+SAVING = Machine(checkpoint_minutes=0)
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +64,13 @@ class Spy:
 
         class SpiedEvaluator(evaluator):
             def on(self, images: Any, widths: Any) -> Any:
-                spy.calibrated.add(digest(self.calibration.pixels))
-                spy.evaluated.add(digest(images.pixels, images.labels))
+                spy.evaluated.add(digest(images.indices))
                 return super().on(images, widths)
+
+            def search_losses(self, widths: Any) -> Any:
+                spy.calibrated.add(digest(self.calibration.indices))
+                spy.evaluated.add(digest(self.search.indices))
+                return super().search_losses(widths)
 
         monkeypatch.setattr(trainer_module, "accumulate_gradients", spied_step)
         monkeypatch.setattr(runner_module, "Evaluator", SpiedEvaluator)
@@ -109,7 +115,7 @@ def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
     assert result["budget"]["passes"] == 4 * STEPS
     assert result["budget"]["widths_visited"] >= 14
     splits = json.loads((folder / "splits.json").read_text())
-    assert {name: len(indices) for name, indices in splits.items()} == {
+    assert {name: sum(b - a for a, b in runs) for name, runs in splits.items()} == {
         "train": 700,
         "search": 100,
         "test": 997,
@@ -140,7 +146,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path: Path, name: str) -> None:
                 raise _Killed
 
         with pytest.raises(_Killed):
-            execute_run(TINY, method, 0, tmp_path / "killed", kill)
+            execute_run(TINY, method, 0, tmp_path / "killed", kill, SAVING)
     execute_run(TINY, method, 0, tmp_path / "killed")
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
     sessions = json.loads((tmp_path / "killed" / "env.json").read_text())
@@ -187,9 +193,12 @@ def test_changed_splits_are_refused(tmp_path: Path) -> None:
     other = load_data(replace(TINY.data, split_seed=1))
     assert data.fingerprint != other.fingerprint
     folder = RunFolder(path=tmp_path / "run", experiment=TINY, method="us_net", seed=0)
-    with folder.claimed(data):
+    with folder.claimed(data, Processes(torch.device("cpu"))):
         before = (folder.path / "splits.json").read_text()
-    with pytest.raises(RunError, match="begun on other data"), folder.claimed(other):
+    with (
+        pytest.raises(RunError, match="begun on other data"),
+        folder.claimed(other, Processes(torch.device("cpu"))),
+    ):
         pass
     assert (folder.path / "splits.json").read_text() == before
 
@@ -202,7 +211,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 
     method = known_methods()["us_net"]
     with pytest.raises(_Killed):
-        execute_run(TINY, method, 0, tmp_path / "run", kill)
+        execute_run(TINY, method, 0, tmp_path / "run", kill, SAVING)
     damaged = tmp_path / "run" / name
     damaged.write_bytes(damaged.read_bytes()[:-20])
     with pytest.raises(RunError, match=f"{name} .*start"):
@@ -222,6 +231,8 @@ def test_batch_norm_and_biases_do_not_decay(tmp_path: Path) -> None:
         search_batch=nothing,
         config=config,
         seed=0,
+        processes=Processes(torch.device("cpu")),
+        checkpoint_seconds=0,
         on_step=nothing,
         on_checkpoint=nothing,
     )
@@ -251,8 +262,13 @@ def test_a_method_never_meets_the_test_images(
 
     class Watched(evaluator):
         def on(self, images: Any, widths: Any) -> Any:
-            opened.append("test" if len(images) == 997 else "search")
+            assert len(images) == 997
+            opened.append("test")
             return super().on(images, widths)
+
+        def search_losses(self, widths: Any) -> Any:
+            opened.append("search")
+            return super().search_losses(widths)
 
     monkeypatch.setattr(runner_module, "Evaluator", Watched)
 
@@ -272,7 +288,7 @@ def test_a_method_never_meets_the_test_images(
             return super().candidates()
 
     execute_run(TINY, Curious, 0, tmp_path / "run")
-    assert opened.count("test") >= 2
+    assert opened.count("test") == 1
     assert "search" not in opened[opened.index("test") :]
 
 
@@ -285,9 +301,9 @@ def test_the_search_sees_the_current_training_batch_or_held_out_images(
 ) -> None:
     searched: list[str] = []
     trained: list[str] = []
-    loss, step = trainer_module.batch_loss, trainer_module.accumulate_gradients
+    loss, step = trainer_module.batch_losses, trainer_module.accumulate_gradients
 
-    def spied_loss(net: Any, batch: Any, widths: Any) -> float:
+    def spied_loss(net: Any, batch: Any, widths: Any) -> Any:
         searched.append(digest(*batch))
         return loss(net, batch, widths)
 
@@ -295,7 +311,7 @@ def test_the_search_sees_the_current_training_batch_or_held_out_images(
         trained.append(digest(images, labels))
         return step(net, images, labels, widths, **options)
 
-    monkeypatch.setattr(trainer_module, "batch_loss", spied_loss)
+    monkeypatch.setattr(trainer_module, "batch_losses", spied_loss)
     monkeypatch.setattr(trainer_module, "accumulate_gradients", spied_step)
     method: type[Method] = known_methods()["pareco"]
     execute_run(paper_mode(TINY), method, 0, tmp_path / "batch")

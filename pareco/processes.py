@@ -1,0 +1,141 @@
+"""The processes that train one network together, one for each device; usually there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
+from accelerate import PartialState
+from torch import Tensor
+
+from pareco.data import Share
+
+_T = TypeVar("_T")
+ALONE = Share()
+_TIMEOUT = timedelta(minutes=30)  # a search or slow storage may hold one of them up
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of `share.count` processes, with its device; the one of rank 0 is the main one.
+
+    What the main process alone decides goes through `led`, so that processes never differ.
+    """
+
+    device: torch.device
+    share: Share = ALONE
+    group: Any = None
+    """Carries decisions, over gloo on any device, so that a GPU is never waited for."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this process decides, writes and speaks."""
+        return self.share.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.share.count > 1
+
+    def led(
+        self, decide: Callable[[], _T], measure: Callable[[Any], Any] = lambda request: None
+    ) -> _T:
+        """Return, in every process, what `decide` returns in the main one; raise what it raises.
+
+        Where `decide` calls `together(measure, request)`, the others run `measure(request)` too.
+        """
+        if not self.several:
+            return decide()
+        if not self.main:
+            return self._followed(measure)
+        try:
+            result = decide()
+        except Exception as error:
+            self._broadcast(("raised", error))
+            raise
+        self._broadcast(("result", result))
+        return result
+
+    def together(self, measure: Callable[[Any], _T], request: Any) -> _T:
+        """Run `measure(request)` in all processes, from within `led`; return it in the main one."""
+        if self.several:
+            self._broadcast(("request", request))
+        return measure(request)
+
+    def _followed(self, measure: Callable[[Any], Any]) -> Any:
+        while True:
+            kind, content = self._broadcast(None)
+            if kind == "raised":
+                raise content
+            if kind == "result":
+                return content
+            measure(content)
+
+    def _broadcast(self, message: Any) -> Any:
+        messages = [message]
+        dist.broadcast_object_list(messages, src=0, group=self.group)
+        return messages[0]
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over processes of a tensor, in double precision, on the CPU."""
+        summed = values.detach().to("cpu", torch.double)
+        if self.several:
+            dist.all_reduce(summed, group=self.group)
+        return summed
+
+    def average_gradients(self, gradients: Sequence[Tensor], flags: Sequence[float]) -> list[float]:
+        """Average gradients over processes in place; return the sums of the flags.
+
+        All in one reduction.
+        """
+        if not self.several:
+            return list(flags)
+        device = gradients[0].device
+        parts = [gradient.reshape(-1).float() for gradient in gradients]
+        joined = torch.cat([*parts, torch.tensor(flags, device=device)])
+        dist.all_reduce(joined)
+        *averages, sums = joined.split([*(len(part) for part in parts), len(flags)])
+        for gradient, average in zip(gradients, averages, strict=True):
+            gradient.copy_(average.view_as(gradient) / self.share.count)
+        return sums.tolist()
+
+    def average(self, values: Tensor) -> Tensor:
+        """Return the mean over processes of a tensor; gradients flow to all of them."""
+        return differentiable.all_reduce(values) / self.share.count
+
+    def check_agreement(self, tensors: Sequence[Tensor]) -> None:
+        """Raise `RuntimeError` unless all processes hold the same values."""
+        if not self.several:
+            return
+        sums = torch.stack([tensor.detach().double().sum() for tensor in tensors])
+        theirs = self.led(lambda: sums.cpu())
+        wrong = int(self.total((sums.cpu() != theirs).any()))
+        if wrong:
+            raise RuntimeError(f"{wrong} of {self.share.count} processes hold other weights")
+
+    def autocast(self, precision: Literal["fp32", "bf16", "fp16"]) -> AbstractContextManager[Any]:
+        """Return a context in which forward passes compute in this precision."""
+        dtype = _DTYPES[precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+
+@cache
+def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
+    """Return this process among those that `torchrun` or `accelerate launch` has started.
+
+    `auto` takes an accelerator where there is one.
+    """
+    state = PartialState(cpu=device == "cpu", timeout=_TIMEOUT)
+    own_device = torch.device(state.device or "cpu")
+    if state.num_processes == 1:
+        return Processes(own_device)
+    share = Share(state.process_index, state.num_processes)
+    return Processes(own_device, share, dist.new_group(backend="gloo", timeout=_TIMEOUT))

@@ -1,0 +1,9 @@
+"""The CIFAR-100 experiment with ResNet-44."""
+
+from dataclasses import replace
+
+from replications.cifar10_resnet44.experiment import EXPERIMENT as SAME_NETWORK
+from replications.cifar10_resnet44.experiment import SCALES as SCALES
+from replications.cifar100_resnet20.experiment import EXPERIMENT as PARENT
+
+EXPERIMENT = replace(PARENT, name="cifar100_resnet44", network=SAME_NETWORK.network)

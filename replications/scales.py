@@ -1,0 +1,113 @@
+"""The sizes at which any experiment can be run: the published one, and honest smaller ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pareco.config import DataConfig, EvaluationConfig, Experiment
+
+Scale = Callable[[Experiment], Experiment]
+
+
+def paper(experiment: Experiment) -> Experiment:
+    """Return the experiment as it is configured."""
+    return experiment
+
+
+def short(experiment: Experiment) -> Experiment:
+    """Return the experiment with a tenth of the epochs; the search visits as many widths.
+
+    Warm-up and the steps between two requests for widths shrink in proportion.
+    """
+    training = experiment.training
+    epochs = max(1, round(training.epochs / 10))
+    kept = epochs / training.epochs
+    return replace(
+        experiment,
+        name=f"{experiment.name}-short",
+        scale="short: 1/10 of the published epochs",
+        training=replace(
+            training,
+            epochs=epochs,
+            warmup_epochs=training.warmup_epochs * kept,
+            ask_every_steps=max(1, round(training.ask_every_steps * kept)),
+        ),
+    )
+
+
+def smoke(experiment: Experiment) -> Experiment:
+    """Return the experiment's network and methods on a few embedded images, for a few steps.
+
+    It shows that everything runs; its numbers mean nothing. The data are scikit-learn's
+    handwritten digits in three channels, at most 32 x 32; 40 steps visit 20 widths, of which 6
+    precede the search's models.
+    """
+    data, training = experiment.data, experiment.training
+    return replace(
+        experiment,
+        name=f"{experiment.name}-smoke",
+        scale="smoke: 2 epochs of 640 handwritten digits",
+        data=DataConfig(
+            name="digits_rgb",
+            image_size=min(data.image_size, 32),
+            mean=(73.0, 73.0, 73.0),
+            std=(90.0, 90.0, 90.0),
+            train_images=640,
+            search_split=data.search_split,
+            search_images=128,
+            test_images=256,
+            split_seed=data.split_seed,
+        ),
+        training=replace(training, epochs=2, batch_size=32, warmup_epochs=0.5, ask_every_steps=4),
+        evaluation=EvaluationConfig(calibration_images=128, batch_size=64),
+        search=replace(experiment.search, initial_widths=6),
+        seeds=experiment.seeds[:1],
+    )
+
+
+def on_cpu(
+    *,
+    image_size: int,
+    train_images: int,
+    epochs: int,
+    ask_every_steps: int,
+    batch_size: int = 64,
+    warmup_epochs: float = 0.5,
+    search_images: int = 1_000,
+    test_images: int = 2_500,
+    calibration_images: int = 512,
+) -> Scale:
+    """Return the scale that shrinks an experiment on its own data to these numbers, one seed.
+
+    Network, augmentation, weight decay and the learning rate for 256 images stay. (1,000 search
+    images hold each of ImageNet's classes.)
+    """
+
+    def cpu(experiment: Experiment) -> Experiment:
+        return replace(
+            experiment,
+            name=f"{experiment.name}-cpu",
+            scale=f"cpu: {epochs} epochs of {train_images} images, {image_size} x {image_size}",
+            data=replace(
+                experiment.data,
+                image_size=image_size,
+                train_images=train_images,
+                search_images=search_images,
+                test_images=test_images,
+            ),
+            training=replace(
+                experiment.training,
+                epochs=epochs,
+                batch_size=batch_size,
+                warmup_epochs=warmup_epochs,
+                ask_every_steps=ask_every_steps,
+            ),
+            evaluation=EvaluationConfig(calibration_images=calibration_images, batch_size=128),
+            seeds=experiment.seeds[:1],
+        )
+
+    return cpu
+
+
+SCALES: dict[str, Scale] = {"paper": paper, "short": short, "smoke": smoke}
