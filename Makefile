@@ -3,13 +3,59 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+
+# What replicate-% and report-% take; `make help` explains them.
+SCALE ?=
+METHODS ?=
+SEEDS ?=
+GPUS ?=
+LAUNCH ?=
+IMAGENET ?=
+DATA ?=
 SET ?=
 
+EXPERIMENTS := $(subst _,-,$(sort $(patsubst replications/%/experiment.py,%,$(wildcard replications/*/experiment.py))))
+REPLICATE := $(EXPERIMENTS:%=replicate-%)
+REPORT := $(EXPERIMENTS:%=report-%)
+
+quoted = '$(subst ','\'',$(1))'
+images = $(or $(IMAGENET),$(DATA))
+several = $(filter-out 1,$(GPUS))
+launcher = $(or $(LAUNCH),$(BIN)/$(if $(several),torchrun --standalone --nproc-per-node $(GPUS),python))
+scale = $(if $(SCALE),--scale $(SCALE))
+flags = $(scale) \
+	$(if $(METHODS),--methods $(METHODS)) \
+	$(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(images),--images $(call quoted,$(images))) \
+	$(SET)
+
+# A folder that is not there is told before anything is installed; hfds/NAME is no folder.
+ifneq ($(filter replicate-%,$(MAKECMDGOALS)),)
+ifeq ($(filter hfds/% ~%,$(firstword $(IMAGENET))),)
+ifeq ($(if $(IMAGENET),$(shell test -d $(call quoted,$(IMAGENET)) || echo missing)),missing)
+$(error IMAGENET=$(IMAGENET): no such folder. Without images, try $(firstword $(MAKECMDGOALS)) SCALE=smoke)
+endif
+endif
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help install replicate-digits report-digits test lint types check clean
+.PHONY: help install test lint types check clean $(REPLICATE) $(REPORT)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+	@printf '  %-18s %s\n' replicate-NAME 'Train and measure the methods of an experiment; tables and figures'
+	@printf '  %-18s %s\n' report-NAME 'Make its results again from the finished runs (with its SCALE)'
+	@printf '\nNAME is one of\n'
+	@printf '  %s\n' $(EXPERIMENTS)
+	@printf '\nand each may be followed by\n'
+	@printf '  %-32s %s\n' \
+	  'SCALE=smoke' 'paper (as published, default), short (1/10 of the epochs), smoke, cpu' \
+	  'IMAGENET=FOLDER or DATA=FOLDER' 'where the images lie: a folder, or hfds/NAME of the Hugging Face hub' \
+	  'METHODS="pareco us_net"' 'which methods are compared' \
+	  'SEEDS="0 1 2"' 'with which seeds' \
+	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \
+	  'LAUNCH="srun torchrun ..."' 'any other launcher, see docs/slurm.md' \
+	  'SET="--training.epochs 50"' 'any other flags; $(BIN)/python -m replications run digits --help'
 
 install: $(INSTALLED)  ## Make .venv and install the package with its tested versions
 
@@ -18,11 +64,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-replicate-digits: $(INSTALLED)  ## Train all methods on the digits, two seeds each; tables and figures (SET= overrides)
-	$(BIN)/python -m replications run digits $(SET)
+$(REPLICATE): replicate-%: $(INSTALLED)
+	$(launcher) -m replications run $(subst -,_,$*) $(flags)
 
-report-digits: $(INSTALLED)  ## Make results/digits again from the finished runs
-	$(BIN)/python -m replications report digits
+$(REPORT): report-%: $(INSTALLED)
+	$(BIN)/python -m replications report $(subst -,_,$*) $(scale)
+
+replicate-% report-%:
+	$(error unknown experiment $*; known: $(EXPERIMENTS))
 
 test: $(INSTALLED)  ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests

@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+_ENDING = ".tmp"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) so that a reader sees the old content or the new one."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, sync it, and put it in its place.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, even after a crash, sees the old content or the new one.
 
-    If `write` raises, the old file stays and the temporary one is removed.
+    If it fails, the old file stays. If the process is killed meanwhile, a temporary file beside it
+    may be left: see `remove_leftovers`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk, so that they survive a power cut."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers have left in a folder; no other process may be writing there."""
+    for leftover in folder.glob(f".*{_ENDING}"):
+        leftover.unlink(missing_ok=True)

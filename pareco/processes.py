@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from accelerate import PartialState
 from torch import Tensor
 
@@ -109,7 +108,7 @@ class Processes:
 
     def average(self, values: Tensor) -> Tensor:
         """Return the mean over processes of a tensor; gradients flow to all of them."""
-        return differentiable.all_reduce(values) / self.share.count
+        return _Sum.apply(values) / self.share.count  # type: ignore[operator]
 
     def check_agreement(self, tensors: Sequence[Tensor]) -> None:
         """Raise `RuntimeError` unless all processes hold the same values."""
@@ -125,6 +124,22 @@ class Processes:
         """Return a context in which forward passes compute in this precision."""
         dtype = _DTYPES[precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; so is the gradient. (torch has none that is public.)"""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        summed = values.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].clone()
+        dist.all_reduce(summed)
+        return summed
 
 
 @cache

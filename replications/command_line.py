@@ -1,7 +1,8 @@
-"""The commands: list the experiments, run one, report one."""
+"""The commands: list the experiments, run one at a scale, report one."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,11 +13,16 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from pareco.config import Experiment
+from pareco.config import Experiment, Machine
 from pareco.methods import method_named
 from pareco.reporting import InvalidRecord, UnequalBudgets, write_report
 from pareco.training import RunError, check_runnable
-from replications.catalogue import experiment_named, experiment_names, known_methods
+from replications.catalogue import (
+    experiment_named,
+    experiment_names,
+    known_methods,
+    scales_of,
+)
 from replications.sweep import Job, run_jobs
 
 
@@ -36,11 +42,16 @@ class Folders:
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:
-    """Train and measure the methods of an experiment; any field of its configuration is a flag."""
+    """Train and measure the methods of an experiment; any field of its configuration is a flag.
+
+    The other flags change the configuration of the scale that --scale names.
+    """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
 
     folders: Annotated[Folders, tyro.conf.arg(name="")]
+
+    machine: Annotated[Machine, tyro.conf.arg(name="")]
 
     method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Run only this method (may be repeated), with no report unless all others have finished."""
@@ -62,7 +73,13 @@ class RunArguments:
         """Return the runs that are asked for."""
         experiment = self.experiment
         return [
-            Job(experiment=experiment, method=method, seed=seed, runs=self.folders.runs)
+            Job(
+                experiment=experiment,
+                method=method,
+                seed=seed,
+                runs=self.folders.runs,
+                machine=self.machine,
+            )
             for seed in dict.fromkeys(self.seed or experiment.seeds)
             for method in dict.fromkeys(self.method or experiment.methods)
         ]
@@ -74,17 +91,19 @@ class RunArguments:
 
 def run(name: str, arguments: list[str], console: Console) -> int:
     """Run an experiment and report it; return the exit status: 0 well, 1 failed, 2 bad request."""
-    default = RunArguments(experiment=experiment_named(name), folders=Folders())
-    chosen = tyro.cli(
-        RunArguments, default=default, args=arguments, prog=f"python -m replications run {name}"
+    scale, fields = _scale_and_rest(name, arguments)
+    default = RunArguments(
+        experiment=experiment_named(name, scale or "paper"), folders=Folders(), machine=Machine()
     )
-    _check(chosen)
+    chosen = tyro.cli(
+        RunArguments, default=default, args=fields, prog=f"python -m replications run {name}"
+    )
+    _check(chosen, name)
     asked = chosen.jobs()
     jobs = [job for job in asked if not job.run_folder.done]
     if len(jobs) < len(asked):
         console.print(f"{len(asked) - len(jobs)} of {len(asked)} runs have finished before")
-    workers = chosen.workers or max(1, _cores() // chosen.experiment.training.cpu_threads)
-    failures = run_jobs(jobs, workers=workers, console=console)
+    failures = run_jobs(jobs, workers=chosen.workers or _workers(chosen), console=console)
     for failure in failures:
         console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
     if failures:
@@ -95,15 +114,44 @@ def run(name: str, arguments: list[str], console: Console) -> int:
         total = len(chosen.all_jobs())
         console.print(f"No report yet: {len(waiting)} of {total} runs not finished ({waiting[0]}).")
         return 0
+    if not _is_main_process():
+        return 0
     return _report(chosen.experiment.name, chosen.folders, console)
 
 
-def _check(chosen: RunArguments) -> None:
-    """Raise `ValueError` for what could not run, or be reported, before anything is begun."""
+def _scale_and_rest(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the scale that is asked for (None: none is), and the other arguments."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m replications run {name}", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--scale")
+    known, rest = parser.parse_known_args(arguments)
+    return known.scale, rest
+
+
+def _workers(chosen: RunArguments) -> int:
+    """Return how many runs go side by side unless it is said."""
+    return max(1, _cores() // chosen.experiment.training.cpu_threads)
+
+
+def _is_main_process() -> bool:
+    """Return whether this process speaks and reports; a launcher may have started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _check(chosen: RunArguments, name: str) -> None:
+    """Raise `ValueError` for what could not run, or be reported, before anything is begun.
+
+    Raises `FileNotFoundError`, saying what can be run meanwhile, where the images are missing.
+    """
     methods = known_methods()
     jobs = chosen.all_jobs()
-    for name in dict.fromkeys(job.method for job in jobs if not job.run_folder.done):
-        check_runnable(chosen.experiment, method_named(name, methods))
+    for method in dict.fromkeys(job.method for job in jobs if not job.run_folder.done):
+        try:
+            check_runnable(chosen.experiment, method_named(method, methods), chosen.machine)
+        except FileNotFoundError as error:
+            target = f"make replicate-{name.replace('_', '-')} SCALE=smoke"
+            raise FileNotFoundError(f"{error}\nMeanwhile, on embedded images: {target}") from error
     present = chosen.folders.runs / chosen.experiment.name
     for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
         seed = folder.name.removeprefix("seed")
@@ -120,9 +168,15 @@ def _check(chosen: RunArguments) -> None:
 
 
 def report(name: str, arguments: list[str], console: Console) -> int:
-    """Write the results of an experiment from its finished runs; return the exit status."""
+    """Write the results of an experiment from its finished runs; return the exit status.
+
+    `name` is an experiment, which a scale may be given with, or a name that runs were given.
+    """
+    scale, options = _scale_and_rest(name, arguments)
     prog = f"python -m replications report {name}"
-    return _report(name, tyro.cli(Folders, args=arguments, prog=prog), console)
+    folders = tyro.cli(Folders, args=options, prog=prog)
+    folder = name if scale is None else experiment_named(name, scale).name
+    return _report(folder, folders, console)
 
 
 def _report(name: str, folders: Folders, console: Console) -> int:
@@ -151,22 +205,26 @@ def carry_out(command: str, arguments: list[str]) -> int:
 
     0 well, 1 a run failed, 2 a bad request, named on standard error.
     """
-    console = Console()
+    console = Console(quiet=not _is_main_process())
     try:
         if command == "list":
             return list_experiments(console)
         name, *options = arguments
         return {"run": run, "report": report}[command](name, options, console)
     except (InvalidRecord, UnequalBudgets, RunError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        errors = Console(stderr=True, quiet=console.quiet)
+        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
 
 
 def list_experiments(console: Console) -> int:
-    """Show every experiment in a line."""
+    """Show every experiment in a line, and the scales."""
+    scales: dict[str, None] = {}
     for name in experiment_names():
         experiment = experiment_named(name)
+        scales |= dict.fromkeys(scales_of(name))
         seeds = f"{len(experiment.seeds)} seeds"
         summary = f"{experiment.network.name} on {experiment.data.name}, {seeds}"
         console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}", highlight=False)
+    console.print(f"\nscales (--scale): {', '.join(scales)}", highlight=False)
     return 0

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from typing import Any, Self
+from typing import Literal, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pareco.training import StepReport
 
-_SECONDS_TO_HEAR = 1.0
+Ending = Literal["done", "failed", "interrupted"]
+_SHOWN: dict[Ending, str] = {
+    "done": "done   ",
+    "failed": "[red]failed[/red] ",
+    "interrupted": "[yellow]interrupted[/yellow]",
+}
 
 
 class SweepProgress:
-    """Shows what workers put into `messages`: (name of a run, report of a step or None at first).
+    """Shows how runs get on, each by its name; `jobs` is their number in all.
 
-    Use it in a `with` block; `jobs` is the number of runs in all.
+    Use it in a `with` block.
     """
 
-    def __init__(self, console: Console, messages: Any, jobs: int) -> None:
+    def __init__(self, console: Console, jobs: int) -> None:
         """Prepare the display."""
         self._bars = Progress(
             TextColumn("{task.description:<22}"),
@@ -31,73 +33,52 @@ class SweepProgress:
             console=console,
             transient=True,
         )
-        self._messages, self._jobs = messages, jobs
+        self._jobs, self._ended = jobs, 0
         self._tasks: dict[str, TaskID] = {}
-        self._ended: set[str] = set()
-        self._lock = threading.Lock()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Self:
-        """Start to listen."""
+        """Show the bars."""
         self._bars.start()
-        self._listener.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop listening and remove the bars."""
-        self._messages.put(None)
-        self._messages.cancel_join_thread()
-        self._listener.join(timeout=5)
+        """Remove the bars."""
         self._bars.stop()
 
-    def underway(self) -> set[str]:
-        """Return the runs that workers have begun and not ended."""
-        time.sleep(_SECONDS_TO_HEAR)  # their last messages may be on their way
-        with self._lock:
-            return set(self._tasks)
+    def begin(self, name: str) -> None:
+        """Show a bar for a run."""
+        self._tasks[name] = self._bars.add_task(name, total=None, status="starting")
 
-    def end(self, name: str, *, failed: bool) -> None:
-        """Replace the bar of a run by a line that says how it ended; once for each run."""
-        with self._lock:
-            if name in self._ended:
-                return
-            self._ended.add(name)
-            task, seconds = self._tasks.pop(name, None), 0.0
-            if task is not None:
-                seconds = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0.0
-                self._bars.remove_task(task)
-        how = "[red]failed[/red] " if failed else "done   "
-        place = f"{len(self._ended)} of {self._jobs} runs"
-        self._bars.console.print(f"{how} {name} after {seconds:.0f} s, {place}")
+    def show(self, name: str, report: StepReport) -> None:
+        """Show how far a run is."""
+        self._bars.update(
+            self._tasks[name],
+            completed=report.step,
+            total=report.steps,
+            status=_status(report),
+        )
+
+    def end(self, name: str, ending: Ending) -> None:
+        """Replace the bar of a run by a line that says how it ended."""
+        self._ended += 1
+        place = f"{self._ended} of {self._jobs} runs"
+        self.say(f"{_SHOWN[ending]} {name} after {self._seconds(name):.0f} s, {place}")
 
     def retry(self, name: str) -> None:
-        """Say that a run was cut off and is tried again."""
-        with self._lock:
-            if (task := self._tasks.pop(name, None)) is not None:
-                self._bars.remove_task(task)
-        self._bars.console.print(f"a worker was killed during {name}: it goes on, alone")
+        """Remove the bar of a run that was cut off, and say that it is tried again."""
+        self._seconds(name)
+        self.say(f"a worker was killed during {name}: it goes on, alone, after the others")
 
-    def _listen(self) -> None:
-        while True:
-            try:
-                message = self._messages.get(timeout=1)
-            except queue.Empty:
-                continue
-            if message is None:
-                return
-            self._show(*message)
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text)
 
-    def _show(self, name: str, report: StepReport | None) -> None:
-        with self._lock:
-            if name in self._ended:
-                return
-            if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=None, status="starting")
-            if report is not None:
-                done, total = report.step, report.steps
-                self._bars.update(
-                    self._tasks[name], completed=done, total=total, status=_status(report)
-                )
+    def _seconds(self, name: str) -> float:
+        """Remove a bar and return how long it was there."""
+        task = self._tasks.pop(name)
+        seconds = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0.0
+        self._bars.remove_task(task)
+        return seconds
 
 
 def _status(report: StepReport) -> str:

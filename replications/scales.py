@@ -40,28 +40,30 @@ def smoke(experiment: Experiment) -> Experiment:
     """Return the experiment's network and methods on a few embedded images, for a few steps.
 
     It shows that everything runs; its numbers mean nothing. The data are scikit-learn's
-    handwritten digits in three channels, at most 32 x 32; 40 steps visit 20 widths, of which 6
-    precede the search's models.
+    handwritten digits in three channels, at most 32 x 32; 20 steps visit 20 widths, of which 7
+    precede the search's models, and the search looks less hard for its minima.
     """
     data, training = experiment.data, experiment.training
     return replace(
         experiment,
         name=f"{experiment.name}-smoke",
-        scale="smoke: 2 epochs of 640 handwritten digits",
+        scale="smoke: 2 epochs of 320 handwritten digits",
         data=DataConfig(
             name="digits_rgb",
             image_size=min(data.image_size, 32),
             mean=(73.0, 73.0, 73.0),
             std=(90.0, 90.0, 90.0),
-            train_images=640,
+            train_images=320,
             search_split=data.search_split,
             search_images=128,
             test_images=256,
             split_seed=data.split_seed,
         ),
-        training=replace(training, epochs=2, batch_size=32, warmup_epochs=0.5, ask_every_steps=4),
+        training=replace(training, epochs=2, batch_size=32, warmup_epochs=0.5, ask_every_steps=2),
         evaluation=EvaluationConfig(calibration_images=128, batch_size=64),
-        search=replace(experiment.search, initial_widths=6),
+        search=replace(
+            experiment.search, initial_widths=6, trials=4, raw_samples=64, starts=1, iterations=10
+        ),
         seeds=experiment.seeds[:1],
     )
 
@@ -80,15 +82,17 @@ def on_cpu(
 ) -> Scale:
     """Return the scale that shrinks an experiment on its own data to these numbers, one seed.
 
-    Network, augmentation, weight decay and the learning rate for 256 images stay. (1,000 search
-    images hold each of ImageNet's classes.)
+    Network, augmentation, weight decay and the learning rate for 256 images stay; the search looks
+    less hard for its minima. (1,000 search images hold each of ImageNet's classes.)
     """
+
+    passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
     def cpu(experiment: Experiment) -> Experiment:
         return replace(
             experiment,
             name=f"{experiment.name}-cpu",
-            scale=f"cpu: {epochs} epochs of {train_images} images, {image_size} x {image_size}",
+            scale=f"cpu: {passes} of {train_images:,} images, {image_size} x {image_size}",
             data=replace(
                 experiment.data,
                 image_size=image_size,
@@ -104,6 +108,7 @@ def on_cpu(
                 ask_every_steps=ask_every_steps,
             ),
             evaluation=EvaluationConfig(calibration_images=calibration_images, batch_size=128),
+            search=replace(experiment.search, raw_samples=256, starts=2, iterations=15),
             seeds=experiment.seeds[:1],
         )
 

@@ -1,12 +1,19 @@
 """The house holds: imports point one way, methods are small, nothing branches on names."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import pareco.config
-from replications.catalogue import experiment_named, experiment_names, known_methods
+from replications.catalogue import (
+    experiment_named,
+    experiment_names,
+    known_methods,
+    scales_of,
+)
+from replications.scales import SCALES
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "pareco").rglob("*.py"))
@@ -50,10 +57,11 @@ def test_baselines_import_no_replication() -> None:
 
 
 def test_nothing_branches_on_the_name_of_a_method_network_or_data_set() -> None:
-    names = set(known_methods())
+    names = {*known_methods(), *SCALES}
     for name in experiment_names():
-        experiment = experiment_named(name)
-        names |= {name, experiment.network.name, experiment.data.name}
+        for scale in scales_of(name):
+            experiment = experiment_named(name, scale)
+            names |= {name, experiment.network.name, experiment.data.name}
     for file in [*LIBRARY, *(ROOT / "replications").glob("*.py")]:
         assert not compared_strings(file) & names, file
 
@@ -99,5 +107,31 @@ def test_every_replication_has_a_configuration_and_a_short_readme(name: str) -> 
     experiment = experiment_named(name)
     assert experiment.name == name
     assert set(experiment.methods) <= set(known_methods())
-    readme = (ROOT / "replications" / name / "README.md").read_text().splitlines()
-    assert 0 < len(readme) <= 15
+    readme = (ROOT / "replications" / name / "README.md").read_text()
+    assert 0 < len(readme.splitlines()) <= 15
+    assert f"make replicate-{name.replace('_', '-')}" in readme
+    for word in ("Claim tested", "Ours", "Published", "ime"):
+        assert word in readme, word
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_replication_but_a_parent_is_a_diff(name: str) -> None:
+    parents = {"digits", "imagenet_mbv2", "cifar10_resnet20"}
+    source = (ROOT / "replications" / name / "experiment.py").read_text()
+    derived = "EXPERIMENT = replace(" in source
+    assert derived is (name not in parents)
+
+
+def test_documents_name_no_place_of_a_machine_of_ours() -> None:
+    places = ("/work/", "/tmp/", "/home/", "/root/", "/Users/")
+    for document in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("replications/*/README.md")]:
+        text = document.read_text()
+        assert not [place for place in places if place in text], document
+        assert all(len(line) <= 120 for line in text.splitlines()), document
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    documents = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("replications/*/*.md")]
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document}: {target}"

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from pareco.slimmable import BatchParts
 from pareco.slimmable.layers import SlicedBatchNorm2d
@@ -22,11 +22,16 @@ from tests.two_processes import observed_run
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
     "accelerate": [
-        *("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"),
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"),
         *("--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"),
         "--main_process_port=0",
     ],
 }
+
+
+STEPS = 16  # 2 epochs of 800 images in batches of 100
+# float32 sums in another order, over 16 steps: 9e-5 measured.
+TOLERANCE = 5e-4
 
 
 def launched(launcher: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,15 +42,20 @@ def launched(launcher: str, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def observed(folder: Path, rank: int) -> tuple[dict[str, torch.Tensor], list[list[str]]]:
+def observed(folder: Path, rank: int) -> tuple[dict[str, Tensor], list[list[str]]]:
     """Return the final weights and the widths of every step that one process noted."""
     weights = load_file(folder / f"rank{rank}.safetensors")
     return weights, json.loads((folder / f"rank{rank}.json").read_text())
 
 
+def largest_difference(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
 @pytest.mark.parametrize(
     ("launcher", "method"),
-    [("torchrun", "us_net"), ("torchrun", "s_net"), ("accelerate", "pareco")],
+    [("torchrun", "us_net"), ("torchrun", "s_net"), ("accelerate", "random_widths")],
 )
 def test_two_processes_train_the_weights_of_one_with_the_joined_batch(
     tmp_path: Path, launcher: str, method: str
@@ -57,17 +67,26 @@ def test_two_processes_train_the_weights_of_one_with_the_joined_batch(
     for rank in (0, 1):
         other_weights, other_widths = observed(tmp_path / "two", rank)
         assert other_widths == widths
-        assert other_weights.keys() == weights.keys()
-        for name, expected in weights.items():
-            # 14 steps of float32 sums in another order; equal batches differ by 0.1 elsewhere.
-            torch.testing.assert_close(other_weights[name], expected, rtol=2e-3, atol=2e-4)
+        assert largest_difference(weights, other_weights) < TOLERANCE
     metrics = [
-        [json.loads(line) for line in (tmp_path / run / "run/metrics.jsonl").open()]
-        for run in ("one", "two")
+        [json.loads(line) for line in text.splitlines()]
+        for text in (
+            (tmp_path / run / "run/metrics.jsonl").read_text() for run in ("one", "two")
+        )
     ]
-    assert len(metrics[0]) == 14
+    assert len(metrics[0]) == STEPS
     for one, two in zip(*metrics, strict=True):
         assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_batch_norm_of_each_process_alone_gives_other_weights(tmp_path: Path) -> None:
+    """So that the tolerance above means something."""
+    result = launched("torchrun", str(tmp_path / "two"), "us_net", "alone")
+    assert result.returncode == 0, result.stderr
+    observed_run(tmp_path / "one", "us_net", rank=0)
+    weights, _ = observed(tmp_path / "one", 0)
+    others, _ = observed(tmp_path / "two", 0)
+    assert largest_difference(weights, others) > 10 * TOLERANCE
 
 
 def test_processes_agree_bit_for_bit(tmp_path: Path) -> None:
@@ -77,7 +96,7 @@ def test_processes_agree_bit_for_bit(tmp_path: Path) -> None:
     assert widths == other_widths
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     budget = json.loads((tmp_path / "run/result.json").read_text())["budget"]
-    assert budget["gradient_steps"] == 14
+    assert budget["gradient_steps"] == STEPS
 
 
 @pytest.mark.parametrize("how", ["raise", "kill", "raise-main"])

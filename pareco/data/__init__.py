@@ -14,9 +14,10 @@ from pareco.config import DataConfig, Machine
 from pareco.data.digits import digits
 from pareco.data.files import DamagedImages, DecodedStore, FileStore
 from pareco.data.images import Batch, Images, TrainingLoader
+from pareco.data.locations import imagenet_source, torchvision_source
 from pareco.data.preparation import Preparation
 from pareco.data.share import Share
-from pareco.data.sources import Source, cifar_source, imagenet_source
+from pareco.data.sources import Source
 from pareco.data.splits import Splits, stratified_splits
 from pareco.data.stores import MemoryStore, Store
 
@@ -49,8 +50,8 @@ def _from_files(
 _DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
     "digits": partial(_embedded, 1),
     "digits_rgb": partial(_embedded, 3),
-    "cifar10": partial(_from_files, partial(cifar_source, 10)),
-    "cifar100": partial(_from_files, partial(cifar_source, 100)),
+    "cifar10": partial(_from_files, partial(torchvision_source, "cifar10")),
+    "cifar100": partial(_from_files, partial(torchvision_source, "cifar100")),
     "imagenet": partial(_from_files, imagenet_source),
 }
 
@@ -63,8 +64,17 @@ class DataSet:
     search: Images
     test: Images
     splits: Splits
-    num_classes: int
     fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        return self.train.store.classes
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
 
     @property
     def in_chans(self) -> int:
@@ -95,6 +105,8 @@ def load_data(
     preparation = Preparation(config)
     preparation.check(store.channels)
     splits = stratified_splits(store.labels.numpy(), store.own_test, config)
+    used = np.unique(np.concatenate([splits.train, splits.search, splits.test]))
+    store = store.only(torch.from_numpy(used))
 
     def images(indices: np.ndarray) -> Images:
         return Images(store, torch.from_numpy(indices), preparation)
@@ -104,6 +116,5 @@ def load_data(
         search=images(splits.search),
         test=images(splits.test),
         splits=splits,
-        num_classes=int(store.labels.max()) + 1,
         fingerprint=f"{store.fingerprint()}-{splits.fingerprint()}",
     )

@@ -19,4 +19,5 @@ def digits(image_size: int, channels: int) -> MemoryStore:
     levels = torch.tensor(loaded.images, dtype=torch.float32)[:, None]  # type: ignore[attr-defined]
     scaled = F.interpolate(levels * 15, size=(image_size, image_size), mode="bilinear")
     labels = torch.tensor(loaded.target, dtype=torch.int64)  # type: ignore[attr-defined]
-    return MemoryStore(scaled.round().to(torch.uint8).expand(-1, channels, -1, -1), labels)
+    pixels = scaled.round().to(torch.uint8).expand(-1, channels, -1, -1)
+    return MemoryStore(pixels, labels, tuple(map(str, loaded.target_names)))  # type: ignore[attr-defined]

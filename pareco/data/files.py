@@ -1,36 +1,36 @@
-"""Images that are decoded from files, by processes of their own, whenever they are needed."""
+"""Images that are decoded from files: whenever they are needed, or once."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pareco.config import DataConfig
+from pareco.data.decoding import MOST_DAMAGED, Decoded, decoded_pieces
 from pareco.data.sources import Source
 from pareco.data.stores import MemoryStore
 from pareco.data.views import Views
 
-_LOGGER = logging.getLogger(__name__)
-_MOST_DAMAGED = 0.001
+_LOGGER = logging.getLogger("pareco.data")
+_T = TypeVar("_T")
+_PROCESSOR = torch.device("cpu").type
 _NAMED = 20
-_DECODED_AT_ONCE = 250
-
-Key = tuple[int, int | None]
-Piece = tuple[Tensor, Tensor, list[str]]
+_DECODED_AT_ONCE = 256
+_SECONDS_WITHOUT_PROGRESS = 2.0
 
 
 class DamagedImages(RuntimeError):
-    """More images than 0.1% of a data set's part cannot be read."""
+    """More than 0.1% of a data set's training or test images cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,30 @@ class FileStore:
     config: DataConfig
     workers: int
     device: torch.device
-    damaged: list[str] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Why images could not be read, by their index."""
 
     channels = 3
 
-    @cached_property
+    @property
     def labels(self) -> Tensor:
         """The labels `n`, int64."""
-        return torch.from_numpy(self.source.labels.astype(np.int64))
+        return torch.from_numpy(self.source.labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.source.classes
 
     @property
     def own_test(self) -> int:
         """The number of test images that the data set brings."""
         return self.source.own_test
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the images that could not be read."""
+        return [self.source.name(index) for index in self.reasons]
 
     def read(
         self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
@@ -62,59 +73,86 @@ class FileStore:
 
         Raises `DamagedImages` once too many cannot be read.
         """
-        if not batches:
-            return
-        few = len(batches) <= self.workers
-        pieces = _Pieces(batches, seeds, per_batch=self.workers if few else 1)
-        accelerated = self.device.type != "cpu"
-        loader = DataLoader(
-            _Decoded(self.source, self.config),
-            batch_sampler=pieces,
-            num_workers=min(self.workers, len(pieces)),
-            collate_fn=_joined,
-            pin_memory=accelerated,
-            worker_init_fn=_begin_worker,
-        )
-        read = iter(loader)
-        for count in pieces.counts:
-            pixels, labels = [], []
-            for _ in range(count):
-                some_pixels, some_labels, bad = next(read)
-                self._note(bad)
-                pixels.append(some_pixels.to(self.device, non_blocking=True))
-                labels.append(some_labels.to(self.device, non_blocking=True))
-            yield torch.cat(pixels), torch.cat(labels)
+        drawn = seeds or [None] * len(batches)
+        # A batch is one worker's; where there are few, all share each of them.
+        parts = self.workers if 0 < len(batches) < self.workers else 1
+        divided = [_divided(*each, parts) for each in zip(batches, drawn, strict=True)]
+        pieces = [piece for batch in divided for piece in batch]
+        views, accelerated = Views(self.config), self.device.type != _PROCESSOR
+        decoded = decoded_pieces(self.source, views, pieces, self.workers, accelerated)
+        for batch in divided:
+            yield self._batch([self._checked(next(decoded)) for _ in batch])
+
+    def only(self, indices: Tensor) -> FileStore:
+        """Return the store itself: nothing is decoded before it is read."""
+        return self
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of names, labels and classes; where the files lie plays no part."""
-        return self.source.fingerprint()
+        """Return a SHA-256 of names, labels, classes and sizes; wherever the files lie."""
+        size, crop = self.config.image_size, self.config.central_crop
+        return f"{self.source.fingerprint()}-{size}-{crop}"
 
-    def _note(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.damaged:
-                self.damaged.append(name)
-                _LOGGER.warning("cannot read %s: the next image stands in", name)
-        if len(self.damaged) > _MOST_DAMAGED * len(self.labels):
-            shown = ", ".join(self.damaged[:_NAMED])
-            more = f" and {len(self.damaged) - _NAMED} more" if len(self.damaged) > _NAMED else ""
-            raise DamagedImages(
-                f"{len(self.damaged)} of {len(self.labels)} images cannot be read, more than "
-                f"{_MOST_DAMAGED:.1%}: {shown}{more}. Get these files anew"
-            )
+    def _batch(self, pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        pixels = [each.to(self.device, non_blocking=True) for each, _ in pieces]
+        labels = self.labels[torch.cat([indices for _, indices in pieces])]
+        return torch.cat(pixels), labels.to(self.device)
+
+    def _checked(self, piece: Decoded) -> tuple[Tensor, Tensor]:
+        """Return the pixels and indices of a piece; note and count what it could not read."""
+        for index, reason in piece.damaged.items():
+            if index not in self.reasons:
+                self.reasons[index] = reason
+                name = self.source.name(index)
+                _LOGGER.warning("cannot read %s (%s): the next image stands in", name, reason)
+        for part in {self.source.part_of(index) for index in piece.damaged}:
+            bad = [index for index in self.reasons if index in part]
+            if len(bad) > MOST_DAMAGED * len(part):
+                raise DamagedImages(self._complaint(bad, len(part)))
+        assert piece.pixels is not None  # as there are few damaged images
+        return piece.pixels, piece.indices
+
+    def _complaint(self, bad: Sequence[int], count: int) -> str:
+        shown = [f"{self.source.name(index)} ({self.reasons[index]})" for index in bad[:_NAMED]]
+        more = f"\n  and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        return (
+            f"at least {len(bad)} of {count} images cannot be read, more than {MOST_DAMAGED:.1%}; "
+            "get these files anew:\n  " + "\n  ".join(shown) + more
+        )
 
 
 @dataclass(frozen=True)
 class DecodedStore:
-    """The images of a file store, all decoded once, when first read, and held on the device."""
+    """The images of a file store that are needed, decoded once, when first read, and held.
+
+    `only` says which.
+    """
 
     files: FileStore
+    needed: Tensor = field(default_factory=lambda: torch.arange(0))
+    """The indices `k`, sorted, of the images that are read."""
 
     channels = FileStore.channels
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError`, naming the field, if memory cannot hold the images."""
+        needed = len(self.needed) * self.channels * self.files.config.image_size**2
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            raise ValueError(
+                f"data.in_memory: {len(self.needed)} images of data.image_size "
+                f"{self.files.config.image_size} take {needed / 2**30:.0f} GiB, more than this "
+                "machine's memory; set in_memory=False"
+            )
 
     @property
     def labels(self) -> Tensor:
         """The labels `n`, int64, as the files say."""
         return self.files.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.files.classes
 
     @property
     def own_test(self) -> int:
@@ -128,75 +166,62 @@ class DecodedStore:
 
     @cached_property
     def memory(self) -> MemoryStore:
-        """All images, decoded."""
-        parts = list(torch.arange(len(self.labels)).split(_DECODED_AT_ONCE))
-        _LOGGER.info("decoding %d images into memory", len(self.labels))
-        read = list(self.files.read(parts, None))
-        pixels, labels = (torch.cat(tensors) for tensors in zip(*read, strict=True))
-        return MemoryStore(pixels, labels.cpu(), self.own_test)
+        """The images that are needed, decoded, in their order."""
+        size, device = self.files.config.image_size, self.files.device
+        shape = (len(self.needed), self.channels, size, size)
+        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        labels = torch.empty_like(self.needed)
+        parts = self.needed.split(_DECODED_AT_ONCE)
+        read = with_progress(self.files.read(parts, None), len(parts))
+        for number, (some, theirs) in enumerate(read):
+            place = slice(number * _DECODED_AT_ONCE, number * _DECODED_AT_ONCE + len(some))
+            pixels[place], labels[place] = some, theirs.cpu()
+        return MemoryStore(pixels, labels, self.classes)
 
     def read(
         self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pixels and labels at each batch of indices, on the device."""
-        return self.memory.read(batches, seeds)
+        return self.memory.read([self._places(indices) for indices in batches], seeds)
+
+    def _places(self, indices: Tensor) -> Tensor:
+        """Return where images are in memory. Raises `IndexError` for one that is not needed."""
+        places = torch.searchsorted(self.needed, indices)
+        if not torch.equal(self.needed[places.clamp(max=len(self.needed) - 1)], indices):
+            raise IndexError("images are read that `only` left out")
+        return places
+
+    def only(self, indices: Tensor) -> DecodedStore:
+        """Return a store that decodes these images alone."""
+        return replace(self, needed=indices)
 
     def fingerprint(self) -> str:
         """Return that of the files."""
         return self.files.fingerprint()
 
 
-class _Pieces:
-    """Keys of the images to decode, in pieces, each of them one worker's at a time."""
-
-    def __init__(
-        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None, per_batch: int
-    ) -> None:
-        self._batches, self._seeds = batches, seeds
-        self._per_batch = max(per_batch, 1)
-        self.counts = [len(batch.chunk(self._per_batch)) for batch in batches]
-
-    def __len__(self) -> int:
-        return sum(self.counts)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for number, batch in enumerate(self._batches):
-            seeds = None if self._seeds is None else self._seeds[number].tolist()
-            keys = list(zip(batch.tolist(), seeds or [None] * len(batch), strict=True))
-            size = -(-len(keys) // self._per_batch)
-            for start in range(0, len(keys), size):
-                yield keys[start : start + size]
+def with_progress(items: Iterable[_T], total: int) -> Iterator[_T]:
+    """Yield the items; show a bar on a terminal's stderr once it takes long."""
+    console = Console(stderr=True)
+    columns = ("decoding images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("", total=total)
+    begun, shown = time.monotonic(), False
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if not shown and time.monotonic() - begun > _SECONDS_WITHOUT_PROGRESS:
+                shown = True
+                bar.start()
+    finally:
+        if shown:
+            bar.stop()
 
 
-class _Decoded(Dataset[Any]):
-    """Decodes one image for each key; what cannot be read is replaced by the next one."""
-
-    def __init__(self, source: Source, config: DataConfig) -> None:
-        self._source, self._views = source, Views(config)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, list[str]]:
-        index, seed = key
-        bad: list[str] = []
-        part = self._source.part_of(index)
-        for candidate in (*range(index, part.stop), *range(part.start, index)):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # Pillow's on metadata and huge images
-                    pixels = self._views.pixels(self._source.image(candidate), seed)
-                return pixels, int(self._source.labels[candidate]), bad
-            except Exception:  # whatever a decoder makes of damaged bytes
-                bad.append(self._source.name(candidate))
-                if len(bad) > max(_NAMED, _MOST_DAMAGED * len(part)):
-                    break
-        raise DamagedImages(f"{len(bad)} images in a row cannot be read: {', '.join(bad[:_NAMED])}")
-
-
-def _joined(items: Sequence[tuple[Tensor, int, list[str]]]) -> Piece:
-    pixels, labels, bad = zip(*items, strict=True)
-    return torch.stack(pixels), torch.tensor(labels), [name for names in bad for name in names]
-
-
-def _begin_worker(number: int) -> None:
-    """Let a terminal's interrupt reach the main process alone, and SIGTERM end this one."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _divided(
+    indices: Tensor, seeds: Tensor | None, parts: int
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Return a batch in `parts` parts at most, for as many workers."""
+    some_seeds = [None] * parts if seeds is None else seeds.chunk(parts)
+    return list(zip(indices.chunk(parts), some_seeds, strict=False))

@@ -56,13 +56,17 @@ class Images:
         if isinstance(self.store, MemoryStore):
             nothing = self.indices[:0]
             return Images(self.store, torch.cat([nothing, *parts]), self.preparation)
-        read = list(self.store.read(parts, None))
+        size = self.preparation.config.image_size
+        none = (torch.empty(0, self.store.channels, size, size, dtype=torch.uint8), self.labels[:0])
+        read = list(self.store.read(parts, None)) or [none]
         pixels = torch.cat([pixels for pixels, _ in read])
         labels = torch.cat([labels.cpu() for _, labels in read])
-        return Images(MemoryStore(pixels, labels), torch.arange(len(labels)), self.preparation)
+        held = MemoryStore(pixels, labels, self.store.classes)
+        return Images(held, torch.arange(len(labels)), self.preparation)
 
     def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
-        return list(self.indices.split(batch_size))[share.rank :: share.count]
+        parts = [part for part in self.indices.split(batch_size) if len(part)]
+        return parts[share.rank :: share.count]
 
     def _evaluated(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
         for pixels, labels in self.store.read(parts, None):

@@ -54,13 +54,13 @@ def stratified_splits(labels: np.ndarray, own_test: int, config: DataConfig) -> 
             f"data.test_images: {config.name} has no test split of its own; say how many"
         )
     else:
-        _check(labels, pool, config, "test_images", config.search_images)
-        pool, test = _divided(labels, pool, config.test_images, config)
+        _check(labels, pool, config, "test_images")
+        pool, test = _divided(labels, pool, config.test_images, config, "test_images")
     if config.train_images is not None:
         held_out = config.search_images if config.search_split == "holdout" else 0
         pool = _part(labels, pool, config, "train_images", held_out)
     _check(labels, pool, config, "search_images")
-    rest, search = _divided(labels, pool, config.search_images, config)
+    rest, search = _divided(labels, pool, config.search_images, config, "search_images")
     train = rest if config.search_split == "holdout" else pool
     return Splits(train=np.sort(train), search=np.sort(search), test=np.sort(test))
 
@@ -78,16 +78,14 @@ def _part(
             f"data.{field}: {wanted} of {len(indices) - more} images in {classes} classes are "
             f"impossible; leave it out for all, or take at most {len(indices) - more - classes}"
         )
-    return _divided(labels, indices, wanted + more, config)[1]
+    return _divided(labels, indices, wanted + more, config, field)[1]
 
 
-def _check(
-    labels: np.ndarray, pool: np.ndarray, config: DataConfig, field: str, others: int = 0
-) -> None:
+def _check(labels: np.ndarray, pool: np.ndarray, config: DataConfig, field: str) -> None:
     """Raise `ValueError` unless each part that the field divides the pool into has each class."""
     classes = len(np.unique(labels[pool]))
     wanted = getattr(config, field)
-    if min(wanted, others or classes, len(pool) - wanted - others) < classes:
+    if min(wanted, len(pool) - wanted) < classes:
         raise ValueError(
             f"data.{field} ({wanted}) must leave an image of each of the {classes} classes to "
             f"every split of {len(pool)} images"
@@ -95,9 +93,11 @@ def _check(
 
 
 def _divided(
-    labels: np.ndarray, indices: np.ndarray, count: int, config: DataConfig
+    labels: np.ndarray, indices: np.ndarray, count: int, config: DataConfig, field: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rest and `count` of the indices, every class in proportion."""
+    if np.unique(labels[indices], return_counts=True)[1].min() < 2:
+        raise ValueError(f"data.{field}: a class with one image cannot be divided")
     rest, part = train_test_split(
         indices, test_size=count, stratify=labels[indices], random_state=config.split_seed
     )

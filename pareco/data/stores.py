@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,6 +17,11 @@ class Store(Protocol):
     @property
     def labels(self) -> Tensor:
         """The labels `n`, int64, on the CPU."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
         ...
 
     @property
@@ -44,6 +49,10 @@ class Store(Protocol):
         """
         ...
 
+    def only(self, indices: Tensor) -> Store:
+        """Return a store of the same indices that is read at these alone, sorted `k`."""
+        ...
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of what the images are, wherever they lie."""
         ...
@@ -55,6 +64,7 @@ class MemoryStore:
 
     pixels: Tensor
     labels: Tensor
+    classes: tuple[str, ...]
     own_test: int = 0
     damaged: list[str] = field(default_factory=list)
 
@@ -71,13 +81,17 @@ class MemoryStore:
         for indices in batches:
             yield self.pixels[indices.to(device)], self.labels[indices].to(device)
 
+    def only(self, indices: Tensor) -> MemoryStore:
+        """Return the store itself: the others cost nothing more."""
+        return self
+
     def to(self, device: torch.device) -> MemoryStore:
         """Return the same images with their pixels on this device."""
-        return MemoryStore(self.pixels.to(device), self.labels, self.own_test, self.damaged)
+        return replace(self, pixels=self.pixels.to(device))
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of pixels and labels."""
+        """Return a SHA-256 of pixels, labels and classes."""
         digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
-        digest.update(repr((tuple(self.pixels.shape), self.own_test)).encode())
+        digest.update(repr((tuple(self.pixels.shape), self.classes, self.own_test)).encode())
         return digest.hexdigest()

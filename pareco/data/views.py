@@ -2,37 +2,102 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional
 
 from pareco.config import DataConfig
 
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+_TRIES = 10
+_BILINEAR = Image.Resampling.BILINEAR
+_ENHANCERS: tuple[Callable[[Image.Image], Any], ...] = (
+    ImageEnhance.Brightness,
+    ImageEnhance.Contrast,
+    ImageEnhance.Color,
+)
+
+Box = tuple[int, int, int, int]
+
 
 class Views:
-    """Crops and colours images to squares of `config.image_size` pixels."""
+    """Crops and colours images to squares of `config.image_size` pixels.
+
+    As in US-Net (arXiv 1903.05134): random resized crop and colour jitter in training, a central
+    crop in evaluation. Mirroring and lighting follow on the device.
+    """
 
     def __init__(self, config: DataConfig) -> None:
-        """Prepare the transforms."""
-        size, bilinear = config.image_size, InterpolationMode.BILINEAR
-        central = [v2.Resize(round(size / config.central_crop), bilinear), v2.CenterCrop(size)]
-        self._evaluation = v2.Compose(central)
-        crop, jitter = config.crop_scale, config.colour_jitter
-        drawn = central if crop is None else [v2.RandomResizedCrop(size, (crop, 1.0))]
-        coloured = [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
-        self._training = v2.Compose([*drawn, *coloured])
+        """Keep what the views depend on."""
+        self._size = config.image_size
+        self._shorter_side = round(config.image_size / config.central_crop)
+        self._crop_scale, self._jitter = config.crop_scale, config.colour_jitter
 
     def pixels(self, image: Image.Image, seed: int | None) -> Tensor:
-        """Return the bytes `3 x h x w` of an image: its random view of this seed, or the fixed one.
-
-        Size and colours as in US-Net (arXiv 1903.05134): random resized crop and colour jitter in
-        training, a central crop in evaluation.
-        """
-        coloured = image.convert("RGB")
+        """Return the bytes `3 x h x w` of an RGB image: the view of this seed, or evaluation's."""
         if seed is None:
-            return functional.pil_to_tensor(self._evaluation(coloured))
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global stream
-            torch.manual_seed(seed)
-            return functional.pil_to_tensor(self._training(coloured))
+            return _bytes(self._central(image))
+        generator = torch.Generator().manual_seed(seed)
+        if self._crop_scale is None:
+            image = self._central(image)
+        else:
+            box = random_box(image.height, image.width, self._crop_scale, generator)
+            image = _cropped(image, box).resize((self._size, self._size), _BILINEAR)
+        if self._jitter:
+            image = jittered(image, self._jitter, generator)
+        return _bytes(image)
+
+    def _central(self, image: Image.Image) -> Image.Image:
+        shorter = min(image.size)
+        width, height = (self._shorter_side * side // shorter for side in image.size)
+        resized = image.resize((width, height), _BILINEAR)
+        top, left = round((height - self._size) / 2), round((width - self._size) / 2)
+        return _cropped(resized, (top, left, self._size, self._size))
+
+
+def _bytes(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _cropped(image: Image.Image, box: Box) -> Image.Image:
+    top, left, height, width = box
+    return image.crop((left, top, left + width, top + height))
+
+
+def random_box(height: int, width: int, least: float, generator: torch.Generator) -> Box:
+    """Return top, left, height and width of a crop of `least` to all of an image's area.
+
+    The distribution, and the draws, are those of torchvision's `RandomResizedCrop`: after ten
+    boxes that do not fit, the largest central one of a permitted aspect ratio.
+    """
+    narrow, wide = _ASPECT_RATIOS
+    for _ in range(_TRIES):
+        area = height * width * _uniform(least, 1.0, generator)
+        ratio = math.exp(_uniform(math.log(narrow), math.log(wide), generator))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(torch.randint(0, height - box_height + 1, (1,), generator=generator))
+            left = int(torch.randint(0, width - box_width + 1, (1,), generator=generator))
+            return top, left, box_height, box_width
+    box_height = min(height, max(1, round(width / narrow)))
+    box_width = min(width, max(1, round(height * wide)))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def jittered(image: Image.Image, most: float, generator: torch.Generator) -> Image.Image:
+    """Return an image with brightness, contrast and saturation changed, in random order.
+
+    Each by a factor drawn from `1 - most` to `1 + most`, as in torchvision's `ColorJitter`.
+    """
+    for which in torch.randperm(len(_ENHANCERS), generator=generator).tolist():
+        image = _ENHANCERS[which](image).enhance(_uniform(1 - most, 1 + most, generator))
+    return image
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return float(torch.empty(1).uniform_(low, high, generator=generator))

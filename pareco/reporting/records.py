@@ -5,18 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from pareco.cost import COSTS
+from pareco.reporting.experiment import Experiment, Group
 
 FRONT_TYPES = {
     "experiment": "str",
     "method": "str",
     "seed": "int64",
     "widths": "str",
-    "macs": "int64",
-    "params": "int64",
+    **dict.fromkeys(COSTS, "int64"),
     "search_loss": "float64",
     "test_top1_error": "float64",
     "test_top5_error": "float64",
@@ -32,72 +34,22 @@ class InvalidRecord(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """A channel group: its name and its channel count in the full network."""
-
-    name: str
-    maximum: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What the runs of an experiment share."""
-
-    experiment: str
-    network: str
-    full_macs: int
-    full_params: int
-    groups: tuple[Group, ...]
-    """In the order of a front's `widths`."""
-    budget_exempt: tuple[str, ...] = ()
-    """Methods that may spend another training budget than the rest, in alphabetical order."""
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The experiment of a result.json or network.json; KeyError where a field is missing."""
-        exempt = record["budget_exempt"]
-        if isinstance(exempt, bool):
-            exempt = [record["method"]] if exempt else []
-        return cls(
-            experiment=str(record["experiment"]),
-            network=str(record["network"]),
-            full_macs=int(record["full_macs"]),
-            full_params=int(record["full_params"]),
-            groups=tuple(
-                Group(name=str(group["name"]), maximum=int(group["maximum"]))
-                for group in record["groups"]
-            ),
-            budget_exempt=tuple(sorted(exempt)),
-        )
-
-    def to_json(self) -> str:
-        """The text of network.json, from which `read_experiment` makes the same experiment."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-
-def amount(count: float) -> str:
-    """A count in three digits with k, M or G, such as `301 M`."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * size:  # which rounds up to it
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Runs:
-    """The finished runs of one experiment, and the folders of those that have not finished."""
+    """The finished runs of one experiment, their folders, and those of unfinished ones."""
 
     experiment: Experiment
     fronts: pd.DataFrame
     """One row per evaluated sub-network: the columns of front.csv, then those of the budget."""
+    finished: tuple[Path, ...]
     unfinished: tuple[Path, ...]
 
 
 def collected_runs(experiment: str, runs: Path) -> Runs:
-    """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and MACs.
+    """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and cost.
 
     A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none has
-    finished, a record is incomplete, or two runs differ in their network or channel groups.
+    finished, a record is incomplete, or two runs differ in their configuration, data, scale, cost,
+    network or channel groups.
     """
     folders = sorted(folder for folder in (runs / experiment).glob("*/seed*") if folder.is_dir())
     finished = [folder for folder in folders if (folder / "DONE").exists()]
@@ -120,10 +72,11 @@ def collected_runs(experiment: str, runs: Path) -> Runs:
             raise InvalidRecord(f"{folder} and {finished[0]} differ in {', '.join(different)}")
         fronts.append(front)
     assert shared is not None
-    order = ["method", "seed", "macs", "search_loss", "widths"]
+    order = ["method", "seed", shared.cost, "search_loss", "widths"]
     return Runs(
         experiment=replace(shared, budget_exempt=tuple(sorted(exempt))),
         fronts=pd.concat(fronts).sort_values(order, ignore_index=True),
+        finished=tuple(finished),
         unfinished=tuple(folder for folder in folders if folder not in finished),
     )
 
@@ -143,18 +96,18 @@ def _check_alike(finished: Sequence[Path]) -> None:
 
 def _configuration(folder: Path) -> dict[str, Any]:
     """What every run of an experiment must have in common."""
-    with _blaming(folder / "config.json"):
+    with blaming(folder / "config.json"):
         configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for own in ("method", "seed"):
             del configuration[own]
-    with _blaming(folder / "env.json"):
+    with blaming(folder / "env.json"):
         sessions = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-        return configuration | {"data": sessions[0]["data_fingerprint"]}
+        return configuration | {"data fingerprint": sessions[0]["data_fingerprint"]}
 
 
 def read_experiment(path: Path) -> Experiment:
     """The experiment of a network.json; InvalidRecord if the file is missing or incomplete."""
-    with _blaming(path):
+    with blaming(path):
         return Experiment.from_record(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -164,7 +117,7 @@ def read_fronts(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     Raises InvalidRecord when a column is missing, a value is missing or not finite, or there are
     no rows.
     """
-    with _blaming(path):
+    with blaming(path):
         table = pd.read_csv(path, usecols=list(types), dtype=dict(types), keep_default_na=False)
         if table.empty:
             raise ValueError("there is no network in it")
@@ -179,7 +132,7 @@ def read_fronts(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 def _run(folder: Path) -> tuple[Experiment, pd.DataFrame]:
     path = folder / "result.json"
-    with _blaming(path):
+    with blaming(path):
         record = json.loads(path.read_text(encoding="utf-8"))
         experiment = Experiment.from_record(record)
         identity = (experiment.experiment, str(record["method"]), f"seed{record['seed']}")
@@ -188,13 +141,14 @@ def _run(folder: Path) -> tuple[Experiment, pd.DataFrame]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
     path = folder / "front.csv"
     front = read_fronts(path, FRONT_TYPES)
-    with _blaming(path):
+    with blaming(path):
         seeds = "seed" + front["seed"].astype(str)
         rows = zip(front["experiment"], front["method"], seeds, strict=True)
         if any(row != identity for row in rows):
             raise ValueError("a row belongs to another run than its folder")
-        if not front["macs"].between(1, experiment.full_macs).all():
-            raise ValueError(f"MACs outside 1 to {experiment.full_macs}, those of the full network")
+        for cost, full in experiment.full_costs.items():
+            if not front[cost].between(1, full).all():
+                raise ValueError(f"{cost} outside 1 to {full}, the full network's")
         for widths in front["widths"]:
             _check_widths(widths, experiment.groups)
     return experiment, front.assign(**budget)
@@ -210,7 +164,8 @@ def _check_widths(widths: str, groups: tuple[Group, ...]) -> None:
 
 
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
+def blaming(path: Path) -> Iterator[None]:
+    """Raise InvalidRecord, naming `path`, for what goes wrong with it inside the `with` block."""
     try:
         yield
     except KeyError as error:

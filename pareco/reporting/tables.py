@@ -11,11 +11,12 @@ import rich.table
 from rich.text import Text
 
 from pareco.reporting.budgets import EXEMPT, UNEQUAL, budget_marks, budget_table
-from pareco.reporting.records import BUDGET_TYPES, Experiment, amount
+from pareco.reporting.costs import COST_WORDS, amount
+from pareco.reporting.experiment import Experiment
+from pareco.reporting.records import BUDGET_TYPES
 from pareco.reporting.statistics import (
     AREA,
-    COST_PERCENTS,
-    MEASURES,
+    cost_percents,
     method_order,
     run_measures,
     seed_statistics,
@@ -53,6 +54,8 @@ class Tables:
     """An experiment's tables with the lines that go above and below them."""
 
     heading: str
+    warnings: tuple[str, ...]
+    """What nobody may miss, such as a scale that is not the published one."""
     notes: tuple[str, ...]
     errors: Table
     budgets: Table
@@ -69,10 +72,9 @@ def experiment_tables(experiment: Experiment, fronts: pd.DataFrame, focus: str) 
     marks = budget_marks(fronts, experiment.budget_exempt, methods)
     labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}
     return Tables(
-        heading=f"{experiment.experiment}: {experiment.network}, "
-        f"{amount(experiment.full_macs)} MACs and "
-        f"{amount(experiment.full_params)} parameters at full width",
-        notes=_notes(fronts),
+        heading=experiment.title,
+        warnings=experiment.warnings,
+        notes=_notes(experiment, fronts),
         errors=_error_table(experiment, fronts, labels, marks),
         budgets=_budget_table(fronts, labels),
         footnotes=(
@@ -84,7 +86,8 @@ def experiment_tables(experiment: Experiment, fronts: pd.DataFrame, focus: str) 
 
 def markdown(tables: Tables) -> str:
     """The text of table.md."""
-    parts = [f"# {tables.heading}", " ".join(tables.notes)]
+    parts = [f"# {tables.heading}", *(f"**{warning}**" for warning in tables.warnings)]
+    parts += [" ".join(tables.notes)]
     for table in (tables.errors, tables.budgets):
         lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1))]
         lines += [
@@ -100,6 +103,7 @@ def terminal(tables: Tables) -> rich.console.Group:
     """The same tables for `rich.print`, a little narrower."""
     parts: list[rich.console.RenderableType] = [
         Text(tables.heading, style="bold"),
+        *(Text(warning, style="bold yellow") for warning in tables.warnings),
         Text(" ".join(tables.notes), style="dim"),
     ]
     for table in (tables.errors, tables.budgets):
@@ -117,13 +121,21 @@ def terminal(tables: Tables) -> rich.console.Group:
     return rich.console.Group(*parts)
 
 
-def _notes(fronts: pd.DataFrame) -> tuple[str, ...]:
+def _notes(experiment: Experiment, fronts: pd.DataFrame) -> tuple[str, ...]:
     images = sorted(set(fronts["calibration_images"]))
+    first = cost_percents(fronts, experiment.cost, experiment.full_cost)[0]
     return (
+        "The full network: "
+        + ", ".join(
+            f"{amount(experiment.full_costs[cost])} {words.defined}"
+            for cost, words in COST_WORDS.items()
+        )
+        + ".",
         "Test top-1 error in % (less is better), mean ± sample standard deviation over the seeds.",
         "A column x% is the error of the network with the lowest search loss among those of at"
-        " most x% of the full network's MACs (– where none fits in some seed);"
-        f" {AREA} is the mean of that error over {COST_PERCENTS[0]}% to 100%.",
+        f" most x% of the full network's {experiment.words.name}"
+        f" (– where none fits in some seed); {AREA} is the mean of that error over"
+        f" {first}% to 100%.",
         "Bold: the lowest mean among methods of equal training budget.",
         "Batch norm of each network re-calibrated on "
         + " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1])))
@@ -134,11 +146,12 @@ def _notes(fronts: pd.DataFrame) -> tuple[str, ...]:
 def _error_table(
     experiment: Experiment, fronts: pd.DataFrame, labels: dict[str, str], marks: dict[str, str]
 ) -> Table:
-    statistics = seed_statistics(run_measures(fronts, experiment.full_macs))
+    measures = run_measures(fronts, experiment.cost, experiment.full_cost)
+    statistics = seed_statistics(measures)
     table = statistics.pivot(index="method", columns="measure").loc[list(labels)]
     compared = [method not in marks for method in labels]
     columns = []
-    for measure in MEASURES:
+    for measure in measures.columns:
         means = table["mean", measure].to_numpy(dtype=np.float64).round(2)
         deviations = table["deviation", measure].to_numpy(dtype=np.float64)
         lowest = np.fmin.reduce(means, initial=np.inf, where=compared)
@@ -152,7 +165,7 @@ def _error_table(
     seeds = [Cell(str(count)) for count in table["n", AREA]]
     return Table(
         title="Test top-1 error at a cost budget",
-        columns=("method", "seeds", *MEASURES),
+        columns=("method", "seeds", *measures.columns),
         rows=tuple(zip(names, seeds, *columns, strict=True)),
     )
 

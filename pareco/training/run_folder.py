@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from torch import Tensor
 
 from pareco.config import Experiment, as_json
 from pareco.cost import COSTS
 from pareco.data import DataSet
-from pareco.files import write_text
+from pareco.files import remove_leftovers, sync, write_text
 from pareco.processes import Processes
 from pareco.slimmable import SlimmableNet
-from pareco.training.checkpoint import load_checkpoint, save_checkpoint
+from pareco.training.checkpoint import add_checkpoint, newest_checkpoint
+from pareco.training.failures import RunError
 from pareco.training.provenance import environment
 from pareco.widths import Widths
 
@@ -31,13 +32,12 @@ FRONT_COLUMNS = (
 )
 
 
-class RunError(RuntimeError):
-    """A run that cannot start or go on; the message says what to do."""
-
-
 @dataclass(kw_only=True)
 class Progress:
-    """What is done of a run: the sets of weights trained, their rows, and what was spent."""
+    """What is done of a run: the sets of weights trained, their rows, and what was spent.
+
+    `images` were trained on in `training_seconds`, of which `waiting_seconds` passed without any.
+    """
 
     trained: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -50,6 +50,18 @@ class Progress:
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
     damaged_images: int = 0
+
+    def timing(self) -> dict[str, float | None]:
+        """Return the time of the whole run, and the rates of its training (None if there was none).
+
+        Ready for JSON.
+        """
+        spent = self.training_seconds
+        return {
+            "seconds": round(self.seconds, 1),
+            "images_per_second": round(self.images / spent, 1) if spent else None,
+            "data_waiting_percent": round(100 * self.waiting_seconds / spent, 1) if spent else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +83,10 @@ class RunFolder:
         file = self.path / "config.json"
         if not file.exists():
             return []
-        ours, theirs = self._configuration(), _read(file)
+        return self._differences(_read(file))
+
+    def _differences(self, theirs: dict[str, Any]) -> list[str]:
+        ours = self._configuration()
         return [
             f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
             for key in sorted(ours.keys() | theirs.keys())
@@ -80,7 +95,9 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise `RunError` with the differences if it holds a run of another configuration."""
-        differences = self.differences()
+        self._refuse(self.differences())
+
+    def _refuse(self, differences: list[str]) -> None:
         if differences:
             raise RunError(
                 f"{self.path} holds a run of another configuration ({'; '.join(differences)}). "
@@ -113,6 +130,9 @@ class RunFolder:
         return configuration | {"method": self.method, "seed": self.seed}
 
     def _describe(self, data: DataSet, processes: Processes) -> None:
+        self._checkpoints.mkdir(exist_ok=True)
+        for folder in (self.path, self._checkpoints):
+            remove_leftovers(folder)
         file = self.path / "env.json"
         sessions = _read(file) if file.exists() else []
         if sessions and sessions[0]["data_fingerprint"] != data.fingerprint:
@@ -122,32 +142,49 @@ class RunFolder:
             _write(self.path / "splits.json", data.splits.as_json())
         _write(file, [*sessions, environment(data.fingerprint, processes)])
 
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
     def tidy(self) -> None:
-        """Remove the checkpoint that an ended run no longer needs."""
-        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        """Remove the checkpoints that an ended run no longer needs."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def load(self) -> tuple[Progress, dict[str, Tensor], dict[str, Any] | None]:
-        """Return the progress, and tensors and state of a trainer if one was under way."""
-        file = self.path / "checkpoint.safetensors"
-        if not file.exists():
+        """Return the progress, and tensors and state of a trainer if one was under way.
+
+        They come from the newest checkpoint that is whole. Raises `RunError` if none of them is,
+        or if it is of another format or configuration.
+        """
+        newest = newest_checkpoint(self._checkpoints)
+        if newest is None:
             return Progress(), {}, None
-        try:
-            tensors, state = load_checkpoint(file)
-        except (SafetensorError, ValueError) as error:
-            raise RunError(
-                f"{file} cannot be read ({error}); remove it to start this run from the beginning"
-            ) from error
+        tensors, state = newest
+        self._refuse(self._differences(state["configuration"]))
         return Progress(**state["progress"]), tensors, state["trainer"]
 
     def save(
         self, progress: Progress, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
     ) -> None:
-        """Write a checkpoint; `trainer` is None between two sets of weights."""
-        state = {"progress": asdict(progress), "trainer": trainer}
-        save_checkpoint(self.path / "checkpoint.safetensors", tensors, state)
+        """Write a checkpoint, after the record; `trainer` is None between two sets of weights."""
+        self._sync_record()
+        state = {
+            "configuration": self._configuration(),
+            "progress": asdict(progress),
+            "trainer": trainer,
+        }
+        step = progress.gradient_steps + (trainer["step"] if trainer else 0)
+        add_checkpoint(self._checkpoints, step, tensors, state)
+
+    def _sync_record(self) -> None:
+        """Bring the record of scalars to the disk, so that no checkpoint is ever ahead of it."""
+        record = self.path / "metrics.jsonl"
+        if record.exists():
+            sync(record)
 
     def finish(self, progress: Progress, net: SlimmableNet, *, budget_exempt: bool) -> None:
-        """Write the front, the result and, last, the end mark; drop the checkpoint."""
+        """Write the front, the result and, last, the end mark; drop the checkpoints."""
+        self._sync_record()
         rows = io.StringIO()
         writer = csv.DictWriter(rows, FRONT_COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -159,6 +196,8 @@ class RunFolder:
             "method": self.method,
             "seed": self.seed,
             "network": self.experiment.network.name,
+            "data": self.experiment.data.name,
+            "image_size": self.experiment.data.image_size,
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
             "full_costs": {name: int(cost.of(name, full)) for name in COSTS},
@@ -170,7 +209,8 @@ class RunFolder:
                 "widths_visited": progress.widths_visited,
             },
             "budget_exempt": budget_exempt,
-            "seconds": round(progress.seconds, 1),
+            "timing": progress.timing(),
+            "damaged_images": progress.damaged_images,
         }
         _write(self.path / "result.json", result)
         _write(self.path / "DONE", {"rows": len(progress.rows)})

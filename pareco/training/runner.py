@@ -116,6 +116,7 @@ class _Session:
         with ExitStack() as held:
             if self.processes.main:
                 self.tracker = held.enter_context(self.new_tracker())
+            next(self.data.train.batches(1))  # what is held in memory is decoded before the clock
             for space in spaces[self.progress.trained :]:
                 self.train_and_measure(self.trainer(space))
         if self.processes.main:
@@ -154,9 +155,10 @@ class _Session:
             granularity=config.granularity,
             slim_head=config.slim_head,
         )
-        last = self.experiment.training.channels_last
-        memory_format = torch.channels_last if last else torch.preserve_format
-        return net.to(self.processes.device, memory_format=memory_format)
+        net.to(self.processes.device)
+        if self.experiment.training.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
 
     def trainer(self, space: WidthSpace) -> Trainer:
         """Return a trainer for one set of weights, where the last checkpoint left it."""

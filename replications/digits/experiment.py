@@ -1,5 +1,7 @@
 """All methods on scikit-learn's digits with a small ResNet-8: two CPU cores, minutes."""
 
+from dataclasses import replace
+
 from pareco.config import (
     DataConfig,
     EvaluationConfig,
@@ -7,7 +9,7 @@ from pareco.config import (
     NetworkConfig,
     TrainingConfig,
 )
-from replications.scales import on_cpu
+from replications import scales
 
 EXPERIMENT = Experiment(
     name="digits",
@@ -21,10 +23,7 @@ EXPERIMENT = Experiment(
         search_split="holdout",
         search_images=300,
         test_images=597,
-        mean=(73.0,),
-        std=(90.0,),
         crop_padding=1,
-        crop_padding_mode="replicate",
         crop_padding_mode="replicate",
     ),
     training=TrainingConfig(
@@ -49,13 +48,19 @@ EXPERIMENT = Experiment(
     seeds=(0, 1),
 )
 
+
+def _short(experiment: Experiment) -> Experiment:
+    return replace(scales.short(experiment), scale="short: 1/10 of the epochs")
+
+
 SCALES = {
-    "cpu": on_cpu(
+    "short": _short,
+    "cpu": scales.on_cpu(
         image_size=8,
         train_images=900,
         epochs=20,
         ask_every_steps=9,
         search_images=300,
         test_images=597,
-    )
+    ),
 }

@@ -1,18 +1,41 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from pareco.data.images import Images, TrainingLoader, augmented
+from pareco.config import DataConfig
+from pareco.data.files import FileStore
+from pareco.data.images import Images, TrainingLoader
+from pareco.data.locations import located
+from pareco.data.preparation import Preparation
+from pareco.data.share import Share
+from pareco.data.stores import MemoryStore
+from tests.data.pictures import small, written_folders
 
 
-def numbered(count: int, size: int = 4) -> Images:
+def config(**options: Any) -> DataConfig:
+    return DataConfig(**{"name": "any", "image_size": 8, "mean": (0.0,), "std": (1.0,)} | options)
+
+
+def numbered(count: int, size: int = 4, **options: Any) -> Images:
     """Return images whose every pixel is their own number, and labels alike."""
     numbers = torch.arange(count)
     pixels = numbers[:, None, None, None].expand(count, 1, size, size).to(torch.uint8)
-    return Images(pixels.contiguous(), numbers, mean=0.0, std=1.0)
+    store = MemoryStore(pixels.contiguous(), numbers, tuple(map(str, range(count))))
+    return Images(store, numbers, Preparation(config(**options)))
 
 
-def loader(**options: int) -> TrainingLoader:
-    return TrainingLoader(**{"images": numbered(50), "batch_size": 8, "seed": 3} | options)  # type: ignore[arg-type]
+def noisy(count: int, **options: Any) -> Images:
+    images = numbered(count, **options)
+    assert isinstance(images.store, MemoryStore)
+    pixels = torch.randint(0, 255, (count, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    return replace(images, store=replace(images.store, pixels=pixels.to(torch.uint8)))
+
+
+def loader(**options: Any) -> TrainingLoader:
+    return TrainingLoader(**{"images": numbered(50), "batch_size": 8, "seed": 3} | options)
 
 
 def test_an_epoch_shows_no_image_twice_and_drops_the_incomplete_batch() -> None:
@@ -22,8 +45,9 @@ def test_an_epoch_shows_no_image_twice_and_drops_the_incomplete_batch() -> None:
 
 
 def test_images_stay_with_their_labels() -> None:
-    for images, labels in loader(crop_padding=2, flip=True).epoch(1):
-        torch.testing.assert_close(images[:, 0, 0, 0], labels.float(), rtol=0, atol=0)
+    images = numbered(50, crop_padding=2, crop_padding_mode="replicate", flip=True)
+    for pixels, labels in loader(images=images).epoch(1):
+        torch.testing.assert_close(pixels[:, 0, 0, 0], labels.float(), rtol=0, atol=0)
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
@@ -36,61 +60,79 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
 
 
 def test_an_epoch_started_in_the_middle_continues_it_exactly() -> None:
-    noisy = Images(
-        torch.randint(0, 255, (50, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte(),
-        torch.arange(50),
-        0.0,
-        1.0,
-    )
-    whole = list(loader(images=noisy, crop_padding=1).epoch(2))  # type: ignore[arg-type]
-    rest = list(loader(images=noisy, crop_padding=1).epoch(2, start=4))  # type: ignore[arg-type]
+    images = noisy(50, crop_padding=1, flip=True)
+    whole = list(loader(images=images).epoch(2))
+    rest = list(loader(images=images).epoch(2, start=4))
     assert len(rest) == 2
-    for (images, labels), (expected, expected_labels) in zip(rest, whole[4:], strict=True):
-        assert torch.equal(images, expected)
+    for (pixels, labels), (expected, expected_labels) in zip(rest, whole[4:], strict=True):
+        assert torch.equal(pixels, expected)
         assert torch.equal(labels, expected_labels)
+
+
+def test_shares_join_to_the_whole_batch() -> None:
+    images = noisy(50, crop_padding=1, flip=True)
+    shares = [loader(images=images, share=Share(rank, 4)).epoch(1) for rank in range(4)]
+    for (pixels, labels), *parts in zip(loader(images=images).epoch(1), *shares, strict=True):
+        assert torch.equal(torch.cat([each for each, _ in parts]), pixels)
+        assert torch.equal(torch.cat([each for _, each in parts]), labels)
 
 
 def test_loading_leaves_the_global_random_stream_alone() -> None:
     before = torch.random.get_rng_state()
-    list(loader(crop_padding=1, flip=True).epoch(0))
+    list(loader(images=numbered(50, crop_padding=1, flip=True)).epoch(0))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size 51 exceeds the 50 training images"):
+def test_impossible_batches_are_refused() -> None:
+    expected = r"training\.batch_size 51 exceeds the 50 training images"
+    with pytest.raises(ValueError, match=expected):
         loader(batch_size=51)
+    expected = r"training\.batch_size 8 cannot be shared by 3 processes"
+    with pytest.raises(ValueError, match=expected):
+        loader(share=Share(0, 3))
 
 
-def test_crops_are_windows_of_the_padded_image() -> None:
-    images = torch.arange(2 * 9, dtype=torch.float32).reshape(2, 1, 3, 3)
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    seen = set()
-    for seed in range(60):
-        generator = torch.Generator().manual_seed(seed)
-        for index, crop in enumerate(augmented(images, generator, 1, flip=False)):
-            matches = [
-                (row, column)
-                for row in range(3)
-                for column in range(3)
-                if torch.equal(padded[index, :, row : row + 3, column : column + 3], crop)
-            ]
-            assert matches
-            seen.update(matches)
-    assert len(seen) == 9
+def test_a_subset_is_of_positions_in_the_selection() -> None:
+    chosen = numbered(50).subset([10, 20, 30]).subset(torch.tensor([2, 0]))
+    assert chosen.labels.tolist() == [30, 10]
+    assert len(chosen) == 2
+    pixels, labels = chosen.normalized(torch.tensor([1]))
+    assert pixels.unique().tolist() == [10.0]
+    assert labels.tolist() == [10]
 
 
-def test_flipping_mirrors_about_half_of_the_images() -> None:
-    images = torch.arange(3.0).expand(1000, 1, 1, 3)
-    flipped = augmented(images, torch.Generator().manual_seed(0), 0, flip=True)
-    mirrored = int((flipped[:, 0, 0, 0] == 2).sum())
-    assert 430 < mirrored < 570  # 500 +- 4.4 standard deviations of a fair coin
-    assert torch.equal(flipped.sort(-1).values, images)
+def test_evaluation_shows_every_image_once_in_order_in_one_share_or_many() -> None:
+    images = numbered(23)
+    whole = [labels.tolist() for _, labels in images.batches(5)]
+    assert [label for labels in whole for label in labels] == list(range(23))
+    shares = [[labels.tolist() for _, labels in images.batches(5, Share(r, 2))] for r in (0, 1)]
+    assert shares == [whole[0::2], whole[1::2]]
 
 
-def test_normalization_and_fingerprint() -> None:
-    images = Images(torch.full((2, 1, 2, 2), 100).byte(), torch.tensor([0, 1]), mean=90.0, std=5.0)
-    normalized, labels = images.normalized(torch.tensor([1]))
-    assert normalized.unique().tolist() == [2.0]
-    assert labels.tolist() == [1]
-    other = Images(images.pixels, torch.tensor([1, 0]), 90.0, 5.0)
-    assert images.fingerprint() != other.fingerprint()
+@pytest.mark.parametrize("in_files", [False, True])
+def test_held_images_are_the_batches_of_a_share(tmp_path: Path, in_files: bool) -> None:
+    images = noisy(42)
+    if in_files:
+        source = located(str(written_folders(tmp_path)))
+        store = FileStore(source, small(), 2, torch.device("cpu"))
+        images = Images(store, torch.arange(42).flip(0), Preparation(small()))
+    for share in (Share(), Share(0, 2), Share(1, 2), Share(9, 10)):
+        held = images.held(5, share)
+        assert isinstance(held.store, MemoryStore)
+        expected = list(images.batches(5, share))
+        for one, other in zip(held.batches(5), expected, strict=True):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
+
+
+def test_the_fingerprint_is_of_pixels_labels_and_classes() -> None:
+    store = MemoryStore(torch.zeros(2, 1, 2, 2).to(torch.uint8), torch.tensor([0, 1]), ("a", "b"))
+    assert replace(store).fingerprint() == store.fingerprint()
+    for change in (
+        {"pixels": store.pixels + 1},
+        {"pixels": store.pixels.reshape(2, 1, 1, 4)},
+        {"labels": torch.tensor([1, 0])},
+        {"classes": ("a", "c")},
+        {"own_test": 1},
+    ):
+        assert replace(store, **change).fingerprint() != store.fingerprint()

@@ -1,65 +1,129 @@
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
-from pareco.data import load_data
-from pareco.data.splits import stratified_splits
+from pareco.config import Machine
+from pareco.data import TrainingLoader, load_data
+from tests.data.pictures import CLASSES, PACKS, small, written_folders, written_tars
 from tests.experiments import TINY
 
-LABELS = load_digits().target  # type: ignore[attr-defined]
+NAMES = ("cifar10", "cifar100", "imagenet")
 
 
-def test_splits_are_disjoint_and_stratified() -> None:
-    splits = stratified_splits(LABELS, search_images=300, test_images=597, seed=0, holdout=True)
-    train, search, test = set(splits.train), set(splits.search), set(splits.test)
-    assert (len(train), len(search), len(test)) == (900, 300, 597)
-    assert len(train | search | test) == 1797
-    for split in (splits.train, splits.search, splits.test):
-        shares = Counter(LABELS[list(split)])
-        expected = np.bincount(LABELS) * len(split) / 1797
-        assert max(abs(shares[digit] - expected[digit]) for digit in range(10)) < 2
-
-
-def test_without_holdout_the_search_images_are_training_images() -> None:
-    held = stratified_splits(LABELS, search_images=300, test_images=597, seed=0, holdout=True)
-    part = stratified_splits(LABELS, search_images=300, test_images=597, seed=0, holdout=False)
-    assert len(part.train) == 1200
-    assert set(part.search) < set(part.train)
-    assert part.test == held.test
-    assert part.search == held.search
-
-
-def test_the_split_seed_changes_the_splits() -> None:
-    first, again, other = (
-        stratified_splits(LABELS, search_images=300, test_images=597, seed=seed, holdout=True)
-        for seed in (0, 0, 1)
-    )
-    assert first == again
-    assert first.test != other.test
+@pytest.fixture(autouse=True)
+def _loaded_anew() -> Iterator[None]:
+    yield
+    load_data.cache_clear()
 
 
 def test_digits_keep_their_pixels() -> None:
     data = load_data(TINY.data)
     raw = load_digits().images[data.splits.test[0]]  # type: ignore[attr-defined]
-    assert data.test.pixels[0, 0].numpy().tolist() == (raw * 15).tolist()
-    assert data.num_classes == 10
-    assert data.in_chans == 1
-    normalized = data.train.normalized(np.arange(len(data.train)))[0]  # type: ignore[arg-type]
+    pixels, labels = data.test.normalized(torch.tensor([0]))
+    np.testing.assert_allclose(pixels[0, 0] * 90 + 73, raw * 15, atol=1e-4)
+    assert labels.tolist() == [load_digits().target[data.splits.test[0]]]  # type: ignore[attr-defined]
+    assert data.classes == tuple("0123456789")
+    assert (data.num_classes, data.in_chans, data.damaged) == (10, 1, [])
+    normalized, _ = data.train.normalized(torch.arange(len(data.train)))
     assert abs(float(normalized.mean())) < 0.05  # mean and deviation are rounded to whole levels
     assert abs(float(normalized.std()) - 1) < 0.05
 
 
+def test_digits_in_three_channels_are_the_same_in_each() -> None:
+    grey = load_data(TINY.data).test.normalized(torch.arange(20))[0]
+    three = replace(TINY.data, name="digits_rgb", mean=(73.0,) * 3, std=(90.0,) * 3)
+    data = load_data(three)
+    assert data.in_chans == 3
+    assert torch.equal(data.test.normalized(torch.arange(20))[0], grey.expand(-1, 3, -1, -1))
+
+
 def test_larger_digits_have_the_asked_size() -> None:
-    assert load_data(replace(TINY.data, image_size=16)).test.pixels.shape[1:] == (1, 16, 16)
+    data = load_data(replace(TINY.data, image_size=16))
+    assert data.test.normalized(torch.tensor([0]))[0].shape == (1, 1, 16, 16)
 
 
-def test_unknown_names_and_impossible_splits_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown data set 'digit'; known: digits"):
+def test_what_cannot_be_loaded_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.name: unknown data set 'digit'; known: digits"):
         load_data(replace(TINY.data, name="digit"))
-    with pytest.raises(ValueError, match="test_images"):
+    with pytest.raises(ValueError, match=r"data\.test_images"):
         load_data(replace(TINY.data, test_images=None))
-    with pytest.raises(ValueError, match=r"data.test_images \(1797\)"):
-        load_data(replace(TINY.data, test_images=1797))
+    with pytest.raises(ValueError, match=r"data\.mean has 3 values, the images have 1 channels"):
+        load_data(replace(TINY.data, mean=(73.0,) * 3, std=(90.0,) * 3))
+    with pytest.raises(ValueError, match="digits is embedded"):
+        load_data(TINY.data, Machine(images="somewhere"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_every_other_data_set_is_found_at_a_location(
+    tmp_path: Path, name: str, in_memory: bool
+) -> None:
+    folder = str(written_folders(tmp_path / "one"))
+    config = small(name=name, in_memory=in_memory)
+    data = load_data(config, Machine(images=folder, decoding_workers=2))
+    assert (data.classes, data.in_chans) == (CLASSES, 3)
+    assert data.splits.test.tolist() == list(range(30, 42))
+    assert set(data.search.indices.tolist()) < set(data.train.indices.tolist())
+    batches = list(TrainingLoader(images=data.train, batch_size=10, seed=0).epoch(0))
+    assert [images.shape for images, _ in batches] == [(10, 3, 16, 16)] * 3
+    elsewhere = Machine(images=str(written_tars(tmp_path / "two")), decoding_workers=0)
+    again = load_data(config, elsewhere)
+    assert again.fingerprint == data.fingerprint
+    repeated = TrainingLoader(images=again.train, batch_size=10, seed=0).epoch(0)
+    for (images, labels), (expected, expected_labels) in zip(repeated, batches, strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+
+
+def test_other_splits_or_sizes_are_other_data(tmp_path: Path) -> None:
+    machine = Machine(images=str(written_folders(tmp_path)))
+    first = load_data(small(), machine).fingerprint
+    assert load_data(small(split_seed=1), machine).fingerprint != first
+    assert load_data(small(image_size=8), machine).fingerprint != first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_data_set_is_an_error_at_once(tmp_path: Path, name: str) -> None:
+    machine = Machine(images=str(tmp_path / "absent"))
+    expected = r"absent: there is no such folder(.|\n)*train\.tar and val\.tar"
+    with pytest.raises(FileNotFoundError, match=expected):
+        load_data(small(name=name), machine)
+
+
+def pack(name: str) -> str:
+    if not (PACKS / name).is_dir():
+        pytest.skip(f"the data pack {name} is not in {PACKS}")
+    return str(PACKS / name)
+
+
+def test_cifar10_jpeg_as_it_is() -> None:
+    machine = Machine(images=pack("cifar10-jpeg"), decoding_workers=2)
+    config = small(name="cifar10", image_size=32, search_images=5000, search_split="holdout")
+    data = load_data(config, machine)
+    assert [len(each) for each in (data.train, data.search, data.test)] == [45_000, 5000, 10_000]
+    assert data.num_classes == 10
+    assert (data.test.labels.bincount() == 1000).all()
+    images, _ = data.test.normalized(torch.arange(0, 10_000, 100))
+    assert images.shape == (100, 3, 32, 32)
+    assert not data.damaged
+
+
+def test_tiny_imagenet_50_as_it_is() -> None:
+    machine = Machine(images=pack("tiny-imagenet-50"), decoding_workers=2)
+    options = {"crop_scale": 0.25, "colour_jitter": 0.4, "lighting": 0.1, "flip": True}
+    data = load_data(small(image_size=64, search_images=500, **options), machine)
+    assert [len(each) for each in (data.train, data.search, data.test)] == [15_000, 500, 2500]
+    assert data.classes[0] == "n01443537"
+    batches = TrainingLoader(images=data.train, batch_size=64, seed=0).epoch(0)
+    images, labels = next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert images.shape == (64, 3, 64, 64)
+    # Normalized photographs: near 0 and 1, the views' own variation within a generous margin.
+    assert abs(float(images.mean())) < 0.6
+    assert 0.5 < float(images.std()) < 1.5
+    assert labels.max() < 50

@@ -7,15 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from pareco.config import Experiment
+from pareco.config import Experiment, Machine
 from replications import command_line
 from replications.__main__ import main
+from replications.scales import SCALES, Scale
 from replications.sweep import Job, run_jobs
 from tests.experiments import TINY
 
@@ -26,13 +28,19 @@ ROOT = Path(command_line.__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def named(name: str) -> Experiment:
+    def scales_of(name: str) -> dict[str, Scale]:
         if name != "tiny":
             raise ValueError(f"unknown experiment {name!r}. Known: tiny")
-        return TINY
+        return SCALES
+
+    def named(name: str, scale: str = "paper") -> Experiment:
+        if scale not in scales_of(name):
+            raise ValueError(f"unknown scale {scale!r}")
+        return scales_of(name)[scale](TINY)
 
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(command_line, "experiment_named", named)
+    monkeypatch.setattr(command_line, "scales_of", scales_of)
     monkeypatch.setattr(command_line, "experiment_names", lambda: ["tiny"])
     monkeypatch.chdir(tmp_path)
 
@@ -66,7 +74,81 @@ def test_one_method_at_a_time_reports_when_all_are_there(
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    assert capsys.readouterr().out.startswith("tiny")
+    shown = capsys.readouterr().out
+    assert shown.startswith("tiny")
+    assert "scales (--scale): paper, short, smoke" in shown
+
+
+def chosen_by(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> list[Job]:
+    """Return the jobs that a command line asks for, with none of them done."""
+    asked: list[Job] = []
+
+    def noted(jobs: list[Job], *, workers: int, console: Console) -> list[object]:
+        asked.extend(jobs)
+        return []
+
+    monkeypatch.setattr(command_line, "run_jobs", noted)
+    assert main(["run", "tiny", *arguments]) == 0
+    return asked
+
+
+@pytest.mark.parametrize("flag", [["--scale", "short"], ["--scale=short"]])
+def test_a_scale_is_the_default_that_other_flags_change(
+    flag: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = ["--training.batch-size", "50", *flag, "--seeds", "3"]
+    jobs = chosen_by(monkeypatch, fields)
+    experiment = jobs[0].experiment
+    assert (experiment.name, experiment.scale) == ("tiny-short", SCALES["short"](TINY).scale)
+    assert (experiment.training.epochs, experiment.training.batch_size) == (1, 50)
+    assert [(job.method, job.seed) for job in jobs] == [("pareco", 3), ("us_net", 3)]
+
+
+def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = chosen_by(monkeypatch, [])
+    flags = ["--device", "cpu", "--decoding-workers", "2", "--checkpoint-minutes", "0.5"]
+    jobs = chosen_by(monkeypatch, flags)
+    machine = Machine(device="cpu", decoding_workers=2, checkpoint_minutes=0.5)
+    assert {job.machine for job in jobs} == {machine}
+    assert [replace(job, machine=Machine()) for job in jobs] == plain
+
+
+def test_a_report_takes_the_runs_of_its_scale(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny", "--scale", "short"]) == 0
+    assert Path("runs/tiny-short/us_net/seed0/DONE").exists()
+    capsys.readouterr()
+    assert main(["report", "tiny", "--scale", "short"]) == 0
+    assert "results/tiny-short/table.md" in capsys.readouterr().out
+
+
+def test_missing_images_are_an_error_that_says_what_to_try_meanwhile(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_images(*arguments: object) -> None:
+        raise FileNotFoundError("no images in /nowhere [train/CLASS/IMAGE]")
+
+    monkeypatch.setattr(command_line, "check_runnable", without_images)
+    assert main(["run", "tiny", "--images", "/nowhere"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: no images in /nowhere [train/CLASS/IMAGE]"
+    assert lines[-1].endswith("make replicate-tiny SCALE=smoke")
+    assert not list(Path().iterdir())
+
+
+def test_of_several_processes_one_speaks_and_reports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", "tiny"]) == 0
+    capsys.readouterr()
+    (Path("results/tiny/table.md")).unlink()
+    monkeypatch.setenv("RANK", "1")
+    assert main(["run", "tiny"]) == 0
+    assert main(["run", "nothing"]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out + shown.err
+    assert not Path("results/tiny/table.md").exists()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +163,9 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "tiny", "--seeds", "0", "0"], "seeds must name none twice"),
         (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
         (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
+        (["run", "tiny", "--scale", "shrt"], "'shrt'"),
+        (["run", "tiny", "--checkpoint-minutes", "-1"], "checkpoint_minutes must not be negative"),
+        (["report", "tinny", "--scale", "short"], "unknown experiment 'tinny'. Known: tiny"),
         (["run", "tiny", "--data.name", "digit"], "unknown data set 'digit'"),
         (["run", "tiny", "--training.batch-size", "701"], "exceeds the 700 training images"),
         (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
@@ -103,6 +188,8 @@ def test_wrong_names_end_with_status_2_and_the_known_ones(
         (["--training.epochs", "many"], "many"),
         (["--network.alpha-min", "1.5"], "alpha_min must be between 0 and 1"),
         (["--workers", "0"], "workers must be at least 1"),
+        (["--scale"], "--scale: expected one argument"),
+        (["--device", "gpu"], "auto"),
         (["--seed", "-1"], "seed must not be negative"),
     ],
 )

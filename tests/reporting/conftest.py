@@ -1,4 +1,7 @@
-"""Synthetic finished runs: three methods, two seeds, with a known trade-off."""
+"""Synthetic finished runs: three methods, two seeds, with a known trade-off.
+
+MACs and parameters fall with the square of the widths, activations in proportion to them.
+"""
 
 import csv
 import json
@@ -9,10 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pareco.cost import COSTS
 from pareco.reporting.records import FRONT_TYPES
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
-FULL_MACS, FULL_PARAMS = 4_120_000, 272_000
+FULL_COSTS = {
+    "macs": 4_120_000,
+    "params": 272_000,
+    "activations": 62_500,
+    "peak_activations": 8_200,
+}
+ENVIRONMENT = {
+    "commit": "0123abc",
+    "dirty": False,
+    "python": "3.12.1",
+    "packages": {"torch": "2.9.0"},
+    "cpu": "A processor",
+    "gpus": [],
+    "device": "cpu",
+    "processes": 1,
+    "data_fingerprint": "abc",
+}
 OFFSETS = {"uniform": 2.0, "pareco": 0.0, "random": 1.1}
 
 
@@ -28,8 +48,11 @@ def write_run(
         "method": method,
         "seed": seed,
         "network": "resnet8",
-        "full_macs": FULL_MACS,
-        "full_params": FULL_PARAMS,
+        "data": "cifar10",
+        "image_size": 32,
+        "scale": "paper",
+        "cost": "macs",
+        "full_costs": FULL_COSTS,
         "groups": [{"name": name, "maximum": maximum} for name, maximum in GROUPS],
         "budget": {
             "gradient_steps": 400,
@@ -38,12 +61,17 @@ def write_run(
             "widths_visited": 96,
         },
         "budget_exempt": False,
-        "seconds": 31.5,
+        "timing": {
+            "seconds": 31.5 + seed,
+            "images_per_second": 812.0,
+            "data_waiting_percent": 1.5,
+        },
+        "damaged_images": 0,
     } | changes
     (folder / "result.json").write_text(json.dumps(result))
     config = {"method": method, "seed": seed, "training.epochs": 3}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "env.json").write_text(json.dumps([{"data_fingerprint": "abc"}]))
+    (folder / "env.json").write_text(json.dumps([ENVIRONMENT]))
     with (folder / "front.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FRONT_TYPES)
@@ -64,10 +92,12 @@ def _row(method: str, seed: int, fraction: float, generator: np.random.Generator
     widths = [
         m if full else max(1, int(a * m)) for a, (_, m) in zip(multipliers, GROUPS, strict=True)
     ]
-    macs, params = round(fraction * FULL_MACS), round(fraction * FULL_PARAMS)
+    by_area, by_channels = fraction, np.sqrt(fraction)
+    shares = dict(zip(COSTS, (by_area, by_area, by_channels, by_channels), strict=True))
+    costs = [round(share * FULL_COSTS[cost]) for cost, share in shares.items()]
     loss = 0.1 + error / 30 + generator.normal() / 200
     text = " ".join(map(str, widths))
-    return ["digits", method, seed, text, macs, params, loss, error, error / 10, 512]
+    return ["digits", method, seed, text, *costs, loss, error, error / 10, 512]
 
 
 @pytest.fixture(name="write_run")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pareco.cost import COSTS
+from pareco.reporting.costs import COST_WORDS, amount
 from pareco.reporting.records import (
     BUDGET_TYPES,
     FRONT_TYPES,
     InvalidRecord,
-    amount,
     collected_runs,
     read_experiment,
 )
@@ -27,7 +28,7 @@ def test_runs_of_other_configurations_or_data_are_refused(runs: Path) -> None:
         collected_runs("digits", runs)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "env.json").write_text(json.dumps([{"data_fingerprint": "other"}]))
-    with pytest.raises(InvalidRecord, match="data: abc, other"):
+    with pytest.raises(InvalidRecord, match="data fingerprint: abc, other"):
         collected_runs("digits", runs)
 
 
@@ -45,9 +46,22 @@ def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -
     assert set(seed_one["search_evaluations"]) == {121}
 
 
+def test_the_order_is_by_the_experiments_own_cost(tmp_path: Path, write_run: WriteRun) -> None:
+    front = write_run(tmp_path, "random", 0, cost="params") / "front.csv"
+    header, *lines = [line.split(",") for line in front.read_text().splitlines()]
+    macs, params = (header.index(name) for name in ("macs", "params"))
+    for number, line in enumerate(sorted(lines, key=lambda line: int(line[macs]))):
+        line[params] = str(1000 - number)
+    front.write_text("\n".join(",".join(line) for line in [header, *lines]))
+    collected = collected_runs("digits", tmp_path).fronts
+    assert list(collected["params"]) == [*range(991, 1001)]
+    assert collected["macs"].is_monotonic_decreasing
+
+
 def test_an_experiment_survives_network_json(runs: Path, tmp_path: Path) -> None:
     experiment = collected_runs("digits", runs).experiment
-    experiment = replace(experiment, budget_exempt=("independent",))
+    exempt = ("independent",)
+    experiment = replace(experiment, budget_exempt=exempt, cost="params", scale="half the classes")
     (tmp_path / "network.json").write_text(experiment.to_json())
     assert read_experiment(tmp_path / "network.json") == experiment
 
@@ -60,9 +74,17 @@ def test_no_finished_run_names_the_command(tmp_path: Path, write_run: WriteRun) 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("network", "resnet20"), ("full_macs", 4_120_001), ("groups", [])],
+    [
+        ("network", "resnet20"),
+        ("full_costs", dict.fromkeys(COSTS, 9_000_000)),
+        ("groups", []),
+        ("cost", "params"),
+        ("scale", "short: 1/10 of the epochs"),
+        ("data", "digits"),
+        ("image_size", 8),
+    ],
 )
-def test_mixed_networks_are_refused(runs: Path, field: str, value: object) -> None:
+def test_runs_that_cannot_be_compared_are_refused(runs: Path, field: str, value: object) -> None:
     path = runs / "digits" / "uniform" / "seed1" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     if field == "groups":
@@ -81,13 +103,13 @@ def column_dropped(text: str) -> str:
 def value_dropped(text: str) -> str:
     lines = text.splitlines()
     cells = lines[3].split(",")
-    return "\n".join([*lines[:3], ",".join([*cells[:6], "", *cells[7:]]), *lines[4:]])
+    return "\n".join([*lines[:3], ",".join([*cells[:8], "", *cells[9:]]), *lines[4:]])
 
 
 def value_infinite(text: str) -> str:
     lines = text.splitlines()
     cells = lines[3].split(",")
-    return "\n".join([*lines[:3], ",".join([*cells[:6], "inf", *cells[7:]]), *lines[4:]])
+    return "\n".join([*lines[:3], ",".join([*cells[:8], "inf", *cells[9:]]), *lines[4:]])
 
 
 def rows_dropped(text: str) -> str:
@@ -106,6 +128,10 @@ def macs_beyond(text: str) -> str:
     return text.replace(",4120000,", ",4120001,")
 
 
+def activations_beyond(text: str) -> str:
+    return text.replace(",62500,8200,", ",62500,8201,")
+
+
 def another_method(text: str) -> str:
     return text.replace("digits,random", "digits,uniform")
 
@@ -119,7 +145,8 @@ def another_method(text: str) -> str:
         (rows_dropped, "no network"),
         (widths_shortened, "4 counts for 5 groups"),
         (widths_beyond, r"33 channels in group 'layer2.0' of 32"),
-        (macs_beyond, "MACs outside 1 to 4120000"),
+        (macs_beyond, "macs outside 1 to 4120000"),
+        (activations_beyond, "peak_activations outside 1 to 8200"),
         (another_method, "another run"),
         (lambda _: "", "No columns"),
     ],
@@ -137,10 +164,19 @@ def test_a_damaged_front_is_named(runs: Path, damage: Callable[[str], str], mess
         ("{", "result.json: "),
         ("{}", "result.json lacks 'budget_exempt'"),
         (None, "No such file"),
+        ({"cost": "latency"}, "cost 'latency' is none of macs, params, activations"),
+        ({"cost": ["macs"]}, "is none of macs"),
+        ({"scale": ""}, "scale '' is not one line of text"),
+        ({"scale": "a\nb"}, "is not one line of text"),
+        ({"full_costs": {"macs": 1}}, "lacks 'params'"),
     ],
 )
-def test_a_damaged_result_is_named(runs: Path, text: str | None, message: str) -> None:
+def test_a_damaged_result_is_named(
+    runs: Path, text: str | dict[str, object] | None, message: str
+) -> None:
     path = runs / "digits" / "random" / "seed0" / "result.json"
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(path.read_text()) | text)
     path.unlink()
     if text is not None:
         path.write_text(text)
@@ -176,3 +212,10 @@ def test_an_error_outside_0_to_100_percent_is_refused(runs: Path) -> None:
     path.write_text("\n".join([header, ",".join(cells), *rest]))
     with pytest.raises(InvalidRecord, match="an error outside 0 to 100% in column test_top1_error"):
         collected_runs("digits", runs)
+
+
+def test_every_cost_has_words_and_a_plot_of_its_own() -> None:
+    assert tuple(COST_WORDS) == COSTS
+    figures = [words.figure for words in COST_WORDS.values()]
+    assert figures[0] == "error_vs_flops"
+    assert figures[1:] == [f"error_vs_{cost}" for cost in COSTS[1:]]

@@ -1,9 +1,12 @@
 """From run folders to a folder of results, the same bytes each time."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rich.console
 
 from pareco.reporting import UnequalBudgets, render_report, write_report
 from pareco.reporting.records import BUDGET_TYPES, FRONT_TYPES
@@ -17,6 +20,7 @@ FILES = {
     "error_vs_flops.svg",
     "error_vs_flops.png",
     "widths.png",
+    "environment.json",
 }
 
 
@@ -44,10 +48,56 @@ def test_tables_and_figures_are_made_again_without_the_runs(
     write_report("digits", runs, folder.parent)
     before = contents(folder)
     assert "| alone † |" in before["table.md"].decode()
-    for name in FILES - {"fronts.csv", "network.json"}:
+    for name in FILES - {"fronts.csv", "network.json", "environment.json"}:
         (folder / name).unlink()
-    render_report(folder)
+    rendered = render_report(folder)
     assert contents(folder) == before
+    assert {path.name for path in rendered.paths} == FILES - {"environment.json"}
+
+
+def test_only_the_environment_knows_times_and_hardware(
+    runs: Path, tmp_path: Path, write_run: WriteRun
+) -> None:
+    """A re-run on another machine changes environment.json and nothing else."""
+    write_report("digits", runs, tmp_path / "first")
+    timing = {"seconds": 7.25, "images_per_second": None, "data_waiting_percent": None}
+    for method in ("pareco", "random", "uniform"):
+        for seed in (0, 1):
+            folder = write_run(tmp_path / "again", method, seed, timing=timing, damaged_images=3)
+            sessions = json.loads((folder / "env.json").read_text())
+            (folder / "env.json").write_text(json.dumps([{**sessions[0], "cpu": "Another"}]))
+    write_report("digits", tmp_path / "again", tmp_path / "second")
+    first, second = (contents(tmp_path / name / "digits") for name in ("first", "second"))
+    different = {name for name in FILES if first[name] != second[name]}
+    assert different == {"environment.json"}
+
+
+def test_the_plot_is_named_after_the_cost_and_leaves_no_other(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    results = tmp_path / "results"
+    write_run(tmp_path / "flops", "pareco", 0)
+    write_report("digits", tmp_path / "flops", results)
+    write_run(tmp_path / "memory", "pareco", 0, cost="peak_activations")
+    report = write_report("digits", tmp_path / "memory", results)
+    plots = {"error_vs_peak_activations.svg", "error_vs_peak_activations.png"}
+    expected = FILES - {"error_vs_flops.svg", "error_vs_flops.png"} | plots
+    assert contents(results / "digits").keys() == expected
+    assert {path.name for path in report.paths} == expected
+
+
+def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path / "runs", "pareco", 0, scale="short: 1/10 of the epochs")
+    report = write_report("digits", tmp_path / "runs", tmp_path / "results")
+    label = "scale: short: 1/10 of the epochs, not the published schedule"
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(report.tables)
+    written = contents(tmp_path / "results" / "digits")
+    assert label in capture.get()
+    assert label in written["table.md"].decode()
+    assert f"<!-- {label} -->" in written["error_vs_flops.svg"].decode()
+    assert '"scale": "short: 1/10 of the epochs"' in written["network.json"].decode()
 
 
 def test_fronts_have_fixed_columns_and_format(runs: Path, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pareco.cost import COSTS
 from pareco.reporting.statistics import (
-    MEASURES,
     area_under_front,
+    cost_percents,
     errors_at,
     method_order,
     run_measures,
@@ -20,54 +21,96 @@ from pareco.reporting.statistics import (
 def front(*networks: tuple[int, float, float], method: str = "a", seed: int = 0) -> pd.DataFrame:
     """Networks given as (MACs, search loss, test top-1 error)."""
     table = pd.DataFrame(networks, columns=["macs", "search_loss", "test_top1_error"])
-    return table.assign(method=method, seed=seed, params=1, widths="1")
+    others = dict.fromkeys(COSTS[1:], 1)
+    return table.assign(method=method, seed=seed, widths="1", **others)
 
 
 FOUR = front((1000, 0.2, 4.0), (150, 0.9, 20.0), (600, 0.4, 12.0), (400, 0.5, 8.0))
 
 
 def test_selection_follows_the_search_loss_not_the_test_error() -> None:
-    errors = errors_at(FOUR, [100, 149, 150, 399, 400, 599, 600, 999, 1000, 2000])
+    errors = errors_at(FOUR, "macs", [100, 149, 150, 399, 400, 599, 600, 999, 1000, 2000])
     expected = [np.nan, np.nan, 20, 20, 8, 8, 12, 12, 4, 4]
     np.testing.assert_array_equal(errors, expected)
 
 
 def test_of_equal_search_losses_the_cheaper_is_selected() -> None:
     tied = front((500, 0.3, 5.0), (300, 0.3, 7.0), (700, 0.3, 1.0))
-    np.testing.assert_array_equal(errors_at(tied, [300, 500, 700]), [7, 7, 7])
+    np.testing.assert_array_equal(errors_at(tied, "macs", [300, 500, 700]), [7, 7, 7])
 
 
 def test_a_dearer_network_of_higher_search_loss_is_never_selected() -> None:
     dominated = front((300, 0.3, 7.0), (500, 0.6, 1.0), (500, 0.2, 5.0), (500, 0.25, 2.0))
-    assert list(staircase(dominated)["test_top1_error"]) == [7, 5]
+    assert list(staircase(dominated, "macs")["test_top1_error"]) == [7, 5]
 
 
 def test_area_is_the_exact_mean_of_the_steps() -> None:
     # 20 from 200 to 400, 8 to 600, 12 to 1000: the largest network adds no length.
-    assert area_under_front(FOUR, 1000) == pytest.approx((200 * 20 + 200 * 8 + 400 * 12) / 800)
-    assert area_under_front(front((200, 0.5, 9.0)), 1000) == pytest.approx(9.0)
+    assert area_under_front(FOUR, "macs", 1000, 20) == pytest.approx(
+        (200 * 20 + 200 * 8 + 400 * 12) / 800
+    )
+    assert area_under_front(front((200, 0.5, 9.0)), "macs", 1000, 20) == pytest.approx(9.0)
 
 
 def test_area_leaves_out_what_is_cheaper_than_the_left_end() -> None:
     cheap = front((50, 0.9, 90.0), (100, 0.8, 30.0), (600, 0.4, 10.0))
-    assert area_under_front(cheap, 1000) == pytest.approx((400 * 30 + 400 * 10) / 800)
+    assert area_under_front(cheap, "macs", 1000, 20) == pytest.approx((400 * 30 + 400 * 10) / 800)
 
 
 def test_area_is_undefined_unless_a_network_fits_at_its_left_end() -> None:
-    assert math.isnan(area_under_front(front((201, 0.5, 9.0), (900, 0.1, 2.0)), 1000))
+    late = front((201, 0.5, 9.0), (900, 0.1, 2.0))
+    assert math.isnan(area_under_front(late, "macs", 1000, 20))
+    # 9 from 250 to 900, 2 to 1000.
+    expected = (650 * 9 + 100 * 2) / 750
+    assert area_under_front(late, "macs", 1000, 25) == pytest.approx(expected)
+
+
+def test_another_cost_orders_the_same_networks_anew() -> None:
+    # By activations the second is the cheapest, and the first is dominated by both others.
+    both = front((200, 0.9, 30.0), (600, 0.5, 20.0), (900, 0.1, 10.0)).assign(
+        activations=[80, 50, 60]
+    )
+    assert list(staircase(both, "macs")["test_top1_error"]) == [30, 20, 10]
+    assert list(staircase(both, "activations")["test_top1_error"]) == [20, 10]
+    errors = errors_at(both, "activations", [49, 50, 59, 60, 80])
+    np.testing.assert_array_equal(errors, [np.nan, 20, 20, 10, 10])
+    measures = run_measures(both, "activations", 100)
+    assert list(measures.columns) == ["50%", "60%", "80%", "100%", "area"]
+    # 20 from 50 to 60, 10 to 100.
+    assert measures.to_numpy().tolist() == [[20, 10, 10, 10, pytest.approx((200 + 400) / 50)]]
+
+
+@pytest.mark.parametrize(
+    ("cheapest", "percents"),
+    [
+        (1, (20, 40, 60, 80, 100)),
+        (200, (20, 40, 60, 80, 100)),
+        (201, (25, 40, 60, 80, 100)),
+        (250, (25, 40, 60, 80, 100)),
+        (396, (40, 60, 80, 100)),
+        (420, (45, 60, 80, 100)),
+        (1000, (80, 100)),
+    ],
+)
+def test_budgets_begin_where_a_network_fits(cheapest: int, percents: tuple[int, ...]) -> None:
+    networks = front((cheapest, 0.5, 9.0), (1000, 0.1, 2.0))
+    assert cost_percents(networks, "macs", 1000) == percents
 
 
 def test_measures_of_each_run() -> None:
     both = pd.concat([FOUR, front((399, 0.5, 3.0), method="b", seed=4)])
-    measures = run_measures(both, 1000).set_index(["method", "seed"])
+    measures = run_measures(both, "macs", 1000)
     assert measures.loc[[("a", 0)]].to_numpy().tolist() == [[20, 8, 12, 12, 4, 13]]
     np.testing.assert_array_equal(measures.loc[("b", 4)], [np.nan, 3, 3, 3, 3, np.nan])
 
 
 def test_a_cost_budget_is_exact_in_whole_macs() -> None:
     # 60% of 333 is 199.8, in floating point 0.6 * 335 is just under 201.
-    assert math.isnan(run_measures(front((200, 0.5, 9.0)), 333)["60%"].iloc[0])
-    assert run_measures(front((201, 0.5, 9.0)), 335)["60%"].iloc[0] == 9
+    cheap = front((1, 0.9, 50.0), method="b")
+    unfit = run_measures(pd.concat([front((200, 0.5, 9.0)), cheap]), "macs", 333)
+    np.testing.assert_array_equal(unfit.loc[("a", 0), ["40%", "60%", "80%"]], [np.nan, np.nan, 9])
+    fit = run_measures(pd.concat([front((201, 0.5, 9.0)), cheap]), "macs", 335)
+    assert fit.loc[("a", 0), "60%"] == 9
 
 
 def test_mean_and_sample_deviation_over_seeds() -> None:
@@ -75,8 +118,10 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
         front((200, 0.5, error), method="a", seed=seed) for seed, error in enumerate((4, 6, 11))
     ]
     runs += [front((200, 0.5, 3.0), method="b")]
-    table = seed_statistics(run_measures(pd.concat(runs), 1000)).set_index(["method", "measure"])
-    assert len(table) == 2 * len(MEASURES)
+    table = seed_statistics(run_measures(pd.concat(runs), "macs", 1000)).set_index(
+        ["method", "measure"]
+    )
+    assert len(table) == 2 * (5 + 1)
     assert table.loc[("a", "40%"), "mean"] == pytest.approx(7)
     assert table.loc[("a", "40%"), "deviation"] == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
     assert table.loc[("a", "40%"), "n"] == 3
@@ -86,7 +131,7 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
 
 def test_a_mean_is_undefined_where_one_seed_has_no_value() -> None:
     runs = pd.concat([front((200, 0.5, 4.0)), front((300, 0.5, 2.0), seed=1)])
-    table = seed_statistics(run_measures(runs, 1000)).set_index("measure")
+    table = seed_statistics(run_measures(runs, "macs", 1000)).set_index("measure")
     assert table["mean"].isna()["20%"]
     assert table.loc["40%", "mean"] == 3
 

@@ -1,33 +1,47 @@
 """Tables of two hand-made methods, as Markdown and in the terminal."""
 
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import rich.console
 
-from pareco.reporting.records import Experiment, Group
+from pareco.reporting.experiment import Experiment, Group
 from pareco.reporting.tables import Tables, experiment_tables, markdown, terminal
 
 EXPERIMENT = Experiment(
     experiment="digits",
     network="resnet8",
-    full_macs=2_500_000,
-    full_params=80_000,
+    data="cifar10",
+    image_size=32,
+    scale="paper",
+    cost="macs",
+    full_costs={
+        "macs": 2_500_000,
+        "params": 80_000,
+        "activations": 50_000,
+        "peak_activations": 9_000,
+    },
     groups=(Group(name="stem", maximum=16),),
     budget_exempt=("alone",),
 )
 
 
 def run(method: str, seed: int, *errors: float, steps: int = 100) -> pd.DataFrame:
-    """A run of one network at 30% of the cost and, if two errors are given, one at 100%."""
+    """A run of one network at 30% of the MACs and, if two errors are given, one at 100%.
+
+    They take 44% and 100% of the activations.
+    """
     rows = [
-        (method, seed, macs, 1.0 / macs, error)
-        for macs, error in zip((750_000, 2_500_000), errors, strict=False)
+        (method, seed, *costs, 1.0 / costs[0], error)
+        for costs, error in zip(((750_000, 22_000), (2_500_000, 50_000)), errors, strict=False)
     ]
-    table = pd.DataFrame(rows, columns=["method", "seed", "macs", "search_loss", "test_top1_error"])
+    columns = ["method", "seed", "macs", "activations", "search_loss", "test_top1_error"]
+    table = pd.DataFrame(rows, columns=columns)
     return table.assign(
         params=1,
+        peak_activations=1,
         widths="1",
         calibration_images=2000,
         gradient_steps=steps,
@@ -51,16 +65,17 @@ def tables() -> Tables:
 
 def test_markdown(tables: Tables) -> None:
     text = markdown(tables)
-    assert text.startswith("# digits: resnet8, 2.5 M MACs and 80 k parameters at full width\n")
+    assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\nThe full network: ")
+    assert "2.5 M MACs, 80 k parameters, 50 k activations (elements put out by layers), 9 k" in text
     assert "re-calibrated on 2,000 training images." in text
     lines = text.splitlines()
-    first = lines.index("| method | seeds | 20% | 40% | 60% | 80% | 100% | area |")
-    five = "**5.00 ± 1.41**"
+    first = lines.index("| method | seeds | 30% | 40% | 60% | 80% | 100% | area |")
+    five = area = "**5.00 ± 1.41**"
     assert lines[first + 2 : first + 6] == [
-        f"| pareco | 2 | – | {five} | {five} | {five} | **2.50 ± 0.71** | – |",
-        "| alone † | 1 | – | 1.00 | 1.00 | 1.00 | 1.00 | – |",
-        "| big | 1 | – | 9.00 | 9.00 | 9.00 | **2.50** | – |",
-        "| cut ‡ | 1 | – | 1.50 | 1.50 | 1.50 | 1.50 | – |",
+        f"| pareco | 2 | {five} | {five} | {five} | {five} | **2.50 ± 0.71** | {area} |",
+        "| alone † | 1 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
+        "| big | 1 | 9.00 | 9.00 | 9.00 | 9.00 | **2.50** | 9.00 |",
+        "| cut ‡ | 1 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 |",
     ]
     assert "| cut ‡ | 50 | 200 | 1,234 | 7 |" in lines
     assert lines[-3].startswith("† exempt")
@@ -88,3 +103,30 @@ def test_no_footnote_without_a_mark() -> None:
     text = markdown(experiment_tables(EXPERIMENT, runs, "pareco"))
     assert "†" not in text
     assert "‡" not in text
+
+
+def test_columns_follow_the_cost() -> None:
+    runs = pd.concat([run("a", 0, 4.0, 2.0), run("b", 0, 5.0)])
+    text = markdown(experiment_tables(replace(EXPERIMENT, cost="activations"), runs, "b"))
+    assert "| method | seeds | 45% | 60% | 80% | 100% | area |" in text
+    assert "at most x% of the full network's activations (" in text
+    assert "over 45% to 100%" in text
+
+
+def test_a_budget_that_no_network_fits_is_a_dash() -> None:
+    late = run("b", 0, 9.0).assign(macs=1_600_000)
+    text = markdown(experiment_tables(EXPERIMENT, pd.concat([run("a", 0, 4.0), late]), "a"))
+    assert "| b | 1 | – | – | – | 9.00 | 9.00 | – |" in text
+
+
+def test_another_scale_is_said_in_both_forms_and_the_published_one_is_not() -> None:
+    runs = pd.concat([run("a", 0, 4.0), run("b", 0, 5.0)])
+    label = "scale: short: 1/10 of the epochs, not the published schedule"
+    for scale, said in (("short: 1/10 of the epochs", True), ("paper", False)):
+        tables = experiment_tables(replace(EXPERIMENT, scale=scale), runs, "a")
+        console = rich.console.Console(file=io.StringIO(), width=80)
+        with console.capture() as capture:
+            console.print(terminal(tables))
+        assert (label in capture.get().splitlines()) is said
+        assert (f"**{label}**" in markdown(tables).splitlines()) is said
+        assert ("scale" in markdown(tables)) is said

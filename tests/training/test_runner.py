@@ -203,7 +203,7 @@ def test_changed_splits_are_refused(tmp_path: Path) -> None:
     assert (folder.path / "splits.json").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["checkpoint.safetensors", "config.json", "env.json"])
+@pytest.mark.parametrize("name", ["config.json", "env.json"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     def kill(report: StepReport) -> None:
         if report.step == 9:

@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from pareco.config import DataConfig
+from pareco.data.preparation import Preparation, lighting, padded_crops
+
+
+def preparation(**options) -> Preparation:  # type: ignore[no-untyped-def]
+    defaults = {"name": "any", "image_size": 8, "mean": (0.0,), "std": (1.0,)}
+    return Preparation(DataConfig(**defaults | options))
+
+
+def test_a_padded_crop_by_hand() -> None:
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+    corners = torch.tensor([[0], [2]])  # row 0 and column 2 of the image with a border of 1
+    black = padded_crops(image, corners, 1, "constant")
+    assert black.tolist() == [[[[0, 0], [2, 0]]]]
+    edge = padded_crops(image, corners, 1, "replicate")
+    assert edge.tolist() == [[[[2, 2], [2, 2]]]]
+    centre = padded_crops(image, torch.tensor([[1], [1]]), 1, "constant")
+    assert torch.equal(centre, image)
+
+
+@pytest.mark.parametrize("mode", ["constant", "replicate"])
+def test_crops_are_windows_of_the_padded_image(mode: str) -> None:
+    images = torch.arange(1, 2 * 9 + 1).reshape(2, 1, 3, 3).to(torch.uint8)
+    padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode=mode)
+    prepared = preparation(crop_padding=1, crop_padding_mode=mode)
+    seen = set()
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        crops = prepared.training(images, generator, 2, slice(0, 2))
+        for index, crop in enumerate(crops):
+            matches = [
+                (row, column)
+                for row in range(3)
+                for column in range(3)
+                if torch.equal(padded[index, :, row : row + 3, column : column + 3], crop)
+            ]
+            assert matches
+            seen.update(matches)
+    assert len(seen) == 9
+
+
+def test_flipping_mirrors_about_half_of_the_images() -> None:
+    images = torch.arange(3).expand(1000, 1, 1, 3).to(torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    flipped = preparation(flip=True).training(images, generator, 1000, slice(0, 1000))
+    mirrored = int((flipped[:, 0, 0, 0] == 2).sum())
+    assert 430 < mirrored < 570  # 500 +- 4.4 standard deviations of a fair coin
+    assert torch.equal(flipped.sort(-1).values, images.float())
+
+
+def test_lighting_by_hand() -> None:
+    """One unit of the first component, two of the third, for two images."""
+    strengths = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
+    first = [0.2175 * -0.5675, 0.2175 * -0.5808, 0.2175 * -0.5836]
+    third = [0.009 * 0.4009, 0.009 * -0.8140, 0.009 * 0.4203]
+    torch.testing.assert_close(lighting(strengths), torch.tensor([first, third]))
+
+
+def test_lighting_adds_one_colour_to_each_image() -> None:
+    prepared = preparation(lighting=0.1, mean=(0.0,) * 3, std=(1.0,) * 3)
+    pixels = torch.full((400, 3, 2, 2), 100, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    added = prepared.training(pixels, generator, 400, slice(0, 400)) - 100
+    assert torch.equal(added, added[:, :, :1, :1].expand_as(added))
+    # Eigenvalues, times the strengths' deviation, on the 0-255 scale, are the colours' deviations.
+    values = torch.tensor([0.2175, 0.0188, 0.0045])
+    found = torch.linalg.svdvals(added[:, :, 0, 0] / 400**0.5)
+    torch.testing.assert_close(found, 255 * 0.1 * values, rtol=0.15, atol=0)  # 4 deviations
+
+
+def test_parts_of_a_batch_join_to_the_whole() -> None:
+    prepared = preparation(
+        flip=True, crop_padding=2, lighting=0.1, mean=(100.0,) * 3, std=(50.0,) * 3
+    )
+    drawn = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    pixels = drawn.to(torch.uint8)
+
+    def part(own: slice) -> torch.Tensor:
+        return prepared.training(pixels[own], torch.Generator().manual_seed(3), 12, own)
+
+    parts = torch.cat([part(slice(0, 4)), part(slice(4, 8)), part(slice(8, 12))])
+    assert torch.equal(parts, part(slice(0, 12)))
+
+
+def test_normalization_is_per_channel() -> None:
+    prepared = preparation(mean=(90.0, 80.0, 70.0), std=(5.0, 10.0, 15.0))
+    found = prepared.evaluation(torch.full((1, 3, 1, 1), 100, dtype=torch.uint8))
+    assert found.flatten().tolist() == [2.0, 2.0, 2.0]
+
+
+def test_what_does_not_fit_the_channels_is_named() -> None:
+    with pytest.raises(ValueError, match=r"data\.mean has 1 values, the images have 3 channels"):
+        preparation().check(3)
+    with pytest.raises(ValueError, match=r"data\.lighting needs images with 3 channels"):
+        preparation(lighting=0.1).check(1)

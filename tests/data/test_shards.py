@@ -1,0 +1,65 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pareco.data.shards import ShardReader
+from tests.data.pictures import picture, sample, written_shards, written_tar
+
+
+def test_images_are_read_in_any_order(tmp_path: Path) -> None:
+    written_shards(tmp_path)
+    reader = ShardReader(sorted(tmp_path.glob("*train*.tar")))
+    assert len(reader) == 30
+    assert reader.labels.tolist() == [each % 3 for each in range(30)]
+    for index in (29, 0, 17, 17):
+        file, label = reader[index]
+        assert file.read() == picture(index)
+        assert label == index % 3
+    assert reader.filename(17) == "set-train-001.tar/0017.png"
+    assert reader.filename(17, basename=True) == "0017.png"
+
+
+def test_fields_of_a_sample(tmp_path: Path) -> None:
+    """The key ends at the first dot; labels may be JSON; other fields are not opened."""
+    files = {
+        "a/x.JPG": picture(1, kind="JPEG"),
+        "a/x.json": json.dumps({"label": 7}).encode(),
+        "a/x.pkl": b"never opened",
+        "a/x.seg.png": b"another field",
+        **sample("b/x", 2, 3),
+    }
+    reader = ShardReader([written_tar(tmp_path / "train.tar", files)])
+    assert reader.labels.tolist() == [7, 3]
+    assert reader[0][0].read() == files["a/x.JPG"]
+    assert reader[1][0].read() == files["b/x.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"x.png": b"image"}, r"x\.png has no label beside it"),
+        ({"x.png": b"image", "x.cls": b"cat"}, r"x\.cls holds no label"),
+        ({"x.png": b"image", "x.json": b'{"name": "cat"}'}, r"x\.json holds no label"),
+        ({"x.png": b"image", "x.cls": b"-1"}, r"x\.cls has the label -1"),
+    ],
+)
+def test_what_is_no_sample_is_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    shard = written_tar(tmp_path / "set-train-0.tar", files)
+    with pytest.raises(ValueError, match=rf"set-train-0\.tar: {message}"):
+        ShardReader([shard])
+
+
+def test_compressed_and_cut_shards_are_refused(tmp_path: Path) -> None:
+    whole = written_tar(tmp_path / "whole.tar", sample("x", 1, 0) | sample("y", 2, 1)).read_bytes()
+    for name, content in (("zip.tar", gzip.compress(whole)), ("cut.tar", whole[:1000])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            ShardReader([tmp_path / name])
+
+
+def test_no_shards_hold_no_images() -> None:
+    assert len(ShardReader([])) == 0
+    assert ShardReader([]).labels.dtype == np.int64

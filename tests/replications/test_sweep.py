@@ -1,0 +1,266 @@
+"""Sweeps that are signalled: what is under way saves and ends, and nothing more is begun."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pareco.config import Machine
+from pareco.training.interruption import Interrupted
+from replications import sweep
+from replications.__main__ import main
+from replications.sweep import run_jobs
+from replications.worker import Job
+from tests.experiments import TINY
+
+ROOT = Path(sweep.__file__).parent.parent
+LONG = replace(TINY, training=replace(TINY.training, epochs=2000))
+
+
+@pytest.fixture(autouse=True)
+def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def steps(folder: Path) -> int:
+    record = folder / "metrics.jsonl"
+    return len(record.read_text().splitlines()) if record.exists() else 0
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return [int(file.stem) for file in sorted((folder / "checkpoints").glob("*.safetensors"))]
+
+
+def jobs_in(folder: Path, *methods: str) -> list[Job]:
+    machine = Machine(checkpoint_minutes=60, device="cpu")
+    return [
+        Job(experiment=LONG, method=name, seed=0, runs=folder / "runs", machine=machine)
+        for name in methods
+    ]
+
+
+@contextmanager
+def meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread beside the block; an error there fails the test."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield
+    thread.join()
+    assert not errors
+
+
+def test_a_signal_to_the_parent_alone_reaches_its_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = jobs_in(tmp_path, "us_net", "random_widths", "pareco")
+
+    def work() -> None:
+        wait_for(lambda: all(steps(job.folder) > 0 for job in jobs[:2]))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with meanwhile(work), pytest.raises(Interrupted) as interrupted:
+        run_jobs(jobs, workers=2, console=Console(width=200))
+    assert interrupted.value.exit_status == 143
+    for job in jobs[:2]:
+        assert checkpoints(job.folder) == [steps(job.folder)]
+    assert not jobs[2].folder.exists()
+    shown = capsys.readouterr().out
+    assert "stopping: 2 runs save their state" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("interrupted:")]
+    assert sorted(line.removeprefix("interrupted: ").split(", ")) == [
+        "random_widths seed 0",
+        "us_net seed 0",
+    ]
+    assert "not begun: 1 of 3 runs" in shown
+    assert not multiprocessing.active_children()
+
+
+def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
+    job = jobs_in(tmp_path, "us_net")[0]
+    short = replace(jobs_in(tmp_path, "random_widths")[0], experiment=TINY)
+
+    def work() -> None:
+        wait_for(lambda: steps(job.folder) > 0)
+        (process,) = [each for each in multiprocessing.active_children() if each.name == str(job)]
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+
+    with meanwhile(work):
+        failures = run_jobs([job, short], workers=1, console=Console())
+    assert [failure.job for failure in failures] == [job]
+    assert "interrupted by SIGTERM; the same command goes on" in failures[0].message
+    assert checkpoints(job.folder) == [steps(job.folder)]
+    assert short.run_folder.done
+
+
+def stopped_worker(job: Job) -> int:
+    """Stop the process of a job, so that it cannot answer; return its identifier."""
+    wait_for(lambda: steps(job.folder) > 0)
+    (process,) = multiprocessing.active_children()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    return process.pid
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(
+    tmp_path: Path, signum: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job,) = jobs_in(tmp_path, "us_net")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def work() -> None:
+        stopped_worker(job)
+        os.kill(os.getpid(), signum)
+        time.sleep(1.5)
+        os.kill(os.getpid(), signum)
+
+    error = Interrupted if signum == signal.SIGTERM else KeyboardInterrupt
+    begun = time.monotonic()
+    try:
+        with meanwhile(work), pytest.raises(error):
+            run_jobs([job], workers=1, console=Console(width=200))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 60
+    wait_for(lambda: not multiprocessing.active_children(), 5)
+    if error is Interrupted:
+        shown = capsys.readouterr().out
+        assert "interrupted: us_net seed 0 (killed: back to its last checkpoint)" in shown
+
+
+def test_a_worker_that_does_not_answer_is_ended_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 1.0)
+    (job,) = jobs_in(tmp_path, "us_net")
+
+    def work() -> None:
+        stopped_worker(job)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with meanwhile(work), pytest.raises(Interrupted):
+        run_jobs([job], workers=1, console=Console())
+    assert not multiprocessing.active_children()
+
+
+def test_a_signal_before_the_workers_hear_is_not_lost(tmp_path: Path) -> None:
+    """It comes while their processes start."""
+    (job,) = jobs_in(tmp_path, "us_net")
+
+    def work() -> None:
+        wait_for(lambda: bool(multiprocessing.active_children()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with meanwhile(work), pytest.raises(Interrupted):
+        run_jobs([job], workers=1, console=Console())
+    assert checkpoints(job.folder) in ([], [1])
+    assert not multiprocessing.active_children()
+
+
+METHODS = ("us_net", "random_widths")
+OPTIONS = ("--training.epochs", "30", "--training.ask-every-steps", "5", "--device", "cpu")
+
+
+def arguments(runs: Path, *options: str) -> list[str]:
+    chosen = [option for method in METHODS for option in ("--method", method)]
+    folders = ["--runs", str(runs), "--results", str(runs.parent / "results")]
+    return ["run", "digits", "--seed", "0", *chosen, *folders, *OPTIONS, "--workers", "1", *options]
+
+
+def command(runs: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "replications", *arguments(runs)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
+
+
+def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Path) -> None:
+    """SIGTERM to the command alone, as by `kill`; then SIGINT to all its processes, as Ctrl-C."""
+    runs = tmp_path / "runs"
+    run = runs / "digits" / METHODS[0] / "seed0"
+    done = 0
+    for signum, status, send in ((signal.SIGTERM, 143, os.kill), (signal.SIGINT, 130, os.killpg)):
+        process = command(runs)
+        wait_for(lambda: steps(run) > done + 2, 120)  # noqa: B023
+        send(process.pid, signum)
+        shown, errors = process.communicate(timeout=60)
+        assert process.returncode == status, errors
+        assert f"interrupted: {METHODS[0]} seed 0" in shown
+        assert "not begun: 1 of 2 runs" in shown
+        assert errors.strip() == f"{Interrupted(signum)}"
+        assert checkpoints(run)[-1] == steps(run) > done
+        done = steps(run)
+    process = command(runs)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert len(json.loads((run / "env.json").read_text())) == 3
+    whole = tmp_path / "whole"
+    assert main(arguments(whole)) == 0
+    for method in METHODS:
+        for name in ("front.csv", "metrics.jsonl"):
+            file = Path("digits") / method / "seed0" / name
+            assert (runs / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_slurm_signals_every_process_of_a_step(tmp_path: Path) -> None:
+    """The fork server too, which must not take the workers with it before they have saved."""
+    jobs = jobs_in(tmp_path, *METHODS)
+    lines = (
+        "import sys; from pathlib import Path; from rich.console import Console",
+        "from tests.replications.test_sweep import jobs_in; from replications.sweep import run_jobs",
+        "from pareco.training.interruption import Interrupted",
+        "try:",
+        f"    run_jobs(jobs_in(Path({str(tmp_path)!r}), *{METHODS}), workers=2, console=Console())",
+        "except Interrupted as error:",
+        "    sys.exit(error.exit_status)",
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, start_new_session=True
+    )
+    wait_for(lambda: all(steps(job.folder) > 0 for job in jobs), 120)
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.wait(timeout=60) == 143
+    for job in jobs:
+        assert checkpoints(job.folder) == [steps(job.folder)]
+
+
+def test_a_diverging_run_ends_the_command_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = ("--training.lr-per-256", "1e20", "--training.warmup-epochs", "0")
+    assert main(arguments(tmp_path / "runs", *hot)) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "us_net seed 0 failed: the loss is not finite at step" in shown
+    assert "Traceback" not in shown
