@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -23,7 +24,9 @@ from replications.catalogue import (
     known_methods,
     scales_of,
 )
-from replications.sweep import Job, run_jobs
+from replications.sweep import run_jobs
+from replications.together import is_main_process, processes_launched, run_jobs_together
+from replications.worker import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,10 @@ def run(name: str, arguments: list[str], console: Console) -> int:
     jobs = [job for job in asked if not job.run_folder.done]
     if len(jobs) < len(asked):
         console.print(f"{len(asked) - len(jobs)} of {len(asked)} runs have finished before")
-    failures = run_jobs(jobs, workers=chosen.workers or _workers(chosen), console=console)
+    if processes_launched() > 1:
+        failures = run_jobs_together(asked, console=console)
+    else:
+        failures = run_jobs(jobs, workers=chosen.workers or _workers(chosen), console=console)
     for failure in failures:
         console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
     if failures:
@@ -114,7 +120,7 @@ def run(name: str, arguments: list[str], console: Console) -> int:
         total = len(chosen.all_jobs())
         console.print(f"No report yet: {len(waiting)} of {total} runs not finished ({waiting[0]}).")
         return 0
-    if not _is_main_process():
+    if not is_main_process():
         return 0
     return _report(chosen.experiment.name, chosen.folders, console)
 
@@ -130,13 +136,10 @@ def _scale_and_rest(name: str, arguments: list[str]) -> tuple[str | None, list[s
 
 
 def _workers(chosen: RunArguments) -> int:
-    """Return how many runs go side by side unless it is said."""
+    """Return how many runs go side by side unless it is said: one where they share a GPU."""
+    if chosen.machine.device != "cpu" and torch.accelerator.is_available():
+        return 1
     return max(1, _cores() // chosen.experiment.training.cpu_threads)
-
-
-def _is_main_process() -> bool:
-    """Return whether this process speaks and reports; a launcher may have started several."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _check(chosen: RunArguments, name: str) -> None:
@@ -205,7 +208,7 @@ def carry_out(command: str, arguments: list[str]) -> int:
 
     0 well, 1 a run failed, 2 a bad request, named on standard error.
     """
-    console = Console(quiet=not _is_main_process())
+    console = Console(quiet=not is_main_process())
     try:
         if command == "list":
             return list_experiments(console)

@@ -162,7 +162,7 @@ def _outcome(job: Job, messages: Connection) -> Outcome:
     """Do a job; return how it ended."""
     method = known_methods()[job.method]
     try:
-        with _log_file(job.folder):
+        with log_file(job.folder):
             execute_run(
                 job.experiment, method, job.seed, job.folder, _throttled(messages), job.machine
             )
@@ -192,8 +192,11 @@ def _throttled(messages: Connection) -> Callable[[StepReport], None]:
 
 
 @contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
-    """Send the log and Python's warnings to `run.log` in a run's folder."""
+def log_file(folder: Path | None) -> Iterator[None]:
+    """Send the log and Python's warnings to `run.log` in a run's folder; None: leave them."""
+    if folder is None:
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -13,7 +13,6 @@ from replications import scales
 
 EXPERIMENT = Experiment(
     name="digits",
-    scale="full: nothing is published for these data",
     network=NetworkConfig(name="cifar_resnet8", base_width=6),
     data=DataConfig(
         name="digits",

@@ -67,14 +67,24 @@ def test_pixels_are_pillows(tmp_path: Path, write: Any, workers: int) -> None:
 
 
 def test_processes_do_not_share_the_position_in_a_tar(tmp_path: Path) -> None:
-    """This process has the tar open and in use while two others read it."""
-    files, alone = store(written_tars(tmp_path), 2), store(tmp_path, 0)
-    batches = [torch.randperm(30)[:7] for _ in range(20)]
+    """This process has the tar open and in use when two others begin to read it."""
+    alone = store(written_tars(tmp_path), 0)
+    files = FileStore(alone.source, small(), 2, CPU)
+    batches = [torch.randperm(30)[:7] for _ in range(40)]
     expected = list(alone.read(batches, None))
-    mine = alone.read(batches, None)
-    for theirs, (pixels, _), own in zip(files.read(batches, None), expected, mine, strict=True):
-        assert torch.equal(theirs[0], pixels)
-        assert torch.equal(own[0], pixels)
+    mine = alone.read([*batches, *batches], None)
+    next(mine)
+    state: Any = alone.source._train.reader.tar_state  # type: ignore[attr-defined]
+    assert state.tf is not None
+    theirs = files.read(batches, None)
+    first = next(theirs)
+    assert state.tf is None  # closed before the processes began, so that none inherits it
+    assert equal([first], expected[:1])
+    for own, other, found in zip(mine, theirs, expected[1:] + expected[:1], strict=False):
+        assert torch.equal(own[0], found[0])
+        assert other[0].shape == found[0].shape  # it goes on beside them
+    assert not files.damaged
+    assert equal(list(files.read(batches, None)), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
@@ -215,6 +225,14 @@ def test_more_than_a_thousandth_fails_with_the_list(
     expected = r"2 of 1002 images cannot be read, more than 0\.1%(.|\n)*ant/005(.|\n)*cow/000"
     with pytest.raises(DamagedImages, match=expected):
         read(files, [668])
+
+
+def test_a_thousandth_of_each_split_may_be_damaged(tmp_path: Path, many: dict[str, bytes]) -> None:
+    for name in ("train.tar", "val.tar"):
+        written_tar(tmp_path / name, many | {"bee/000.png": b""})
+    files = store(tmp_path)
+    read(files, [334], [1002 + 334])
+    assert files.damaged == ["train.tar/bee/000.png", "val.tar/bee/000.png"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,25 @@ def test_shares_join_to_the_whole_batch() -> None:
     for (pixels, labels), *parts in zip(loader(images=images).epoch(1), *shares, strict=True):
         assert torch.equal(torch.cat([each for each, _ in parts]), pixels)
         assert torch.equal(torch.cat([each for _, each in parts]), labels)
+
+
+@dataclass(frozen=True)
+class Recording(MemoryStore):
+    """Notes the seeds of the images that it is asked for."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def read(self, batches: Any, seeds: Any) -> Any:
+        self.seen.extend(torch.cat(list(seeds)).tolist())
+        return super().read(batches, seeds)
+
+
+def test_no_two_views_share_a_seed() -> None:
+    images = numbered(50)
+    store = Recording(images.store.pixels, images.labels, images.store.classes)  # type: ignore[attr-defined]
+    for epoch in range(3):
+        list(loader(images=replace(images, store=store)).epoch(epoch))
+    assert len(store.seen) == len(set(store.seen)) == 3 * 48
 
 
 def test_loading_leaves_the_global_random_stream_alone() -> None:

@@ -239,7 +239,8 @@ def test_slurm_signals_every_process_of_a_step(tmp_path: Path) -> None:
     jobs = jobs_in(tmp_path, *METHODS)
     lines = (
         "import sys; from pathlib import Path; from rich.console import Console",
-        "from tests.replications.test_sweep import jobs_in; from replications.sweep import run_jobs",
+        "from tests.replications.test_sweep import jobs_in",
+        "from replications.sweep import run_jobs",
         "from pareco.training.interruption import Interrupted",
         "try:",
         f"    run_jobs(jobs_in(Path({str(tmp_path)!r}), *{METHODS}), workers=2, console=Console())",
