@@ -96,6 +96,7 @@ def on_cpu(
             data=replace(
                 experiment.data,
                 image_size=image_size,
+                crop_padding=round(data.crop_padding * image_size / data.image_size),
                 train_images=train_images,
                 search_images=search_images,
                 test_images=test_images,
