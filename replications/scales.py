@@ -89,12 +89,13 @@ def on_cpu(
     passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
     def cpu(experiment: Experiment) -> Experiment:
+        data = experiment.data
         return replace(
             experiment,
             name=f"{experiment.name}-cpu",
             scale=f"cpu: {passes} of {train_images:,} images, {image_size} x {image_size}",
             data=replace(
-                experiment.data,
+                data,
                 image_size=image_size,
                 crop_padding=round(data.crop_padding * image_size / data.image_size),
                 train_images=train_images,

@@ -11,4 +11,4 @@ EXPERIMENT = replace(
     network=replace(PARENT.network, name="cifar_resnet32"),
 )
 
-SCALES = {"cpu": on_cpu(image_size=32, train_images=10_000, epochs=2, ask_every_steps=10)}
+SCALES = {"cpu": on_cpu(image_size=16, train_images=10_000, epochs=2, ask_every_steps=10)}

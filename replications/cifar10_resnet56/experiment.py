@@ -11,4 +11,4 @@ EXPERIMENT = replace(
     network=replace(PARENT.network, name="cifar_resnet56"),
 )
 
-SCALES = {"cpu": on_cpu(image_size=32, train_images=10_000, epochs=1, ask_every_steps=5)}
+SCALES = {"cpu": on_cpu(image_size=16, train_images=10_000, epochs=1, ask_every_steps=5)}

@@ -12,4 +12,4 @@ EXPERIMENT = replace(
     data=replace(PARENT.data, crop_scale=0.08),
 )
 
-SCALES = {"cpu": on_cpu(image_size=64, train_images=5_000, epochs=4, ask_every_steps=10)}
+SCALES = {"cpu": on_cpu(image_size=48, train_images=5_000, epochs=4, ask_every_steps=10)}

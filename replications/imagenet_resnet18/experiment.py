@@ -12,4 +12,4 @@ EXPERIMENT = replace(
     training=replace(PARENT.training, epochs=100, ask_every_steps=250),
 )
 
-SCALES = {"cpu": on_cpu(image_size=64, train_images=5_000, epochs=2, ask_every_steps=5)}
+SCALES = {"cpu": on_cpu(image_size=48, train_images=5_000, epochs=2, ask_every_steps=5)}
