@@ -4,12 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pareco.config import EvaluationConfig
-from pareco.data import Images
-from pareco.evaluation import Evaluator, SearchEvaluations, batch_loss, front, measured
+from pareco.config import DataConfig, EvaluationConfig
+from pareco.data import Images, MemoryStore, Share
+from pareco.data.preparation import Preparation
+from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted, front
 from pareco.models import create_model
+from pareco.processes import Processes
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
+
+ALONE = Processes(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -23,7 +27,11 @@ def net() -> SlimmableNet:
 def some_images(count: int, seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=generator).byte()
-    return Images(pixels, torch.randint(0, 10, (count,), generator=generator), 127.0, 70.0)
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    classes = tuple(str(label) for label in range(10))
+    config = DataConfig(name="digits", image_size=8, mean=(127.0,), std=(70.0,))
+    store = MemoryStore(pixels, labels, classes)
+    return Images(store, torch.arange(count), Preparation(config))
 
 
 def test_front_by_hand() -> None:
@@ -34,32 +42,28 @@ def test_front_by_hand() -> None:
     assert front([math.nan], [1.0]) == []
 
 
-def test_batch_loss_is_that_of_the_extracted_network_on_the_batch(net: SlimmableNet) -> None:
+def test_batch_losses_are_those_of_the_extracted_networks_on_the_batch(net: SlimmableNet) -> None:
     widths = net.space.uniform(0.6)
     images, labels = some_images(32, 1).normalized(torch.arange(32))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     plain = net.extract(widths).train()
     expected = float(F.cross_entropy(plain(images), labels).detach())
     # The same float32 operations in the same order.
-    assert batch_loss(net, (images, labels), widths) == pytest.approx(expected, rel=1e-6)
+    losses = batch_losses(net, (images, labels), [widths, net.space.largest, widths])
+    assert losses[[0, 2]].tolist() == pytest.approx([expected, expected], rel=1e-6)
+    assert losses[1] != losses[0]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert net.training
     assert net.widths == net.space.largest
 
 
-def test_measured_counts_by_hand() -> None:
+def test_counts_by_hand() -> None:
     scores = torch.eye(10)[[3, 3, 5, 0]] * 5 + torch.arange(10) * 0.01
     labels = torch.tensor([3, 9, 0, 0])  # right, in the best five, not in them, right
 
-    class Fixed(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return scores[images.flatten().long()]
-
-    batches = [(torch.tensor([0.0, 1.0, 2.0]), labels[:3]), (torch.tensor([3.0]), labels[3:])]
-    result = measured(Fixed(), batches)  # type: ignore[arg-type]
-    assert result.top1_error == 50.0
-    assert result.top5_error == 25.0
-    assert result.loss == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-6)
+    loss, first, in_five, images = counted(scores, labels).tolist()
+    assert (first, in_five, images) == (2, 3, 4)
+    assert loss / images == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-6)
 
 
 def test_evaluator_matches_an_extracted_network_calibrated_by_torch(net: SlimmableNet) -> None:
@@ -72,7 +76,7 @@ def test_evaluator_matches_an_extracted_network_calibrated_by_torch(net: Slimmab
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
-    evaluator = Evaluator(net, train, search, config, seed=0)
+    evaluator = Evaluator(net, train, search, config, 0, ALONE)
     with torch.no_grad():
         for images, _ in evaluator.calibration.batches(32):
             plain(images)
@@ -80,7 +84,9 @@ def test_evaluator_matches_an_extracted_network_calibrated_by_torch(net: Slimmab
         images, labels = search.normalized(torch.arange(40))
         expected = float(F.cross_entropy(plain(images), labels).detach())
     # Float32 sums over batches in another order: relative error near 1e-6.
-    assert evaluator.search_loss(widths) == pytest.approx(expected, rel=1e-5)
+    (loss,) = evaluator.search_losses([widths])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert [each.loss for each in evaluator.on(search, [widths, widths])] == [loss, loss]
 
 
 def test_evaluations_are_counted_once_until_the_weights_change() -> None:
@@ -88,11 +94,11 @@ def test_evaluations_are_counted_once_until_the_weights_change() -> None:
     first, second = Widths((1, 2)), Widths((2, 2))
     with pytest.raises(RuntimeError, match="only in"):
         evaluations([first])
-    evaluations.begin(lambda widths: float(sum(widths)))
+    evaluations.begin(lambda widths: [float(sum(each)) for each in widths])
     assert evaluations([first, second, first]).tolist() == [3.0, 4.0, 3.0]
     assert evaluations([second]).tolist() == [4.0]
     assert evaluations.count == 2
-    evaluations.begin(lambda widths: 0.5)
+    evaluations.begin(lambda widths: [0.5] * len(widths))
     assert evaluations([first]).tolist() == [0.5]
     assert (evaluations.count, evaluations.visited) == (3, {first, second})
     again = SearchEvaluations()
@@ -103,4 +109,35 @@ def test_evaluations_are_counted_once_until_the_weights_change() -> None:
 def test_too_many_calibration_images_are_refused(net: SlimmableNet) -> None:
     config = EvaluationConfig(calibration_images=64, batch_size=32)
     with pytest.raises(ValueError, match="calibration_images: 64 asked for"):
-        Evaluator(net, some_images(40, 0), some_images(40, 1), config, seed=0)
+        Evaluator(net, some_images(40, 0), some_images(40, 1), config, 0, ALONE)
+
+
+def test_calibration_that_processes_cannot_share_is_refused(net: SlimmableNet) -> None:
+    config = EvaluationConfig(calibration_images=64, batch_size=32)
+    processes = Processes(torch.device("cpu"), Share(0, 3))
+    with pytest.raises(ValueError, match=r"2 batches .* cannot be shared by 3 processes"):
+        Evaluator(net, some_images(80, 0), some_images(40, 1), config, 0, processes)
+
+
+def test_shares_of_the_calibration_make_the_whole(
+    net: SlimmableNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shares, each with the sum over both put in for what the processes would exchange."""
+    images = some_images(96, 2)
+    config = EvaluationConfig(calibration_images=96, batch_size=32)  # 3 batches: 2 and 1
+    widths = net.space.uniform(0.6)
+    whole = Evaluator(net, images, images, config, 0, ALONE).statistics(widths)
+    sent: list[torch.Tensor] = []
+    for rank in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Processes, "total", lambda self, values: sent.append(values) or values)
+            processes = Processes(torch.device("cpu"), Share(rank, 2))
+            Evaluator(net, images, images, config, 0, processes).statistics(widths)
+    monkeypatch.setattr(Processes, "total", lambda self, values: sent[0] + sent[1])
+    processes = Processes(torch.device("cpu"), Share(1, 2))
+    joined = Evaluator(net, images, images, config, 0, processes).statistics(widths)
+    assert joined.batches == 3
+    for name, mean in whole.means.items():
+        # float32 averages in another order
+        torch.testing.assert_close(joined.means[name], mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(joined.variances[name], whole.variances[name], rtol=1e-5, atol=0)

@@ -70,9 +70,7 @@ def test_two_processes_train_the_weights_of_one_with_the_joined_batch(
         assert largest_difference(weights, other_weights) < TOLERANCE
     metrics = [
         [json.loads(line) for line in text.splitlines()]
-        for text in (
-            (tmp_path / run / "run/metrics.jsonl").read_text() for run in ("one", "two")
-        )
+        for text in ((tmp_path / run / "run/metrics.jsonl").read_text() for run in ("one", "two"))
     ]
     assert len(metrics[0]) == STEPS
     for one, two in zip(*metrics, strict=True):

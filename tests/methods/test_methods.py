@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import pareco.methods
+from pareco.cost import Cost
 from pareco.methods import Method, Task, WidthSearch, method_named, methods_in, width_search
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
@@ -35,10 +36,17 @@ class Losses:
         return torch.tensor(rows, dtype=torch.double)
 
 
-def task_of(net: SlimmableNet, losses: Losses, seed: int = 0, budget: int = 12) -> Task:
+def task_of(
+    net: SlimmableNet,
+    losses: Losses,
+    seed: int = 0,
+    budget: int = 12,
+    objective: Cost = "macs",
+) -> Task:
     return Task(
         space=net.space,
         cost=net.cost,
+        objective=objective,
         generator=torch.Generator().manual_seed(seed),
         evaluate=losses,
         sampled_per_step=2,
@@ -138,18 +146,19 @@ def test_pareco_refreshes_all_it_visited_every_tau_steps(net: SlimmableNet) -> N
     assert set(losses.asked[-4:]) == set(losses.asked[:2]) | set(losses.asked[4:6])
 
 
-def test_pareco_reports_the_front_of_its_history(net: SlimmableNet) -> None:
+@pytest.mark.parametrize("objective", ["macs", "peak_activations"])
+def test_pareco_reports_the_front_of_its_history(net: SlimmableNet, objective: Cost) -> None:
     losses = Losses()
-    method = known_methods()["pareco"](task_of(net, losses))
+    method = known_methods()["pareco"](task_of(net, losses, objective=objective))
     steps(method, 30)
     reported = method.candidates()
     visited = list(dict.fromkeys(losses.asked))
     for each in reported:
-        loss, cost = float(losses([each])), method.task.macs(each)
+        loss, cost = float(losses([each])), float(method.task.costs([each]))
         beaten = [
             other
             for other in visited
-            if float(losses([other])) < loss and method.task.macs(other) < cost
+            if float(losses([other])) < loss and float(method.task.costs([other])) < cost
         ]
         assert not beaten
     assert len(reported) >= 3
@@ -189,7 +198,8 @@ def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: Slimmabl
     for wide, narrow in pairwise(path):
         lowered = [index for index in range(len(wide)) if narrow[index] != wide[index]]
         assert narrow[lowered[0]] < wide[lowered[0]]
-        assert method.task.macs(narrow) < method.task.macs(wide)
+        narrower, wider = method.task.costs([narrow, wide]).tolist()
+        assert narrower < wider
     first_step = losses.asked[: net.space.dimensions]
     assert path[1] == min(first_step, key=lambda each: float(Losses()([each])))
 

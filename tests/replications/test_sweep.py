@@ -185,7 +185,7 @@ def test_a_signal_before_the_workers_hear_is_not_lost(tmp_path: Path) -> None:
 
 
 METHODS = ("us_net", "random_widths")
-OPTIONS = ("--training.epochs", "30", "--training.ask-every-steps", "5", "--device", "cpu")
+OPTIONS = ("--training.epochs", "12", "--training.ask-every-steps", "9", "--device", "cpu")
 
 
 def arguments(runs: Path, *options: str) -> list[str]:
