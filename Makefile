@@ -19,7 +19,7 @@ REPLICATE := $(EXPERIMENTS:%=replicate-%)
 REPORT := $(EXPERIMENTS:%=report-%)
 
 quoted = '$(subst ','\'',$(1))'
-images = $(or $(IMAGENET),$(DATA))
+images = $(if $(filter smoke,$(SCALE)),,$(or $(IMAGENET),$(DATA)))
 several = $(filter-out 1,$(GPUS))
 launcher = $(or $(LAUNCH),$(BIN)/$(if $(several),torchrun --standalone --nproc-per-node $(GPUS),python))
 scale = $(if $(SCALE),--scale $(SCALE))
@@ -30,10 +30,10 @@ flags = $(scale) \
 	$(SET)
 
 # A folder that is not there is told before anything is installed; hfds/NAME is no folder.
-ifneq ($(filter replicate-%,$(MAKECMDGOALS)),)
+ifneq ($(and $(images),$(filter replicate-%,$(MAKECMDGOALS))),)
 ifeq ($(filter hfds/% ~%,$(firstword $(IMAGENET))),)
 ifeq ($(if $(IMAGENET),$(shell test -d $(call quoted,$(IMAGENET)) || echo missing)),missing)
-$(error IMAGENET=$(IMAGENET): no such folder. Without images, try $(firstword $(MAKECMDGOALS)) SCALE=smoke)
+$(error IMAGENET=$(IMAGENET): no such folder. Without images, try: make $(firstword $(MAKECMDGOALS)) SCALE=smoke)
 endif
 endif
 endif

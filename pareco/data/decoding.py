@@ -125,6 +125,6 @@ def _joined(
 
 
 def _begin_worker(number: int) -> None:
-    """Let a terminal's interrupt reach the main process alone, and SIGTERM end this one."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leave signals to the main process: it still needs images to end a step and save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -55,8 +55,7 @@ def collected_runs(experiment: str, runs: Path) -> Runs:
     finished = [folder for folder in folders if (folder / "DONE").exists()]
     if not finished:
         raise InvalidRecord(
-            f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished);"
-            f" make them with: python -m replications run {experiment}"
+            f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
         )
     _check_alike(finished)
     fronts, shared, exempt = [], None, set()

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import signal
 import struct
 import zlib
@@ -16,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from pareco.data import DamagedImages, TrainingLoader
-from pareco.data.decoding import _begin_worker
 from pareco.data.files import DecodedStore, FileStore, with_progress
 from pareco.data.images import Images
 from pareco.data.locations import located
@@ -141,16 +141,18 @@ def test_an_epoch_left_in_the_middle_leaves_no_process(tmp_path: Path) -> None:
     assert not torch.multiprocessing.active_children()
 
 
-def test_a_worker_ends_with_sigterm_and_ignores_the_terminals_interrupt() -> None:
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(kind, lambda *arguments: None) for kind in kinds]
-    try:
-        _begin_worker(0)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
+def test_signals_to_all_processes_leave_the_workers_at_work(tmp_path: Path) -> None:
+    """Slurm and a terminal signal every process: the main one saves, with its workers alive."""
+    files = store(written_folders(tmp_path), 2)
+    batches = [torch.tensor([index]) for index in range(42)]
+    expected = list(store(tmp_path).read(batches, None))
+    reading = files.read(batches, None)
+    found = [next(reading), next(reading)]  # one of each worker
+    for worker in torch.multiprocessing.active_children():
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker.pid or 0, kind)
+    assert equal([*found, *reading], expected)
+    assert not torch.multiprocessing.active_children()
 
 
 def truncated(size: int = 64) -> bytes:
@@ -293,14 +295,6 @@ def test_images_decoded_once_are_what_evaluation_sees(tmp_path: Path, workers: i
         path.unlink()
     assert equal(list(decoded.read(batches, None)), expected)
     assert decoded.fingerprint() == files.fingerprint()
-
-
-def test_only_what_is_needed_is_decoded(tmp_path: Path) -> None:
-    files = store(written_folders(tmp_path), in_memory=True)
-    decoded = DecodedStore(files).only(torch.tensor([3, 7, 40]))
-    assert len(decoded.memory.labels) == 3
-    wanted = [torch.tensor([40, 3])]
-    assert equal(list(decoded.read(wanted, None)), list(files.read(wanted, None)))
 
 
 def test_only_the_images_that_are_needed_are_decoded(tmp_path: Path) -> None:
