@@ -19,7 +19,9 @@ REPLICATE := $(EXPERIMENTS:%=replicate-%)
 REPORT := $(EXPERIMENTS:%=report-%)
 
 quoted = '$(subst ','\'',$(1))'
-images = $(if $(filter smoke,$(SCALE)),,$(or $(IMAGENET),$(DATA)))
+# IMAGENET is for the experiments on ImageNet alone, as it may well be in the environment.
+goal = $(firstword $(filter replicate-%,$(MAKECMDGOALS)))
+images = $(if $(filter smoke,$(SCALE)),,$(or $(DATA),$(if $(filter replicate-imagenet-%,$(goal)),$(IMAGENET))))
 several = $(filter-out 1,$(GPUS))
 launcher = $(or $(LAUNCH),$(BIN)/$(if $(several),torchrun --standalone --nproc-per-node $(GPUS),python))
 scale = $(if $(SCALE),--scale $(SCALE))
@@ -30,10 +32,10 @@ flags = $(scale) \
 	$(SET)
 
 # A folder that is not there is told before anything is installed; hfds/NAME is no folder.
-ifneq ($(and $(images),$(filter replicate-%,$(MAKECMDGOALS))),)
-ifeq ($(filter hfds/% ~%,$(firstword $(IMAGENET))),)
-ifeq ($(if $(IMAGENET),$(shell test -d $(call quoted,$(IMAGENET)) || echo missing)),missing)
-$(error IMAGENET=$(IMAGENET): no such folder. Without images, try: make $(firstword $(MAKECMDGOALS)) SCALE=smoke)
+ifneq ($(images),)
+ifeq ($(filter hfds/% wds/% torch/% ~%,$(firstword $(images))),)
+ifeq ($(shell test -d $(call quoted,$(images)) || echo missing),missing)
+$(error $(images): no such folder. Without images, try: make $(firstword $(MAKECMDGOALS)) SCALE=smoke)
 endif
 endif
 endif

@@ -96,7 +96,7 @@ def counted(scores: Tensor, labels: Tensor) -> Tensor:
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(scores, labels, reduction="sum")
     images = loss.new_tensor(float(len(labels)))
-    return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).double().cpu()
+    return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).cpu().double()
 
 
 class Evaluator:
@@ -119,12 +119,6 @@ class Evaluator:
             raise ValueError(
                 f"evaluation.calibration_images: {config.calibration_images} asked for, the "
                 f"training split has {len(train)}"
-            )
-        batches, count = config.calibration_images // config.batch_size, processes.share.count
-        if batches < count:
-            raise ValueError(
-                f"evaluation.calibration_images: {batches} batches of evaluation.batch_size "
-                f"cannot be shared by {count} processes"
             )
         generator = derived_generator(seed, "calibration")
         chosen = torch.randperm(len(train), generator=generator)[: config.calibration_images]
@@ -174,24 +168,36 @@ class Evaluator:
         """Return the batch-norm statistics of a sub-network over all calibration images."""
         if widths not in self._statistics:
             batches = (images for images, _ in self.calibration.batches(self._batch_size))
-            own = calibrated_statistics(self._net, widths, batches)
+            if len(self.calibration):
+                own = calibrated_statistics(self._net, widths, batches)
+            else:  # there are fewer batches than processes
+                own = self._no_statistics(widths)
             if self._processes.several:
                 own = self._over_processes(own)
             self._statistics[widths] = own
         return self._statistics[widths]
 
+    def _no_statistics(self, widths: Widths) -> NormStatistics:
+        """Return zeros in the shape and order of a sub-network's statistics."""
+        with self._net.at(widths):
+            zeros = {
+                layer.name: layer.weight.new_zeros(layer.used_outputs)
+                for layer in self._net.norms()
+            }
+        return NormStatistics(zeros, {name: each.clone() for name, each in zeros.items()})
+
     def _over_processes(self, own: NormStatistics) -> NormStatistics:
         """Return the statistics over the batches of all processes, every batch alike."""
-        tensors = [*own.means.values(), *own.variances.values()]
-        joined = torch.cat([tensor.double() for tensor in tensors]) * own.batches
+        names = sorted(own.means)
+        tensors = [*(own.means[name] for name in names), *(own.variances[name] for name in names)]
+        joined = torch.cat([tensor.cpu().double() for tensor in tensors]) * own.batches
         joined = torch.cat([joined, joined.new_tensor([own.batches])])
         total = self._processes.total(joined)
         count = int(total[-1])
         parts = (total[:-1] / count).to(tensors[0]).split([len(tensor) for tensor in tensors])
-        names = list(own.means)
-        means = dict(zip(names, parts[: len(names)], strict=True))
+        means, variances = parts[: len(names)], parts[len(names) :]
         return NormStatistics(
-            means, dict(zip(own.variances, parts[len(names) :], strict=True)), count
+            dict(zip(names, means, strict=True)), dict(zip(names, variances, strict=True)), count
         )
 
 

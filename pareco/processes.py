@@ -22,6 +22,14 @@ _TIMEOUT = timedelta(minutes=30)  # a search or slow storage may hold one of the
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class _FailedTogether(Exception):
+    """An error in what all processes do: this one ends, and its launcher ends the others."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
 @dataclass(frozen=True)
 class Processes:
     """One of `share.count` processes, with its device; the one of rank 0 is the main one.
@@ -57,6 +65,8 @@ class Processes:
             return self._followed(measure)
         try:
             result = decide()
+        except _FailedTogether as error:  # the others may have failed too, and wait for nothing
+            raise error.cause from error
         except Exception as error:
             self._broadcast(("raised", error))
             raise
@@ -65,9 +75,13 @@ class Processes:
 
     def together(self, measure: Callable[[Any], _T], request: Any) -> _T:
         """Run `measure(request)` in all processes, from within `led`; return it in the main one."""
-        if self.several:
-            self._broadcast(("request", request))
-        return measure(request)
+        if not self.several:
+            return measure(request)
+        self._broadcast(("request", request))
+        try:
+            return measure(request)
+        except Exception as error:
+            raise _FailedTogether(error) from error
 
     def _followed(self, measure: Callable[[Any], Any]) -> Any:
         while True:
@@ -114,9 +128,9 @@ class Processes:
         """Raise `RuntimeError` unless all processes hold the same values."""
         if not self.several:
             return
-        sums = torch.stack([tensor.detach().double().sum() for tensor in tensors])
-        theirs = self.led(lambda: sums.cpu())
-        wrong = int(self.total((sums.cpu() != theirs).any()))
+        sums = torch.stack([tensor.detach().cpu().double().sum() for tensor in tensors])
+        theirs = self.led(lambda: sums)
+        wrong = int(self.total((sums != theirs).any()))
         if wrong:
             raise RuntimeError(f"{wrong} of {self.share.count} processes hold other weights")
 

@@ -215,8 +215,9 @@ def carry_out(command: str, arguments: list[str]) -> int:
         name, *options = arguments
         return {"run": run, "report": report}[command](name, options, console)
     except (InvalidRecord, UnequalBudgets, RunError, ValueError, OSError) as error:
-        errors = Console(stderr=True, quiet=console.quiet)
-        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        who = "" if is_main_process() else f" in process {os.environ['RANK']}"
+        errors = Console(stderr=True)
+        errors.print(f"[red]error{who}:[/red] {escape(str(error))}", highlight=False)
         return 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -39,6 +40,8 @@ def run_jobs_together(jobs: Sequence[Job], *, console: Console) -> list[Failure]
                 _do(job, progress)
             except EXPECTED_ERRORS as error:
                 progress.end(name, "failed")
+                if not is_main_process():
+                    print(f"process {os.environ['RANK']}: {name}: {error}", file=sys.stderr)
                 return [Failure(job, f"{error}")]
             progress.end(name, "done")
     return []

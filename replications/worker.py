@@ -193,7 +193,7 @@ def _throttled(messages: Connection) -> Callable[[StepReport], None]:
 
 @contextmanager
 def log_file(folder: Path | None) -> Iterator[None]:
-    """Send the log and Python's warnings to `run.log` in a run's folder; None: leave them."""
+    """Send log, warnings and errors to `run.log` in a run's folder; None: leave them."""
     if folder is None:
         yield
         return
@@ -208,6 +208,11 @@ def log_file(folder: Path | None) -> Iterator[None]:
         logger.propagate = False
     try:
         yield
+    except Interrupted:
+        raise
+    except Exception:
+        loggers[0].exception("the run ended with an error")
+        raise
     finally:
         for logger in loggers:
             logger.removeHandler(handler)

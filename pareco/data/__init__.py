@@ -41,24 +41,37 @@ def _embedded(channels: int, config: DataConfig, machine: Machine, device: torch
 
 
 def _from_files(
-    find: Callable[[str | None], Source], config: DataConfig, machine: Machine, device: torch.device
+    find: Callable[[str | None], Source],
+    classes: int | None,
+    config: DataConfig,
+    machine: Machine,
+    device: torch.device,
 ) -> Store:
-    files = FileStore(find(machine.images), config, machine.decoding_workers, device)
+    source = find(machine.images)
+    if classes is not None and len(source.classes) != classes:
+        raise ValueError(
+            f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "
+            f"{classes}"
+        )
+    files = FileStore(source, config, machine.decoding_workers, device)
     return DecodedStore(files) if config.in_memory else files
 
 
 _DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
     "digits": partial(_embedded, 1),
     "digits_rgb": partial(_embedded, 3),
-    "cifar10": partial(_from_files, partial(torchvision_source, "cifar10")),
-    "cifar100": partial(_from_files, partial(torchvision_source, "cifar100")),
-    "imagenet": partial(_from_files, imagenet_source),
+    "cifar10": partial(_from_files, partial(torchvision_source, "cifar10"), 10),
+    "cifar100": partial(_from_files, partial(torchvision_source, "cifar100"), 100),
+    "imagenet": partial(_from_files, imagenet_source, None),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A data set with its splits; `fingerprint` identifies images, labels and all indices."""
+    """A data set with its splits; `fingerprint` tells it from others.
+
+    It covers labels and all indices, and pixels (embedded images) or names (files).
+    """
 
     train: Images
     search: Images

@@ -54,7 +54,7 @@ class Store(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of what the images are, wherever they lie."""
+        """Return what tells this data set from others, wherever it lies: pixels, or names."""
         ...
 
 

@@ -165,8 +165,9 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
             mean, variance = self._collected(input)
         elif by_batch and self._is_ordinary() and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            average = 1.0 / float(self.num_batches_tracked)
-            momentum = average if self.momentum is None else self.momentum
+            momentum = self.momentum
+            if momentum is None:  # the cumulative average
+                momentum = 1.0 / float(self.num_batches_tracked)
         elif by_batch:
             mean = variance = None
         if by_batch and self.parts is not None:

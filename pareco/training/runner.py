@@ -116,7 +116,8 @@ class _Session:
         with ExitStack() as held:
             if self.processes.main:
                 self.tracker = held.enter_context(self.new_tracker())
-            next(self.data.train.batches(1))  # what is held in memory is decoded before the clock
+            # What is held in memory is decoded before the clock runs.
+            self.data.train.normalized(torch.zeros(1, dtype=torch.int64))
             for space in spaces[self.progress.trained :]:
                 self.train_and_measure(self.trainer(space))
         if self.processes.main:
@@ -290,7 +291,7 @@ class _Session:
         chosen = self.processes.led(
             lambda: self.chosen_front(trainer, evaluator), evaluator.search_losses
         )
-        check()
+        self.processes.led(check)
         tests = evaluator.on(self.data.test, [widths for widths, _ in chosen])
         cost = trainer.net.cost
         return [

@@ -40,13 +40,18 @@ def accumulate_gradients(
     with net.at(largest):
         with forward():
             scores = net(images)
-            loss = F.cross_entropy(scores.float(), labels, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(_exact(scores), labels, label_smoothing=label_smoothing)
         backward(loss)
-    losses, soft_labels = [loss.detach()], scores.detach().float().softmax(1)
+    losses, soft_labels = [loss.detach()], _exact(scores.detach()).softmax(1)
     for each in others:
         with net.at(each):
             with forward():
-                loss = F.cross_entropy(net(images).float(), soft_labels)
+                loss = F.cross_entropy(_exact(net(images)), soft_labels)
             backward(loss)
         losses.append(loss.detach())
     return torch.stack(losses)
+
+
+def _exact(scores: Tensor) -> Tensor:
+    """Return scores of mixed precision in float32."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

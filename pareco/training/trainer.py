@@ -225,7 +225,7 @@ class Trainer:
         )
         for name, parameter in self.net.named_parameters():
             if f"momentum.{name}" in tensors:
-                momentum = tensors[f"momentum.{name}"].to(parameter)
+                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
         self.method.task.generator.set_state(tensors["generator"])
         self.step, self.passes = state["step"], state["passes"]

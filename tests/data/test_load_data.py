@@ -58,13 +58,17 @@ def test_what_cannot_be_loaded_is_refused() -> None:
         load_data(TINY.data, Machine(images="somewhere"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "count"), [("cifar10", 10), ("cifar100", 100)])
+def test_other_images_than_the_name_says_are_refused(tmp_path: Path, name: str, count: int) -> None:
+    folder = str(written_folders(tmp_path))
+    with pytest.raises(ValueError, match=rf"holds 3 classes, {name} has {count}"):
+        load_data(small(name=name), Machine(images=folder))
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_every_other_data_set_is_found_at_a_location(
-    tmp_path: Path, name: str, in_memory: bool
-) -> None:
+def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> None:
     folder = str(written_folders(tmp_path / "one"))
-    config = small(name=name, in_memory=in_memory)
+    config = small(name="imagenet", in_memory=in_memory)
     data = load_data(config, Machine(images=folder, decoding_workers=2))
     assert (data.classes, data.in_chans) == (CLASSES, 3)
     assert data.splits.test.tolist() == list(range(30, 42))

@@ -73,7 +73,7 @@ def test_a_launcher_replaces_torchrun() -> None:
     [
         (["replicate-imagenet-mbv4"], "unknown experiment imagenet-mbv4; known: cifar10"),
         (["report-imagenet-mbv4"], "unknown experiment imagenet-mbv4; known: cifar10"),
-        (["replicate-imagenet-mbv2", "IMAGENET=/no/where"], "IMAGENET=/no/where: no such folder"),
+        (["replicate-imagenet-mbv2", "IMAGENET=/no/where"], "/no/where: no such folder"),
     ],
 )
 def test_wrong_requests_fail_with_advice(arguments: list[str], message: str) -> None:

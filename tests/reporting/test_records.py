@@ -66,9 +66,9 @@ def test_an_experiment_survives_network_json(runs: Path, tmp_path: Path) -> None
     assert read_experiment(tmp_path / "network.json") == experiment
 
 
-def test_no_finished_run_names_the_command(tmp_path: Path, write_run: WriteRun) -> None:
+def test_no_finished_run_says_where_it_looked(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path, "random", 0, finished=False)
-    with pytest.raises(InvalidRecord, match=r"1 unfinished.*python -m replications run digits"):
+    with pytest.raises(InvalidRecord, match=r"no finished run of 'digits' .*1 unfinished"):
         collected_runs("digits", tmp_path)
 
 
