@@ -219,7 +219,7 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
         assert process.returncode == status, errors
         assert f"interrupted: {METHODS[0]} seed 0" in shown
         assert "not begun: 1 of 2 runs" in shown
-        assert errors.strip() == f"{Interrupted(signum)}"
+        assert f"{Interrupted(signum)}" in errors.splitlines()  # Python may warn of its own
         assert checkpoints(run)[-1] == steps(run) > done
         done = steps(run)
     process = command(runs)
