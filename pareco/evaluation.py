@@ -179,11 +179,9 @@ class Evaluator:
 
     def _no_statistics(self, widths: Widths) -> NormStatistics:
         """Return zeros in the shape and order of a sub-network's statistics."""
+        like = next(self._net.parameters())
         with self._net.at(widths):
-            zeros = {
-                layer.name: layer.weight.new_zeros(layer.used_outputs)
-                for layer in self._net.norms()
-            }
+            zeros = {layer.name: like.new_zeros(layer.used_outputs) for layer in self._net.norms()}
         return NormStatistics(zeros, {name: each.clone() for name, each in zeros.items()})
 
     def _over_processes(self, own: NormStatistics) -> NormStatistics:

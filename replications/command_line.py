@@ -63,7 +63,7 @@ class RunArguments:
     """Run only this seed (may be repeated)."""
 
     workers: int | None = None
-    """Runs at a time; by default as many as there are CPU cores for training.cpu_threads each."""
+    """Runs at a time; by default one on a GPU, else one for each training.cpu_threads cores."""
 
     def __post_init__(self) -> None:
         """Check the fields."""

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pareco.data import Share
+from pareco.processes import Processes
 from pareco.slimmable import BatchParts
 from pareco.slimmable.layers import SlicedBatchNorm2d
 from tests.two_processes import observed_run
@@ -160,3 +162,37 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     result = launched("torchrun", str(tmp_path), "us_net", "odd")
     assert result.returncode != 0
     assert "batch_size" in result.stderr
+
+
+def test_an_error_in_a_joint_measurement_is_the_one_that_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And it is not announced: the other processes may have ended with it already."""
+    sent: list[str] = []
+    monkeypatch.setattr(Processes, "_broadcast", lambda self, message: sent.append(message[0]))
+    processes = Processes(torch.device("cpu"), Share(0, 2))
+
+    def measure(request: int) -> int:
+        raise MemoryError("no memory left")
+
+    with pytest.raises(MemoryError, match="no memory left"):
+        processes.led(lambda: processes.together(measure, 1), measure)
+    assert sent == ["request"]
+
+
+def test_an_error_of_the_main_process_alone_reaches_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[tuple[str, object]] = []
+    monkeypatch.setattr(Processes, "_broadcast", lambda self, message: sent.append(message))
+    error = ValueError("undecided")
+
+    def decide() -> int:
+        raise error
+
+    with pytest.raises(ValueError, match="undecided"):
+        Processes(torch.device("cpu"), Share(0, 2)).led(decide)
+    assert sent == [("raised", error)]
+    monkeypatch.setattr(Processes, "_broadcast", lambda self, message: sent[0])
+    with pytest.raises(ValueError, match="undecided"):
+        Processes(torch.device("cpu"), Share(1, 2)).led(decide)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +20,6 @@ _EIGENVECTORS = torch.tensor(
         [-0.5836, -0.6948, 0.4203],
     ]
 )
-
-Chosen = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import pytest
 from rich.console import Console
 
 from pareco.config import Machine
+from pareco.training import RunError
 from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
 from replications.sweep import run_jobs
-from replications.worker import Job
+from replications.worker import Job, log_file
 from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent
@@ -265,3 +266,11 @@ def test_a_diverging_run_ends_the_command_with_status_1(
     shown = " ".join(capsys.readouterr().out.split())
     assert "us_net seed 0 failed: the loss is not finite at step" in shown
     assert "Traceback" not in shown
+
+
+def test_the_log_of_a_run_says_why_it_failed(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no space"), log_file(tmp_path):
+        raise RunError("no space")
+    log = (tmp_path / "run.log").read_text()
+    assert "ERROR the run ended with an error" in log
+    assert "RunError: no space" in log
