@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from baselines.random_widths import RandomWidths
-from pareco.methods import WidthSearch
+from pareco.methods import Task, Visit, WidthSearch
 from pareco.widths import Widths
 
 
@@ -14,12 +14,21 @@ class TwoStage(RandomWidths):
 
     name = "two_stage"
 
+    def __init__(self, task: Task) -> None:
+        """Start with an empty history, which stays so until training has ended."""
+        super().__init__(task)
+        self.search = WidthSearch(task)
+
     def candidates(self) -> Sequence[Widths]:
         """Return the front of what MOBO-RS visits with frozen weights."""
-        search, budget = WidthSearch(self.task), self.task.widths_budget
-        while len(search.visited) < budget:
-            wanted = min(self.task.sampled_per_step, budget - len(search.visited))
+        search, budget = self.search, self.task.widths_budget
+        while len(search.visits) < budget:
+            wanted = min(self.task.sampled_per_step, budget - len(search.visits))
             if not search.ask(max(wanted, 1)):
                 break  # the space has no more
             search.measure_new()
         return search.front()
+
+    def visits(self) -> Sequence[Visit]:
+        """Return the history."""
+        return self.search.visits

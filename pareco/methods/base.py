@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pareco.cost import Cost, CostModel
+from pareco.methods.visits import Visit
 from pareco.search import SearchConfig
 from pareco.widths import Widths, WidthSpace
 
@@ -73,6 +74,10 @@ class Method:
     def candidates(self) -> Sequence[Widths]:
         """Return the widths that the front is chosen from, once training has ended."""
         raise NotImplementedError
+
+    def visits(self) -> Sequence[Visit]:
+        """Return what a search of this method has visited, in order: for the record alone."""
+        return ()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must keep, ready for JSON; the generator is kept elsewhere."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pareco.methods.base import Method, Task
+from pareco.methods.visits import Visit
 from pareco.methods.width_search import WidthSearch
 from pareco.widths import Widths
 
@@ -25,7 +26,7 @@ class PareCO(Method):
         """Return the newest proposals; every tau steps they are renewed."""
         if step % self.task.ask_every_steps == 0:
             self.search.refresh()
-            proposals = self.search.ask(self.task.sampled_per_step)
+            proposals = self.search.ask(self.task.sampled_per_step, step)
             self.current = self.completed(proposals, self.random_widths)
         return self.current
 
@@ -33,6 +34,10 @@ class PareCO(Method):
         """Return the front of the history, its losses refreshed with the final weights."""
         self.search.refresh()
         return self.search.front()
+
+    def visits(self) -> Sequence[Visit]:
+        """Return the history."""
+        return self.search.visits
 
     def state(self) -> dict[str, Any]:
         """Return the search and the current widths."""

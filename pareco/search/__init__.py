@@ -1,7 +1,7 @@
 """Multi-objective Bayesian optimization with random scalarizations; knows nothing of networks."""
 
 from pareco.search.history import History
-from pareco.search.mobo import Mobo, SearchConfig
+from pareco.search.mobo import Mobo, Origin, Proposal, SearchConfig
 from pareco.search.scalarization import tchebyshev
 from pareco.search.solver import ScalarizationSolver, search_cost_weight
 from pareco.search.surrogate import Surrogate, SurrogateError
@@ -10,6 +10,8 @@ from pareco.search.targets import bin_masses, target_cost
 __all__ = [
     "History",
     "Mobo",
+    "Origin",
+    "Proposal",
     "ScalarizationSolver",
     "SearchConfig",
     "Surrogate",

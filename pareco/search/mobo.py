@@ -3,8 +3,8 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +68,24 @@ class SearchConfig:
             raise ValueError(f"reference must be finite and negative, got {self.reference}")
 
 
+Origin = Literal["uniform", "largest", "model", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """Multipliers to evaluate next, and why they were chosen.
+
+    `target` is the cost that was aimed at; `predicted_loss` and `predicted_deviation` are the loss
+    GP's posterior there, in the units of the losses. NaN where no GP was asked.
+    """
+
+    alpha: Tensor
+    origin: Origin
+    target: float = math.nan
+    predicted_loss: float = math.nan
+    predicted_deviation: float = math.nan
+
+
 class Mobo:
     """MOBO-RS over multipliers in [alpha_min, 1]^d (PareCO, section 3; DESIGN section 4, "Ask").
 
@@ -99,7 +117,14 @@ class Mobo:
         )
 
     def ask(self, n: int) -> Tensor:
-        """Return `n x d` canonical multipliers to evaluate next.
+        """Return the multipliers of `n` proposals, `n x d`; see `proposals`."""
+        proposals = self.proposals(n)
+        if not proposals:
+            return self.history.alphas[:0]
+        return torch.stack([proposal.alpha for proposal in proposals])
+
+    def proposals(self, n: int) -> list[Proposal]:
+        """Return `n` canonical multipliers to evaluate next, each with its origin.
 
         First up to `initial_widths` network-wise uniform ones, fewer where 100 draws bring no
         new network; then the largest, which ends this phase; then proposals of the GPs. Random
@@ -109,21 +134,33 @@ class Mobo:
         which the log says too. Does not change the history.
         """
         known = {_key(alpha) for alpha in self._canonical(self.history.alphas)}
-        proposals: list[Tensor] = []
+        proposals: list[Proposal] = []
         while len(proposals) < n:
             proposal = self._initial(known, len(self.history) + len(proposals))
             if proposal is None:
                 break
-            known.add(_key(proposal))
+            known.add(_key(proposal.alpha))
             proposals.append(proposal)
         solver = self._solver() if len(proposals) < n else None
         while len(proposals) < n:
             proposal = None if solver is None else self._targeted(solver, known)
             if proposal is None:
-                proposal = self._unknown(known)
-            known.add(_key(proposal))
+                proposal = Proposal(alpha=self._unknown(known), origin="random")
+            known.add(_key(proposal.alpha))
             proposals.append(proposal)
-        return torch.stack(proposals) if proposals else self.history.alphas[:0]
+        return proposals if solver is None else self._predicted(proposals)
+
+    def _predicted(self, proposals: list[Proposal]) -> list[Proposal]:
+        """Return the proposals with what the loss GP expects at each."""
+        means, deviations = self._surrogate.predicted_losses(
+            torch.stack([proposal.alpha for proposal in proposals])
+        )
+        return [
+            replace(proposal, predicted_loss=mean, predicted_deviation=deviation)
+            for proposal, mean, deviation in zip(
+                proposals, means.tolist(), deviations.tolist(), strict=True
+            )
+        ]
 
     def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor) -> None:
         """Append one entry (`d`, scalars) or several (`n x d`, `n`, `n`).
@@ -153,7 +190,7 @@ class Mobo:
         self.history = history
         self._surrogate.last_good = dict(state["hyperparameters"])
 
-    def _initial(self, known: set[tuple[float, ...]], index: int) -> Tensor | None:
+    def _initial(self, known: set[tuple[float, ...]], index: int) -> Proposal | None:
         """Return a new uniform proposal or the largest network, or None once that is known."""
         largest = self._representative(self.history.alphas.new_ones(self.history.dimensions))
         if _key(largest) in known:
@@ -162,9 +199,9 @@ class Mobo:
             for _ in range(DRAWS):
                 proposal = self._random(free=1)
                 if _key(proposal) not in known and not torch.equal(proposal, largest):
-                    return proposal
+                    return Proposal(alpha=proposal, origin="uniform")
             logger.info("no new uniform network in %d draws: %d entries precede", DRAWS, index)
-        return largest
+        return Proposal(alpha=largest, origin="largest")
 
     def _solver(self) -> ScalarizationSolver | None:
         """Return a solver on GPs fitted to the measured entries, or None where that fails."""
@@ -194,8 +231,8 @@ class Mobo:
 
     def _targeted(
         self, solver: ScalarizationSolver, known: set[tuple[float, ...]]
-    ) -> Tensor | None:
-        """Return unknown canonical multipliers `d` near a newly drawn target cost.
+    ) -> Proposal | None:
+        """Return unknown canonical multipliers near a newly drawn target cost.
 
         Where the nearest is known, the next nearest trial of the binary search stands in, then
         another target's; None where all of these are known or the solver fails.
@@ -222,7 +259,7 @@ class Mobo:
                 return None
             for alpha in trials:
                 if _key(alpha) not in known:
-                    return alpha
+                    return Proposal(alpha=alpha, origin="model", target=target)
         logger.info("no proposal of the GPs: those for %d targets are known", TARGETS)
         return None
 

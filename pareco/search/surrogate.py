@@ -100,6 +100,7 @@ class Surrogate:
         self.alpha_min, self.dimensions, self.beta = alpha_min, dimensions, beta
         self.processes: list[GaussianProcess] = []
         self.last_good: dict[str, Hyperparameters] = {}
+        self._losses = torch.empty(0, dtype=torch.double)
 
     def fit(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
         """Fit both GPs to `n x d` alphas, `n` losses and `n` costs, all finite.
@@ -109,6 +110,7 @@ class Surrogate:
         these fail too or there are none.
         """
         inputs = self._unit(alphas)
+        self._losses = losses
         self.processes = [
             self._fitted("loss", inputs, _standardized(losses)),
             self._fitted("cost", inputs, _standardized(costs)),
@@ -122,6 +124,16 @@ class Surrogate:
         """
         moments = [process.moments(self._unit(alphas)) for process in self.processes]
         return torch.stack([mean - self.beta**0.5 * sigma for mean, sigma in moments], dim=-1)
+
+    @torch.no_grad()
+    def predicted_losses(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the posterior mean and standard deviation of the loss at `m x d` alphas, `m` each.
+
+        In the units of the fitted losses, observation noise left out.
+        """
+        centre, scale = _location_and_scale(self._losses)
+        mean, sigma = self.processes[0].moments(self._unit(alphas))
+        return centre + scale * mean, scale * sigma
 
     def _unit(self, alphas: Tensor) -> Tensor:
         return (alphas - self.alpha_min) / (1.0 - self.alpha_min)
@@ -171,9 +183,14 @@ class Surrogate:
 
 def _standardized(values: Tensor) -> Tensor:
     """Return `n` values with mean 0 and standard deviation 1, or zeros where all are equal."""
-    centred = values - values.mean()
-    deviation = centred.square().mean().sqrt()
+    centre, scale = _location_and_scale(values)
+    return torch.zeros_like(values) if scale == 0 else (values - centre) / scale
+
+
+def _location_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation (n) of `n` values; zero where all are equal."""
+    centre = values.mean()
+    deviation = (values - centre).square().mean().sqrt()
     # Rounding leaves a constant with a deviation of about 1e-16 of its size.
-    if deviation <= 1e-12 * values.abs().max():
-        return torch.zeros_like(values)
-    return centred / deviation
+    constant = deviation <= 1e-12 * values.abs().max()
+    return centre, torch.zeros_like(deviation) if constant else deviation

@@ -21,7 +21,7 @@ from torch import Tensor
 from pareco.files import write_bytes
 from pareco.training.failures import RunError
 
-FORMAT = "pareco-checkpoint-2"
+FORMAT = "pareco-checkpoint-3"
 _LOGGER = logging.getLogger("pareco.training")
 
 

@@ -6,41 +6,41 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors.torch import save
 from torch import Tensor
 
 from pareco.config import Experiment, as_json
 from pareco.cost import COSTS
 from pareco.data import DataSet
-from pareco.files import remove_leftovers, sync, write_text
+from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.processes import Processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.checkpoint import add_checkpoint, newest_checkpoint
 from pareco.training.failures import RunError
 from pareco.training.provenance import environment
+from pareco.training.rows import FRONT_COLUMNS, VISIT_COLUMNS
 from pareco.widths import Widths
-
-FRONT_COLUMNS = (
-    *("experiment", "method", "seed", "widths", *COSTS, "search_loss"),
-    *("test_top1_error", "test_top5_error", "calibration_images"),
-)
 
 
 @dataclass(kw_only=True)
 class Progress:
     """What is done of a run: the sets of weights trained, their rows, and what was spent.
 
+    `rows` are those of front.csv, `visits` those of visits.csv.
+
     `images` were trained on in `training_seconds`, of which `waiting_seconds` passed without any.
     """
 
     trained: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    visits: list[dict[str, Any]] = field(default_factory=list)
     gradient_steps: int = 0
     passes: int = 0
     search_evaluations: int = 0
@@ -131,7 +131,7 @@ class RunFolder:
 
     def _describe(self, data: DataSet, processes: Processes) -> None:
         self._checkpoints.mkdir(exist_ok=True)
-        for folder in (self.path, self._checkpoints):
+        for folder in (self.path, self._checkpoints, self.weights):
             remove_leftovers(folder)
         file = self.path / "env.json"
         sessions = _read(file) if file.exists() else []
@@ -182,14 +182,22 @@ class RunFolder:
         if record.exists():
             sync(record)
 
-    def finish(self, progress: Progress, net: SlimmableNet, *, budget_exempt: bool) -> None:
-        """Write the front, the result and, last, the end mark; drop the checkpoints."""
+    def save_weights(self, index: int, weights: dict[str, Tensor]) -> None:
+        """Write one set of trained weights, the `index`-th, to `weights/`."""
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        self.weights.mkdir(exist_ok=True)
+        write_bytes(self.weights / f"{index}.safetensors", save(held))
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the trained weights, one file for each set."""
+        return self.path / "weights"
+
+    def write_result(self, progress: Progress, net: SlimmableNet, *, budget_exempt: bool) -> None:
+        """Write the front, what was visited, and the result."""
         self._sync_record()
-        rows = io.StringIO()
-        writer = csv.DictWriter(rows, FRONT_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(progress.rows)
-        write_text(self.path / "front.csv", rows.getvalue())
+        _write_csv(self.path / "front.csv", FRONT_COLUMNS, progress.rows)
+        _write_csv(self.path / "visits.csv", VISIT_COLUMNS, progress.visits)
         space, cost, full = net.space, net.cost, Widths(net.space.maxima)
         result = {
             "experiment": self.experiment.name,
@@ -213,8 +221,19 @@ class RunFolder:
             "damaged_images": progress.damaged_images,
         }
         _write(self.path / "result.json", result)
+
+    def finish(self, progress: Progress) -> None:
+        """Write the end mark, last of all; drop the checkpoints."""
         _write(self.path / "DONE", {"rows": len(progress.rows)})
         self.tidy()
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def _write(path: Path, content: Any) -> None:

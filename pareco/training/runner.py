@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from pareco.config import Experiment, Machine, as_json
-from pareco.cost import COSTS
 from pareco.data import Batch, TrainingLoader, load_data
 from pareco.evaluation import Evaluator, SearchEvaluations, front
 from pareco.methods import Method, Task
@@ -23,6 +22,7 @@ from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Tracker
 from pareco.training.failures import explained
 from pareco.training.interruption import check, interruptible
+from pareco.training.rows import front_rows, visit_rows
 from pareco.training.run_folder import Progress, RunFolder
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
@@ -121,7 +121,8 @@ class _Session:
             for space in spaces[self.progress.trained :]:
                 self.train_and_measure(self.trainer(space))
         if self.processes.main:
-            self.folder.finish(self.progress, net, budget_exempt=self.method.budget_exempt)
+            self.folder.write_result(self.progress, net, budget_exempt=self.method.budget_exempt)
+            self.folder.finish(self.progress)
 
     def new_tracker(self) -> Tracker:
         """Return the record of this run, continued from the last checkpoint."""
@@ -269,10 +270,12 @@ class _Session:
         rows, done = self.measured_front(trainer), self.progress
         if not self.processes.main:
             return
+        self.folder.save_weights(done.trained, trainer.net.state_dict())
         evaluations = trainer.evaluations
         self.progress = replace(
             self.with_clock(done, trainer),
             rows=done.rows + rows,
+            visits=done.visits + self.visited(trainer),
             trained=done.trained + 1,
             gradient_steps=done.gradient_steps + trainer.step,
             passes=done.passes + trainer.passes,
@@ -293,21 +296,22 @@ class _Session:
         )
         self.processes.led(check)
         tests = evaluator.on(self.data.test, [widths for widths, _ in chosen])
-        cost = trainer.net.cost
-        return [
-            {
-                "experiment": self.experiment.name,
-                "method": self.method.name,
-                "seed": self.seed,
-                "widths": str(widths),
-                **{name: int(cost.of(name, widths)) for name in COSTS},
-                "search_loss": f"{loss:.6f}",
-                "test_top1_error": f"{test.top1_error:.4f}",
-                "test_top5_error": f"{test.top5_error:.4f}",
-                "calibration_images": self.experiment.evaluation.calibration_images,
-            }
-            for (widths, loss), test in zip(chosen, tests, strict=True)
-        ]
+        images = self.experiment.evaluation.calibration_images
+        return front_rows(self.identity, trainer.net.cost, chosen, tests, images)
+
+    def visited(self, trainer: Trainer) -> list[dict[str, Any]]:
+        """Return a row for everything that the method's search has visited, in order."""
+        first = len(self.progress.visits)
+        return visit_rows(self.identity, trainer.net.cost, trainer.method.visits(), first)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every row of this run begins with."""
+        return {
+            "experiment": self.experiment.name,
+            "method": self.method.name,
+            "seed": self.seed,
+        }
 
     def chosen_front(self, trainer: Trainer, evaluator: Evaluator) -> list[tuple[Widths, float]]:
         """Return the widths on the front of search loss and cost, with their search losses."""

@@ -1,5 +1,6 @@
 """Every method through the protocol alone: a network that is never trained, made-up losses."""
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from types import ModuleType
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import pareco.methods
 from pareco.cost import Cost
-from pareco.methods import Method, Task, WidthSearch, method_named, methods_in, width_search
+from pareco.methods import Method, Task, Visit, WidthSearch, method_named, methods_in, width_search
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
@@ -226,6 +227,50 @@ def test_a_search_ends_where_the_space_has_no_more(tiny_space_task: Task) -> Non
     space = tiny_space_task.space  # 0.9 to below 1 floors every width alike
     assert sorted(search.visited) == [space.smallest, space.largest]
     assert known_methods()["two_stage"](tiny_space_task).candidates()
+
+
+def test_visits_say_when_why_and_what_was_expected(net: SlimmableNet) -> None:
+    method = known_methods()["pareco"](task_of(net, Losses()))
+    for step in range(3 * 8):  # asks at every third step, two each
+        method.widths_for_step(step)
+    visits = method.visits()
+    assert [visit.step for visit in visits] == [3 * (index // 2) for index in range(len(visits))]
+    origins = [visit.origin for visit in visits]
+    initial = TINY.search.initial_widths
+    assert origins[: initial + 1] == ["uniform"] * initial + ["largest"]
+    assert "model" in origins
+    losses = Losses()([visit.widths for visit in visits]).tolist()
+    for visit, loss in zip(visits[:-2], losses, strict=False):  # the last two are not yet measured
+        assert visit.refreshed_loss == visit.final_loss == loss
+    assert [visit.refreshed_loss for visit in visits[-2:]] == [None, None]
+    smallest, largest = (
+        method.task.costs([w]).item() for w in (net.space.smallest, net.space.largest)
+    )
+    for visit in visits:
+        if visit.origin == "model":
+            assert visit.target_cost is not None
+            assert smallest <= visit.target_cost <= largest
+            assert visit.predicted_loss is not None
+            assert visit.predicted_deviation is not None
+            assert visit.predicted_deviation > 0
+    resumed = known_methods()["pareco"](task_of(net, Losses()))
+    resumed.load_state(json.loads(json.dumps(method.state())))
+    assert list(resumed.visits()) == list(visits)
+
+
+def test_a_loss_that_is_not_finite_is_not_a_measurement() -> None:
+    visit = Visit(widths=Widths((1,)), step=0, origin="random")
+    for loss in (float("nan"), 2.0, 1.5, float("inf")):
+        visit.measured(loss)
+    assert (visit.refreshed_loss, visit.final_loss) == (2.0, None)
+
+
+def test_a_search_after_training_has_visits_without_a_step(net: SlimmableNet) -> None:
+    method = known_methods()["two_stage"](task_of(net, Losses()))
+    assert list(method.visits()) == []
+    method.candidates()
+    assert len(method.visits()) == 12
+    assert {visit.step for visit in method.visits()} == {None}
 
 
 def test_a_package_is_a_registry() -> None:

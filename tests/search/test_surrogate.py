@@ -47,6 +47,21 @@ def bound(process: GaussianProcess, y: Array, x: Array, z: Array, beta: float) -
     return mu - np.sqrt(beta) * np.sqrt(np.diag(kernel(z, z)) - (cross**2).sum(0))
 
 
+def test_predicted_losses_are_the_posterior_in_the_units_of_the_losses() -> None:
+    """Mean and deviation from bounds by hand at beta 0 and 1, scaled back by the data's own."""
+    alphas, points = uniform(25, seed=1), uniform(7, seed=2)
+    losses = 3.0 + 0.2 * loss(alphas)
+    surrogate = Surrogate(ALPHA_MIN, dimensions=4, beta=0.1)
+    surrogate.fit(alphas, losses, cost(alphas))
+    mean, deviation = (each.numpy() for each in surrogate.predicted_losses(points))
+    x, z = (((a - ALPHA_MIN) / (1 - ALPHA_MIN)).numpy() for a in (alphas, points))
+    y = losses.numpy()
+    centre, below = (bound(surrogate.processes[0], y, x, z, beta) for beta in (0.0, 1.0))
+    # As below: condition numbers reach about 1e5.
+    np.testing.assert_allclose(mean, y.mean() + y.std() * centre, rtol=1e-8)
+    np.testing.assert_allclose(deviation, y.std() * (centre - below), rtol=1e-5)
+
+
 def test_bounds_are_those_of_a_posterior_computed_by_hand() -> None:
     alphas, points = uniform(25, seed=1), uniform(7, seed=2)
     surrogate = Surrogate(ALPHA_MIN, dimensions=4, beta=0.1)

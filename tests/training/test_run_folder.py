@@ -79,9 +79,9 @@ def test_a_checkpoint_of_another_format_is_refused(
     begun: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "FORMAT", "pareco-checkpoint-3")
+        patch.setattr(checkpoint_module, "FORMAT", "pareco-checkpoint-99")
         begun.save(Progress(), {}, {"step": 11})
-    with pytest.raises(RunError, match="pareco-checkpoint-3, this version reads pareco-checkp"):
+    with pytest.raises(RunError, match="pareco-checkpoint-99, this version reads pareco-checkp"):
         begun.load()
 
 

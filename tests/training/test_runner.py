@@ -38,7 +38,9 @@ def digest(*tensors: torch.Tensor) -> str:
 
 def records(folder: Path) -> dict[str, str]:
     """Return what a finished run must repeat exactly."""
-    return {name: (folder / name).read_text() for name in ("front.csv", "metrics.jsonl")}
+    files = ("front.csv", "visits.csv", "metrics.jsonl")
+    weights = {file.name: file.read_bytes().hex() for file in sorted(folder.glob("weights/*"))}
+    return {name: (folder / name).read_text() for name in files} | weights
 
 
 class Spy:
@@ -108,7 +110,7 @@ def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
     execute_run(TINY, known_methods()["pareco"], 0, folder)
     assert sorted(file.name for file in folder.iterdir()) == [
         *(".lock", "DONE", "config.json", "env.json", "front.csv"),
-        *("metrics.jsonl", "result.json", "splits.json"),
+        *("metrics.jsonl", "result.json", "splits.json", "visits.csv", "weights"),
     ]
     result = json.loads((folder / "result.json").read_text())
     assert result["budget"]["gradient_steps"] == STEPS
