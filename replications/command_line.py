@@ -17,7 +17,7 @@ from rich.markup import escape
 from pareco.config import Experiment, Machine
 from pareco.methods import method_named
 from pareco.reporting import InvalidRecord, UnequalBudgets, write_report
-from pareco.training import RunError, check_runnable
+from pareco.training import RunError, check_runnable, measure_latencies
 from replications.catalogue import (
     experiment_named,
     experiment_names,
@@ -122,6 +122,8 @@ def run(name: str, arguments: list[str], console: Console) -> int:
         return 0
     if not is_main_process():
         return 0
+    with console.status("measuring the latency of the networks on the fronts"):
+        measure_latencies(chosen.experiment, chosen.folders.runs, chosen.machine)
     return _report(chosen.experiment.name, chosen.folders, console)
 
 

@@ -30,14 +30,21 @@ def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **hardware(processes.device),
+        "processes": processes.share.count,
+        "data_fingerprint": data_fingerprint,
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return system, processor, GPUs and the kind of device that computes, ready for JSON."""
+    return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
         "cpu_cores": os.cpu_count(),
-        "device": processes.device.type,
-        "processes": processes.share.count,
+        "device": device.type,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "data_fingerprint": data_fingerprint,
     }
 
 

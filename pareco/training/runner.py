@@ -15,13 +15,13 @@ from pareco.config import Experiment, Machine, as_json
 from pareco.data import Batch, TrainingLoader, load_data
 from pareco.evaluation import Evaluator, SearchEvaluations, front
 from pareco.methods import Method, Task
-from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
-from pareco.randomness import derived_generator, derived_seed
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.randomness import derived_generator
+from pareco.slimmable import SlimmableNet
 from pareco.tracking import Tracker
 from pareco.training.failures import explained
 from pareco.training.interruption import check, interruptible
+from pareco.training.network import initial_network
 from pareco.training.rows import front_rows, visit_rows
 from pareco.training.run_folder import Progress, RunFolder
 from pareco.training.trainer import StepReport, Trainer
@@ -139,24 +139,7 @@ class _Session:
 
     def network(self) -> SlimmableNet:
         """Return the network with the initial weights of this seed, the same for every method."""
-        config, data = self.experiment.network, self.data
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(self.seed, "weights"))
-            model = create_model(
-                config.name,
-                num_classes=data.num_classes,
-                in_chans=data.in_chans,
-                base_width=config.base_width,
-            )
-        size = self.experiment.data.image_size
-        net = make_slimmable(
-            model,
-            torch.zeros(1, data.in_chans, size, size),
-            alpha_min=config.alpha_min,
-            divisor=config.divisor,
-            granularity=config.granularity,
-            slim_head=config.slim_head,
-        )
+        net = initial_network(self.experiment, self.data, self.seed)
         net.to(self.processes.device)
         if self.experiment.training.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,91 @@
+"""Measured latency of the networks on an experiment's fronts: one process, in turns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.benchmark import Timer
+
+from pareco.config import Experiment, Machine
+from pareco.data import load_data
+from pareco.files import write_text
+from pareco.processes import joined_processes
+from pareco.slimmable import SlimmableNet
+from pareco.training.failures import RunError
+from pareco.training.network import initial_network
+from pareco.training.provenance import hardware
+from pareco.widths import Widths
+
+LATENCY_FILE = "latency.json"
+_PASSES = 3
+_SECONDS = 0.05  # of repetitions for each network in each pass
+
+
+def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Machine()) -> bool:
+    """Write `runs/<experiment>/latency.json` and return True; False where it is complete already.
+
+    It holds the latency of every network on the fronts of the finished runs there, and of the full
+    one: milliseconds for one image, as a plain network, in evaluation mode, with one CPU thread,
+    on the machine's device; the median over three passes through all networks of the median over
+    repetitions (passes in turns spread a change of the machine's speed over all). Weights do not
+    matter. Raises `RunError` where an earlier file is damaged.
+    """
+    folder = runs / experiment.name
+    path = folder / LATENCY_FILE
+    fronts = sorted(file.with_name("front.csv") for file in folder.glob("*/seed*/DONE"))
+    found = {row["widths"] for front in fronts for row in _rows(front)}
+    if found <= _measured(path):
+        return False
+    processes = joined_processes(machine.device)
+    data, size = load_data(experiment.data, machine, processes.device), experiment.data.image_size
+    net = initial_network(experiment, data, seed=0)
+    net.to(processes.device)
+    widths = {net.space.maxima, *(tuple(map(int, text.split())) for text in found)}
+    image = torch.zeros(1, data.in_chans, size, size, device=processes.device)
+    times = _milliseconds(net, [Widths(each) for each in sorted(widths)], image)
+    record = {
+        **hardware(processes.device),
+        "torch": torch.__version__.partition("+")[0],
+        "cpu_threads": 1,
+        "batch_size": 1,
+        "image_size": size,
+        "milliseconds": {str(each): float(f"{time:.4g}") for each, time in times.items()},
+    }
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    return True
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _measured(path: Path) -> set[str]:
+    """Return the widths, as text, that the file at `path` has a latency of; none without a file."""
+    if not path.exists():
+        return set()
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+        return set(record["milliseconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}): remove it to measure again") from error
+
+
+@torch.no_grad()
+def _milliseconds(
+    net: SlimmableNet, widths: Sequence[Widths], image: Tensor
+) -> dict[Widths, float]:
+    times: dict[Widths, list[float]] = {each: [] for each in widths}
+    for _ in range(_PASSES):
+        for each, measured in times.items():
+            plain = net.extract(each).eval()
+            timer = Timer("plain(image)", globals={"plain": plain, "image": image}, num_threads=1)
+            measured.append(1000 * timer.blocked_autorange(min_run_time=_SECONDS).median)
+    return {each: statistics.median(measured) for each, measured in times.items()}
