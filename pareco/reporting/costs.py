@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pareco.cost import Cost
+from pareco.cost import COSTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,9 @@ class CostWords:
     definition: str = ""
     """What is counted, where the name does not say it."""
 
+    unit: str = ""
+    """The unit of a cost that is no count."""
+
     @property
     def defined(self) -> str:
         """The name, with the definition in brackets if there is one."""
@@ -30,8 +33,19 @@ class CostWords:
         label = f"{self.name}: {self.definition}" if self.definition else self.name
         return label[0].upper() + label[1:]
 
+    def amount(self, value: float) -> str:
+        """A value in three digits, such as `301 M`, or with the unit, such as `3.21 ms`."""
+        return f"{value:.3g} {self.unit}" if self.unit else amount(value)
 
-COST_WORDS: Mapping[Cost, CostWords] = {
+    def full(self, value: float) -> str:
+        """A value with the name, such as `301 M MACs`."""
+        return f"{self.amount(value)} {self.name}"
+
+
+LATENCY = "latency_ms"
+AXES: tuple[str, ...] = (*COSTS, LATENCY)
+
+COST_WORDS: Mapping[str, CostWords] = {
     "macs": CostWords(name="MACs", figure="error_vs_flops"),
     "params": CostWords(name="parameters", figure="error_vs_params"),
     "activations": CostWords(
@@ -43,6 +57,12 @@ COST_WORDS: Mapping[Cost, CostWords] = {
         name="peak activations",
         figure="error_vs_peak_activations",
         definition="elements held at once",
+    ),
+    LATENCY: CostWords(
+        name="latency",
+        figure="error_vs_latency",
+        definition="measured, of one image",
+        unit="ms",
     ),
 }
 

@@ -13,11 +13,11 @@ _OPTIONAL = ("system", "cpu_instructions", "cpu_cores", "device", "processes", "
 _TIMES = ("seconds", "images_per_second", "data_waiting_percent")
 
 
-def environment_json(finished: Sequence[Path]) -> str:
-    """The text of environment.json: distinct environments, and by method and seed the runs.
+def environment_record(finished: Sequence[Path]) -> dict[str, Any]:
+    """The content of environment.json: distinct environments, and by method and seed the runs.
 
     A run names the environment of each of its sessions by position, and gives its timing and the
-    number of damaged images. The same folders give the same text. Raises InvalidRecord for an
+    number of damaged images. The same folders give the same record. Raises InvalidRecord for an
     env.json or result.json that is missing, damaged or incomplete.
     """
     environments: list[dict[str, Any]] = []
@@ -30,7 +30,7 @@ def environment_json(finished: Sequence[Path]) -> str:
             "sessions": [environments.index(each) for each in sessions],
             **_spent(folder),
         }
-    return json.dumps({"environments": environments, "runs": runs}, indent=1) + "\n"
+    return {"environments": environments, "runs": runs}
 
 
 def _method_and_seed(folder: Path) -> tuple[str, int]:

@@ -33,8 +33,8 @@ class Experiment:
     """PUBLISHED_SCALE for the published schedule, else a line that says how much of it this is."""
     cost: Cost
     """The objective beside the loss: the axis of tables and plots."""
-    full_costs: Mapping[Cost, int]
-    """Every cost of the full network."""
+    full_costs: Mapping[str, float]
+    """Every cost of the full network: COSTS, and the latency where it was measured."""
     groups: tuple[Group, ...]
     """In the order of a front's `widths`."""
     budget_exempt: tuple[str, ...] = ()
@@ -66,11 +66,13 @@ class Experiment:
         )
 
     def to_json(self) -> str:
-        """The text of network.json, from which `read_experiment` makes the same experiment."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """The text of network.json, from which `read_experiment` makes it again; no latency."""
+        record = asdict(self)
+        record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
+        return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
     @property
-    def full_cost(self) -> int:
+    def full_cost(self) -> float:
         """What the full network costs, by the experiment's own cost."""
         return self.full_costs[self.cost]
 

@@ -1,9 +1,9 @@
-"""The finished runs of one experiment, read from their folders and checked against each other."""
+"""The records of an experiment in `results/<experiment>/records/`: all else is made from them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from pareco.cost import COSTS
+from pareco.files import write_text
+from pareco.reporting.costs import LATENCY
 from pareco.reporting.experiment import Experiment, Group
 
 FRONT_TYPES = {
@@ -27,6 +29,33 @@ FRONT_TYPES = {
 BUDGET_TYPES = dict.fromkeys(
     ("gradient_steps", "passes", "search_evaluations", "widths_visited"), "int64"
 )
+CURVE_TYPES = {
+    "method": "str",
+    "seed": "int64",
+    "step": "int64",
+    "loss_largest": "float64",
+    "loss_smallest": "float64",
+}
+VISIT_TYPES = {
+    "method": "str",
+    "seed": "int64",
+    "visit": "int64",
+    "step": "Int64",
+    "origin": "str",
+    "widths": "str",
+    **dict.fromkeys(COSTS, "int64"),
+    "target_cost": "float64",
+    "predicted_loss": "float64",
+    "predicted_deviation": "float64",
+    "refreshed_loss": "float64",
+    "final_loss": "float64",
+}
+VISIT_MAY_LACK = (
+    *("step", "target_cost", "predicted_loss", "predicted_deviation"),
+    *("refreshed_loss", "final_loss"),
+)
+
+FOLDER = "records"
 
 
 class InvalidRecord(ValueError):
@@ -34,74 +63,96 @@ class InvalidRecord(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
-    """The finished runs of one experiment, their folders, and those of unfinished ones."""
+class Records:
+    """What the finished runs of one experiment have left, as tables in a fixed order.
+
+    Where latency was measured, `fronts` has the column LATENCY (milliseconds), and so have the
+    experiment's full costs.
+    """
 
     experiment: Experiment
     fronts: pd.DataFrame
     """One row per evaluated sub-network: the columns of front.csv, then those of the budget."""
-    finished: tuple[Path, ...]
-    unfinished: tuple[Path, ...]
+
+    curves: pd.DataFrame
+    """The training losses (nats) of the largest and smallest network, means over some steps."""
+
+    visits: pd.DataFrame
+    """One row per entry of a search's history, in the order of the visits."""
+
+    environment: Mapping[str, Any]
+    """Where and how fast each run was made; see `environment_record`."""
+
+    latency: Mapping[str, Any] | None = None
+    """How latency was measured, and the milliseconds of each network by its widths."""
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Method and seed of every run, in the order of the fronts."""
+        pairs = self.fronts[["method", "seed"]].drop_duplicates()
+        return [(str(method), int(seed)) for method, seed in pairs.itertuples(index=False)]
 
 
-def collected_runs(experiment: str, runs: Path) -> Runs:
-    """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and cost.
+def read_records(folder: Path) -> Records:
+    """Return the records of an experiment whose results lie in `folder`.
 
-    A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none has
-    finished, a record is incomplete, or two runs differ in their configuration, data, scale, cost,
-    network or channel groups.
+    Raises InvalidRecord, naming the file, for one that is missing, damaged or incomplete.
     """
-    folders = sorted(folder for folder in (runs / experiment).glob("*/seed*") if folder.is_dir())
-    finished = [folder for folder in folders if (folder / "DONE").exists()]
-    if not finished:
-        raise InvalidRecord(
-            f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
-        )
-    _check_alike(finished)
-    fronts, shared, exempt = [], None, set()
-    for folder in finished:
-        own, front = _run(folder)
-        exempt.update(own.budget_exempt)
-        own = replace(own, budget_exempt=())
-        shared = shared or own
-        if own != shared:
-            different = [
-                name for name in asdict(own) if getattr(own, name) != getattr(shared, name)
-            ]
-            raise InvalidRecord(f"{folder} and {finished[0]} differ in {', '.join(different)}")
-        fronts.append(front)
-    assert shared is not None
-    order = ["method", "seed", shared.cost, "search_loss", "widths"]
-    return Runs(
-        experiment=replace(shared, budget_exempt=tuple(sorted(exempt))),
-        fronts=pd.concat(fronts).sort_values(order, ignore_index=True),
-        finished=tuple(finished),
-        unfinished=tuple(folder for folder in folders if folder not in finished),
+    folder = folder / FOLDER
+    experiment = read_experiment(folder / "network.json")
+    fronts = read_table(folder / "fronts.csv", {**FRONT_TYPES, **BUDGET_TYPES})
+    if fronts.empty:
+        raise InvalidRecord(f"{folder / 'fronts.csv'}: there is no network in it")
+    with blaming(folder / "fronts.csv"):
+        check_front(fronts, experiment)
+    latency = folder / "latency.json"
+    return with_latency(
+        Records(
+            experiment=experiment,
+            fronts=fronts,
+            curves=read_table(folder / "curves.csv", CURVE_TYPES),
+            visits=read_table(folder / "visits.csv", VISIT_TYPES, may_lack=VISIT_MAY_LACK),
+            environment=read_json(folder / "environment.json"),
+        ),
+        read_latency(latency) if latency.exists() else None,
     )
 
 
-def _check_alike(finished: Sequence[Path]) -> None:
-    """Raise InvalidRecord, naming the fields, unless all runs have one configuration and data."""
-    first, *others = [_configuration(folder) for folder in finished]
-    for folder, other in zip(finished[1:], others, strict=True):
-        fields = sorted(key for key in first | other if first.get(key) != other.get(key))
-        if fields:
-            changes = "; ".join(f"{key}: {first.get(key)}, {other.get(key)}" for key in fields)
-            raise InvalidRecord(
-                f"{finished[0]} and {folder} have other configurations ({changes}):"
-                " only runs of one configuration can be compared"
-            )
+def write_records(records: Records, folder: Path) -> None:
+    """Write what `read_records` reads; the same records give the same bytes."""
+    folder = folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "network.json", records.experiment.to_json())
+    tables = {
+        "fronts": records.fronts[[*FRONT_TYPES, *BUDGET_TYPES]],
+        "curves": records.curves[list(CURVE_TYPES)],
+        "visits": records.visits[list(VISIT_TYPES)],
+    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+        write_text(folder / f"{name}.csv", text)
+    for name, content in (("environment", records.environment), ("latency", records.latency)):
+        if content is not None:
+            write_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+        else:
+            (folder / f"{name}.json").unlink(missing_ok=True)
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
-    """What every run of an experiment must have in common."""
-    with blaming(folder / "config.json"):
-        configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for own in ("method", "seed"):
-            del configuration[own]
-    with blaming(folder / "env.json"):
-        sessions = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-        return configuration | {"data fingerprint": sessions[0]["data_fingerprint"]}
+def with_latency(records: Records, latency: Mapping[str, Any] | None) -> Records:
+    """Return the records with latencies, where there is one for every network; else without."""
+    if latency is None:
+        return records
+    times = latency["milliseconds"]
+    full = " ".join(str(group.maximum) for group in records.experiment.groups)
+    if not {full, *records.fronts["widths"]} <= set(times):
+        return records
+    costs = {**records.experiment.full_costs, LATENCY: times[full]}
+    return replace(
+        records,
+        experiment=replace(records.experiment, full_costs=costs),
+        fronts=records.fronts.assign(**{LATENCY: records.fronts["widths"].map(times)}),
+        latency=latency,
+    )
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -110,18 +161,47 @@ def read_experiment(path: Path) -> Experiment:
         return Experiment.from_record(json.loads(path.read_text(encoding="utf-8")))
 
 
-def read_fronts(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; InvalidRecord if the file is missing or holds something else."""
+    with blaming(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
+
+
+def read_latency(path: Path) -> dict[str, Any]:
+    """The record of a latency.json; InvalidRecord unless all its times are positive numbers."""
+    record = read_json(path)
+    with blaming(path):
+        for name in ("device", "cpu", "gpus", "cpu_threads", "batch_size"):
+            record[name]
+        times = {str(widths): float(time) for widths, time in record["milliseconds"].items()}
+        if wrong := [widths for widths, time in times.items() if not 0 < time < float("inf")]:
+            raise ValueError(f"no time: that of {wrong[0]!r}")
+        return {**record, "milliseconds": times}
+
+
+def read_table(
+    path: Path, types: Mapping[str, str], *, may_lack: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """The columns named in `types`, in that order; others are left out.
 
-    Raises InvalidRecord when a column is missing, a value is missing or not finite, or there are
-    no rows.
+    Raises InvalidRecord when a column is missing, or a value is missing or not finite in a column
+    that `may_lack` does not name.
     """
     with blaming(path):
-        table = pd.read_csv(path, usecols=list(types), dtype=dict(types), keep_default_na=False)
-        if table.empty:
-            raise ValueError("there is no network in it")
+        optional = {name: [""] for name in may_lack}
+        table = pd.read_csv(
+            path,
+            usecols=list(types),
+            dtype=dict(types),
+            keep_default_na=False,
+            na_values=optional,
+        )
         numbers = [name for name, kind in types.items() if kind == "float64"]
-        if unusable := [name for name in numbers if not np.isfinite(table[name]).all()]:
+        required = [name for name in numbers if name not in may_lack]
+        if unusable := [name for name in required if not np.isfinite(table[name]).all()]:
             raise ValueError(f"NaN or an infinite value in column {', '.join(unusable)}")
         errors = [name for name in numbers if name.endswith("error")]
         if outside := [name for name in errors if not table[name].between(0, 100).all()]:
@@ -129,28 +209,14 @@ def read_fronts(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
         return table[list(types)]
 
 
-def _run(folder: Path) -> tuple[Experiment, pd.DataFrame]:
-    path = folder / "result.json"
-    with blaming(path):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        experiment = Experiment.from_record(record)
-        identity = (experiment.experiment, str(record["method"]), f"seed{record['seed']}")
-        budget = {name: int(record["budget"][name]) for name in BUDGET_TYPES}
-        if identity != folder.parts[-3:]:
-            raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-    path = folder / "front.csv"
-    front = read_fronts(path, FRONT_TYPES)
-    with blaming(path):
-        seeds = "seed" + front["seed"].astype(str)
-        rows = zip(front["experiment"], front["method"], seeds, strict=True)
-        if any(row != identity for row in rows):
-            raise ValueError("a row belongs to another run than its folder")
-        for cost, full in experiment.full_costs.items():
-            if not front[cost].between(1, full).all():
-                raise ValueError(f"{cost} outside 1 to {full}, the full network's")
-        for widths in front["widths"]:
-            _check_widths(widths, experiment.groups)
-    return experiment, front.assign(**budget)
+def check_front(front: pd.DataFrame, experiment: Experiment) -> None:
+    """Raise ValueError where costs or widths are not those of a sub-network."""
+    for cost in COSTS:
+        full = experiment.full_costs[cost]
+        if not front[cost].between(1, full).all():
+            raise ValueError(f"{cost} outside 1 to {full}, the full network's")
+    for widths in front["widths"]:
+        _check_widths(widths, experiment.groups)
 
 
 def _check_widths(widths: str, groups: tuple[Group, ...]) -> None:

@@ -1,97 +1,96 @@
-"""One command's work: from finished runs to an experiment's folder of results."""
+"""One command's work: from finished runs, or from their records, to a folder of results."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import rich.console
 
+from pareco.files import write_text
 from pareco.reporting.budgets import check_equal_budgets
-from pareco.reporting.costs import COST_WORDS
-from pareco.reporting.environment import environment_json
-from pareco.reporting.figures import error_figure, widths_figure, write_figure
-from pareco.reporting.records import (
-    BUDGET_TYPES,
-    FRONT_TYPES,
-    collected_runs,
-    read_experiment,
-    read_fronts,
-)
+from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
+from pareco.reporting.published import published_for, read_published
+from pareco.reporting.records import Records, read_records, write_records
+from pareco.reporting.runs import collected_runs
 from pareco.reporting.statistics import method_order
-from pareco.reporting.tables import experiment_tables, markdown, terminal
-
-_SUFFIXES = (".svg", ".png")
+from pareco.reporting.table_formats import Tables, latex, markdown, terminal
+from pareco.reporting.tables import experiment_tables, measure_csv
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written, and what a terminal shows of it."""
+    """What was written of an experiment, and what a terminal shows of it."""
 
-    tables: rich.console.Group
-    """For `rich.print`."""
+    records: Records
+    tables: Tables
     paths: tuple[Path, ...]
-    unfinished: tuple[Path, ...]
+    unfinished: tuple[Path, ...] = ()
     """Folders of runs that were left out as they have not finished."""
 
+    @property
+    def shown(self) -> rich.console.Group:
+        """The tables, for `rich.print`."""
+        return terminal(self.tables)
 
-def write_report(
+
+def collect_records(
     experiment: str,
     runs: Path,
     results: Path,
     *,
     allow_unequal_budgets: bool = False,
     focus: str = "pareco",
-) -> Report:
-    """The report written to `results/<experiment>/` from the finished runs in `runs`.
+) -> tuple[Path, ...]:
+    """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
-    `fronts.csv` and `network.json` come first, all else from them by `render_report`; a re-run
-    gives the same bytes. `environment.json` holds what it does not repeat: times and hardware.
-    Raises InvalidRecord for records that do not fit, and UnequalBudgets unless these are allowed,
-    before anything is written.
+    Returns the folders of runs that were left out as they have not finished. Raises InvalidRecord
+    for runs that do not fit, and UnequalBudgets unless these are allowed, before anything is
+    written.
     """
     collected = collected_runs(experiment, runs)
     if not allow_unequal_budgets:
-        methods = method_order(collected.fronts["method"], focus)
-        check_equal_budgets(collected.fronts, collected.experiment.budget_exempt, methods)
-    environment = environment_json(collected.finished)
-    folder = results / experiment
-    folder.mkdir(parents=True, exist_ok=True)
-    collected.fronts.to_csv(
-        folder / "fronts.csv", index=False, float_format="%.6f", lineterminator="\n"
-    )
-    (folder / "network.json").write_text(collected.experiment.to_json(), encoding="utf-8")
-    (folder / "environment.json").write_text(environment, encoding="utf-8")
-    report = render_report(folder, focus=focus, unfinished=collected.unfinished)
-    return replace(report, paths=(*report.paths, folder / "environment.json"))
+        fronts = collected.records.fronts
+        exempt = collected.records.experiment.budget_exempt
+        check_equal_budgets(fronts, exempt, method_order(fronts["method"], focus))
+    write_records(collected.records, results / experiment)
+    return collected.unfinished
 
 
 def render_report(
     folder: Path, *, focus: str = "pareco", unfinished: tuple[Path, ...] = ()
 ) -> Report:
-    """The report made again from `fronts.csv` and `network.json` in `folder`, without the runs.
+    """The report made from the records in `folder`: tables and figures beside them.
 
-    `environment.json` stays as it is. `focus` is the method that stands first and whose widths are
-    drawn; where it has no runs it is the first in alphabetical order.
+    The same records give the same bytes. `focus` is the method that stands first, whose widths are
+    drawn, and that others are compared with; where it has no runs it is the first in alphabetical
+    order. Published networks come from `published/` beside the folder. Raises InvalidRecord.
     """
-    experiment = read_experiment(folder / "network.json")
-    fronts = read_fronts(folder / "fronts.csv", {**FRONT_TYPES, **BUDGET_TYPES})
-    tables = experiment_tables(experiment, fronts, focus)
-    (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
-    _remove_plots(folder)
-    errors = error_figure(experiment, fronts, focus)
-    figures = {f"{experiment.words.figure}{suffix}": errors for suffix in _SUFFIXES}
-    figures["widths.png"] = widths_figure(experiment, fronts, focus)
-    for name, figure in figures.items():
-        write_figure(figure, folder / name)
-    names = ("fronts.csv", "network.json", "table.md", *figures)
+    records = read_records(folder)
+    published = _published(records, folder.parent)
+    tables = experiment_tables(records, published, focus)
+    texts = {
+        "table.md": markdown(tables),
+        "table.tex": latex(tables),
+        "table.csv": measure_csv(records, focus),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    figures = experiment_figures(records, published, focus)
+    for name in FIGURE_FILES:  # one may be left from earlier records, over another cost
+        for suffix in SUFFIXES:
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    drawn = [f"{name}{suffix}" for name in figures for suffix in SUFFIXES]
+    for name in drawn:
+        write_figure(figures[Path(name).stem], folder / name)
     return Report(
-        tables=terminal(tables),
-        paths=tuple(folder / name for name in names),
+        records=records,
+        tables=tables,
+        paths=tuple(folder / name for name in (*texts, *drawn)),
         unfinished=unfinished,
     )
 
 
-def _remove_plots(folder: Path) -> None:
-    """Remove the plots, one of which may be over another cost, as earlier results had it."""
-    for words in COST_WORDS.values():
-        for suffix in _SUFFIXES:
-            (folder / f"{words.figure}{suffix}").unlink(missing_ok=True)
+def _published(records: Records, results: Path) -> pd.DataFrame:
+    """The published networks to show beside ours; none where the objective is not their cost."""
+    found = published_for(records.experiment, read_published(results / "published"))
+    return found if records.experiment.cost == "macs" else found.iloc[:0]

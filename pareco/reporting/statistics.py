@@ -1,17 +1,23 @@
-"""Error at fixed costs and the area under the front: per run, and over seeds.
+"""Error at fixed costs, area under the front, hypervolume: per run, over seeds, between methods.
 
 A cost is a column of a front, such as `macs`; it is reported in whole percent of the full
-network's. Errors are percent. Of both, less is better.
+network's. Errors are percent. Of both, less is better; of hypervolume, more.
 """
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 import numpy as np
 import pandas as pd
+import torch
+from botorch.utils.multi_objective.hypervolume import Hypervolume
+from scipy.stats import bootstrap
 
-from pareco.cost import COSTS, Cost
+from pareco.cost import COSTS
 
 AREA = "area"
+HYPERVOLUME = "hypervolume"
+RESAMPLES = 9_999
 _GRID = (20, 40, 60, 80, 100)
 _STEP = 5
 
@@ -21,7 +27,7 @@ def method_order(methods: Iterable[str], focus: str) -> list[str]:
     return sorted(set(methods), key=lambda method: (method != focus, method))
 
 
-def staircase(front: pd.DataFrame, cost: Cost) -> pd.DataFrame:
+def staircase(front: pd.DataFrame, cost: str) -> pd.DataFrame:
     """The networks of one run that some budget of `cost` selects, by ascending cost.
 
     A budget selects the network of the lowest search loss among those it can pay, the cheaper of
@@ -35,7 +41,7 @@ def staircase(front: pd.DataFrame, cost: Cost) -> pd.DataFrame:
     return ordered[losses < best_before].reset_index(drop=True)
 
 
-def errors_at(front: pd.DataFrame, cost: Cost, budgets: Sequence[int] | np.ndarray) -> np.ndarray:
+def errors_at(front: pd.DataFrame, cost: str, budgets: Sequence[float] | np.ndarray) -> np.ndarray:
     """Test top-1 errors (n, percent) of the networks that n budgets of `cost` select.
 
     NaN where no network fits.
@@ -45,19 +51,19 @@ def errors_at(front: pd.DataFrame, cost: Cost, budgets: Sequence[int] | np.ndarr
     return errors[np.searchsorted(steps[cost].to_numpy(), np.asarray(budgets), side="right")]
 
 
-def cost_percents(fronts: pd.DataFrame, cost: Cost, full_cost: int) -> tuple[int, ...]:
+def cost_percents(fronts: pd.DataFrame, cost: str, full_cost: float) -> tuple[int, ...]:
     """The budgets of the tables, in ascending percent of the full cost: the last is 100.
 
     They are 20, 40, 60, 80 and 100 where some network of `fronts` fits into 20%. Otherwise, as
     with activations (which fall in proportion to the widths, MACs with their square), the first
     is the least multiple of 5 into which one fits, at most 80, and the smaller ones are left out.
     """
-    least = -(-100 * int(fronts[cost].min()) // full_cost)
+    least = ceil(100 * float(fronts[cost].min()) / full_cost)
     first = min(max(_GRID[0], -(-least // _STEP) * _STEP), _GRID[-2])
     return (first, *(percent for percent in _GRID if percent > first))
 
 
-def area_under_front(front: pd.DataFrame, cost: Cost, full_cost: int, first: int) -> float:
+def area_under_front(front: pd.DataFrame, cost: str, full_cost: float, first: int) -> float:
     """The mean over budgets, from `first` to 100% of the full cost, of the error each selects.
 
     The exact integral of that step function over its length, so in percent of error; less is
@@ -71,36 +77,98 @@ def area_under_front(front: pd.DataFrame, cost: Cost, full_cost: int, first: int
     return float(np.diff(edges) @ steps["test_top1_error"].to_numpy() / (right - left))
 
 
-def run_measures(fronts: pd.DataFrame, cost: Cost, full_cost: int) -> pd.DataFrame:
+def hypervolume(front: pd.DataFrame, cost: str, full_cost: float) -> float:
+    """The part (percent) of the square of errors and costs up to 100% that one run dominates.
+
+    Of the networks that budgets select, with the reference point (100% error, 100% of the full
+    cost); more is better. A network that costs as much as the full one adds nothing.
+    """
+    steps = staircase(front, cost)
+    shares = torch.tensor(
+        np.stack([steps[cost].to_numpy() / full_cost, steps["test_top1_error"].to_numpy() / 100], 1)
+    )
+    volume = Hypervolume(ref_point=-torch.ones(2, dtype=torch.double))
+    return 100 * float(volume.compute(-shares.double()))
+
+
+def run_measures(fronts: pd.DataFrame, cost: str, full_cost: float) -> pd.DataFrame:
     """One row per run, indexed by `method` and `seed`; its columns are the measures.
 
-    They are the error at each of the `cost_percents`, named such as `20%`, and last the AREA from
-    the first of these; NaN where one is not defined.
+    They are the error at each of the `cost_percents`, named such as `20%`, the AREA from the first
+    of these, and the HYPERVOLUME; NaN where one is not defined.
     """
     percents = cost_percents(fronts, cost, full_cost)
-    budgets = [percent * full_cost // 100 for percent in percents]
+    budgets = [percent * full_cost / 100 for percent in percents]
     rows = {
         run: [
             *errors_at(front, cost, budgets),
             area_under_front(front, cost, full_cost, percents[0]),
+            hypervolume(front, cost, full_cost),
         ]
         for run, front in fronts.groupby(["method", "seed"], sort=True)
     }
-    columns = [*(f"{percent}%" for percent in percents), AREA]
+    columns = [*(f"{percent}%" for percent in percents), AREA, HYPERVOLUME]
     index = pd.MultiIndex.from_tuples(rows, names=["method", "seed"])
     return pd.DataFrame(rows.values(), index=index, columns=columns)
 
 
 def seed_statistics(measures: pd.DataFrame) -> pd.DataFrame:
-    """One row per method and measure: `mean`, `deviation` (sample, n - 1) and `n` seeds.
+    """One row per method and measure: `mean`, `deviation`, `low`, `high` and `n` seeds.
 
-    Takes what `run_measures` returns. A mean is NaN as soon as one seed's value is, so that all
-    means are over the same seeds; a deviation is NaN for a single seed.
+    Takes what `run_measures` returns. The deviation is the sample's (n - 1), low and high are the
+    `intervals`. A mean is NaN as soon as one seed's value is, so that all means are over the same
+    seeds; for a single seed only the mean is there.
     """
+    return _summarized(measures)
+
+
+def paired_differences(measures: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """How much more each other method has than the method `reference`, seed by seed.
+
+    Rows and columns as of `seed_statistics`; only seeds that both methods have count, and a
+    method without any is left out. Of errors, a positive difference means that `reference` is
+    better. Raises KeyError where `reference` has no runs.
+    """
+    own = measures.xs(reference, level="method")
+    others = measures.drop(index=reference, level="method")
+    paired = others.subtract(own.reindex(others.index, level="seed"))
+    common = others.index.get_level_values("seed").isin(own.index)
+    return _summarized(paired[common])
+
+
+def intervals(values: np.ndarray) -> np.ndarray:
+    """The bootstrap 95% intervals (2 x m: low, high) of the means of `n x m` values.
+
+    By percentiles of RESAMPLES resamples of the n rows, always the same ones. NaN for fewer than
+    two rows and for a column with a NaN. (With few rows they are too narrow: of two, an interval
+    is the two values themselves.)
+    """
+    low_and_high = np.full((2, values.shape[1]), np.nan)
+    known = ~np.isnan(values).any(axis=0)
+    if len(values) > 1 and known.any():
+        found = bootstrap(
+            (values[:, known],),
+            np.mean,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            axis=0,
+            rng=0,
+        ).confidence_interval
+        low_and_high[:, known] = found.low, found.high
+    return low_and_high
+
+
+def _summarized(measures: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `seed_statistics` for measures by method and seed."""
+    columns = ["method", "measure", "mean", "deviation", "low", "high", "n"]
     rows = []
     for method, runs in measures.groupby(level="method", sort=True):
-        for measure in measures.columns:
-            values = runs[measure].to_numpy(dtype=np.float64)
-            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-            rows.append((method, measure, float(np.mean(values)), deviation, len(values)))
-    return pd.DataFrame(rows, columns=["method", "measure", "mean", "deviation", "n"])
+        values = runs.to_numpy(dtype=np.float64)
+        low, high = intervals(values)
+        deviations = np.full_like(low, np.nan)
+        if len(values) > 1:
+            deviations = np.std(values, axis=0, ddof=1)
+        for index, measure in enumerate(measures.columns):
+            numbers = (values[:, index].mean(), deviations[index], low[index], high[index])
+            rows.append((method, measure, *map(float, numbers), len(values)))
+    return pd.DataFrame(rows, columns=columns)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from pareco.config import Experiment, Machine
 from pareco.data import load_data
@@ -62,6 +63,18 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
     return True
 
 
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    """Let a logger pass on errors alone, inside the `with` block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -82,6 +95,9 @@ def _measured(path: Path) -> set[str]:
 def _milliseconds(
     net: SlimmableNet, widths: Sequence[Widths], image: Tensor
 ) -> dict[Widths, float]:
+    # This import says on standard error when it finds a compiler for CUDA but no GPU.
+    with _silenced("torch.utils.cpp_extension"):
+        from torch.utils.benchmark import Timer
     times: dict[Widths, list[float]] = {each: [] for each in widths}
     for _ in range(_PASSES):
         for each, measured in times.items():

@@ -1,0 +1,53 @@
+"""The figures of an experiment, drawn without touching matplotlib's global state."""
+
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pareco.reporting.costs import AXES, COST_WORDS, LATENCY
+from pareco.reporting.figures.curves import curves_figure
+from pareco.reporting.figures.errors import error_figure
+from pareco.reporting.figures.search import prediction_figure, visits_figure
+from pareco.reporting.figures.style import SUFFIXES, write_figure
+from pareco.reporting.figures.widths import widths_figure
+from pareco.reporting.records import Records
+
+__all__ = [
+    "FIGURE_FILES",
+    "SUFFIXES",
+    "curves_figure",
+    "error_figure",
+    "experiment_figures",
+    "prediction_figure",
+    "visits_figure",
+    "widths_figure",
+    "write_figure",
+]
+
+_SHOWN_COSTS = ("macs", "peak_activations", LATENCY)
+_OTHERS: dict[str, Callable[[Records, str], Figure | None]] = {
+    "widths": widths_figure,
+    "curves": curves_figure,
+    "visits": visits_figure,
+    "predictions": prediction_figure,
+}
+FIGURE_FILES = (*(COST_WORDS[cost].figure for cost in AXES), *_OTHERS)
+"""The names, without suffix, that a figure can have."""
+
+
+def experiment_figures(records: Records, published: pd.DataFrame, focus: str) -> dict[str, Figure]:
+    """The figures of an experiment by file name, without suffix: its own cost's plot first.
+
+    Errors over MACs, memory and latency too, where the latter was measured; the others where the
+    records have what they show. `published` networks stand in the plot over MACs.
+    """
+    experiment = records.experiment
+    costs = dict.fromkeys((experiment.cost, *_SHOWN_COSTS))
+    figures: dict[str, Figure] = {
+        COST_WORDS[cost].figure: error_figure(records, published, focus, cost)
+        for cost in costs
+        if cost in experiment.full_costs
+    }
+    drawn = {name: draw(records, focus) for name, draw in _OTHERS.items()}
+    return figures | {name: figure for name, figure in drawn.items() if figure is not None}

@@ -1,0 +1,112 @@
+"""Error over cost, all methods in one plot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from pareco.reporting.budgets import budget_marks
+from pareco.reporting.costs import COST_WORDS
+from pareco.reporting.figures.style import looks, styled, title
+from pareco.reporting.records import Records
+from pareco.reporting.statistics import errors_at, method_order
+
+_LAST = 1.02  # of the full cost, so that a last step, at 100%, can be seen
+_HOLLOW = "osD^v<>pP"
+_PUBLISHED_COST = "macs"
+
+
+def error_figure(
+    records: Records, published: pd.DataFrame, focus: str, cost: str | None = None
+) -> Figure:
+    """A plot of test top-1 error (%) over a cost (% of the full network's), all methods in it.
+
+    Per method: the mean over seeds of the error that a cost budget selects, from the cost at
+    which every seed has a network; a band from the least to the most of the seeds; a marker for
+    every evaluated network. `published` networks are hollow markers in the plot over MACs. `cost`
+    is the experiment's own unless given.
+    """
+    experiment, fronts = records.experiment, records.fronts
+    cost = cost or experiment.cost
+    words, full = COST_WORDS[cost], experiment.full_costs[cost]
+    methods = method_order(fronts["method"], focus)
+    with styled():
+        figure = Figure(figsize=(8.0, 4.4), layout="constrained")
+        axes = figure.subplots()
+        marks = budget_marks(fronts, experiment.budget_exempt, methods)
+        for method, look in zip(methods, looks(methods), strict=True):
+            label = f"{method} {marks.get(method, '')}".strip()
+            _draw_method(axes, fronts[fronts["method"] == method], (cost, full), label, look)
+        hollow = cost == _PUBLISHED_COST and len(published) > 0
+        if hollow:
+            _draw_published(axes, published, full)
+        axes.set_xlabel(f"{words.axis} (% of the full network's {words.amount(full)})")
+        axes.set_ylabel("Test top-1 error (%)")
+        axes.set_title(title(experiment, 70), loc="left")
+        axes.grid(color="0.9", linewidth=0.6)
+        _add_legend(figure, marks, several_seeds=fronts["seed"].nunique() > 1, hollow=hollow)
+        sns.despine(figure)
+    return figure
+
+
+def _draw_method(
+    axes: Axes, rows: pd.DataFrame, cost: tuple[str, float], label: str, look: dict[str, Any]
+) -> None:
+    name, full = cost
+    point = {key: look[key] for key in ("marker", "color", "zorder")}
+    percent = 100 * rows[name] / full
+    axes.scatter(percent, rows["test_top1_error"], s=14, alpha=0.6, linewidths=0, **point)
+    budgets = np.unique(np.append(rows[name].to_numpy(dtype=np.float64), _LAST * full))
+    by_seed = np.stack([errors_at(front, name, budgets) for _, front in rows.groupby("seed")])
+    percent = 100 * budgets / full
+    axes.plot(percent, by_seed.mean(axis=0), drawstyle="steps-post", **{**look, "marker": None})
+    if len(by_seed) > 1:
+        least, most = by_seed.min(axis=0), by_seed.max(axis=0)
+        band = {"step": "post", "zorder": look["zorder"] - 1, "linewidth": 0.5}
+        fill, edge = to_rgba(look["color"], 0.07), to_rgba(look["color"], 0.4)
+        axes.fill_between(percent, least, most, facecolor=fill, edgecolor=edge, **band)
+    seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
+    axes.plot([], [], label=f"{label} ({seeds})", markersize=3.5, **look)
+
+
+def _draw_published(axes: Axes, published: pd.DataFrame, full: float) -> None:
+    groups = published.groupby("method", sort=True)
+    for index, (method, networks) in enumerate(groups):
+        axes.scatter(
+            networks["macs_millions"] * 1e8 / full,
+            networks["top1_error"],
+            s=18,
+            marker=_HOLLOW[index % len(_HOLLOW)],
+            facecolors="none",
+            edgecolors="0.35",
+            linewidths=0.8,
+            zorder=1.5,
+            label=f"{method}, published",
+        )
+
+
+def _add_legend(
+    figure: Figure, marks: Mapping[str, str], *, several_seeds: bool, hollow: bool
+) -> None:
+    text = "error of the network with the\nlowest search loss within a budget:\n"
+    if several_seeds:
+        text += "line: mean over seeds\nband: lowest to highest seed\n"
+    text += "markers: measured networks"
+    if hollow:
+        text += "\nhollow: published (sources in the table)"
+    if marks:
+        text += f"\n{' '.join(sorted(set(marks.values())))} other training budget"
+    figure.legend(
+        title=text,
+        alignment="left",
+        handlelength=3.5,
+        title_fontsize="small",
+        fontsize="small",
+        loc="outside right upper",
+        frameon=False,
+    )

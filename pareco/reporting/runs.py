@@ -1,0 +1,171 @@
+"""The finished runs of one experiment, read from their folders and checked against each other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pareco.reporting.environment import environment_record
+from pareco.reporting.experiment import Experiment
+from pareco.reporting.records import (
+    BUDGET_TYPES,
+    CURVE_TYPES,
+    FRONT_TYPES,
+    VISIT_MAY_LACK,
+    VISIT_TYPES,
+    InvalidRecord,
+    Records,
+    blaming,
+    check_front,
+    read_latency,
+    read_table,
+    with_latency,
+)
+
+_CURVE_POINTS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """The records of the finished runs of one experiment, and the folders of the unfinished."""
+
+    records: Records
+    unfinished: tuple[Path, ...]
+
+
+def collected_runs(experiment: str, runs: Path) -> Runs:
+    """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and cost.
+
+    A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none has
+    finished, a record is incomplete, or two runs differ in their configuration, data, scale, cost,
+    network or channel groups.
+    """
+    folders = sorted(folder for folder in (runs / experiment).glob("*/seed*") if folder.is_dir())
+    finished = [folder for folder in folders if (folder / "DONE").exists()]
+    if not finished:
+        raise InvalidRecord(
+            f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
+        )
+    _check_alike(finished)
+    shared = _shared_experiment(finished)
+    order = ["method", "seed", shared.cost, "search_loss", "widths"]
+    fronts = pd.concat([_front(folder, shared) for folder in finished])
+    curves = pd.concat([_curve(folder) for folder in finished])
+    visits = pd.concat([_visits(folder) for folder in finished])
+    latency = runs / experiment / "latency.json"
+    records = Records(
+        experiment=shared,
+        fronts=fronts.sort_values(order, ignore_index=True),
+        curves=curves.sort_values(["method", "seed", "step"], ignore_index=True),
+        visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
+        environment=environment_record(finished),
+    )
+    return Runs(
+        records=with_latency(records, read_latency(latency) if latency.exists() else None),
+        unfinished=tuple(folder for folder in folders if folder not in finished),
+    )
+
+
+def _shared_experiment(finished: Sequence[Path]) -> Experiment:
+    """The experiment that all runs agree on, with the methods that any run exempts."""
+    first, *others = [_experiment(folder) for folder in finished]
+    exempt = {*first.budget_exempt}
+    alike = replace(first, budget_exempt=())
+    for folder, own in zip(finished[1:], others, strict=True):
+        exempt.update(own.budget_exempt)
+        own = replace(own, budget_exempt=())
+        if own != alike:
+            names = [name for name in asdict(own) if getattr(own, name) != getattr(alike, name)]
+            raise InvalidRecord(f"{folder} and {finished[0]} differ in {', '.join(names)}")
+    return replace(alike, budget_exempt=tuple(sorted(exempt)))
+
+
+def _check_alike(finished: Sequence[Path]) -> None:
+    """Raise InvalidRecord, naming the fields, unless all runs have one configuration and data."""
+    first, *others = [_configuration(folder) for folder in finished]
+    for folder, other in zip(finished[1:], others, strict=True):
+        fields = sorted(key for key in first | other if first.get(key) != other.get(key))
+        if fields:
+            changes = "; ".join(f"{key}: {first.get(key)}, {other.get(key)}" for key in fields)
+            raise InvalidRecord(
+                f"{finished[0]} and {folder} have other configurations ({changes}):"
+                " only runs of one configuration can be compared"
+            )
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """What every run of an experiment must have in common."""
+    with blaming(folder / "config.json"):
+        configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for own in ("method", "seed"):
+            del configuration[own]
+    with blaming(folder / "env.json"):
+        sessions = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+        return configuration | {"data fingerprint": sessions[0]["data_fingerprint"]}
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _experiment(folder: Path) -> Experiment:
+    with blaming(folder / "result.json"):
+        record = _result(folder)
+        experiment = Experiment.from_record(record)
+        identity = (experiment.experiment, str(record["method"]), f"seed{record['seed']}")
+        if identity != folder.parts[-3:]:
+            raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
+        return experiment
+
+
+def _front(folder: Path, experiment: Experiment) -> pd.DataFrame:
+    """The front of a run, with the columns of its budget."""
+    with blaming(folder / "result.json"):
+        budget = {name: int(_result(folder)["budget"][name]) for name in BUDGET_TYPES}
+    path = folder / "front.csv"
+    front = read_table(path, FRONT_TYPES)
+    with blaming(path):
+        if front.empty:
+            raise ValueError("there is no network in it")
+        seeds = "seed" + front["seed"].astype(str)
+        rows = zip(front["experiment"], front["method"], seeds, strict=True)
+        if any(row != folder.parts[-3:] for row in rows):
+            raise ValueError("a row belongs to another run than its folder")
+        check_front(front, experiment)
+    return front.assign(**budget)
+
+
+def _curve(folder: Path) -> pd.DataFrame:
+    """The training losses of a run: means over equally many steps, at most _CURVE_POINTS of them.
+
+    `step` is the last step of each mean.
+    """
+    path = folder / "metrics.jsonl"
+    with blaming(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        table = pd.DataFrame([json.loads(line) for line in lines])
+        losses = table[["step", "loss_largest", "loss_smallest"]].dropna()
+        size = -(-max(len(losses), 1) // _CURVE_POINTS)
+        parts = losses.groupby(np.arange(len(losses)) // size)
+        means = parts.mean().assign(step=parts["step"].max())
+        means = means.assign(method=folder.parent.name, seed=_seed(folder))
+        return means[list(CURVE_TYPES)].astype(CURVE_TYPES)
+
+
+def _visits(folder: Path) -> pd.DataFrame:
+    path = folder / "visits.csv"
+    visits = read_table(path, VISIT_TYPES, may_lack=VISIT_MAY_LACK)
+    with blaming(path):
+        if set(zip(visits["method"], visits["seed"], strict=True)) - {
+            (folder.parent.name, _seed(folder))
+        }:
+            raise ValueError("a row belongs to another run than its folder")
+    return visits
+
+
+def _seed(folder: Path) -> int:
+    return int(folder.name.removeprefix("seed"))

@@ -1,0 +1,143 @@
+"""Tables as Markdown, LaTeX, CSV and for the terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import rich.box
+import rich.console
+import rich.table
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell; `best` ones are shown in bold."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; `columns` names every cell of a row, the first being the row's name."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    wide: bool = False
+    """Whether it is too wide for a terminal, which leaves it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """An experiment's tables with the lines that go above and below them."""
+
+    heading: str
+    warnings: tuple[str, ...]
+    """What nobody may miss, such as a scale that is not the published one."""
+
+    notes: tuple[str, ...]
+    tables: tuple[Table, ...]
+    footnotes: tuple[str, ...]
+
+
+def markdown(tables: Tables) -> str:
+    """The text of table.md."""
+    parts = [f"# {tables.heading}", *(f"**{warning}**" for warning in tables.warnings)]
+    parts += [" ".join(tables.notes)]
+    for table in tables.tables:
+        parts += [f"## {table.title}", markdown_table(table)]
+    parts += tables.footnotes
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """One table in Markdown, without its title; a bar within a cell is escaped."""
+    lines = [
+        tuple(map(_plain_bar, table.columns)),
+        ("---", *["---:"] * (len(table.columns) - 1)),
+        *(_shown(row, _plain_bar, "**{}**") for row in table.rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latex(tables: Tables) -> str:
+    """The text of table.tex: one booktabs table for each, to be put in by \\input."""
+    lines = [f"% {tables.heading}".replace("\n", " "), "% needs \\usepackage{booktabs}"]
+    remarks = [*tables.warnings, *tables.footnotes]
+    lines += [f"% {remark}".replace("\n", " ") for remark in remarks]
+    for table in tables.tables:
+        body = [_shown(row, _latex_text, r"\textbf{{{}}}") for row in table.rows]
+        lines += [
+            "",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex_text(f'{tables.heading}. {table.title}')}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            r"\toprule",
+            rf"{' & '.join(map(_latex_text, table.columns))} \\",
+            r"\midrule",
+            *(rf"{' & '.join(row)} \\" for row in body),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def terminal(tables: Tables) -> rich.console.Group:
+    """The same tables for `rich.print`, a little narrower, without the wide ones."""
+    parts: list[rich.console.RenderableType] = [
+        Text(tables.heading, style="bold"),
+        *(Text(warning, style="bold yellow") for warning in tables.warnings),
+        Text(" ".join(tables.notes), style="dim"),
+    ]
+    for table in (table for table in tables.tables if not table.wide):
+        shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for position, column in enumerate(table.columns):
+            shown.add_column(
+                Text(column), justify="right" if position else "left", no_wrap=not position
+            )
+        for row in table.rows:
+            texts = [cell.text.replace(" ± ", " ±") for cell in row]
+            styles = ["bold" if cell.best else "" for cell in row]
+            shown.add_row(*map(Text, texts, styles))
+        parts += [Text(f"\n{table.title}", style="italic"), shown]
+    parts += [Text(footnote, style="dim") for footnote in tables.footnotes]
+    return rich.console.Group(*parts)
+
+
+def _shown(row: tuple[Cell, ...], escaped: Callable[[str], str], bold: str) -> tuple[str, ...]:
+    texts = [escaped(cell.text) for cell in row]
+    return tuple(
+        bold.format(text) if cell.best else text for cell, text in zip(row, texts, strict=True)
+    )
+
+
+def _plain_bar(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        "–": "--",
+        "−": "$-$",
+    }
+)
+
+
+def _latex_text(text: str) -> str:
+    return text.translate(_LATEX)
