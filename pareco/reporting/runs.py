@@ -140,7 +140,7 @@ def _front(folder: Path, experiment: Experiment) -> pd.DataFrame:
 
 
 def _curve(folder: Path) -> pd.DataFrame:
-    """The training losses of a run: means over equally many steps, at most _CURVE_POINTS of them.
+    """The training losses of a run: means over as many steps each, to one, at most _CURVE_POINTS.
 
     `step` is the last step of each mean.
     """
@@ -149,8 +149,8 @@ def _curve(folder: Path) -> pd.DataFrame:
         lines = path.read_text(encoding="utf-8").splitlines()
         table = pd.DataFrame([json.loads(line) for line in lines])
         losses = table[["step", "loss_largest", "loss_smallest"]].dropna()
-        size = -(-max(len(losses), 1) // _CURVE_POINTS)
-        parts = losses.groupby(np.arange(len(losses)) // size)
+        points = min(_CURVE_POINTS, len(losses))
+        parts = losses.groupby(np.arange(len(losses)) * points // max(len(losses), 1))
         means = parts.mean().assign(step=parts["step"].max())
         means = means.assign(method=folder.parent.name, seed=_seed(folder))
         return means[list(CURVE_TYPES)].astype(CURVE_TYPES)

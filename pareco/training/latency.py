@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +24,8 @@ from pareco.training.provenance import hardware
 from pareco.widths import Widths
 
 LATENCY_FILE = "latency.json"
-_PASSES = 3
-_SECONDS = 0.05  # of repetitions for each network in each pass
+_PASSES = 5
+_SECONDS = 0.03  # of repetitions for each network in each pass
 
 
 def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Machine()) -> bool:
@@ -34,9 +33,9 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
 
     It holds the latency of every network on the fronts of the finished runs there, and of the full
     one: milliseconds for one image, as a plain network, in evaluation mode, with one CPU thread,
-    on the machine's device; the median over three passes through all networks of the median over
-    repetitions (passes in turns spread a change of the machine's speed over all). Weights do not
-    matter. Raises `RunError` where an earlier file is damaged.
+    on the machine's device; the least over five passes through all networks of the median over
+    repetitions (what else the machine does only adds to a time, and not in every pass). Weights do
+    not matter. Raises `RunError` where an earlier file is damaged.
     """
     folder = runs / experiment.name
     path = folder / LATENCY_FILE
@@ -104,4 +103,4 @@ def _milliseconds(
             plain = net.extract(each).eval()
             timer = Timer("plain(image)", globals={"plain": plain, "image": image}, num_threads=1)
             measured.append(1000 * timer.blocked_autorange(min_run_time=_SECONDS).median)
-    return {each: statistics.median(measured) for each, measured in times.items()}
+    return {each: min(measured) for each, measured in times.items()}

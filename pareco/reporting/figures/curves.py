@@ -13,7 +13,7 @@ from pareco.reporting.statistics import method_order
 
 _PANELS = {
     "loss_largest": "largest network, on labels",
-    "loss_smallest": "smallest network, on the largest one's soft output",
+    "loss_smallest": "smallest network, on soft output",
 }
 
 

@@ -30,7 +30,7 @@ def widths_figure(records: Records, focus: str) -> Figure:
     names = [f"{group.name} ({group.maximum})" for group in experiment.groups]
     with_counts = len(steps) <= _MOST_WITH_COUNTS
     with styled():
-        size = (7.6, 1.6 + 0.2 * len(names))
+        size = (7.6, max(3.2, 1.6 + 0.2 * len(names)))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         sns.heatmap(
@@ -51,7 +51,7 @@ def widths_figure(records: Records, focus: str) -> Figure:
             f"network: {experiment.words.name} (% of the full network's"
             f" {experiment.words.amount(experiment.full_cost)})\ntest top-1 error (%)"
         )
-        axes.set_ylabel("channel group (channels of the full network)")
+        axes.set_ylabel("channel group (full count)")
         axes.tick_params(axis="y", rotation=0, length=0)
         axes.tick_params(axis="x", rotation=0, length=0)
         which = f"{method}, seed {seed}: networks that budgets select by search loss"

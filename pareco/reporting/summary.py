@@ -1,0 +1,124 @@
+"""One line for each experiment: what ran, at which scale, on what, with which outcome."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.records import Records
+from pareco.reporting.statistics import AREA, method_order, run_measures, seed_statistics
+from pareco.reporting.table_formats import Cell, Table, markdown_table
+
+NOT_RUN = "not run"
+_COLUMNS = ("experiment", "scale", "network and data", "runs", "outcome", "on what")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """What a summary says of an experiment at one scale."""
+
+    experiment: str
+    scale: str
+    subject: str
+    """Network, data set and image size."""
+
+    runs: str = ""
+    """How many methods and seeds."""
+
+    outcome: str = NOT_RUN
+    machine: str = ""
+    folder: str | None = None
+    """The folder under results/, where there is one."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The texts, in the order of the summary's columns."""
+        return (
+            self.experiment,
+            self.scale,
+            self.subject,
+            self.runs,
+            self.outcome,
+            self.machine,
+        )
+
+
+def summary_row(records: Records, focus: str) -> SummaryRow:
+    """The summary of an experiment that has run."""
+    experiment = records.experiment
+    methods = method_order(records.fronts["method"], focus)
+    seeds = records.fronts["seed"].nunique()
+    return SummaryRow(
+        experiment=experiment.experiment,
+        scale=experiment.scale,
+        subject=f"{experiment.network} on {experiment.data}, {experiment.image_size} px",
+        runs=f"{_count(len(methods), 'method')}, {_count(seeds, 'seed')}",
+        outcome=_outcome(records, methods[0]),
+        machine=_machine(records),
+        folder=experiment.experiment,
+    )
+
+
+def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[ClaimOutcome]) -> str:
+    """The text of results/README.md."""
+    linked = [
+        (
+            Cell(f"[{row.experiment}]({row.folder}/table.md)" if row.folder else row.experiment),
+            *map(Cell, row.cells[1:]),
+        )
+        for row in rows
+    ]
+    stated = [
+        tuple(map(Cell, (claim.statement, claim.outcome, claim.ours, claim.source)))
+        for claim in claims
+    ]
+    return f"""# Results
+
+Made by `python -m replications report --all` from the records in `*/records/`; never edited by
+hand (but [published/](published), the numbers of others, with their sources). The same records
+give the same bytes. [index.html](index.html) shows all of it in one page that needs no network.
+
+The outcome is the mean test top-1 error (%) over budgets of the experiment's cost, as in its
+table. A scale that is not `paper` says nothing about the paper's numbers.
+
+{markdown_table(Table("", _COLUMNS, tuple(linked)))}
+
+## Claims
+
+{markdown_table(Table("", ("claim", "outcome", "ours", "source"), tuple(stated)))}
+"""
+
+
+def _outcome(records: Records, focus: str) -> str:
+    experiment = records.experiment
+    measures = run_measures(records.fronts, experiment.cost, experiment.full_cost)
+    table = seed_statistics(measures).query("measure == @AREA").set_index("method")
+    means = table["mean"].drop(index=list(experiment.budget_exempt), errors="ignore").dropna()
+    if focus not in means.index:
+        return "no area is defined"
+    order = means.sort_values(kind="stable")
+    place = int((order < order[focus]).sum()) + 1
+    text = f"{AREA}: {focus} {order[focus]:.2f}, place {place} of {len(order)}"
+    best = str(order.index[0])
+    return text if place == 1 else f"{text}; least {best} {order[best]:.2f}"
+
+
+def _machine(records: Records) -> str:
+    """Processors or GPUs of all sessions, and the time of all runs."""
+    environments = records.environment["environments"]
+    devices = dict.fromkeys(
+        gpu if each.get("device") != "cpu" and each["gpus"] else each["cpu"]
+        for each in environments
+        for gpu in (each["gpus"] or [""])
+    )
+    seconds = sum(
+        run["seconds"] for seeds in records.environment["runs"].values() for run in seeds.values()
+    )
+    return f"{', '.join(devices)}; {_duration(seconds)} in all runs"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
