@@ -1,12 +1,10 @@
-"""The commands: list the experiments, run one at a scale, report one."""
+"""The command `run`: train and measure the methods of an experiment at a scale, then report."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -16,31 +14,15 @@ from rich.markup import escape
 
 from pareco.config import Experiment, Machine
 from pareco.methods import method_named
-from pareco.reporting import InvalidRecord, UnequalBudgets, write_report
-from pareco.training import RunError, check_runnable, measure_latencies
+from pareco.training import check_runnable, measure_latencies
 from replications.catalogue import (
     experiment_named,
-    experiment_names,
     known_methods,
-    scales_of,
 )
+from replications.report_command import Folders, scale_and_rest, write_report
 from replications.sweep import run_jobs
 from replications.together import is_main_process, processes_launched, run_jobs_together
 from replications.worker import Job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folders:
-    """Where runs are kept and results are written."""
-
-    runs: Path = Path("runs")
-    """Folder of all runs: RUNS/<experiment>/<method>/seed<k>."""
-
-    results: Path = Path("results")
-    """Folder of all results: RESULTS/<experiment>."""
-
-    allow_unequal_budgets: bool = False
-    """Report methods side by side though their training budgets differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +74,11 @@ class RunArguments:
         return list(dict.fromkeys((*replace(self, method=(), seed=()).jobs(), *self.jobs())))
 
 
-def run(name: str, arguments: list[str], console: Console) -> int:
+def run(name: str | None, arguments: list[str], console: Console) -> int:
     """Run an experiment and report it; return the exit status: 0 well, 1 failed, 2 bad request."""
-    scale, fields = _scale_and_rest(name, arguments)
+    if name is None:
+        raise ValueError("run needs the name of an experiment: python -m replications list")
+    scale, fields = scale_and_rest(f"run {name}", arguments)
     default = RunArguments(
         experiment=experiment_named(name, scale or "paper"), folders=Folders(), machine=Machine()
     )
@@ -124,17 +108,8 @@ def run(name: str, arguments: list[str], console: Console) -> int:
         return 0
     with console.status("measuring the latency of the networks on the fronts"):
         measure_latencies(chosen.experiment, chosen.folders.runs, chosen.machine)
-    return _report(chosen.experiment.name, chosen.folders, console)
-
-
-def _scale_and_rest(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the scale that is asked for (None: none is), and the other arguments."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m replications run {name}", add_help=False, allow_abbrev=False
-    )
-    parser.add_argument("--scale")
-    known, rest = parser.parse_known_args(arguments)
-    return known.scale, rest
+    write_report(chosen.experiment.name, chosen.folders, console)
+    return 0
 
 
 def _workers(chosen: RunArguments) -> int:
@@ -172,65 +147,7 @@ def _check(chosen: RunArguments, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def report(name: str, arguments: list[str], console: Console) -> int:
-    """Write the results of an experiment from its finished runs; return the exit status.
-
-    `name` is an experiment, which a scale may be given with, or a name that runs were given.
-    """
-    scale, options = _scale_and_rest(name, arguments)
-    prog = f"python -m replications report {name}"
-    folders = tyro.cli(Folders, args=options, prog=prog)
-    folder = name if scale is None else experiment_named(name, scale).name
-    return _report(folder, folders, console)
-
-
-def _report(name: str, folders: Folders, console: Console) -> int:
-    written = write_report(
-        name,
-        folders.runs,
-        folders.results,
-        allow_unequal_budgets=folders.allow_unequal_budgets,
-    )
-    console.print(written.tables)
-    for path in written.unfinished:
-        console.print(f"left out, not finished: {path}")
-    for path in written.paths:
-        console.print(str(path), highlight=False)
-    return 0
-
-
 def _cores() -> int:
     """Return the number of CPU cores that this process may use."""
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def carry_out(command: str, arguments: list[str]) -> int:
-    """Carry out `list`, `run NAME ...` or `report NAME ...`; return the exit status.
-
-    0 well, 1 a run failed, 2 a bad request, named on standard error.
-    """
-    console = Console(quiet=not is_main_process())
-    try:
-        if command == "list":
-            return list_experiments(console)
-        name, *options = arguments
-        return {"run": run, "report": report}[command](name, options, console)
-    except (InvalidRecord, UnequalBudgets, RunError, ValueError, OSError) as error:
-        who = "" if is_main_process() else f" in process {os.environ['RANK']}"
-        errors = Console(stderr=True)
-        errors.print(f"[red]error{who}:[/red] {escape(str(error))}", highlight=False)
-        return 2
-
-
-def list_experiments(console: Console) -> int:
-    """Show every experiment in a line, and the scales."""
-    scales: dict[str, None] = {}
-    for name in experiment_names():
-        experiment = experiment_named(name)
-        scales |= dict.fromkeys(scales_of(name))
-        seeds = f"{len(experiment.seeds)} seeds"
-        summary = f"{experiment.network.name} on {experiment.data.name}, {seeds}"
-        console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}", highlight=False)
-    console.print(f"\nscales (--scale): {', '.join(scales)}", highlight=False)
-    return 0

@@ -1,6 +1,6 @@
 """One command's work: from finished runs, or from their records, to a folder of results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +23,7 @@ class Report:
 
     records: Records
     tables: Tables
-    paths: tuple[Path, ...]
+    paths: tuple[Path, ...] = ()
     unfinished: tuple[Path, ...] = ()
     """Folders of runs that were left out as they have not finished."""
 
@@ -65,29 +65,31 @@ def render_report(
     drawn, and that others are compared with; where it has no runs it is the first in alphabetical
     order. Published networks come from `published/` beside the folder. Raises InvalidRecord.
     """
-    records = read_records(folder)
-    published = _published(records, folder.parent)
-    tables = experiment_tables(records, published, focus)
+    report = loaded_report(folder, focus=focus)
+    published = _published(report.records, folder.parent)
     texts = {
-        "table.md": markdown(tables),
-        "table.tex": latex(tables),
-        "table.csv": measure_csv(records, focus),
+        "table.md": markdown(report.tables),
+        "table.tex": latex(report.tables),
+        "table.csv": measure_csv(report.records, focus),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    figures = experiment_figures(records, published, focus)
+    figures = experiment_figures(report.records, published, focus)
     for name in FIGURE_FILES:  # one may be left from earlier records, over another cost
         for suffix in SUFFIXES:
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
     drawn = [f"{name}{suffix}" for name in figures for suffix in SUFFIXES]
     for name in drawn:
         write_figure(figures[Path(name).stem], folder / name)
-    return Report(
-        records=records,
-        tables=tables,
-        paths=tuple(folder / name for name in (*texts, *drawn)),
-        unfinished=unfinished,
-    )
+    paths = tuple(folder / name for name in (*texts, *drawn))
+    return replace(report, paths=paths, unfinished=unfinished)
+
+
+def loaded_report(folder: Path, *, focus: str = "pareco") -> Report:
+    """The report of the records in `folder`, with nothing written."""
+    records = read_records(folder)
+    tables = experiment_tables(records, _published(records, folder.parent), focus)
+    return Report(records=records, tables=tables)
 
 
 def _published(records: Records, results: Path) -> pd.DataFrame:
