@@ -13,6 +13,7 @@ LAUNCH ?=
 IMAGENET ?=
 DATA ?=
 SET ?=
+NAME ?=
 
 EXPERIMENTS := $(subst _,-,$(sort $(patsubst replications/%/experiment.py,%,$(wildcard replications/*/experiment.py))))
 REPLICATE := $(EXPERIMENTS:%=replicate-%)
@@ -41,7 +42,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types check clean $(REPLICATE) $(REPORT)
+.PHONY: help install test lint types check clean results claims wandb-sync wandb-report $(REPLICATE) $(REPORT)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -74,6 +75,18 @@ $(REPORT): report-%: $(INSTALLED)
 
 replicate-% report-%:
 	$(error unknown experiment $*; known: $(EXPERIMENTS))
+
+results: $(INSTALLED)  ## Make results/ again from its records: tables, figures, summary, page
+	$(BIN)/python -m replications report --all
+
+claims: $(INSTALLED)  ## Say of each claim of the paper whether it is reproduced
+	$(BIN)/python -m replications claims
+
+wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offline
+	$(BIN)/python -m replications wandb-sync
+
+wandb-report: $(INSTALLED)  ## Write a W&B report of the experiment NAME (of results/)
+	$(BIN)/python -m replications wandb-report $(call quoted,$(or $(NAME),$(error say which: make wandb-report NAME=digits)))
 
 test: $(INSTALLED)  ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests
