@@ -46,8 +46,9 @@ def curves_figure(records: Records, focus: str) -> Figure | None:
         figure.legend(
             handles,
             labels,
-            title="line: mean over seeds"
-            + ("\nband: lowest to highest" if curves["seed"].nunique() > 1 else ""),
+            title="line: mean over seeds\nband: lowest to highest"
+            if curves["seed"].nunique() > 1
+            else "one seed",
             alignment="left",
             handlelength=3.5,
             title_fontsize="small",

@@ -27,7 +27,7 @@ def error_figure(
     """A plot of test top-1 error (%) over a cost (% of the full network's), all methods in it.
 
     Per method: the mean over seeds of the error that a cost budget selects, from the cost at
-    which every seed has a network; a band from the least to the most of the seeds; a marker for
+    which every seed has a network up to the full cost; a band from the least to the most of the seeds; a marker for
     every evaluated network. `published` networks are hollow markers in the plot over MACs. `cost`
     is the experiment's own unless given.
     """
@@ -61,7 +61,8 @@ def _draw_method(
     point = {key: look[key] for key in ("marker", "color", "zorder")}
     percent = 100 * rows[name] / full
     axes.scatter(percent, rows["test_top1_error"], s=14, alpha=0.6, linewidths=0, **point)
-    budgets = np.unique(np.append(rows[name].to_numpy(dtype=np.float64), _LAST * full))
+    costs = rows[name].to_numpy(dtype=np.float64)
+    budgets = np.unique(np.append(costs[costs <= full], _LAST * full))
     by_seed = np.stack([errors_at(front, name, budgets) for _, front in rows.groupby("seed")])
     percent = 100 * budgets / full
     axes.plot(percent, by_seed.mean(axis=0), drawstyle="steps-post", **{**look, "marker": None})

@@ -10,7 +10,7 @@ from pareco.reporting.records import Records
 from pareco.reporting.statistics import method_order, staircase
 
 _MOST_WITH_COUNTS = 14
-_MOST_LABELS = 20
+_MOST_LABELS = 14
 
 
 def widths_figure(records: Records, focus: str) -> Figure:
