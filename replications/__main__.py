@@ -22,14 +22,14 @@ def main(arguments: list[str]) -> int:
 
     0 well, 1 failed, 2 bad request; ended by a signal: 130 for SIGINT, 143 for SIGTERM.
     """
-    from replications.commands import COMMANDS
+    from replications.commands import COMMANDS, WITH_NAME
 
     command, *rest = arguments or [""]
-    if command not in COMMANDS:
-        wants_help = command in ("--help", "-h")
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if command not in COMMANDS or (command in WITH_NAME and name is None):
+        wants_help = bool({"--help", "-h"} & set(arguments))
         print(USAGE, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
-    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
     try:
         return _carried_out(command, name, rest)
     except KeyboardInterrupt:

@@ -76,8 +76,7 @@ class RunArguments:
 
 def run(name: str | None, arguments: list[str], console: Console) -> int:
     """Run an experiment and report it; return the exit status: 0 well, 1 failed, 2 bad request."""
-    if name is None:
-        raise ValueError("run needs the name of an experiment: python -m replications list")
+    assert name is not None, "the command needs a name"
     scale, fields = scale_and_rest(f"run {name}", arguments)
     default = RunArguments(
         experiment=experiment_named(name, scale or "paper"), folders=Folders(), machine=Machine()

@@ -20,6 +20,8 @@ _PLACES = {
     "wandb-report": ("replications.wandb_commands", "wandb_report"),
 }
 COMMANDS = tuple(_PLACES)
+WITH_NAME = ("run", "wandb-report")
+"""The commands that need the name of an experiment."""
 
 
 def carry_out(command: str, name: str | None, arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from pareco.config import Experiment, Machine
-from replications import command_line
+from replications import command_line, list_command, report_command
 from replications.__main__ import main
 from replications.scales import SCALES, Scale
 from replications.sweep import Job, run_jobs
@@ -39,25 +39,51 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return scales_of(name)[scale](TINY)
 
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(command_line, "experiment_named", named)
-    monkeypatch.setattr(command_line, "scales_of", scales_of)
-    monkeypatch.setattr(command_line, "experiment_names", lambda: ["tiny"])
+    for module in (command_line, report_command, list_command):
+        monkeypatch.setattr(module, "experiment_named", named)
+    for module in (report_command, list_command):
+        monkeypatch.setattr(module, "scales_of", scales_of)
+        monkeypatch.setattr(module, "experiment_names", lambda: ["tiny"])
     monkeypatch.chdir(tmp_path)
 
 
 def test_run_report_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "tiny"]) == 0
     shown = capsys.readouterr().out
-    files = ["fronts.csv", "network.json", "table.md", "error_vs_flops.svg", "error_vs_flops.png"]
-    for name in [*files, "widths.png"]:
-        assert f"results/tiny/{name}" in shown
-        assert (tmp_path / "results/tiny" / name).stat().st_size > 0
+    figures = ["error_vs_flops.svg", "error_vs_latency.png", "widths.png", "curves.svg"]
+    for name in ["tiny/table.md", *(f"tiny/{figure}" for figure in figures), "index.html"]:
+        assert f"results/{name}" in shown
+        assert (tmp_path / "results" / name).stat().st_size > 0
+    summary = (tmp_path / "results/README.md").read_text()
+    assert "| [tiny](tiny/table.md) | paper | cifar_resnet8 on digits, 8 px | 2 methods" in summary
     assert "done    pareco seed 0 after" in shown
-    first = {file: file.read_bytes() for file in (tmp_path / "results/tiny").iterdir()}
+    written = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
+    first = {file: file.read_bytes() for file in written}
     assert main(["run", "tiny"]) == 0
     assert "done" not in capsys.readouterr().out
-    assert main(["report", "tiny"]) == 0
+    for arguments in (["tiny"], ["--all"]):
+        assert main(["report", *arguments]) == 0
+        assert {file: file.read_bytes() for file in first} == first
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert main(["report", "tiny"]) == 0  # from the records
     assert {file: file.read_bytes() for file in first} == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report"], "report needs the name of an experiment, or --all without a name"),
+        (["report", "tiny", "--all"], "or --all without a name"),
+        (["report", "--all"], "there are no records in results"),
+        (["run"], "usage: python -m replications COMMAND"),
+        (["list", "tiny"], "list takes no arguments"),
+    ],
+)
+def test_a_command_with_too_much_or_too_little_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_one_method_at_a_time_reports_when_all_are_there(

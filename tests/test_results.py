@@ -1,0 +1,42 @@
+"""What stands in results/ is what its records give, byte for byte."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+INPUTS = ("records", "published")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.timeout(600)
+def test_results_are_made_again_from_their_records_byte_for_byte(tmp_path: Path) -> None:
+    again = tmp_path / "results"
+    for path in RESULTS.rglob("*"):
+        if path.is_file() and set(path.relative_to(RESULTS).parts) & set(INPUTS):
+            (again / path.relative_to(RESULTS)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, again / path.relative_to(RESULTS))
+    command = [sys.executable, "-m", "replications", "report", "--all", "--results", str(again)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    expected, found = files(RESULTS), files(again)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_no_place_of_a_machine_of_ours_is_in_the_results() -> None:
+    places = (b"/work/", b"/tmp/", b"/home/", b"/root/", b"/Users/")
+    for name, content in files(RESULTS).items():
+        if not name.endswith(".png"):
+            assert not [place for place in places if place in content], name
