@@ -1,0 +1,153 @@
+"""The page as one HTML text: template, style, scripts, data and figures, all inside."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from pareco.reporting.costs import COST_WORDS
+from pareco.reporting.experiment import PUBLISHED_SCALE
+from pareco.reporting.page.chart_data import axes, chart_data, method_looks
+from pareco.reporting.page.provenance import provenance_line, provenance_tables
+from pareco.reporting.records import Records
+from pareco.reporting.table_formats import Tables
+
+if TYPE_CHECKING:
+    from pareco.reporting.claims import ClaimOutcome
+    from pareco.reporting.summary import SummaryRow
+
+_FILES = Path(__file__).parent / "files"
+_CHART_LIBRARY = _FILES / "vendor" / "chart.js"
+_SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*\n?", re.MULTILINE)
+_UNQUOTED = " /:;=,()"
+_CAPTIONS = {words.figure: f"Error against {words.name}" for words in COST_WORDS.values()} | {
+    "widths": "Channels of each group along the front",
+    "curves": "Training losses of the largest and the smallest network",
+    "visits": "Cost of the widths that the search visited",
+    "predictions": "Loss that the search expected, and the loss found",
+}
+_OUTCOMES = ("reproduced", "not reproduced", "not run at that scale")
+_NOT_IN_ANCHORS = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What the page shows of one experiment."""
+
+    records: Records
+    tables: Tables
+    figures: Mapping[str, bytes]
+    """The bytes of an SVG by its file name, without suffix, or else by a caption."""
+
+    how: str
+    """The command that makes these results again."""
+
+    focus: str = "pareco"
+    """The method that stands first; where it has no runs, the first in alphabetical order."""
+
+
+def page_html(
+    sections: Sequence[Section], claims: Sequence[ClaimOutcome], summary: Sequence[SummaryRow]
+) -> str:
+    """The text of an HTML file that shows all results and needs no other file and no network.
+
+    The same arguments give the same text. What they hold is shown as text: no name and no cell of
+    a table becomes markup, and no script runs but the page's own. Each experiment may have one
+    section.
+    """
+    experiments = [section.records.experiment for section in sections]
+    anchors = _anchors([each.experiment for each in experiments])
+    style, scripts = _read("style.css"), [_chart_library(), _read("page.js")]
+    environment = Environment(
+        loader=FileSystemLoader(_FILES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html").render(
+        policy=_policy(style, scripts),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        sections=[_shown(section) for section in sections],
+        anchors=anchors,
+        whole=[each.experiment for each in experiments if each.scale == PUBLISHED_SCALE],
+        smaller=[each.experiment for each in experiments if each.scale != PUBLISHED_SCALE],
+        claims=claims,
+        outcomes=_counted(claims),
+        summary=summary,
+    )
+
+
+def _shown(section: Section) -> dict[str, Any]:
+    """What the template needs of one experiment."""
+    records = section.records
+    data = chart_data(records, section.focus)
+    return {
+        "experiment": records.experiment,
+        "tables": section.tables,
+        "figures": {
+            _CAPTIONS.get(name, name): f"data:image/svg+xml,{quote(svg, safe=_UNQUOTED)}"
+            for name, svg in section.figures.items()
+        },
+        "how": section.how,
+        "looks": list(method_looks(records, section.focus).values()),
+        "axes": axes(records.experiment),
+        "data": htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
+        "networks": len(records.fronts),
+        "provenance": provenance_line(records),
+        "provenance_tables": provenance_tables(records),
+    }
+
+
+def _counted(claims: Sequence[ClaimOutcome]) -> list[tuple[str, int]]:
+    """How many claims have each outcome; the usual ones even where there are none."""
+    counts = Counter(claim.outcome for claim in claims)
+    return [(outcome, counts[outcome]) for outcome in dict.fromkeys((*_OUTCOMES, *counts))]
+
+
+def _anchors(experiments: Sequence[str]) -> dict[str, str]:
+    """An id of an HTML element for each experiment."""
+    found: dict[str, str] = {}
+    for experiment in experiments:
+        anchor = f"experiment-{_NOT_IN_ANCHORS.sub('-', experiment)}"
+        while anchor in found.values():
+            anchor += "-"
+        found[experiment] = anchor
+    return found
+
+
+def _chart_library() -> str:
+    """Chart.js with its license, without the comment by which browsers look for a source map."""
+    text = (_CHART_LIBRARY / "chart.umd.min.js").read_text(encoding="utf-8")
+    license_text = (_CHART_LIBRARY / "LICENSE.md").read_text(encoding="utf-8")
+    return f"/*!\n{license_text.strip()}\n*/\n{_SOURCE_MAP.sub('', text)}"
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """The content security policy: no network, and no style or script but these."""
+    allowed = " ".join(map(_hash, scripts))
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {allowed};"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _read(name: str) -> str:
+    return (_FILES / name).read_text(encoding="utf-8")
