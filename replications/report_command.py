@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from pareco.reporting.page import Section, page_html
 from rich.console import Console
 
 from pareco.files import write_text
 from pareco.reporting import InvalidRecord
 from pareco.reporting.experiment import PUBLISHED_SCALE
 from pareco.reporting.figures import FIGURE_FILES
+from pareco.reporting.page import Section, page_html
 from pareco.reporting.records import FOLDER
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
