@@ -1,0 +1,264 @@
+"""The page's text: content, escaping, nothing from outside, the same bytes again."""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pandas as pd
+import pytest
+import seaborn as sns
+
+import pareco.reporting.page as package
+from pareco.reporting.page import page_html
+from pareco.reporting.page.chart_data import attainment, method_looks
+from pareco.reporting.records import Records
+from tests.reporting.pages import (
+    ABSENT,
+    CLAIM,
+    HOSTILE,
+    RAN,
+    SVG,
+    measured,
+    records_of,
+    renamed,
+    section_of,
+)
+
+VENDOR = Path(package.__file__).parent / "files" / "vendor" / "chart.js"
+ADDRESSES = {"href", "src", "srcset", "data", "action", "poster", "background", "xlink:href"}
+
+
+class Page(HTMLParser):
+    """Elements, with their attributes, and the text within each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.visible = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br", "img", "input"):
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts[self.open[-1]][-1] += data
+            if self.open[-1] not in ("script", "style"):
+                self.visible += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def data(self) -> list[dict]:
+        """The content of the data blocks."""
+        kinds = [each.get("type") for each in self.all("script")]
+        scripts = zip(kinds, self.texts["script"], strict=True)
+        return [json.loads(text) for kind, text in scripts if kind == "application/json"]
+
+
+@pytest.fixture
+def records() -> Records:
+    return records_of()
+
+
+@pytest.fixture
+def text(records: Records) -> str:
+    return page_html([section_of(records)], [CLAIM], [RAN, ABSENT])
+
+
+def test_everything_that_a_reader_looks_for_is_there(text: str, records: Records) -> None:
+    shown = " ".join(Page(text).visible.split())
+    for each in (
+        *RAN.cells,
+        *ABSENT.cells,
+        *(CLAIM.statement, CLAIM.source, CLAIM.outcome, CLAIM.ours, CLAIM.evidence),
+        *("0 reproduced", "0 not reproduced", "1 not run at that scale"),
+        "digits: resnet8 on cifar10, 32 x 32 pixels",
+        "make replicate-digits",
+        *("commit 0123abc", "A processor", "torch", "2.9.0", "6 runs, 3 min in all"),
+        "Error against MACs",
+        "Latency not measured",
+    ):
+        assert each in shown
+    tables = section_of(records).tables
+    for each in (*tables.notes, *tables.footnotes):
+        assert " ".join(each.split()) in shown
+    best = [c.text for t in tables.tables for row in t.rows for c in row if c.best]
+    assert best
+    assert Page(text).texts["strong"] == best
+
+
+def test_a_smaller_scale_and_uncommitted_changes_are_told() -> None:
+    small = records_of(scale="short: 3 epochs")
+    environment = {**small.environment}
+    environment["environments"] = [{**small.environment["environments"][0], "dirty": True}]
+    page = Page(page_html([section_of(replace(small, environment=environment))], [], [RAN]))
+    shown = " ".join(page.visible.split())
+    assert "scale: short: 3 epochs, not the published schedule" in shown
+    assert "Run at a smaller scale: digits" in shown
+    assert "commit 0123abc with uncommitted changes" in shown
+    assert "whole schedule" not in shown
+
+
+def test_a_page_without_any_experiment_says_so() -> None:
+    assert "No experiment has run." in Page(page_html([], [], [ABSENT])).visible
+
+
+def test_names_and_cells_stay_text(records: Records) -> None:
+    hostile = section_of(renamed(records, HOSTILE))
+    hostile = replace(hostile, figures={HOSTILE: SVG}, how=HOSTILE)
+    fields = dict.fromkeys(("id", "statement", "source", "outcome", "ours", "evidence"), HOSTILE)
+    claim = replace(CLAIM, **fields, experiments=(HOSTILE,))
+    row = replace(RAN, experiment=HOSTILE, scale=HOSTILE, outcome=HOSTILE, folder=HOSTILE)
+    text = page_html([hostile], [claim], [row])
+    page, plain = Page(text), Page(page_html([section_of(records)], [CLAIM], [RAN]))
+    assert len(page.all("script")) == len(plain.all("script")) == 3
+    assert [each for each in page.all("img") if "onerror" in each] == []
+    assert [(each["alt"] or "").startswith(HOSTILE) for each in page.all("img")] == [True]
+    assert page.visible.count(HOSTILE) > 15
+    data = page.data[0]
+    assert data["groups"][0] == [HOSTILE, 16]
+    assert HOSTILE in [method["label"] for method in data["methods"]]
+    block = text[text.index('type="application/json">') :]
+    assert not set(block[24 : block.index("</script>")]) & set("<>&\u2028\u2029")
+
+
+def test_nothing_is_fetched(text: str) -> None:
+    page = Page(text)
+    for tag, attributes in page.elements:
+        for name in ADDRESSES & attributes.keys():
+            assert re.match(r"#|data:", attributes[name] or ""), (tag, name)
+        assert "style" not in attributes, tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+    assert not {"iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.elements}
+    [style] = page.texts["style"]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "sourceMappingURL" not in text
+
+
+def test_the_policy_lets_only_the_scripts_and_the_style_of_the_page_run(text: str) -> None:
+    page = Page(text)
+    [policy] = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert policy is not None
+    rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    *_, library, script = page.texts["script"]
+    [style] = page.texts["style"]
+    digests = [
+        base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()
+        for each in (library, script, style)
+    ]
+    assert rules["script-src"] == f"'sha256-{digests[0]}' 'sha256-{digests[1]}'"
+    assert rules["style-src"] == f"'sha256-{digests[2]}'"
+
+
+def test_the_same_records_give_the_same_bytes(text: str) -> None:
+    assert page_html([section_of(records_of())], [CLAIM], [RAN, ABSENT]) == text
+
+
+def test_references_within_the_page_lead_somewhere(text: str) -> None:
+    page = Page(text)
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        for name in ("aria-labelledby", "aria-describedby"):
+            assert attributes.get(name, ids[0]) in ids
+        if (attributes.get("href") or "").startswith("#"):
+            assert (attributes["href"] or "")[1:] in ids
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert max(np.diff(levels)) == 1
+    assert page.all("html") == [{"lang": "en"}]
+    assert all(each["alt"] for each in page.all("img"))
+
+
+def test_experiments_whose_names_differ_in_signs_only_have_links_of_their_own(
+    records: Records,
+) -> None:
+    sections = [section_of(renamed(records, name)) for name in ("a b", "a/b", "a-b")]
+    page = Page(page_html(sections, [], []))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_figure_is_embedded_byte_for_byte(text: str) -> None:
+    [image] = Page(text).all("img")
+    kind, _, content = (image["src"] or "").partition(",")
+    assert kind == "data:image/svg+xml"
+    assert unquote_to_bytes(content) == SVG
+
+
+def test_the_networks_of_the_chart_are_those_of_the_front(text: str, records: Records) -> None:
+    [data] = Page(text).data
+    fronts, networks = records.fronts, data["networks"]
+    labels = [data["methods"][index]["label"] for index in networks["method"]]
+    assert labels == list(fronts["method"])
+    assert networks["seed"] == list(fronts["seed"])
+    assert networks["widths"] == list(fronts["widths"])
+    assert networks["costs"]["params"] == list(fronts["params"])
+    assert networks["top1"] == pytest.approx(list(fronts["test_top1_error"]), abs=1e-4)
+    assert data["groups"] == [[each.name, each.maximum] for each in records.experiment.groups]
+    assert "latency_ms" not in data["costs"]
+
+
+def test_latency_can_be_chosen_where_it_was_measured(records: Records) -> None:
+    timed = measured(records)
+    page = Page(page_html([section_of(timed)], [], []))
+    assert not [each for each in page.all("input") if "disabled" in each]
+    assert page.data[0]["costs"]["latency_ms"]["full"] == 2.0
+    assert page.data[0]["networks"]["costs"]["latency_ms"] == pytest.approx(
+        list(timed.fronts["latency_ms"]), abs=1e-4
+    )
+    assert "How latency was measured" in page.visible
+
+
+def test_a_line_has_the_mean_the_least_and_the_most_of_two_seeds() -> None:
+    columns = ["seed", "macs", "search_loss", "test_top1_error"]
+    rows = [(0, 10, 1.0, 50.0), (0, 20, 0.5, 30.0), (1, 15, 0.9, 40.0), (1, 30, 0.4, 20.0)]
+    rows += [(1, 25, 0.95, 1.0)]  # of a worse search loss: no budget selects it
+    front = pd.DataFrame(rows, columns=columns).assign(
+        params=1, activations=1, peak_activations=1, widths="1"
+    )
+    assert attainment(front, "macs", 100) == [
+        [15, 45, 40, 50],
+        [20, 35, 30, 40],
+        [30, 25, 20, 30],
+        [102, 25, 20, 30],
+    ]
+
+
+def test_methods_have_the_colours_of_the_figures_and_shapes_of_their_own(records: Records) -> None:
+    fronts = [records.fronts.assign(method=f"method{index}") for index in range(7)]
+    many = replace(records, fronts=pd.concat(fronts, ignore_index=True))
+    looks = list(method_looks(many, "method3").values())
+    assert looks[0].label == "method3"
+    assert [look.color for look in looks] == sns.color_palette("colorblind", 7).as_hex()
+    assert len({(look.shape.point, look.shape.rotation) for look in looks}) == 7
+    assert looks[0].dash == ()
+
+
+def test_the_chart_library_is_as_published_and_its_license_goes_with_it(text: str) -> None:
+    digest = hashlib.sha256((VENDOR / "chart.umd.min.js").read_bytes()).hexdigest()
+    assert digest == "87364cc2b2a76a6684929e7d6b80b18a897794db38400caff1fcf1791c6925d2"
+    assert (VENDOR / "LICENSE.md").read_text().strip() in text

@@ -1,0 +1,340 @@
+"""The page opened from the file system in Debian's Chromium, without a window."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from pareco.reporting.page import page_html
+from pareco.reporting.records import Records
+from tests.reporting.pages import (
+    ABSENT,
+    CLAIM,
+    FULL_COSTS,
+    GROUPS,
+    HOSTILE,
+    RAN,
+    measured,
+    records_of,
+    renamed,
+    section_of,
+)
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+REQUIRED = "PARECO_REQUIRE_CHROMIUM"
+MANY = 1000  # networks in each of six runs
+SLOWEST = 2000  # milliseconds with all of them, on a slow machine that is busy otherwise
+
+
+class Browser:
+    """A browser with a page in it, and what a test asks of its first chart."""
+
+    def __init__(self, driver: webdriver.Chrome, folder: Path) -> None:
+        self.driver = driver
+        self.folder = folder
+
+    def show(self, *records: Records, width: int = 1280) -> None:
+        """Open a page with a section for each of the records, in a window of some width."""
+        text = page_html([section_of(each) for each in records], [CLAIM], [RAN, ABSENT])
+        path = self.folder / "index.html"
+        path.write_text(text, encoding="utf-8")
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.get(path.as_uri())
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Return what a script returns; `chart` is the first chart, `canvas` its element."""
+        prefix = "const canvas = document.querySelector('canvas'), chart = Chart.getChart(canvas);"
+        return self.driver.execute_script(prefix + script, *arguments)
+
+    @property
+    def canvas(self) -> WebElement:
+        return self.find("canvas")
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.canvas.send_keys(key)
+
+    def facts(self) -> dict[str, str]:
+        """What the detail panel shows of a network, by name; empty without one."""
+        terms = self.driver.find_elements(By.CSS_SELECTOR, ".facts dt")
+        values = self.driver.find_elements(By.CSS_SELECTOR, ".facts dd")
+        return {term.text: value.text for term, value in zip(terms, values, strict=True)}
+
+    def points(self, method: int) -> list[dict[str, float]]:
+        """The pixels, within the canvas, of the networks of a method, and their values."""
+        return self.run(
+            "const place = 4 * arguments[0] + 3, values = chart.data.datasets[place].data;"
+            "return chart.getDatasetMeta(place).data.map("
+            "(point, index) => ({left: point.x, top: point.y, ...values[index]}));",
+            method,
+        )
+
+    def pixels(self, colour: str) -> int:
+        """How many pixels of the canvas are of about a colour, such as #0173b2."""
+        return self.run(
+            "const wanted = arguments[0].match(/../g).map((part) => parseInt(part, 16));"
+            "const copy = new OffscreenCanvas(canvas.width, canvas.height);"
+            "const context = copy.getContext('2d', {willReadFrequently: true});"
+            "context.drawImage(canvas, 0, 0);"
+            "const all = context.getImageData(0, 0, canvas.width, canvas.height).data;"
+            "let count = 0;"
+            "for (let i = 0; i < all.length; i += 4) count += all[i + 3] > 200"
+            " && wanted.every((part, k) => Math.abs(all[i + k] - part) < 12);"
+            "return count;",
+            colour.removeprefix("#"),
+        )
+
+    def settle(self) -> None:
+        """Wait until the page has been drawn twice."""
+        self.driver.execute_async_script(
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
+
+
+def lacking() -> str:
+    """What is not installed, in words; empty where nothing is missing."""
+    return ", ".join(str(path) for path in (CHROMIUM, DRIVER) if not path.exists())
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[webdriver.Chrome]:
+    """Chromium; the test is skipped where it is not installed, unless REQUIRED is set."""
+    if lacking():
+        reason = f"no {lacking()}: install Debian's chromium and chromium-driver"
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{reason} ({REQUIRED} is set)")
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(driver: webdriver.Chrome, tmp_path: Path) -> Iterator[Browser]:
+    """A browser; the test fails if a page in it logs anything."""
+    driver.get_log("browser")
+    yield Browser(driver, tmp_path)
+    assert driver.get_log("browser") == []
+
+
+def colours(browser: Browser) -> list[str]:
+    return browser.run(
+        "return chart.data.datasets.filter((d, i) => i % 4 === 2).map(d => d.borderColor)"
+    )
+
+
+def test_the_chart_is_drawn_and_nothing_is_loaded(browser: Browser) -> None:
+    browser.show(records_of())
+    assert all(browser.pixels(colour) > 100 for colour in colours(browser))
+    assert browser.run("return performance.getEntriesByType('resource').map(e => e.name)") == []
+    assert browser.run("return [...document.images].every(i => i.naturalWidth > 0)")
+
+
+def test_pointing_at_a_network_shows_what_it_is(browser: Browser) -> None:
+    records = records_of()
+    browser.show(records)
+    assert browser.facts() == {}
+    runs = records.fronts[records.fronts["method"] == "uniform"].reset_index(drop=True)
+    for index in (3, 14):
+        row, point = runs.loc[index], browser.points(2)[index]
+        point_at(browser, point)
+        facts = browser.facts()
+        assert facts["method"] == "uniform"
+        assert facts["seed"] == str(row["seed"])
+        assert facts["top-1 error"] == f"{row['test_top1_error']:.2f}%"
+        assert facts["MACs"] == (
+            f"{row['macs'] / 1e6:.3g} M ({100 * row['macs'] / FULL_COSTS['macs']:.1f}%)"
+        )
+        assert facts["widths"] == row["widths"]
+        widths = list(map(int, row["widths"].split()))
+        counts = [each.text for each in browser.driver.find_elements(By.CSS_SELECTOR, ".count")]
+        assert counts == [f"{w} of {m}" for w, (_, m) in zip(widths, GROUPS, strict=True)]
+        names = [each.text for each in browser.driver.find_elements(By.CSS_SELECTOR, ".bars .name")]
+        assert names == [name for name, _ in GROUPS]
+        bars = browser.run(
+            "return [...document.querySelectorAll('.track')].map(t =>"
+            " t.firstChild.getBoundingClientRect().width / t.getBoundingClientRect().width)"
+        )
+        shares = [width / maximum for width, (_, maximum) in zip(widths, GROUPS, strict=True)]
+        assert bars == pytest.approx(shares, abs=0.01)
+
+
+def point_at(browser: Browser, point: dict[str, float], *, press: bool = False) -> None:
+    """Move the mouse to a point of the canvas; with `press` click there."""
+    browser.run("canvas.scrollIntoView({block: 'center'})")
+    size = browser.canvas.size
+    across, down = point["left"] - size["width"] / 2, point["top"] - size["height"] / 2
+    moves = ActionChains(browser.driver)
+    moves.move_to_element_with_offset(browser.canvas, round(across), round(down))
+    (moves.click() if press else moves).perform()
+
+
+def test_a_click_where_no_network_is_clears_the_choice(browser: Browser) -> None:
+    browser.show(records_of())
+    point_at(browser, browser.points(0)[5], press=True)
+    assert browser.facts()["method"] == "pareco"
+    point_at(browser, {"left": 100, "top": browser.canvas.size["height"] - 80}, press=True)
+    assert browser.facts() == {}
+    assert "No network is chosen" in browser.find(".facts").text
+
+
+def test_a_method_can_be_switched_off_and_on(browser: Browser) -> None:
+    browser.show(records_of())
+    colour = colours(browser)[0]
+    before = browser.pixels(colour)
+    browser.press(Keys.HOME)
+    assert browser.facts()["method"] == "pareco"
+    box = browser.find("input[data-method='0']")
+    box.click()
+    assert before > 100
+    assert browser.pixels(colour) == 0
+    assert browser.facts() == {}
+    seen = set()
+    for _ in range(60):
+        browser.press(Keys.ARROW_RIGHT)
+        seen.add(browser.facts()["method"])
+    assert seen == {"random", "uniform"}
+    browser.press(Keys.ESCAPE)
+    box.send_keys(Keys.SPACE)
+    assert browser.pixels(colour) == before
+
+
+def test_the_axis_can_be_switched(browser: Browser) -> None:
+    records = records_of()
+    browser.show(records)
+    own = records.fronts[records.fronts["method"] == "pareco"]
+    before = [point["left"] for point in browser.points(0)]
+    for cost in ("params", "peak_activations", "activations", "macs"):
+        browser.find(f"input[value='{cost}']").click()
+        assert [point["x"] for point in browser.points(0)] == list(own[cost])
+        scale = browser.run("return [chart.scales.x.min, chart.scales.x.max]")
+        assert scale[0] < own[cost].min()
+        assert scale[1] == pytest.approx(1.02 * FULL_COSTS[cost])
+        after = [point["left"] for point in browser.points(0)]
+        assert (after == before) == (cost == "macs")
+    title = browser.run("return chart.options.scales.x.title.text")
+    assert title == "MACs (% of the full network’s 4.12 M)"
+
+
+def test_keys_move_between_networks_by_cost(browser: Browser) -> None:
+    records = records_of()
+    browser.show(records)
+    ordered = records.fronts.sort_values("macs", kind="stable").reset_index(drop=True)
+    browser.press(Keys.ARROW_RIGHT)
+    assert browser.facts()["widths"] == ordered.loc[0, "widths"]
+    browser.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert browser.facts()["widths"] == ordered.loc[2, "widths"]
+    browser.press(Keys.END)
+    assert browser.facts()["MACs"] == "4.12 M (100.0%)"
+    method = browser.facts()["method"]
+    browser.press(Keys.ARROW_UP)
+    assert browser.facts()["method"] != method
+    assert browser.facts()["MACs"] == "4.12 M (100.0%)"
+    browser.press(Keys.ARROW_DOWN)
+    assert browser.facts()["method"] == method
+    browser.press(Keys.ESCAPE)
+    assert browser.facts() == {}
+
+
+def test_the_tabulator_reaches_the_chart_after_its_switches(browser: Browser) -> None:
+    browser.show(records_of())
+    browser.find("input[type='radio']:checked").send_keys(Keys.TAB)
+    assert browser.run("return document.activeElement === canvas")
+    assert browser.run("return getComputedStyle(canvas).outlineStyle") == "solid"
+
+
+def test_latency_cannot_be_chosen_unless_it_was_measured(browser: Browser) -> None:
+    browser.show(records_of())
+    assert not browser.find("input[value='latency_ms']").is_enabled()
+    timed = measured(records_of())
+    browser.show(timed)
+    browser.find("input[value='latency_ms']").click()
+    assert browser.points(0)[0]["x"] == pytest.approx(timed.fronts["latency_ms"][0], abs=1e-4)
+    browser.press(Keys.END)
+    assert browser.facts()["latency"] == "2 ms (100.0%)"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_the_page_never_scrolls_to_the_side(browser: Browser, width: int) -> None:
+    browser.show(measured(records_of()), width=width)
+    browser.press(Keys.HOME)
+    browser.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    browser.find("details.networks tbody tr")
+    assert browser.run("return document.documentElement.scrollWidth") == width
+    box = browser.run("return canvas.getBoundingClientRect().toJSON()")
+    assert box["left"] >= 0
+    assert box["right"] <= width
+    assert box["height"] > 250
+
+
+def test_all_networks_are_there_as_a_table_too(browser: Browser) -> None:
+    records = records_of()
+    browser.show(records)
+    browser.find("details.networks summary").click()
+    browser.find("details.networks tbody tr")
+    rows = browser.driver.find_elements(By.CSS_SELECTOR, "details.networks tbody tr")
+    assert len(rows) == len(records.fronts)
+    cells = [each.text for each in rows[7].find_elements(By.CSS_SELECTOR, "th, td")]
+    row = records.fronts.loc[7]
+    assert cells[:3] == [row["method"], str(row["seed"]), f"{row['test_top1_error']:.2f}"]
+    assert f"{row['macs']:,}" in cells
+    assert cells[-1] == row["widths"]
+
+
+def test_dark_and_light_follow_the_reader(browser: Browser) -> None:
+    browser.show(records_of())
+    found = []
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.settle()
+        found.append(
+            browser.run(
+                "return [getComputedStyle(document.body).backgroundColor,"
+                " chart.options.scales.x.ticks.color]"
+            )
+        )
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert found[0][0] == "rgb(255, 255, 255)"
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+
+
+def test_names_that_look_like_markup_run_nothing(browser: Browser) -> None:
+    browser.show(renamed(records_of(), HOSTILE), records_of())
+    browser.press(Keys.HOME)
+    assert browser.facts()["method"].startswith("</script><img")
+    assert browser.run("return window.broken === undefined && !document.querySelector('[onerror]')")
+
+
+def test_thousands_of_networks_stay_quick(browser: Browser) -> None:
+    browser.show(records_of(count=MANY))
+    assert len(browser.points(0)) == 2 * MANY
+    for script in (
+        "document.querySelector(\"input[value='params']\").click()",
+        "canvas.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))",
+        "canvas.dispatchEvent(new PointerEvent('pointermove', {pointerType: 'mouse',"
+        " clientX: canvas.getBoundingClientRect().left + 300,"
+        " clientY: canvas.getBoundingClientRect().top + 200}))",
+    ):
+        took = browser.run(
+            f"const start = performance.now(); {script}; return performance.now() - start"
+        )
+        assert took < SLOWEST, script
+    assert browser.facts()["seed"] in ("0", "1")
