@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pareco import tracking
-from pareco.tracking import Tracker
+import pareco
+from pareco.tracking import Tracker, mirror, mode
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
@@ -121,7 +121,7 @@ def run_alone(folder: Path, home: Path, **variables: str) -> subprocess.Complete
         env={
             **kept,
             "HOME": str(home),
-            "PYTHONPATH": str(Path(tracking.__file__).parents[1]),
+            "PYTHONPATH": str(Path(pareco.__file__).parents[1]),
             **variables,
         },
         stdin=subprocess.DEVNULL,
@@ -178,7 +178,7 @@ def test_an_exception_of_wandb_is_logged_once_and_the_record_is_complete(
 ) -> None:
     run = Failing()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(tracking, "_started_run", lambda *_: run)
+    monkeypatch.setattr(mirror, "_started_run", lambda *_: run)
     with Tracker(folder, **IDENTITY) as tracker:
         for step in range(3):
             tracker.log(step, loss=0.5)
@@ -196,7 +196,7 @@ def test_an_exception_at_the_start_is_contained(
         raise RuntimeError("no start")
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(tracking, "_started_run", refuse)
+    monkeypatch.setattr(mirror, "_started_run", refuse)
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(0, loss=0.5)
     assert records(folder) == [{"step": 0, "loss": 0.5}]
@@ -219,11 +219,11 @@ def test_any_answer_of_the_server_counts_and_silence_is_waited_out(
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
         threading.Thread(target=server.serve_forever).start()
         try:
-            assert tracking._answers(f"http://127.0.0.1:{server.server_port}")
+            assert mode.answers(f"http://127.0.0.1:{server.server_port}")
         finally:
             server.shutdown()
-    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(mode, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(1))
     started = time.monotonic()
-    assert not tracking._answers("http://silent.invalid")
+    assert not mode.answers("http://silent.invalid")
     assert time.monotonic() - started < 0.9

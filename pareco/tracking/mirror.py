@@ -1,0 +1,155 @@
+"""The run in Weights & Biases beside the record; it can neither block nor break a run."""
+
+import logging
+import math
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pareco.files import write_text
+from pareco.tracking.mode import wandb_mode
+from pareco.tracking.offline import last_step, mark_synced, recorded_parts, run_id
+from pareco.tracking.publication import Publication, show
+
+_LOGGER = logging.getLogger(__name__)
+_ONLINE_START_SECONDS = 15
+_FLUSH_SECONDS = 1.0
+_FINISH_SECONDS = 10
+_PUBLISH_SECONDS = 60.0
+
+
+class Mirror:
+    """The W&B run beside the record; its first exception is logged and ends it."""
+
+    def __init__(self, folder: Path, *, resumed: bool, run_arguments: dict[str, Any]) -> None:
+        self._run: Any = None
+        self._last = -1
+        self._data_folder_before = os.environ.get("WANDB_DATA_DIR")
+        with self._contained():
+            mode = wandb_mode()
+            _LOGGER.info("W&B mode for %s: %s", folder, mode)
+            if mode != "disabled":
+                os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
+                identifier = _run_identifier(folder, resumed)
+                before = _last_recorded(folder, identifier) if mode == "offline" else -1
+                self._run = _started_run(folder, mode, identifier, run_arguments)
+                self._last = self._run.starting_step - 1 if mode == "online" else before
+
+    def catch_up(self, lines: Iterable[Mapping[str, float | None]]) -> None:
+        """Show the lines of the record that the mirror lacks, as it was killed or not there."""
+        if self._run is None:
+            return
+        for line in lines:
+            values = {name: math.nan if v is None else v for name, v in line.items()}
+            self.log(int(values.pop("step")), values)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Show scalars at a step, unless it has that step already."""
+        if self._run is not None and step > self._last:
+            with self._contained():
+                self._run.log(dict(values), step=step)
+                self._last = step
+
+    def publish(self, make: Callable[[], Publication]) -> None:
+        """Show what a run has found; give up after a time, as W&B may wait for a dead server."""
+        if self._run is None:
+            return
+        with self._contained():
+            publication, run = make(), self._run
+            _within(_PUBLISH_SECONDS, lambda: show(publication, run, self._last + 1))
+
+    def close(self, failed: bool) -> None:
+        """Finish the run; what has not been uploaded in time stays in its folder."""
+        if self._run is not None:
+            with self._contained():
+                self._run.finish(exit_code=int(failed))
+                if not self._run.offline:
+                    mark_synced(Path(self._run.settings.sync_file))
+        self._run = None
+        if self._data_folder_before is None:
+            os.environ.pop("WANDB_DATA_DIR", None)
+        else:
+            os.environ["WANDB_DATA_DIR"] = self._data_folder_before
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._run = None
+            reason = next(iter(str(error).splitlines()), "")
+            _LOGGER.warning(
+                "W&B mirroring stopped (metrics.jsonl goes on): %s: %s",
+                type(error).__name__,
+                reason,
+            )
+
+
+def _started_run(folder: Path, mode: str, identifier: str, run_arguments: Mapping[str, Any]) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        disable_git=True,
+        disable_code=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_transaction_log_flush_interval=_FLUSH_SECONDS,
+        init_timeout=_ONLINE_START_SECONDS,
+        finish_timeout=_FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
+    return wandb.init(
+        **run_arguments,
+        id=identifier,
+        dir=folder,
+        mode="online" if mode == "online" else "offline",
+        resume="allow" if mode == "online" else None,
+        reinit="create_new",
+        settings=settings,
+    )
+
+
+def _last_recorded(folder: Path, identifier: str) -> int:
+    """The last step in the earlier parts of a run, or -1: W&B's own count starts anew offline."""
+    return last_step(part for part in recorded_parts(folder) if run_id(part) == identifier)
+
+
+def _run_identifier(folder: Path, resumed: bool) -> str:
+    """The id stored in the run's folder, or else experiment-method-seed with a random ending.
+
+    The ending keeps a second run of the same experiment, elsewhere or from the start, apart.
+    """
+    stored = folder / "wandb" / "run_id"
+    if resumed and stored.exists():
+        return stored.read_text(encoding="utf-8")
+    words = re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(folder.parts[-3:])).strip("-")
+    identifier = f"{words[-100:]}-{uuid.uuid4().hex[:8]}"
+    stored.parent.mkdir(exist_ok=True)
+    write_text(stored, identifier)
+    return identifier
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do some work in a thread; raise what it raises, or TimeoutError, leaving it, after a time."""
+    raised: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    if raised:
+        raise raised[0]

@@ -1,0 +1,294 @@
+"""A stub of Weights & Biases' protocol on loopback, which the real client takes for the server.
+
+It keeps what arrives, and remembers every request that it does not know: a test asks for
+`unknown` at its end.
+"""
+
+import base64
+import gzip
+import hashlib
+import http.server
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import unquote
+
+ENTITY = "someone"
+KEY = "k" * 40
+
+
+@dataclass
+class ReceivedRun:
+    """What arrived of one run."""
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+    starts: int = 0
+    streams: dict[str, dict[int, str]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    def lines(self, name: str) -> list[str]:
+        """Return the lines of a stream, which the client counts from 0."""
+        stream = self.streams.get(name, {})
+        assert sorted(stream) == list(range(len(stream))), f"{name} has gaps"
+        return [stream[number] for number in sorted(stream)]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of the history, in the order of their arrival in the stream."""
+        return [json.loads(line) for line in self.lines("wandb-history.jsonl")]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last summary."""
+        stream = self.streams.get("wandb-summary.json", {})
+        return json.loads(stream[max(stream)]) if stream else {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, without the client's own part."""
+        config = json.loads(self.attributes["config"])
+        return {name: each["value"] for name, each in config.items() if name != "_wandb"}
+
+
+@dataclass
+class ReceivedArtifact:
+    """What arrived of one artifact: its description, manifest and the bytes of its files."""
+
+    input: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    committed: bool = False
+
+
+class WandbServer:
+    """The server; use it in a `with` block. `latency` seconds pass before every answer."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, ReceivedRun] = {}
+        self.artifacts: dict[str, ReceivedArtifact] = {}
+        self.views: list[dict[str, Any]] = []
+        self.unknown: list[str] = []
+        self.failing = False
+        self._lock = threading.Lock()
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
+
+    @property
+    def address(self) -> str:
+        """What `WANDB_BASE_URL` is set to."""
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def artifact(self, kind: str) -> ReceivedArtifact:
+        """Return the one artifact of a type."""
+        (found,) = [a for a in self.artifacts.values() if a.input["artifactTypeName"] == kind]
+        return found
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.body()
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                if server.failing:
+                    status, content = 503, {}
+                else:
+                    with server._lock:
+                        status, content = server._answered(self.command, unquote(self.path), body)
+                text = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                chunks = []
+                while size := int(self.rfile.readline(), 16):
+                    chunks.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(chunks)
+
+            do_GET = do_POST = do_PUT = answer
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        return Handler
+
+    def _answered(self, command: str, path: str, body: bytes) -> tuple[int, Any]:
+        parts = path.partition("?")[0].strip("/").split("/")
+        if (command == "GET" and parts == [""]) or parts[:2] == ["sdk", "otel"]:
+            return 200, {}  # a probe; the client's own telemetry
+        if command == "POST" and parts == ["graphql"]:
+            request = json.loads(body)
+            named = re.search(r"\b(?:query|mutation)\s+(\w+)", request["query"])
+            operation: Callable[..., Any] | None = getattr(self, f"_{named and named[1]}", None)
+            if operation is not None:
+                return 200, {"data": operation(request.get("variables") or {})}
+        elif command == "POST" and parts[-1] == "file_stream":
+            self._stream(self.runs[parts[-2]], json.loads(body))
+            return 200, {"exitcode": None, "limits": {}}
+        elif command == "PUT" and parts[0] == "run":
+            self.runs[parts[1]].files["/".join(parts[2:])] = body
+            return 200, {}
+        elif command == "PUT" and parts[0] == "artifact":
+            self.artifacts[parts[1]].files["/".join(parts[2:])] = body
+            return 200, {}
+        elif command == "PUT" and parts[0] == "manifest":
+            self.artifacts[parts[1]].manifest = json.loads(body)
+            return 200, {}
+        self.unknown.append(f"{command} {path} {body[:300]!r}")
+        return 400, {"errors": [{"message": f"unknown: {self.unknown[-1]}"}]}
+
+    def _stream(self, run: ReceivedRun, content: dict[str, Any]) -> None:
+        for name, chunk in content.get("files", {}).items():
+            lines = run.streams.setdefault(name, {})
+            lines.update(enumerate(chunk["content"], start=chunk["offset"]))
+        if content.get("complete"):
+            run.exit_code = content["exitcode"]
+
+    def _project(self, name: str) -> dict[str, Any]:
+        return {"id": "cHJvamVjdA==", "name": name, "entity": {"id": "ZQ==", "name": ENTITY}}
+
+    def _UpsertBucket(self, variables: dict[str, Any]) -> Any:
+        name = variables["name"]
+        inserted = name not in self.runs
+        run = self.runs.setdefault(name, ReceivedRun())
+        run.attributes |= {key: value for key, value in variables.items() if value is not None}
+        bucket = {
+            "id": base64.b64encode(name.encode()).decode(),
+            "name": name,
+            "displayName": run.attributes.get("displayName"),
+            "description": None,
+            "config": run.attributes.get("config", "{}"),
+            "sweepName": None,
+            "project": self._project(variables["project"]),
+            "historyLineCount": len(run.streams.get("wandb-history.jsonl", {})),
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _RunResumeStatus(self, variables: dict[str, Any]) -> Any:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"model": {**self._project(variables["project"]), "bucket": None}}
+        streams = {kind: run.lines(f"wandb-{kind}.jsonl") for kind in ("history", "events")}
+        bucket = {
+            "id": base64.b64encode(variables["name"].encode()).decode(),
+            "name": variables["name"],
+            "summaryMetrics": json.dumps(run.summary),
+            "displayName": run.attributes.get("displayName"),
+            "logLineCount": len(run.streams.get("output.log", {})),
+            "config": run.attributes.get("config", "{}"),
+            "tags": [],
+            "notes": None,
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+        for kind, lines in streams.items():
+            bucket[f"{kind}LineCount"] = len(lines)
+            bucket[f"{kind}Tail"] = json.dumps(lines[-1:])
+        return {"model": {**self._project(variables["project"]), "bucket": bucket}}
+
+    def _Viewer(self, variables: dict[str, Any]) -> Any:
+        viewer = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
+        return {"viewer": {**viewer, "teams": {"edges": []}}}
+
+    def _GetDefaultEntity(self, variables: dict[str, Any]) -> Any:
+        return {"viewer": {"id": "dg==", "entity": ENTITY}}
+
+    def _ServerFeaturesQuery(self, variables: dict[str, Any]) -> Any:
+        return {"serverInfo": {"features": []}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, variables: dict[str, Any]) -> Any:
+        return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
+
+    def _Run(self, variables: dict[str, Any]) -> Any:
+        if variables["name"] not in self.runs:
+            return {"project": {"run": None}}
+        run = self.runs[variables["name"]]
+        steps = [row["_step"] for row in run.history]
+        texts = ("id", "name", "displayName", "state", "group", "jobType", "commit", "notes")
+        times = dict.fromkeys(("createdAt", "heartbeatAt"), "2026-01-01T00:00:00Z")
+        found = {
+            **dict.fromkeys((*texts, "description"), ""),
+            **dict.fromkeys(("config", "systemMetrics", "summaryMetrics"), "{}"),
+            **times,
+            "name": variables["name"],
+            "tags": [],
+            "sweepName": None,
+            "readOnly": False,
+            "historyLineCount": len(steps),
+            "historyKeys": {"lastStep": max(steps, default=-1), "keys": {}, "sets": []},
+            "user": {"name": ENTITY, "username": ENTITY},
+            "projectId": "1",
+        }
+        return {"project": {"run": found}}
+
+    _RunHistoryKeys = _Run
+
+    def _CreateRunFiles(self, variables: dict[str, Any]) -> Any:
+        run, names = variables["run"], variables["files"]
+        files = [{"name": name, "uploadUrl": f"{self.address}/run/{run}/{name}"} for name in names]
+        return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+
+    def _ArtifactType(self, variables: dict[str, Any]) -> Any:
+        return {"project": {"artifact": None}}
+
+    def _CreateArtifact(self, variables: dict[str, Any]) -> Any:
+        identity = f"artifact{len(self.artifacts)}"
+        self.artifacts[identity] = ReceivedArtifact(variables["input"])
+        sequence = {"latestArtifact": None}
+        artifact = {"id": identity, "state": "PENDING", "artifactSequence": sequence}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def _CreateArtifactManifest(self, variables: dict[str, Any]) -> Any:
+        identity = variables["artifactID"]
+        file = {
+            "id": "Zg==",
+            "uploadUrl": f"{self.address}/manifest/{identity}",
+            "uploadHeaders": [],
+        }
+        manifest = {"id": f"manifest-{identity}", "file": file}
+        return {"createArtifactManifest": {"artifactManifest": manifest}}
+
+    def _CreateArtifactFiles(self, variables: dict[str, Any]) -> Any:
+        edges = [
+            {
+                "node": {
+                    "storagePath": each["name"],
+                    "uploadUrl": f"{self.address}/artifact/{each['artifactID']}/{each['name']}",
+                    "uploadHeaders": [],
+                    "uploadMultipartUrls": None,
+                    "artifact": {"id": each["artifactID"]},
+                }
+            }
+            for each in variables["input"]["artifactFiles"]
+        ]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _CommitArtifact(self, variables: dict[str, Any]) -> Any:
+        artifact = self.artifacts[variables["artifactID"]]
+        for name, entry in artifact.manifest["contents"].items():
+            digest = base64.b64encode(hashlib.md5(artifact.files[name]).digest()).decode()
+            assert digest == entry["digest"], name
+        artifact.committed = True
+        identity = {"id": variables["artifactID"], "digest": artifact.input["digest"]}
+        return {"commitArtifact": {"artifact": identity}}
