@@ -1,0 +1,212 @@
+"""What a claim is measured by, what keeps runs from settling it, and what was found.
+
+Gains are percentage points of top-1 error by which one method is below another; more is better.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from pareco.reporting.budgets import unequal_methods
+from pareco.reporting.experiment import PUBLISHED_SCALE
+from pareco.reporting.records import FOLDER, Records
+from pareco.reporting.statistics import (
+    AREA,
+    RESAMPLES,
+    errors_at,
+    intervals,
+    run_measures,
+    staircase,
+)
+
+Outcome = Literal["reproduced", "not reproduced", "not run at that scale"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimOutcome:
+    """What was found about a claim; `not reproduced` too needs runs at the published scale."""
+
+    id: str
+    statement: str
+    """The claim, quoted."""
+    source: str
+    experiments: tuple[str, ...]
+    """The replications that test it."""
+    outcome: Outcome
+    ours: str
+    """Our number with its interval, or what there is at a smaller scale, called that."""
+    evidence: str
+    """The records, or the computation, behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A number in percentage points, and how sure it is."""
+
+    value: float
+    low: float
+    """The ends of a 95% interval; NaN where there are too few seeds for one."""
+    high: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        """The number with interval, or with the remark that there is none, and the note."""
+        spread = "one seed, no interval"
+        if not np.isnan(self.low):
+            spread = f"95% interval {self.low:+.2f} to {self.high:+.2f}"
+        return f"{self.value:+.2f} points ({spread}){self.note}"
+
+    def is_near(self, number: float, tolerance: float) -> bool:
+        """Whether the number is within the tolerance, and not for certain of another sign."""
+        return abs(self.value - number) <= tolerance and self.exceeds(0)
+
+    def exceeds(self, number: float) -> bool:
+        """Whether the number, and where there is one its whole interval, lies above another."""
+        return self.value > number and (np.isnan(self.low) or self.low > number)
+
+
+def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Measured | None:
+    """How far the method's mean error falls below the baseline's, at the budget most in its favour.
+
+    The budgets are the costs of the networks that the baseline selects with any seed, so that it
+    is never charged for a budget that it has no network for, and the method gets no more than the
+    baseline spends; those count at which every seed of both has a network. At each, errors are
+    subtracted seed by seed and averaged; the interval is the bootstrap's of that mean, at the
+    budget found. As the greatest of many noisy means it leans upward. None without a common
+    seed or budget.
+    """
+    runs = _paired(records, method, baseline)
+    steps = [staircase(theirs, cost)[cost].to_numpy() for _, theirs in runs]
+    if not runs:
+        return None
+    budgets = np.unique(np.concatenate(steps))
+    gains = np.array(
+        [errors_at(theirs, cost, budgets) - errors_at(own, cost, budgets) for own, theirs in runs]
+    )
+    defined = ~np.isnan(gains).any(axis=0)
+    if not defined.any():
+        return None
+    budgets, gains = budgets[defined], gains[:, defined]
+    best = int(gains.mean(axis=0).argmax())
+    share = budgets[best] / records.experiment.full_costs[cost]
+    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets"
+    return _measured(gains[:, best], note)
+
+
+def area_gains(records: Records, cost: str, method: str, baseline: str) -> np.ndarray:
+    """By how much the area under the front of the method is below the baseline's: one per seed.
+
+    The area is the mean error over budgets, see `area_under_front`, from the least budget of these
+    two methods' tables on. Only seeds that both have, in ascending order; possibly none.
+    """
+    pairs = _paired(records, method, baseline)
+    if not pairs:
+        return np.empty(0)
+    fronts = pd.concat([front for pair in pairs for front in pair])
+    areas = run_measures(fronts, cost, records.experiment.full_costs[cost])[AREA].unstack("method")
+    return (areas[baseline] - areas[method]).to_numpy()
+
+
+def area_gain(records: Records, cost: str, method: str, baseline: str) -> Measured | None:
+    """The mean over seeds of the `area_gains`; None where one is not defined, or no seed common."""
+    gains = area_gains(records, cost, method, baseline)
+    return _measured(gains) if len(gains) and not np.isnan(gains).any() else None
+
+
+def difference_of_area_gains(
+    records: Records, others: Records, cost: str, method: str, baseline: str
+) -> Measured | None:
+    """How much more the method gains over the baseline here than with the other network.
+
+    The mean of the `area_gains` minus that of the others; the interval resamples the seeds of
+    both by themselves, as weights of two networks have nothing in common. None as of `area_gain`.
+    """
+    here = area_gains(records, cost, method, baseline)
+    there = area_gains(others, cost, method, baseline)
+    if not len(here) or not len(there) or np.isnan(np.concatenate([here, there])).any():
+        return None
+    value = float(here.mean() - there.mean())
+    if min(len(here), len(there)) < 2:
+        return Measured(value=value, low=float("nan"), high=float("nan"))
+    found = bootstrap(
+        (here, there),
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        n_resamples=RESAMPLES,
+        method="percentile",
+        axis=0,
+        rng=0,
+    ).confidence_interval
+    return Measured(value=value, low=float(found.low), high=float(found.high))
+
+
+def shortcomings(
+    records: Records, methods: Sequence[str], seeds: Collection[int], gradient_steps: int
+) -> Iterator[str]:
+    """Why the records cannot settle a claim about these methods; nothing if they can.
+
+    They must be at the published scale, with each method and seed, all trained for the published
+    number of steps and with equal budgets.
+    """
+    experiment = records.experiment
+    if experiment.scale != PUBLISHED_SCALE:
+        yield experiment.scale
+    ran = set(records.runs)
+    missing = [(each, seed) for each in methods for seed in seeds if (each, seed) not in ran]
+    if missing:
+        yield "not run: " + ", ".join(f"{each} seed {seed}" for each, seed in missing)
+    fronts = records.fronts[records.fronts["method"].isin(methods)]
+    other = sorted(set(fronts["gradient_steps"].tolist()) - {gradient_steps})
+    if other and experiment.scale == PUBLISHED_SCALE:
+        numbers = ", ".join(f"{steps:,}" for steps in other)
+        yield f"{numbers} gradient steps, not {gradient_steps:,}"
+    present = [each for each in methods if (fronts["method"] == each).any()]
+    exempt = [each for each in present if each in experiment.budget_exempt]
+    unequal = unequal_methods(fronts, (), present) if present else []
+    if names := list(dict.fromkeys([*exempt, *unequal])):
+        yield f"unequal training budgets: {', '.join(names)}"
+
+
+def provenance(records: Records, methods: Sequence[str]) -> str:
+    """The folder under results/, the commits and the seeds of the runs of these methods."""
+    runs = records.environment["runs"]
+    environments = records.environment["environments"]
+    used = sorted(
+        {
+            index
+            for method in methods
+            for run in runs.get(method, {}).values()
+            for index in run["sessions"]
+        }
+    )
+    commits = dict.fromkeys(_commit(environments[index]) for index in used)
+    seeds = sorted({seed for method, seed in records.runs if method in methods})
+    numbers = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    return f"{records.experiment.experiment}/{FOLDER}: commit {', '.join(commits)}; {numbers}"
+
+
+def _commit(environment: dict) -> str:
+    commit = environment["commit"]
+    name = "unknown" if commit is None else str(commit)[:7]
+    return f"{name} with uncommitted changes" if environment["dirty"] else name
+
+
+def _paired(
+    records: Records, method: str, baseline: str
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The fronts of both methods, for each seed that both have."""
+    fronts = dict(iter(records.fronts.groupby(["method", "seed"])))
+    seeds = sorted({seed for _, seed in fronts})
+    pairs = [((method, seed), (baseline, seed)) for seed in seeds]
+    return [
+        (fronts[own], fronts[theirs]) for own, theirs in pairs if own in fronts and theirs in fronts
+    ]
+
+
+def _measured(gains: np.ndarray, note: str = "") -> Measured:
+    """The mean over seeds, with the bootstrap's interval."""
+    low, high = intervals(gains[:, None])
+    return Measured(value=float(gains.mean()), low=float(low[0]), high=float(high[0]), note=note)
