@@ -50,23 +50,28 @@ def collected_runs(experiment: str, runs: Path) -> Runs:
         raise InvalidRecord(
             f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
         )
-    _check_alike(finished)
-    shared = _shared_experiment(finished)
-    order = ["method", "seed", shared.cost, "search_loss", "widths"]
-    fronts = pd.concat([_front(folder, shared) for folder in finished])
-    curves = pd.concat([_curve(folder) for folder in finished])
-    visits = pd.concat([_visits(folder) for folder in finished])
+    records = records_of(finished)
     latency = runs / experiment / "latency.json"
-    records = Records(
+    return Runs(
+        records=with_latency(records, read_latency(latency) if latency.exists() else None),
+        unfinished=tuple(folder for folder in folders if folder not in finished),
+    )
+
+
+def records_of(folders: Sequence[Path]) -> Records:
+    """The records of these runs, of which there is at least one; see `collected_runs`."""
+    _check_alike(folders)
+    shared = _shared_experiment(folders)
+    order = ["method", "seed", shared.cost, "search_loss", "widths"]
+    fronts = pd.concat([_front(folder, shared) for folder in folders])
+    curves = pd.concat([_curve(folder) for folder in folders])
+    visits = pd.concat([_visits(folder) for folder in folders])
+    return Records(
         experiment=shared,
         fronts=fronts.sort_values(order, ignore_index=True),
         curves=curves.sort_values(["method", "seed", "step"], ignore_index=True),
         visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
-        environment=environment_record(finished),
-    )
-    return Runs(
-        records=with_latency(records, read_latency(latency) if latency.exists() else None),
-        unfinished=tuple(folder for folder in folders if folder not in finished),
+        environment=environment_record(folders),
     )
 
 

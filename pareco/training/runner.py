@@ -122,7 +122,15 @@ class _Session:
                 self.train_and_measure(self.trainer(space))
         if self.processes.main:
             self.folder.write_result(self.progress, net, budget_exempt=self.method.budget_exempt)
+            self.publish()
             self.folder.finish(self.progress)
+
+    def publish(self) -> None:
+        """Show the result in the mirror of the record, where there is one."""
+        from pareco.reporting.publication import run_publication  # with the libraries for figures
+
+        assert self.tracker is not None
+        self.tracker.publish(lambda: run_publication(self.folder.path))
 
     def new_tracker(self) -> Tracker:
         """Return the record of this run, continued from the last checkpoint."""

@@ -27,9 +27,9 @@ def error_figure(
     """A plot of test top-1 error (%) over a cost (% of the full network's), all methods in it.
 
     Per method: the mean over seeds of the error that a cost budget selects, from the cost at
-    which every seed has a network up to the full cost; a band from the least to the most of the seeds; a marker for
-    every evaluated network. `published` networks are hollow markers in the plot over MACs. `cost`
-    is the experiment's own unless given.
+    which every seed has a network up to the full cost; a band from the least to the most of the
+    seeds; a marker for every evaluated network. `published` networks are hollow markers in the
+    plot over MACs. `cost` is the experiment's own unless given.
     """
     experiment, fronts = records.experiment, records.fronts
     cost = cost or experiment.cost
