@@ -60,10 +60,6 @@ class Measured:
             spread = f"95% interval {self.low:+.2f} to {self.high:+.2f}"
         return f"{self.value:+.2f} points ({spread}){self.note}"
 
-    def is_near(self, number: float, tolerance: float) -> bool:
-        """Whether the number is within the tolerance, and not for certain of another sign."""
-        return abs(self.value - number) <= tolerance and self.exceeds(0)
-
     def exceeds(self, number: float) -> bool:
         """Whether the number, and where there is one its whole interval, lies above another."""
         return self.value > number and (np.isnan(self.low) or self.low > number)
@@ -149,18 +145,19 @@ def shortcomings(
     """Why the records cannot settle a claim about these methods; nothing if they can.
 
     They must be at the published scale, with each method and seed, all trained for the published
-    number of steps and with equal budgets.
+    number of steps and with equal budgets. Of another scale only that is said.
     """
     experiment = records.experiment
     if experiment.scale != PUBLISHED_SCALE:
-        yield experiment.scale
+        yield f"scale: {experiment.scale}"
+        return
     ran = set(records.runs)
     missing = [(each, seed) for each in methods for seed in seeds if (each, seed) not in ran]
     if missing:
         yield "not run: " + ", ".join(f"{each} seed {seed}" for each, seed in missing)
     fronts = records.fronts[records.fronts["method"].isin(methods)]
     other = sorted(set(fronts["gradient_steps"].tolist()) - {gradient_steps})
-    if other and experiment.scale == PUBLISHED_SCALE:
+    if other:
         numbers = ", ".join(f"{steps:,}" for steps in other)
         yield f"{numbers} gradient steps, not {gradient_steps:,}"
     present = [each for each in methods if (fronts["method"] == each).any()]
@@ -197,13 +194,11 @@ def _commit(environment: dict) -> str:
 def _paired(
     records: Records, method: str, baseline: str
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The fronts of both methods, for each seed that both have."""
-    fronts = dict(iter(records.fronts.groupby(["method", "seed"])))
-    seeds = sorted({seed for _, seed in fronts})
-    pairs = [((method, seed), (baseline, seed)) for seed in seeds]
-    return [
-        (fronts[own], fronts[theirs]) for own, theirs in pairs if own in fronts and theirs in fronts
-    ]
+    """The fronts of both methods, for each seed that both have, in ascending order."""
+    fronts = records.fronts
+    own, theirs = (fronts[fronts["method"] == name] for name in (method, baseline))
+    common = sorted(set(own["seed"].tolist()) & set(theirs["seed"].tolist()))
+    return [(own[own["seed"] == seed], theirs[theirs["seed"] == seed]) for seed in common]
 
 
 def _measured(gains: np.ndarray, note: str = "") -> Measured:

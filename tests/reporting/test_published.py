@@ -47,8 +47,14 @@ def write(tmp_path: Path) -> Write:
 
 def experiment(**changes: object) -> Experiment:
     fields: dict = {
-        **{"experiment": "e", "network": "resnet8", "data": "cifar10", "image_size": 32},
-        **{"scale": "short: fewer epochs", "cost": "macs", "full_costs": FULL_COSTS, "groups": ()},
+        "experiment": "e",
+        "network": "resnet8",
+        "data": "cifar10",
+        "image_size": 32,
+        "scale": "short: fewer epochs",
+        "cost": "macs",
+        "full_costs": FULL_COSTS,
+        "groups": (),
     }
     return Experiment(**{**fields, **changes})
 

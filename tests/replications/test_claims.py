@@ -1,0 +1,288 @@
+"""Claims: the file, its faults, and outcomes of records whose numbers are known."""
+
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.records import Records, write_records
+from replications.__main__ import main
+from replications.catalogue import experiment_named, experiment_names, known_methods
+from replications.claim_file import PATH, Comparison, read_claims
+from replications.claims import claim_outcomes, claims
+from tests.reporting.claim_records import records_of
+
+RESULTS = Path(__file__).parents[2] / "results"
+BASELINE = [(200, 40.0), (600, 30.0), (1000, 25.0)]
+
+GAIN = """
+[gradient_steps]
+imagenet_mbv2 = 400
+[classes]
+imagenet = 1000
+[[claim]]
+id = "gain"
+statement = "a gain of \\"1.7\\" [points]"
+source = "a table"
+kind = "largest_gain"
+replications = ["imagenet_mbv2"]
+cost = "macs"
+method = "pareco"
+baseline = "us_net"
+number = 1.7
+tolerance = 0.6
+why = "noise"
+"""
+
+
+def of_gain(gain: float, at: str = "paper", **changes: Any) -> Records:
+    """Return records of imagenet_mbv2 at a scale, in which PareCO's largest gain is `gain`."""
+    config = experiment_named("imagenet_mbv2", at)
+    fields = {
+        "experiment": config.name,
+        "network": config.network.name,
+        "data": config.data.name,
+        "image_size": config.data.image_size,
+        "scale": config.scale,
+        "cost": config.cost,
+    }
+    fronts = {
+        ("pareco", 0): [(200, 40.0), (600, 30.0 - gain), (1000, 25.0)],
+        ("us_net", 0): BASELINE,
+    }
+    return records_of(fronts, **{**fields, **changes})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a file with the claim of GAIN."""
+    file = tmp_path / "claims.toml"
+    file.write_text(GAIN)
+    return file
+
+
+def outcome(path: Path, *found: Records) -> ClaimOutcome:
+    """Return the outcome of the file's only claim where these records are in the results."""
+    results = path.parent / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    for records in found:
+        write_records(records, results / records.experiment.experiment)
+    (only,) = claim_outcomes(results, path)
+    return only
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        (1.7, "reproduced"),
+        (1.2, "reproduced"),
+        (2.2, "reproduced"),
+        (1.0, "not reproduced"),
+        (2.5, "not reproduced"),
+    ],
+)
+def test_a_claim_is_reproduced_within_its_tolerance(path: Path, gain: float, expected: str) -> None:
+    found = outcome(path, of_gain(gain))
+    assert found.outcome == expected
+    assert f"imagenet_mbv2: +{gain:.2f} points (one seed, no interval)" in found.ours
+    assert found.experiments == ("imagenet_mbv2",)
+    assert found.evidence == "imagenet_mbv2/records: commit 0123abc; seed 0"
+
+
+@pytest.mark.parametrize("scale", ["short", "cpu", "smoke"])
+def test_a_smaller_scale_never_settles_a_claim(path: Path, scale: str) -> None:
+    for gain in (1.7, 0.1):
+        found = outcome(path, of_gain(gain, scale))
+        assert found.outcome == "not run at that scale"
+        assert "0 of 1 comparisons have run at full scale" in found.ours
+        assert f"imagenet_mbv2-{scale} (does not count: scale: {scale}" in found.ours
+        assert f"+{gain:.2f} points" in found.ours
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        (of_gain(1.7, steps=40), "40 gradient steps, not 400"),
+        (of_gain(1.7, steps={"pareco": 400, "us_net": 300}), "unequal training budgets: us_net"),
+        (of_gain(1.7, budget_exempt=("pareco",)), "unequal training budgets: pareco"),
+        (of_gain(1.7, data="digits_rgb"), "made with digits_rgb, not imagenet"),
+        (of_gain(1.7, image_size=32), "made with 32, not 224"),
+        (of_gain(1.7, network="resnet18"), "made with resnet18, not mobilenetv2_100"),
+        (of_gain(1.7, scale="quick"), "scale: quick"),
+    ],
+)
+def test_runs_of_another_kind_do_not_settle_a_claim(
+    path: Path, records: Records, reason: str
+) -> None:
+    found = outcome(path, records)
+    assert found.outcome == "not run at that scale"
+    assert "does not count" in found.ours
+    assert reason in found.ours
+
+
+def test_a_method_that_has_not_run_leaves_a_claim_open(path: Path) -> None:
+    whole = of_gain(1.7)
+    alone = dataclasses.replace(whole, fronts=whole.fronts[whole.fronts["method"] == "pareco"])
+    found = outcome(path, alone)
+    assert found.outcome == "not run at that scale"
+    assert "not run: us_net seed 0" in found.ours
+    assert "nothing to compare" in found.ours
+
+
+def test_without_records_nothing_has_run(path: Path) -> None:
+    found = outcome(path)
+    assert (found.outcome, found.evidence) == ("not run at that scale", "no records")
+
+
+def cifar(name: str, gain: float) -> Records:
+    """Return records of a CIFAR experiment with a gain of about this area for every seed."""
+    config = experiment_named(name)
+    fronts = {}
+    for seed in config.seeds:
+        fronts["us_net", seed] = BASELINE
+        fronts["pareco", seed] = [(cost, error - gain) for cost, error in BASELINE]
+    return records_of(
+        fronts, experiment=name, network=config.network.name, data="cifar10", image_size=32
+    )
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [(2.0, 1.5, "reproduced"), (1.0, 1.5, "not reproduced"), (1.5, 1.5, "not reproduced")],
+)
+def test_gains_of_two_networks_are_compared(
+    path: Path, small: float, large: float, expected: str
+) -> None:
+    text = GAIN.replace("imagenet_mbv2 = 400", "cifar10_resnet20 = 400\ncifar10_resnet56 = 400")
+    text = text.replace('["imagenet_mbv2"]', '["cifar10_resnet20"]')
+    text = text.replace("largest_gain", "area_gain_difference")
+    text = text.replace("number = 1.7", 'compared_with = ["cifar10_resnet56"]')
+    path.write_text(text.replace("tolerance = 0.6", "more_than = 0.0"))
+    found = outcome(path, cifar("cifar10_resnet20", small), cifar("cifar10_resnet56", large))
+    assert found.outcome == expected
+    assert f"cifar10_resnet20 against cifar10_resnet56: {small - large:+.2f} points" in found.ours
+    only = outcome(path, cifar("cifar10_resnet20", small))
+    assert only.outcome == "not run at that scale"
+
+
+def test_all_replications_must_hold(path: Path) -> None:
+    names = ("cifar10_resnet20", "cifar10_resnet32")
+    text = GAIN.replace("imagenet_mbv2 = 400", "".join(f"{name} = 400\n" for name in names))
+    text = text.replace('["imagenet_mbv2"]', json.dumps(names)).replace("number = 1.7", "")
+    text = text.replace("largest_gain", "area_gain")
+    path.write_text(text.replace("tolerance = 0.6", "more_than = 0.0"))
+    both = [cifar(name, 0.5) for name in names]
+    assert outcome(path, *both).outcome == "reproduced"
+    assert outcome(path, both[0], cifar(names[1], -0.5)).outcome == "not reproduced"
+    partly = outcome(path, both[0])
+    assert partly.outcome == "not run at that scale"
+    assert "1 of 2 comparisons have run at full scale" in partly.ours
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("largest_gain", "greatest_gain", r"claim 'gain': unknown kind 'greatest_gain'. Known: la"),
+        ('["imagenet_mbv2"]', '["imagenet"]', r"claim 'gain': replications: unknown 'imagenet'"),
+        ("number = 1.7", "", r"claim 'gain': lacks number"),
+        ('id = "gain"', "", r"claim number 1: lacks id"),
+        ("number = 1.7", 'number = "1.7"', r"claim 'gain': number must be float.* got '1.7'"),
+        ('source = "a table"', 'source = ""', r"claim 'gain': source must be str, and not empty"),
+        ('["imagenet_mbv2"]', "[]", r"claim 'gain': replications must be"),
+        ('"macs"', '"flops"', r"claim 'gain': cost must be one of macs, .* got 'flops'"),
+        ('"us_net"', '"usnet"', r"claim 'gain': baseline: unknown 'usnet'"),
+        ("number = 1.7", "number = 1.7\nless = 2", r"claim 'gain': unknown field less"),
+        ("imagenet_mbv2 = 400", "", r"gradient_steps lacks imagenet_mbv2, which claim 'gain'"),
+        (
+            "imagenet_mbv2 = 400",
+            "imagenet_mbv2 = true",
+            r"gradient_steps.imagenet_mbv2 must be int",
+        ),
+        ("[classes]", "[class]", r"unknown table class"),
+        ("[gradient_steps]", "[gradient_steps", r"claims.toml: .*line 2"),
+        ("[[claim]]", GAIN[GAIN.index("[[claim]]") :] + "[[claim]]", r"'gain': id is used twice"),
+    ],
+)
+def test_a_fault_of_the_file_is_named(path: Path, old: str, new: str, message: str) -> None:
+    assert old in GAIN
+    path.write_text(GAIN.replace(old, new))
+    with pytest.raises(ValueError, match=message) as caught:
+        claim_outcomes(path.parent, path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_shipped_claims_name_the_published_schedules() -> None:
+    """Of 1,281,167 and 50,000 training images, in whole batches."""
+    file = read_claims(PATH, experiment_names(), list(known_methods()))
+    images = {"imagenet": 1_281_167, "cifar10": 50_000, "cifar100": 50_000}
+    for name, steps in file.gradient_steps.items():
+        config = experiment_named(name)
+        assert config.data.search_split == "batch"
+        assert config.data.train_images is None
+        batches = images[config.data.name] // config.training.batch_size
+        assert steps == config.training.epochs * batches, name
+    for claim in file.claims:
+        for name in claim.replications:
+            assert set(experiment_named(name).methods) >= (
+                {claim.method, claim.baseline} if isinstance(claim, Comparison) else set()
+            )
+
+
+def test_published_costs_are_reproduced_with_nothing_trained() -> None:
+    found = {each.id: each for each in claim_outcomes(RESULTS)}
+    for name, rows in {
+        "us-net-macs": 27,
+        "torchvision-macs": 3,
+        "cifar-resnet-parameters": 4,
+        "cifar-resnet-macs": 8,
+    }.items():
+        assert found[name].outcome == "reproduced"
+        assert found[name].ours.startswith(f"{rows} of {rows} published counts agree")
+    assert found["mobilenetv2-flops"].statement.startswith('"improvements up to 1.7%')
+
+
+def test_a_published_cost_that_differs_or_lacks_is_said(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "published", tmp_path / "published")
+    table = tmp_path / "published" / "imagenet.csv"
+    text = table.read_text()
+    assert "width 0.5,97.0" in text
+    table.write_text(text.replace("width 0.5,97.0", "width 0.5,98.0"))
+    found = {each.id: each for each in claim_outcomes(tmp_path)}["us-net-macs"]
+    assert found.outcome == "not reproduced"
+    assert "26 of 27" in found.ours
+    assert "not imagenet_mbv2 width 0.5: 97, published 98" in found.ours
+    table.write_text("".join(x for x in text.splitlines(True) if "width 0.5,97.0" not in x))
+    found = {each.id: each for each in claim_outcomes(tmp_path)}["us-net-macs"]
+    assert found.outcome == "not run at that scale"
+    assert "26 of the 27 published rows are there" in found.ours
+
+
+def test_the_command_shows_a_table_and_json(path: Path) -> None:
+    outcome(path, of_gain(1.7))
+    options = ["--results", str(path.parent / "results"), "--file", str(path)]
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    assert claims(None, options, narrow) == 0
+    text = narrow.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ('a gain of "1.7" [points]', "reproduced", "+1.70 points", "0123abc", "a table"):
+        assert part in text
+    plain = Console(width=80, record=True, file=io.StringIO())
+    assert claims(None, [*options, "--json"], plain) == 0
+    (found,) = json.loads(plain.export_text())
+    assert found["outcome"] == "reproduced"
+    assert set(found) == {field.name for field in dataclasses.fields(ClaimOutcome)}
+
+
+def test_bad_input_is_named_with_status_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text(GAIN.replace("number = 1.7", ""))
+    assert main(["claims", "--file", str(path)]) == 2
+    assert "lacks number" in " ".join(capsys.readouterr().err.split())
+    assert main(["claims", "digits"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["claims", "--unknown"])

@@ -1,0 +1,70 @@
+"""Records of a few networks, small enough to work their claims out by hand."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from pareco.cost import COSTS
+from pareco.reporting.experiment import Experiment, Group
+from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, Records
+
+FULL = 1000
+ENVIRONMENT = {"commit": "0123abcdef", "dirty": False}
+
+Front = Iterable[tuple[int, float]]
+"""Cost and error of each network; the search loss is a tenth of the error."""
+
+
+def records_of(
+    fronts: Mapping[tuple[str, int], Front],
+    *,
+    steps: Mapping[str, int] | int = 400,
+    environment: Mapping[str, Any] = ENVIRONMENT,
+    **changes: Any,
+) -> Records:
+    """Return records with these fronts by method and seed; every cost of the full network is FULL.
+
+    `steps` are the gradient steps, of all or by method; `changes` are fields of the experiment.
+    """
+    fields: dict[str, Any] = {
+        "experiment": "digits",
+        "network": "resnet8",
+        "data": "cifar10",
+        "image_size": 32,
+        "scale": "paper",
+        "cost": "macs",
+        "full_costs": dict.fromkeys(COSTS, FULL),
+        "groups": (Group(name="stem", maximum=FULL),),
+    }
+    fields |= changes
+    rows = [
+        {
+            "experiment": fields["experiment"],
+            "method": method,
+            "seed": seed,
+            "widths": str(cost),
+            **dict.fromkeys(COSTS, cost),
+            "search_loss": error / 10,
+            "test_top1_error": error,
+            "test_top5_error": error / 9,
+            "calibration_images": 512,
+            "gradient_steps": steps if isinstance(steps, int) else steps[method],
+            "passes": 1600,
+            "search_evaluations": 0,
+            "widths_visited": 96,
+        }
+        for (method, seed), front in fronts.items()
+        for cost, error in front
+    ]
+    run = {"sessions": [0], "seconds": 1.0, "images_per_second": 1.0, "damaged_images": 0}
+    runs: dict[str, Any] = {}
+    for method, seed in fronts:
+        runs.setdefault(method, {})[f"seed{seed}"] = {**run, "data_waiting_percent": 0.0}
+    return Records(
+        experiment=Experiment(**fields),
+        fronts=pd.DataFrame(rows),
+        curves=pd.DataFrame(columns=list(CURVE_TYPES)),
+        visits=pd.DataFrame(columns=list(VISIT_TYPES)),
+        environment={"environments": [dict(environment)], "runs": runs},
+    )

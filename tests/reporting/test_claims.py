@@ -1,0 +1,166 @@
+"""Measures of claims against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pareco.reporting.claims import (
+    Measured,
+    area_gain,
+    area_gains,
+    difference_of_area_gains,
+    largest_gain,
+    provenance,
+    shortcomings,
+)
+from pareco.reporting.records import Records
+from tests.reporting.claim_records import ENVIRONMENT, records_of
+
+UNIFORM = [(200, 40.0), (600, 30.0), (1000, 25.0)]
+"""Errors 40 from 20% on, 30 from 60%, 25 at 100%: an area of (400*40 + 400*30) / 800 = 35."""
+
+LAYERS = [(150, 39.5), (500, 28.5), (700, 26.0), (1000, 24.8)]
+"""An area from 20% on of (300*39.5 + 200*28.5 + 300*26) / 800 = 31.6875."""
+
+
+def one_seed() -> Records:
+    return records_of({("layers", 0): LAYERS, ("uniform", 0): UNIFORM})
+
+
+def two_seeds() -> Records:
+    """The gains at 600, the best budget, are 1.5 and 2.1; of the areas 3.3125 and 4.3125."""
+    return records_of(
+        {
+            ("layers", 0): LAYERS,
+            ("uniform", 0): UNIFORM,
+            ("layers", 1): [(cost, error - 1) for cost, error in LAYERS],
+            ("uniform", 1): [(200, 40.0), (600, 29.6), (1000, 25.8)],
+        }
+    )
+
+
+def test_largest_gain_is_at_the_costs_of_the_baselines_networks() -> None:
+    """Gains 0.5, 1.5 and 0.2 at 200, 600, 1000; between them, at 500, 11.5 do not count."""
+    measured = largest_gain(one_seed(), "macs", "layers", "uniform")
+    assert measured is not None
+    assert measured.value == pytest.approx(1.5)
+    assert math.isnan(measured.low)
+    assert str(measured) == (
+        "+1.50 points (one seed, no interval) at 60% of the full cost, the greatest of 3 budgets"
+    )
+
+
+def test_largest_gain_is_of_the_mean_over_seeds() -> None:
+    """Seed 1 gains 1.5, 2.1 and 2.0, so the means are 1.0, 1.8 and 1.1.
+
+    Of two seeds the resampled means are 1.5, 1.8 and 2.1, the outer ones in a quarter of the cases
+    each: these are the interval.
+    """
+    measured = largest_gain(two_seeds(), "macs", "layers", "uniform")
+    assert measured is not None
+    assert measured.value == pytest.approx(1.8)
+    assert (measured.low, measured.high) == pytest.approx((1.5, 2.1))
+    assert "95% interval +1.50 to +2.10" in str(measured)
+
+
+def test_a_budget_at_which_one_seed_has_no_network_does_not_count() -> None:
+    """At 200 the method has none, which would be the largest gain."""
+    records = records_of(
+        {("layers", 0): [(300, 20.0), (900, 24.0)], ("uniform", 0): [(200, 90.0), (400, 20.5)]}
+    )
+    measured = largest_gain(records, "macs", "layers", "uniform")
+    assert measured is not None
+    assert measured.value == pytest.approx(0.5)
+    assert "the greatest of 1 budgets" in str(measured)
+
+
+def test_a_method_that_is_worse_everywhere_has_a_negative_largest_gain() -> None:
+    records = records_of({("layers", 0): [(100, 50.0)], ("uniform", 0): UNIFORM})
+    measured = largest_gain(records, "macs", "layers", "uniform")
+    assert measured is not None
+    assert measured.value == pytest.approx(40 - 50)
+
+
+def test_area_gains_are_subtracted_seed_by_seed() -> None:
+    """Seed 1: 34.8 - 30.6875 = 4.1125, where seed 0 has 35 - 31.6875 = 3.3125."""
+    records = two_seeds()
+    gains = area_gains(records, "macs", "layers", "uniform")
+    np.testing.assert_allclose(gains, [3.3125, 4.1125])
+    measured = area_gain(records, "macs", "layers", "uniform")
+    assert measured is not None
+    assert measured.value == pytest.approx(3.7125)
+    assert (measured.low, measured.high) == pytest.approx((3.3125, 4.1125))
+
+
+def test_only_common_seeds_are_compared() -> None:
+    records = records_of({("layers", 0): LAYERS, ("layers", 1): LAYERS, ("uniform", 1): UNIFORM})
+    np.testing.assert_allclose(area_gains(records, "macs", "layers", "uniform"), [3.3125])
+    alone = records_of({("layers", 0): LAYERS, ("uniform", 1): UNIFORM})
+    assert area_gains(alone, "macs", "layers", "uniform").size == 0
+    assert area_gain(alone, "macs", "layers", "uniform") is None
+    assert largest_gain(alone, "macs", "layers", "uniform") is None
+    assert largest_gain(one_seed(), "macs", "layers", "absent") is None
+    assert difference_of_area_gains(one_seed(), alone, "macs", "layers", "uniform") is None
+
+
+def test_difference_of_gains_resamples_the_seeds_of_both() -> None:
+    """One of 3.3125 and 4.1125, less one of 0 and 0: means 3.3125, 3.7125 and 4.1125 remain."""
+    none = records_of({(m, s): UNIFORM for m in ("layers", "uniform") for s in (0, 1)})
+    measured = difference_of_area_gains(two_seeds(), none, "macs", "layers", "uniform")
+    assert measured is not None
+    assert measured.value == pytest.approx(3.7125)
+    assert (measured.low, measured.high) == pytest.approx((3.3125, 4.1125))
+    single = difference_of_area_gains(one_seed(), none, "macs", "layers", "uniform")
+    assert single is not None
+    assert single.value == pytest.approx(3.3125)
+    assert math.isnan(single.low)
+
+
+def test_a_number_exceeds_another_only_with_its_whole_interval() -> None:
+    nan = float("nan")
+    assert Measured(value=1, low=0.2, high=2).exceeds(0)
+    assert not Measured(value=1, low=-0.1, high=2).exceeds(0)
+    assert not Measured(value=0, low=nan, high=nan).exceeds(0)
+    assert Measured(value=0.1, low=nan, high=nan).exceeds(0)
+
+
+def test_what_keeps_runs_from_settling_a_claim() -> None:
+    methods = ("layers", "uniform")
+    assert list(shortcomings(one_seed(), methods, (0,), 400)) == []
+    assert list(shortcomings(one_seed(), methods, (0, 1), 400)) == [
+        "not run: layers seed 1, uniform seed 1"
+    ]
+    assert list(shortcomings(one_seed(), (*methods, "third"), (0,), 400)) == [
+        "not run: third seed 0"
+    ]
+    assert list(shortcomings(one_seed(), methods, (0,), 500)) == ["400 gradient steps, not 500"]
+
+
+def test_another_scale_and_unequal_budgets_are_said() -> None:
+    fronts = {("layers", 0): LAYERS, ("uniform", 0): UNIFORM}
+    methods = ("layers", "uniform")
+    short = records_of(fronts, scale="short: 1/10 of the published epochs")
+    assert list(shortcomings(short, methods, (0, 1, 2), 4000)) == [
+        "scale: short: 1/10 of the published epochs"
+    ]
+    unequal = records_of(fronts, steps={"layers": 400, "uniform": 800})
+    assert list(shortcomings(unequal, methods, (0,), 400)) == [
+        "800 gradient steps, not 400",
+        "unequal training budgets: uniform",
+    ]
+    exempt = records_of(fronts, budget_exempt=("layers",))
+    assert list(shortcomings(exempt, methods, (0,), 400)) == ["unequal training budgets: layers"]
+
+
+def test_provenance_names_folder_commit_and_seeds() -> None:
+    assert provenance(two_seeds(), ("layers", "uniform")) == (
+        "digits/records: commit 0123abc; seeds 0, 1"
+    )
+    fronts = {("layers", 3): LAYERS}
+    dirty = records_of(fronts, environment={**ENVIRONMENT, "dirty": True})
+    assert provenance(dirty, ("layers", "uniform")) == (
+        "digits/records: commit 0123abc with uncommitted changes; seed 3"
+    )
+    unknown = records_of(fronts, environment={"commit": None, "dirty": None})
+    assert provenance(unknown, ("layers",)) == "digits/records: commit unknown; seed 3"
