@@ -64,7 +64,7 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
         tables=tuple(table for table in shown if table.rows),
         footnotes=(
             _SEARCH_BUDGETS,
-            *([_PUBLISHED] if len(published) else []),
+            *([_PUBLISHED, *_references(published)] if len(published) else []),
             *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in marks.values()),
         ),
     )
@@ -187,7 +187,7 @@ def _published_rows(
     experiment: Experiment, measures: pd.DataFrame, published: pd.DataFrame
 ) -> list[tuple[Cell, ...]]:
     """A row for each published method and source: its least error within each budget."""
-    rows = []
+    rows, sources = [], _sources(published)
     percents = [int(name[:-1]) for name in measures.columns if name.endswith("%")]
     for (method, source), networks in published.groupby(["method", "source"], sort=True):
         shares = networks["macs_millions"] * 1e6 / experiment.full_costs["macs"]
@@ -196,9 +196,17 @@ def _published_rows(
             for percent in percents
         ]
         texts = [MISSING if isnan(error) else f"{error:.2f}" for error in least]
-        label = f"{method}, published: {source}"
+        label = f"{method}, published [{sources.index(source) + 1}]"
         rows.append((Cell(label), Cell(MISSING), *map(Cell, texts), Cell(MISSING)))
     return rows
+
+
+def _references(published: pd.DataFrame) -> list[str]:
+    return [f"[{index}] {source}" for index, source in enumerate(_sources(published), start=1)]
+
+
+def _sources(published: pd.DataFrame) -> list[str]:
+    return sorted(set(published["source"]))
 
 
 def _rows(labels: Mapping[str, str], *columns: Sequence[Cell]) -> tuple[tuple[Cell, ...], ...]:

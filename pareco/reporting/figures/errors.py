@@ -28,8 +28,8 @@ def error_figure(
 
     Per method: the mean over seeds of the error that a cost budget selects, from the cost at
     which every seed has a network up to the full cost; a band from the least to the most of the
-    seeds; a marker for every evaluated network. `published` networks are hollow markers in the
-    plot over MACs. `cost` is the experiment's own unless given.
+    seeds; a marker for every evaluated network. `published` networks in the range of ours are
+    hollow markers in the plot over MACs. `cost` is the experiment's own unless given.
     """
     experiment, fronts = records.experiment, records.fronts
     cost = cost or experiment.cost
@@ -42,14 +42,15 @@ def error_figure(
         for method, look in zip(methods, looks(methods), strict=True):
             label = f"{method} {marks.get(method, '')}".strip()
             _draw_method(axes, fronts[fronts["method"] == method], (cost, full), label, look)
-        hollow = cost == _PUBLISHED_COST and len(published) > 0
-        if hollow:
-            _draw_published(axes, published, full)
+        shown = _in_range(published, fronts) if cost == _PUBLISHED_COST else published.iloc[:0]
+        _draw_published(axes, shown, full)
         axes.set_xlabel(f"{words.axis} (% of the full network's {words.amount(full)})")
         axes.set_ylabel("Test top-1 error (%)")
         axes.set_title(title(experiment, 70), loc="left")
         axes.grid(color="0.9", linewidth=0.6)
-        _add_legend(figure, marks, several_seeds=fronts["seed"].nunique() > 1, hollow=hollow)
+        _add_legend(
+            figure, marks, several_seeds=fronts["seed"].nunique() > 1, hollow=len(shown) > 0
+        )
         sns.despine(figure)
     return figure
 
@@ -73,6 +74,12 @@ def _draw_method(
         axes.fill_between(percent, least, most, facecolor=fill, edgecolor=edge, **band)
     seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
     axes.plot([], [], label=f"{label} ({seeds})", markersize=3.5, **look)
+
+
+def _in_range(published: pd.DataFrame, fronts: pd.DataFrame) -> pd.DataFrame:
+    """The published networks about as costly as ours: others would take the space of the plot."""
+    least, most = 0.9e-6 * fronts[_PUBLISHED_COST].min(), 1.1e-6 * fronts[_PUBLISHED_COST].max()
+    return published[published["macs_millions"].between(least, most)]
 
 
 def _draw_published(axes: Axes, published: pd.DataFrame, full: float) -> None:
