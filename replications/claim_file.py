@@ -49,6 +49,11 @@ class Comparison(Claim):
         """The experiments, in groups that one measurement takes."""
         return tuple((name,) for name in self.replications)
 
+    @property
+    def expected(self) -> str:
+        """What is claimed, in words."""
+        raise NotImplementedError
+
     def measure(self, records: Sequence[Records]) -> Measured | None:
         """Return the measure of one case from its records; None where nothing compares."""
         raise NotImplementedError
@@ -66,6 +71,11 @@ class LargestGain(Comparison):
     """Percentage points."""
     tolerance: float
 
+    @property
+    def expected(self) -> str:
+        """What is claimed, in words."""
+        return f"{self.number:g} points, give or take {self.tolerance:g}"
+
     def measure(self, records: Sequence[Records]) -> Measured | None:
         """Return the `largest_gain`."""
         return largest_gain(records[0], self.cost, self.method, self.baseline)
@@ -81,6 +91,11 @@ class AreaGain(Comparison):
 
     more_than: float
     """Percentage points."""
+
+    @property
+    def expected(self) -> str:
+        """What is claimed, in words."""
+        return f"a gain of more than {self.more_than:g} points in every comparison"
 
     def measure(self, records: Sequence[Records]) -> Measured | None:
         """Return the `area_gain`."""

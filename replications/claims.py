@@ -91,6 +91,7 @@ def _compared(claim: Comparison, results: Path, file: ClaimFile) -> ClaimOutcome
     if len(settled) == len(claim.cases):
         holds = all(claim.holds(measured) for measured in settled)
         outcome = "reproduced" if holds else "not reproduced"
+        shown.insert(0, f"Claimed: {claim.expected}")
     else:
         smaller = list(_smaller(claim, results, file))
         ran += smaller

@@ -89,7 +89,7 @@ def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Mea
     budgets, gains = budgets[defined], gains[:, defined]
     best = int(gains.mean(axis=0).argmax())
     share = budgets[best] / records.experiment.full_costs[cost]
-    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets"
+    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets, so too high"
     return _measured(gains[:, best], note)
 
 
@@ -149,7 +149,7 @@ def shortcomings(
     """
     experiment = records.experiment
     if experiment.scale != PUBLISHED_SCALE:
-        yield f"scale: {experiment.scale}"
+        yield f"scale {experiment.scale}"
         return
     ran = set(records.runs)
     missing = [(each, seed) for each in methods for seed in seeds if (each, seed) not in ran]

@@ -91,6 +91,7 @@ def test_a_claim_is_reproduced_within_its_tolerance(path: Path, gain: float, exp
     found = outcome(path, of_gain(gain))
     assert found.outcome == expected
     assert f"imagenet_mbv2: +{gain:.2f} points (one seed, no interval)" in found.ours
+    assert found.ours.startswith("Claimed: 1.7 points, give or take 0.6. ")
     assert found.experiments == ("imagenet_mbv2",)
     assert found.evidence == "imagenet_mbv2/records: commit 0123abc; seed 0"
 
@@ -101,7 +102,7 @@ def test_a_smaller_scale_never_settles_a_claim(path: Path, scale: str) -> None:
         found = outcome(path, of_gain(gain, scale))
         assert found.outcome == "not run at that scale"
         assert "0 of 1 comparisons have run at full scale" in found.ours
-        assert f"imagenet_mbv2-{scale} (does not count: scale: {scale}" in found.ours
+        assert f"imagenet_mbv2-{scale} (does not count: scale {scale}" in found.ours
         assert f"+{gain:.2f} points" in found.ours
 
 
@@ -114,7 +115,7 @@ def test_a_smaller_scale_never_settles_a_claim(path: Path, scale: str) -> None:
         (of_gain(1.7, data="digits_rgb"), "made with digits_rgb, not imagenet"),
         (of_gain(1.7, image_size=32), "made with 32, not 224"),
         (of_gain(1.7, network="resnet18"), "made with resnet18, not mobilenetv2_100"),
-        (of_gain(1.7, scale="quick"), "scale: quick"),
+        (of_gain(1.7, scale="quick"), "scale quick"),
     ],
 )
 def test_runs_of_another_kind_do_not_settle_a_claim(

@@ -47,7 +47,8 @@ def test_largest_gain_is_at_the_costs_of_the_baselines_networks() -> None:
     assert measured.value == pytest.approx(1.5)
     assert math.isnan(measured.low)
     assert str(measured) == (
-        "+1.50 points (one seed, no interval) at 60% of the full cost, the greatest of 3 budgets"
+        "+1.50 points (one seed, no interval) at 60% of the full cost, the greatest of 3 budgets, "
+        "so too high"
     )
 
 
@@ -142,7 +143,7 @@ def test_another_scale_and_unequal_budgets_are_said() -> None:
     methods = ("layers", "uniform")
     short = records_of(fronts, scale="short: 1/10 of the published epochs")
     assert list(shortcomings(short, methods, (0, 1, 2), 4000)) == [
-        "scale: short: 1/10 of the published epochs"
+        "scale short: 1/10 of the published epochs"
     ]
     unequal = records_of(fronts, steps={"layers": 400, "uniform": 800})
     assert list(shortcomings(unequal, methods, (0,), 400)) == [
