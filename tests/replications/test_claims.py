@@ -271,7 +271,7 @@ def test_the_command_shows_a_table_and_json(path: Path) -> None:
     assert claims(None, options, narrow) == 0
     text = narrow.export_text()
     assert max(map(len, text.splitlines())) <= 80
-    for part in ('a gain of "1.7" [points]', "reproduced", "+1.70 points", "0123abc", "a table"):
+    for part in ('a gain of "1.7" [points]', "reproduced", "+1.70", "0123abc", "a table"):
         assert part in text
     plain = Console(width=80, record=True, file=io.StringIO())
     assert claims(None, [*options, "--json"], plain) == 0

@@ -48,7 +48,7 @@ def test_largest_gain_is_at_the_costs_of_the_baselines_networks() -> None:
     assert math.isnan(measured.low)
     assert str(measured) == (
         "+1.50 points (one seed, no interval) at 60% of the full cost, the greatest of 3 budgets, "
-        "so too high"
+        "so it leans high"
     )
 
 
