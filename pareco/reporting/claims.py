@@ -89,7 +89,8 @@ def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Mea
     budgets, gains = budgets[defined], gains[:, defined]
     best = int(gains.mean(axis=0).argmax())
     share = budgets[best] / records.experiment.full_costs[cost]
-    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets, so it leans high"
+    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets, "
+    note += "so it leans high"
     return _measured(gains[:, best], note)
 
 
