@@ -80,11 +80,11 @@ give the same bytes. [index.html](index.html) shows all of it in one page that n
 The outcome is the mean test top-1 error (%) over budgets of the experiment's cost, as in its
 table. A scale that is not `paper` says nothing about the paper's numbers.
 
-{markdown_table(Table("", _COLUMNS, tuple(linked)))}
+{markdown_table(Table("", _COLUMNS, tuple(linked)), align="---")}
 
 ## Claims
 
-{markdown_table(Table("", ("claim", "outcome", "ours", "source"), tuple(stated)))}
+{markdown_table(Table("", ("claim", "outcome", "ours", "source"), tuple(stated)), align="---")}
 """
 
 

@@ -51,11 +51,14 @@ def markdown(tables: Tables) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(table: Table) -> str:
-    """One table in Markdown, without its title; a bar within a cell is escaped."""
+def markdown_table(table: Table, *, align: str = "---:") -> str:
+    """One table in Markdown, without its title; a bar within a cell is escaped.
+
+    All columns but the first are aligned to the right, unless `align` says `---`.
+    """
     lines = [
         tuple(map(_plain_bar, table.columns)),
-        ("---", *["---:"] * (len(table.columns) - 1)),
+        ("---", *[align] * (len(table.columns) - 1)),
         *(_shown(row, _plain_bar, "**{}**") for row in table.rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

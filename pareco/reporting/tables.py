@@ -196,7 +196,7 @@ def _published_rows(
             for percent in percents
         ]
         texts = [MISSING if isnan(error) else f"{error:.2f}" for error in least]
-        label = f"{method}, published [{sources.index(source) + 1}]"
+        label = f"{method}, published [{sources.index(str(source)) + 1}]"
         rows.append((Cell(label), Cell(MISSING), *map(Cell, texts), Cell(MISSING)))
     return rows
 
