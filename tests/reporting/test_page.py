@@ -248,6 +248,19 @@ def test_a_line_has_the_mean_the_least_and_the_most_of_two_seeds() -> None:
     ]
 
 
+def test_a_line_ends_at_the_full_cost_though_a_network_measured_more() -> None:
+    columns = ["seed", "latency_ms", "search_loss", "test_top1_error"]
+    rows = [(0, 1.5, 1.0, 50.0), (0, 2.0, 0.5, 30.0), (0, 2.5, 0.4, 20.0)]
+    front = pd.DataFrame(rows, columns=columns).assign(
+        macs=1, params=1, activations=1, peak_activations=1, widths="1"
+    )
+    assert attainment(front, "latency_ms", 2.0) == [
+        [1.5, 50, 50, 50],
+        [2, 30, 30, 30],
+        [2.04, 30, 30, 30],
+    ]
+
+
 def test_methods_have_the_colours_of_the_figures_and_shapes_of_their_own(records: Records) -> None:
     fronts = [records.fronts.assign(method=f"method{index}") for index in range(7)]
     many = replace(records, fronts=pd.concat(fronts, ignore_index=True))

@@ -201,6 +201,7 @@ def test_a_method_can_be_switched_off_and_on(browser: Browser) -> None:
     browser.press(Keys.HOME)
     assert browser.facts()["method"] == "pareco"
     box = browser.find("input[data-method='0']")
+    place = browser.points(0)[0]
     box.click()
     assert before > 100
     assert browser.pixels(colour) == 0
@@ -211,8 +212,14 @@ def test_a_method_can_be_switched_off_and_on(browser: Browser) -> None:
         seen.add(browser.facts()["method"])
     assert seen == {"random", "uniform"}
     browser.press(Keys.ESCAPE)
+    point_at(browser, place)
+    assert browser.facts().get("method") != "pareco"
+    browser.press(Keys.ESCAPE)
     box.send_keys(Keys.SPACE)
     assert browser.pixels(colour) == before
+    point_at(browser, {"left": 0, "top": 0})
+    point_at(browser, place)
+    assert browser.facts()["method"] == "pareco"
 
 
 def test_the_axis_can_be_switched(browser: Browser) -> None:

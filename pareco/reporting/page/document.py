@@ -1,7 +1,5 @@
 """The page as one HTML text: template, style, scripts, data and figures, all inside."""
 
-from __future__ import annotations
-
 import re
 from base64 import b64encode
 from collections import Counter
@@ -9,23 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from pareco.reporting.claims import ClaimOutcome, Outcome
 from pareco.reporting.costs import COST_WORDS
 from pareco.reporting.experiment import PUBLISHED_SCALE
 from pareco.reporting.page.chart_data import axes, chart_data, method_looks
 from pareco.reporting.page.provenance import provenance_line, provenance_tables
 from pareco.reporting.records import Records
+from pareco.reporting.summary import SummaryRow
 from pareco.reporting.table_formats import Tables
-
-if TYPE_CHECKING:
-    from pareco.reporting.claims import ClaimOutcome
-    from pareco.reporting.summary import SummaryRow
 
 _FILES = Path(__file__).parent / "files"
 _CHART_LIBRARY = _FILES / "vendor" / "chart.js"
@@ -37,7 +33,6 @@ _CAPTIONS = {words.figure: f"Error against {words.name}" for words in COST_WORDS
     "visits": "Cost of the widths that the search visited",
     "predictions": "Loss that the search expected, and the loss found",
 }
-_OUTCOMES = ("reproduced", "not reproduced", "not run at that scale")
 _NOT_IN_ANCHORS = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -113,9 +108,9 @@ def _shown(section: Section) -> dict[str, Any]:
 
 
 def _counted(claims: Sequence[ClaimOutcome]) -> list[tuple[str, int]]:
-    """How many claims have each outcome; the usual ones even where there are none."""
+    """How many claims have each outcome, those without any included."""
     counts = Counter(claim.outcome for claim in claims)
-    return [(outcome, counts[outcome]) for outcome in dict.fromkeys((*_OUTCOMES, *counts))]
+    return [(outcome, counts[outcome]) for outcome in dict.fromkeys((*get_args(Outcome), *counts))]
 
 
 def _anchors(experiments: Sequence[str]) -> dict[str, str]:

@@ -85,6 +85,7 @@
       return {
         animation: false,
         events: [],
+        onResize: (_, size) => this.chart && this.entitle(size.width),
         maintainAspectRatio: false,
         normalized: true,
         layout: { padding: { top: 6, right: 10 } },
@@ -127,14 +128,27 @@
 
     scale(cost, least, most) {
       const axis = this.chart.options.scales.x;
-      axis.min = Math.max(0, Math.floor((100 * least) / cost.full / 10 - 0.2) / 10) * cost.full;
+      const tenths = Math.max(0, Math.floor((10 * least) / cost.full - 0.2));
+      axis.min = (tenths / 10) * cost.full;
       axis.max = 1.02 * Math.max(cost.full, most); // a measured latency may exceed the full network's
-      const shares = [0, 0.2, 0.4, 0.6, 0.8, 1].filter((share) => share * cost.full >= axis.min);
-      axis.afterBuildTicks = (scale) => { scale.ticks = shares.map((share) => ({ value: share * cost.full })); };
+      axis.afterBuildTicks = (scale) => {
+        const last = Math.floor((10 * axis.max) / cost.full);
+        const room = Math.min(6, scale.chart.width / 62); // labels that fit side by side
+        const marks = (step) => [...Array(last + 1).keys()].filter((tenth) => tenth >= tenths && tenth % step === 0);
+        const step = [1, 2, 5].find((each) => marks(each).length <= room) ?? 10;
+        scale.ticks = marks(step).map((tenth) => ({ value: (tenth / 10) * cost.full }));
+      };
       axis.ticks.callback = (value) => [`${Math.round((100 * value) / cost.full)}%`, value ? amount(value, cost) : ""];
       axis.ticks.maxRotation = 0;
       axis.ticks.autoSkip = false;
-      axis.title.text = `${cost.axis} (% of the full network’s ${cost.full_text})`;
+      this.entitle(this.chart.width);
+    }
+
+    /* In two lines where there is no room for one. */
+    entitle(width) {
+      const cost = this.data.costs[this.cost];
+      const lines = [cost.axis, `(% of the full network’s ${cost.full_text})`];
+      this.chart.options.scales.x.title.text = width < 520 ? lines : lines.join(" ");
     }
 
     colour() {
@@ -299,7 +313,7 @@
           networks.top1[index].toFixed(2),
           networks.top5[index].toFixed(2),
           networks.loss[index].toFixed(4),
-          ...costs.map(([name]) => networks.costs[name][index].toLocaleString("en")),
+          ...costs.map(([name, cost]) => (cost.unit ? networks.costs[name][index].toFixed(3) : networks.costs[name][index].toLocaleString("en"))),
           networks.widths[index],
         ]));
       }
