@@ -235,5 +235,5 @@ def blaming(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise InvalidRecord(f"{path} lacks {error}") from error
-    except (OSError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, OSError, TypeError, ValueError) as error:
         raise InvalidRecord(f"{path}: {error}") from error
