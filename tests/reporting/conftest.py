@@ -1,6 +1,7 @@
 """Synthetic finished runs: three methods, two seeds, with a known trade-off.
 
-MACs and parameters fall with the square of the widths, activations in proportion to them.
+MACs and parameters fall with the square of the widths, activations in proportion to them. One
+method, pareco, searches.
 """
 
 import csv
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from pareco.cost import COSTS
-from pareco.reporting.records import FRONT_TYPES
+from pareco.reporting.records import FRONT_TYPES, VISIT_TYPES, Records
+from pareco.reporting.runs import collected_runs
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
 FULL_COSTS = {
@@ -34,6 +36,9 @@ ENVIRONMENT = {
     "data_fingerprint": "abc",
 }
 OFFSETS = {"uniform": 2.0, "pareco": 0.0, "random": 1.1}
+SEARCHING = ("pareco",)
+STEPS = range(20, 401, 20)
+FULL = " ".join(str(maximum) for _, maximum in GROUPS)
 
 
 def write_run(
@@ -78,6 +83,8 @@ def write_run(
         for fraction in np.append(np.sort(generator.uniform(0.2, 0.97, count - 2)), 1.0).tolist():
             writer.writerow(_row(method, seed, fraction, generator))
         writer.writerow(_row(method, seed, 0.18, generator))
+    _write_metrics(folder, generator)
+    _write_visits(folder, method, seed)
     if finished:
         (folder / "DONE").touch()
     return folder
@@ -100,6 +107,50 @@ def _row(method: str, seed: int, fraction: float, generator: np.random.Generator
     return ["digits", method, seed, text, *costs, loss, error, error / 10, 512]
 
 
+def _write_metrics(folder: Path, generator: np.random.Generator) -> None:
+    """Losses that fall with the steps, among lines without losses."""
+    lines = []
+    for step in STEPS:
+        loss = float(np.exp(-step / 200) + generator.uniform(0, 0.05))
+        numbers = {"loss_largest": loss, "loss_smallest": 2 * loss, "learning_rate": 0.1}
+        lines += [{"step": step, **numbers}, {"step": step, "search_seconds": 0.5}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _write_visits(folder: Path, method: str, seed: int) -> None:
+    """Three uniform visits, the largest, and, from step 20 on, four of the GPs and a random one."""
+    generator = np.random.default_rng([7, seed])
+    with (folder / "visits.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["experiment", *VISIT_TYPES])
+        for visit in range(9 if method in SEARCHING else 0):
+            share = 1.0 if visit == 3 else float(generator.uniform(0.2, 0.9))
+            widths = " ".join(str(max(1, int(np.sqrt(share) * maximum))) for _, maximum in GROUPS)
+            costs = [round(share * FULL_COSTS[cost]) for cost in COSTS]
+            loss = 1.5 - share + float(generator.normal()) / 50
+            predicted = [round(0.95 * costs[0], 1), loss + 0.01, 0.02]
+            origin = "uniform" if visit < 3 else "largest" if visit == 3 else "model"
+            if visit == 8:
+                origin = "random"
+            step = "" if visit < 4 else 20 * (visit - 3)
+            told = predicted if origin == "model" else ["", "", ""]
+            row = ["digits", method, seed, visit, step, origin, widths, *costs, *told]
+            writer.writerow([*row, loss, "" if visit == 8 else loss - 0.1])
+
+
+def write_latency(runs: Path, *, leave_out: int = 0) -> Path:
+    """`digits/latency.json`: 1 ms and 0.01 ms a channel; without `leave_out` of the networks."""
+    fronts = [path.read_text() for path in sorted((runs / "digits").glob("*/*/front.csv"))]
+    rows = [row for text in fronts for row in csv.DictReader(text.splitlines())]
+    networks = sorted({row["widths"] for row in rows} | {FULL})
+    times = {each: 1 + 0.01 * sum(map(int, each.split())) for each in networks[leave_out:]}
+    conditions = {"device": "cpu", "cpu": "A processor", "gpus": [], "torch": "2.9.0"}
+    sizes = {"cpu_threads": 2, "batch_size": 1, "image_size": 32}
+    path = runs / "digits" / "latency.json"
+    path.write_text(json.dumps({**conditions, **sizes, "milliseconds": times}))
+    return path
+
+
 @pytest.fixture(name="write_run")
 def write_run_fixture() -> Callable[..., Path]:
     """`write_run`, for the tests that add runs of their own."""
@@ -113,3 +164,14 @@ def runs(tmp_path: Path) -> Path:
         for seed in (0, 1):
             write_run(tmp_path / "runs", method, seed)
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """The records of three methods with two seeds each, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in OFFSETS:
+        for seed in (0, 1):
+            write_run(folder, method, seed)
+    write_latency(folder)
+    return collected_runs("digits", folder).records

@@ -1,4 +1,4 @@
-"""What environment.json says of the runs, and what it keeps to itself."""
+"""What the record of the environment says of the runs, and what it keeps to itself."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pareco.reporting.environment import environment_json
+from pareco.reporting.environment import environment_record
 from pareco.reporting.records import InvalidRecord
 
 WriteRun = Callable[..., Path]
@@ -28,7 +28,7 @@ def test_alike_sessions_are_written_once(tmp_path: Path, write_run: WriteRun) ->
         with_sessions(write_run(tmp_path, "random", 2), {}),
         with_sessions(write_run(tmp_path, "alone", 0, damaged_images=4), gpu, gpu),
     ]
-    record = json.loads(environment_json(folders))
+    record = environment_record(folders)
     first, second = record["environments"]
     assert (first["gpus"], first["device"], first["processes"]) == (["H100"], "cuda", 8)
     assert (second["gpus"], second["device"], second["processes"]) == ([], "cpu", 1)
@@ -46,12 +46,13 @@ def test_alike_sessions_are_written_once(tmp_path: Path, write_run: WriteRun) ->
         },
     }
     assert list(record["runs"]["random"]) == ["seed2", "seed10"]
-    assert environment_json(folders[::-1]) == environment_json(folders)
+    assert json.dumps(environment_record(folders[::-1])) == json.dumps(record)
 
 
 def test_no_path_and_no_host_gets_in(tmp_path: Path, write_run: WriteRun) -> None:
     private = {"hostname": "secret-host", "folder": "/home/someone", "argv": ["/usr/bin/x"]}
-    text = environment_json([with_sessions(write_run(tmp_path, "random", 0), private)])
+    folder = with_sessions(write_run(tmp_path, "random", 0), private)
+    text = json.dumps(environment_record([folder]))
     assert "secret" not in text
     assert "/" not in text
     assert str(tmp_path) not in text
@@ -73,4 +74,4 @@ def test_an_incomplete_record_is_named(
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / file).write_text(text)
     with pytest.raises(InvalidRecord, match=message):
-        environment_json([folder])
+        environment_record([folder])

@@ -1,221 +1,190 @@
-"""What is read from run folders, and what is refused by name."""
+"""The records of an experiment: written, read again, and refused by name where damaged."""
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from pareco.cost import COSTS
-from pareco.reporting.costs import COST_WORDS, amount
+from pareco.reporting.costs import LATENCY
 from pareco.reporting.records import (
-    BUDGET_TYPES,
-    FRONT_TYPES,
     InvalidRecord,
-    collected_runs,
+    Records,
     read_experiment,
+    read_records,
+    write_records,
 )
+from tests.reporting.conftest import FULL
 
-WriteRun = Callable[..., Path]
-
-
-def test_runs_of_other_configurations_or_data_are_refused(runs: Path) -> None:
-    folder = runs / "digits" / "random" / "seed1"
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"training.epochs": 4}))
-    with pytest.raises(InvalidRecord, match=r"training.epochs: 3, 4"):
-        collected_runs("digits", runs)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "env.json").write_text(json.dumps([{"data_fingerprint": "other"}]))
-    with pytest.raises(InvalidRecord, match="data fingerprint: abc, other"):
-        collected_runs("digits", runs)
+FILES = (
+    *("network.json", "fronts.csv", "curves.csv", "visits.csv"),
+    *("environment.json", "latency.json"),
+)
+HOSTILE = 'a,"b"|<script>\'; & \\input{x} – 網'
 
 
-def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -> None:
-    unfinished = write_run(runs, "random", 2, finished=False)
-    collected = collected_runs("digits", runs)
-    assert list(collected.fronts.columns) == [*FRONT_TYPES, *BUDGET_TYPES]
-    assert collected.unfinished == (unfinished,)
-    order = list(zip(*(collected.fronts[name] for name in ("method", "seed", "macs")), strict=True))
-    assert order == sorted(order)
-    assert len(order) == 3 * 2 * 10
-    assert collected.experiment.network == "resnet8"
-    assert collected.experiment.groups[2].maximum == 32
-    seed_one = collected.fronts[collected.fronts["seed"] == 1]
-    assert set(seed_one["search_evaluations"]) == {121}
+@pytest.fixture
+def folder(records: Records, tmp_path: Path) -> Path:
+    """A folder of results with the records of `records`."""
+    write_records(records, tmp_path / "digits")
+    return tmp_path / "digits"
 
 
-def test_the_order_is_by_the_experiments_own_cost(tmp_path: Path, write_run: WriteRun) -> None:
-    front = write_run(tmp_path, "random", 0, cost="params") / "front.csv"
-    header, *lines = [line.split(",") for line in front.read_text().splitlines()]
-    macs, params = (header.index(name) for name in ("macs", "params"))
-    for number, line in enumerate(sorted(lines, key=lambda line: int(line[macs]))):
-        line[params] = str(1000 - number)
-    front.write_text("\n".join(",".join(line) for line in [header, *lines]))
-    collected = collected_runs("digits", tmp_path).fronts
-    assert list(collected["params"]) == [*range(991, 1001)]
-    assert collected["macs"].is_monotonic_decreasing
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
 
 
-def test_an_experiment_survives_network_json(runs: Path, tmp_path: Path) -> None:
-    experiment = collected_runs("digits", runs).experiment
-    exempt = ("independent",)
-    experiment = replace(experiment, budget_exempt=exempt, cost="params", scale="half the classes")
+def rewritten(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Replace what a JSON file holds by what `change` makes of it."""
+    path = folder / "records" / name
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_records_are_read_as_they_were_written(records: Records, folder: Path) -> None:
+    """Numbers to the 6 digits after the point that are written."""
+    read = read_records(folder)
+    assert set(contents(folder)) == set(FILES)
+    assert read.experiment == records.experiment
+    assert read.environment == records.environment
+    assert read.latency == records.latency
+    assert read.runs == records.runs
+    for name in ("fronts", "curves", "visits"):
+        before, after = getattr(records, name), getattr(read, name)
+        pd.testing.assert_frame_equal(after, before, rtol=0, atol=5.1e-7)
+
+
+def test_records_are_stable_to_the_byte(folder: Path, tmp_path: Path) -> None:
+    write_records(read_records(folder), tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(folder)
+    for name, content in contents(folder).items():
+        assert b"\r" not in content, name
+        assert content.endswith(b"\n"), name
+
+
+def test_records_know_no_latency_but_in_its_file(records: Records, folder: Path) -> None:
+    for name, content in contents(folder).items():
+        assert (b"latency" in content or b"milliseconds" in content) is (name == "latency.json")
+    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
+    experiment = replace(records.experiment, full_costs=costs)
+    fronts = records.fronts.drop(columns=LATENCY)
+    without = replace(records, experiment=experiment, fronts=fronts, latency=None)
+    write_records(without, folder)
+    assert set(contents(folder)) == {*FILES} - {"latency.json"}
+    assert read_records(folder).latency is None
+    assert LATENCY not in read_records(folder).fronts
+
+
+def test_latencies_that_lack_a_network_are_left_out(folder: Path) -> None:
+    def reduced(record: dict[str, Any]) -> dict[str, Any]:
+        del record["milliseconds"][FULL]
+        return record
+
+    assert LATENCY in read_records(folder).fronts
+    rewritten(folder, "latency.json", reduced)
+    read = read_records(folder)
+    assert read.latency is None
+    assert LATENCY not in {*read.fronts, *read.experiment.full_costs}
+
+
+def test_an_experiment_survives_network_json(records: Records, tmp_path: Path) -> None:
+    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
+    experiment = replace(
+        records.experiment,
+        full_costs=costs,
+        budget_exempt=("independent",),
+        cost="params",
+        scale="half the classes",
+    )
     (tmp_path / "network.json").write_text(experiment.to_json())
     assert read_experiment(tmp_path / "network.json") == experiment
 
 
-def test_no_finished_run_says_where_it_looked(tmp_path: Path, write_run: WriteRun) -> None:
-    write_run(tmp_path, "random", 0, finished=False)
-    with pytest.raises(InvalidRecord, match=r"no finished run of 'digits' .*1 unfinished"):
-        collected_runs("digits", tmp_path)
+def test_hostile_names_are_text_and_stay_as_they_are(records: Records, tmp_path: Path) -> None:
+    name = {"method": {"pareco": HOSTILE, "random": "NaN", "uniform": "="}}
+    changed = replace(
+        records,
+        experiment=replace(records.experiment, experiment=HOSTILE, network=HOSTILE, scale=HOSTILE),
+        fronts=records.fronts.replace(name),
+        curves=records.curves.replace(name),
+        visits=records.visits.replace({**name, "origin": {"model": HOSTILE}}),
+    )
+    write_records(changed, tmp_path)
+    read = read_records(tmp_path)
+    assert [method for method, _ in read.runs] == [HOSTILE, HOSTILE, "NaN", "NaN", "=", "="]
+    assert read.experiment.network == HOSTILE
+    assert list(read.curves["method"].unique()) == [HOSTILE, "NaN", "="]
+    assert set(read.visits["origin"]) == {"uniform", "largest", HOSTILE, "random"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "latency.json"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / "records" / name).unlink()
+    with pytest.raises(InvalidRecord, match=rf"records/{name}.*No such file"):
+        read_records(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"{", b"\xff\xfe\x00", b"\x80\x04N."])
+def test_a_file_that_is_something_else_is_named(folder: Path, name: str, content: bytes) -> None:
+    """The last is None as pickle writes it."""
+    (folder / "records" / name).write_bytes(content)
+    with pytest.raises(InvalidRecord, match=rf"records/{name}"):
+        read_records(folder)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("name", "old", "new", "message"),
     [
-        ("network", "resnet20"),
-        ("full_costs", dict.fromkeys(COSTS, 9_000_000)),
-        ("groups", []),
-        ("cost", "params"),
-        ("scale", "short: 1/10 of the epochs"),
-        ("data", "digits"),
-        ("image_size", 8),
+        ("fronts.csv", "search_loss", "loss", "search_loss"),
+        ("fronts.csv", "16 16 32 32 64", "16 16 32 32", "4 counts for 5 groups"),
+        ("fronts.csv", "16 16 32 32 64", "16 16 33 32 64", "33 channels in group 'layer2.0' of 32"),
+        ("fronts.csv", "16 16 32 32 64", "16 0 32 32 64", "0 channels in group 'layer1.0' of 16"),
+        ("fronts.csv", "16 16 32 32 64", "16 x 32 32 64", "'x'"),
+        ("fronts.csv", ",4120000,", ",4120001,", "macs outside 1 to 4120000, the full network's"),
+        ("fronts.csv", ",4120000,", ",0,", "macs outside 1 to"),
+        ("fronts.csv", ",4120000,", ",1.5,", "."),
+        ("fronts.csv", ",512,", ",,", "."),
+        ("curves.csv", "loss_smallest", "loss", "loss_smallest"),
+        ("curves.csv", "pareco,0,20,", "pareco,0,,", "."),
+        ("curves.csv", "pareco,0,20,", "pareco,0,20,inf,1\npareco,0,20,", "column loss_largest"),
+        ("visits.csv", "pareco,0,", "pareco,,", "."),
+        ("visits.csv", "origin", "source", "origin"),
+        ("network.json", '"macs"', '"watts"', "'macs'|watts"),
+        ("network.json", '"scale": "paper"', '"scale": ""', "scale '' is not one line"),
+        ("network.json", '"image_size"', '"size"', "lacks 'image_size'"),
+        ("latency.json", '"cpu_threads"', '"threads"', "lacks 'cpu_threads'"),
+        ("latency.json", "2.6", "-2.6", f"no time: that of '{FULL}'"),
+        ("latency.json", "2.6", "NaN", "no time"),
+        ("latency.json", "2.6", "Infinity", "no time"),
+        ("latency.json", "2.6", '"fast"', "could not convert"),
+        ("latency.json", '"milliseconds": {', '"milliseconds": [], "others": {', "'list'"),
     ],
 )
-def test_runs_that_cannot_be_compared_are_refused(runs: Path, field: str, value: object) -> None:
-    path = runs / "digits" / "uniform" / "seed1" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    if field == "groups":
-        front = path.with_name("front.csv")
-        lines = [line.split(",") for line in front.read_text().splitlines()]
-        emptied = [lines[0], *([*line[:3], " ", *line[4:]] for line in lines[1:])]
-        front.write_text("\n".join(map(",".join, emptied)))
-    with pytest.raises(InvalidRecord, match=rf"uniform/seed1 and .*pareco/seed0 differ in {field}"):
-        collected_runs("digits", runs)
-
-
-def column_dropped(text: str) -> str:
-    return text.replace("search_loss", "loss")
-
-
-def value_dropped(text: str) -> str:
-    lines = text.splitlines()
-    cells = lines[3].split(",")
-    return "\n".join([*lines[:3], ",".join([*cells[:8], "", *cells[9:]]), *lines[4:]])
-
-
-def value_infinite(text: str) -> str:
-    lines = text.splitlines()
-    cells = lines[3].split(",")
-    return "\n".join([*lines[:3], ",".join([*cells[:8], "inf", *cells[9:]]), *lines[4:]])
-
-
-def rows_dropped(text: str) -> str:
-    return text.splitlines()[0] + "\n"
-
-
-def widths_shortened(text: str) -> str:
-    return text.replace("16 16 32 32 64", "16 16 32 32")
-
-
-def widths_beyond(text: str) -> str:
-    return text.replace("16 16 32 32 64", "16 16 33 32 64")
-
-
-def macs_beyond(text: str) -> str:
-    return text.replace(",4120000,", ",4120001,")
-
-
-def activations_beyond(text: str) -> str:
-    return text.replace(",62500,8200,", ",62500,8201,")
-
-
-def another_method(text: str) -> str:
-    return text.replace("digits,random", "digits,uniform")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (column_dropped, "search_loss"),
-        (value_dropped, "search_loss|could not convert"),
-        (value_infinite, "infinite value in column search_loss"),
-        (rows_dropped, "no network"),
-        (widths_shortened, "4 counts for 5 groups"),
-        (widths_beyond, r"33 channels in group 'layer2.0' of 32"),
-        (macs_beyond, "macs outside 1 to 4120000"),
-        (activations_beyond, "peak_activations outside 1 to 8200"),
-        (another_method, "another run"),
-        (lambda _: "", "No columns"),
-    ],
-)
-def test_a_damaged_front_is_named(runs: Path, damage: Callable[[str], str], message: str) -> None:
-    path = runs / "digits" / "random" / "seed0" / "front.csv"
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(InvalidRecord, match=rf"random/seed0/front\.csv.*(?:{message})"):
-        collected_runs("digits", runs)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "result.json: "),
-        ("{}", "result.json lacks 'budget_exempt'"),
-        (None, "No such file"),
-        ({"cost": "latency"}, "cost 'latency' is none of macs, params, activations"),
-        ({"cost": ["macs"]}, "is none of macs"),
-        ({"scale": ""}, "scale '' is not one line of text"),
-        ({"scale": "a\nb"}, "is not one line of text"),
-        ({"full_costs": {"macs": 1}}, "lacks 'params'"),
-    ],
-)
-def test_a_damaged_result_is_named(
-    runs: Path, text: str | dict[str, object] | None, message: str
+def test_damage_is_named_with_its_file(
+    folder: Path, name: str, old: str, new: str, message: str
 ) -> None:
-    path = runs / "digits" / "random" / "seed0" / "result.json"
-    if isinstance(text, dict):
-        text = json.dumps(json.loads(path.read_text()) | text)
-    path.unlink()
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InvalidRecord, match=message):
-        collected_runs("digits", runs)
+    path = folder / "records" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InvalidRecord, match=rf"records/{name}.*(?:{message})"):
+        read_records(folder)
 
 
-def test_a_copied_folder_is_refused(runs: Path) -> None:
-    (runs / "digits" / "random" / "seed0").rename(runs / "digits" / "random" / "seed5")
-    with pytest.raises(InvalidRecord, match="belongs to digits/random/seed0"):
-        collected_runs("digits", runs)
+def test_records_without_any_network_are_refused(folder: Path) -> None:
+    path = folder / "records" / "fronts.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(InvalidRecord, match=r"fronts.csv: there is no network in it"):
+        read_records(folder)
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (999, "999"),
-        (16_300, "16.3 k"),
-        (300_774_272, "301 M"),
-        (999_700_000, "1 G"),
-        (4_089_184_256, "4.09 G"),
-    ],
-)
-def test_amounts_have_three_digits(count: int, text: str) -> None:
-    assert amount(count) == text
-
-
-def test_an_error_outside_0_to_100_percent_is_refused(runs: Path) -> None:
-    path = runs / "digits" / "random" / "seed1" / "front.csv"
-    header, first, *rest = path.read_text().splitlines()
-    cells = first.split(",")
-    cells[header.split(",").index("test_top1_error")] = "-55"
-    path.write_text("\n".join([header, ",".join(cells), *rest]))
-    with pytest.raises(InvalidRecord, match="an error outside 0 to 100% in column test_top1_error"):
-        collected_runs("digits", runs)
-
-
-def test_every_cost_has_words_and_a_plot_of_its_own() -> None:
-    assert tuple(COST_WORDS) == COSTS
-    figures = [words.figure for words in COST_WORDS.values()]
-    assert figures[0] == "error_vs_flops"
-    assert figures[1:] == [f"error_vs_{cost}" for cost in COSTS[1:]]
+def test_records_may_have_no_curve_and_no_visit(folder: Path) -> None:
+    for name in ("curves.csv", "visits.csv"):
+        path = folder / "records" / name
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    read = read_records(folder)
+    assert read.curves.empty
+    assert read.visits.empty
