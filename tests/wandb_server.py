@@ -105,6 +105,8 @@ class WandbServer:
                 body = self.body()
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                if self.path == "/die":
+                    server.failing = True
                 if server.failing:
                     status, content = 503, {}
                 else:

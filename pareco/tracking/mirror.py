@@ -15,6 +15,7 @@ from pareco.files import write_text
 from pareco.tracking.mode import wandb_mode
 from pareco.tracking.offline import last_step, mark_synced, recorded_parts, run_id
 from pareco.tracking.publication import Publication, show
+from pareco.tracking.server import last_step_there
 
 _LOGGER = logging.getLogger(__name__)
 _ONLINE_START_SECONDS = 15
@@ -28,6 +29,7 @@ class Mirror:
 
     def __init__(self, folder: Path, *, resumed: bool, run_arguments: dict[str, Any]) -> None:
         self._run: Any = None
+        self._online = False
         self._last = -1
         self._data_folder_before = os.environ.get("WANDB_DATA_DIR")
         with self._contained():
@@ -38,7 +40,8 @@ class Mirror:
                 identifier = _run_identifier(folder, resumed)
                 before = _last_recorded(folder, identifier) if mode == "offline" else -1
                 self._run = _started_run(folder, mode, identifier, run_arguments)
-                self._last = self._run.starting_step - 1 if mode == "online" else before
+                self._online = mode == "online"
+                self._last = self._run.starting_step - 1 if self._online else before
 
     def catch_up(self, lines: Iterable[Mapping[str, float | None]]) -> None:
         """Show the lines of the record that the mirror lacks, as it was killed or not there."""
@@ -61,20 +64,28 @@ class Mirror:
             return
         with self._contained():
             publication, run = make(), self._run
-            _within(_PUBLISH_SECONDS, lambda: show(publication, run, self._last + 1))
+            self._last += len(publication.front) + 1
+            first = self._last - len(publication.front)
+            _within(_PUBLISH_SECONDS, lambda: show(publication, run, first))
 
     def close(self, failed: bool) -> None:
         """Finish the run; what has not been uploaded in time stays in its folder."""
         if self._run is not None:
             with self._contained():
                 self._run.finish(exit_code=int(failed))
-                if not self._run.offline:
-                    mark_synced(Path(self._run.settings.sync_file))
+                if self._online:
+                    _within(_FINISH_SECONDS, self._mark_if_arrived)
         self._run = None
         if self._data_folder_before is None:
             os.environ.pop("WANDB_DATA_DIR", None)
         else:
             os.environ["WANDB_DATA_DIR"] = self._data_folder_before
+
+    def _mark_if_arrived(self) -> None:
+        """Spare `wandb-sync` a part of which the server has all; W&B does not say so itself."""
+        run = self._run
+        if last_step_there(f"{run.entity}/{run.project}/{run.id}") >= self._last:
+            mark_synced(Path(run.settings.sync_file))
 
     @contextmanager
     def _contained(self) -> Iterator[None]:

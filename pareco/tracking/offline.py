@@ -7,6 +7,7 @@ one chunk, or a first, middle ones and a last.
 
 import zlib
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -38,9 +39,12 @@ def is_synced(part: Path) -> bool:
     return _mark(part).exists()
 
 
-def mark_synced(part: Path) -> None:
-    """Leave the mark beside a part that `wandb sync` leaves, too."""
-    _mark(part).touch()
+def mark_synced(part: Path, synced: bool = True) -> None:
+    """Leave beside a part the mark that `wandb sync` leaves, too; or remove it."""
+    if synced:
+        _mark(part).touch()
+    else:
+        _mark(part).unlink(missing_ok=True)
 
 
 def _mark(part: Path) -> Path:
@@ -125,9 +129,14 @@ def drop_steps(part: Path, last: int) -> bool:
     return True
 
 
-def names_a_run(part: Path) -> bool:
-    """Whether a part has come as far as saying which run it is: else there is nothing in it."""
-    return any(_parsed(data).HasField("run") for data, _ in whole_records(part.read_bytes()))
+def run_path(part: Path) -> str | None:
+    """The run that a part belongs to, `[entity/]project/id`; None if it ends before it says so."""
+    for data, _ in whole_records(part.read_bytes()):
+        record = _parsed(data)
+        if record.HasField("run"):
+            run = record.run
+            return "/".join(filter(None, (run.entity, run.project, run.run_id)))
+    return None
 
 
 def _step(data: bytes) -> int | None:
@@ -137,8 +146,7 @@ def _step(data: bytes) -> int | None:
 
 
 def _parsed(data: bytes) -> Any:
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    record = Record()
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
+    record = messages.Record()
     record.ParseFromString(data)
     return record

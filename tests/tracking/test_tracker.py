@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pareco
-from pareco.tracking import Tracker, mirror, mode
+from pareco.tracking import Tracker, mirror, server
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
@@ -216,14 +216,14 @@ class Refuse(http.server.BaseHTTPRequestHandler):
 def test_any_answer_of_the_server_counts_and_silence_is_waited_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
-        threading.Thread(target=server.serve_forever).start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as http_server:
+        threading.Thread(target=http_server.serve_forever).start()
         try:
-            assert mode.answers(f"http://127.0.0.1:{server.server_port}")
+            assert server.answers(f"http://127.0.0.1:{http_server.server_port}")
         finally:
-            server.shutdown()
-    monkeypatch.setattr(mode, "_PROBE_SECONDS", 0.2)
+            http_server.shutdown()
+    monkeypatch.setattr(server, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(1))
     started = time.monotonic()
-    assert not mode.answers("http://silent.invalid")
+    assert not server.answers("http://silent.invalid")
     assert time.monotonic() - started < 0.9

@@ -1,0 +1,147 @@
+"""The mirror with a server, which is the stub: what arrives, and what happens when it dies."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.clients import run_command, run_script
+from tests.wandb_server import WandbServer
+
+AT_ONCE = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # second, not 15
+RUN = Path("runs/digits/pareco/seed0")
+PUBLISH = """
+import pandas as pd
+from matplotlib.figure import Figure
+
+def publication():
+    (folder / "weights").mkdir()
+    (folder / "weights/0.safetensors").write_bytes(bytes(range(256)) * 5000)
+    (folder / "front.csv").write_text("macs,test_top1_error\\n20,3.5\\n")
+    front = pd.DataFrame({"widths": ["8 8", "2 4"], "macs": [40, 20],
+                          "test_top1_error": [2.5, 3.5]})
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    return Publication(
+        front=front, cost="macs", figures={"errors": figure}, summary={"passes": 12},
+        artifacts={"front": [folder / "front.csv"],
+                   "model": [folder / "weights/0.safetensors"]})
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        yield server
+    assert not server.unknown
+
+
+def recorded_steps(home: Path) -> list[int]:
+    lines = (home / RUN / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+@pytest.mark.timeout(90)
+def test_a_run_arrives_whole(tmp_path: Path, server: WandbServer) -> None:
+    script = """
+    with tracker() as t:
+        log(t, 1, 4)
+        t.publish(publication)
+    """
+    finished = run_script(tmp_path, server, PUBLISH, script)
+    assert finished.returncode == 0, finished.stderr
+    assert "WARNING" not in finished.stderr
+    ((identity, run),) = server.runs.items()
+    assert identity == (tmp_path / RUN / "wandb/run_id").read_text()
+    names = {"groupName": "digits", "jobType": "pareco", "displayName": "pareco-seed0"}
+    assert names.items() <= run.attributes.items()
+    assert run.config == {"seed": 0}
+    assert run.exit_code == 0
+    assert [row["_step"] for row in run.history] == [1, 2, 3, 4, 5, 6]
+    assert [row["loss"] for row in run.history[:3]] == [1 / 2, 1 / 3, 1 / 4]
+    points = [(row["front/cost"], row["front/error"]) for row in run.history[3:5]]
+    assert points == [(20, 3.5), (40, 2.5)]
+    assert run.summary["passes"] == 12
+    shown = run.history[5]
+    table = json.loads(run.files[shown["front/networks"]["path"]])
+    assert table["columns"] == ["widths", "macs", "test_top1_error"]
+    assert table["data"] == [["2 4", 20, 3.5], ["8 8", 40, 2.5]]
+    assert run.files[shown["figures/errors"]["path"]].startswith(b"\x89PNG")
+    metrics = json.loads(run.attributes["config"])["_wandb"]["value"]["m"]
+    over_cost = [metric for metric in metrics if metric.get("1") == "front/error"]
+    assert [metrics[metric["5"] - 1]["1"] for metric in over_cost] == ["front/cost"]
+    assert server.artifact("model").files == {"0.safetensors": bytes(range(256)) * 5000}
+    assert server.artifact("front").files == {
+        "front.csv": (tmp_path / RUN / "front.csv").read_bytes()
+    }
+    assert all(artifact.committed for artifact in server.artifacts.values())
+    assert len(list((tmp_path / RUN).glob("wandb/run-*/*.synced"))) == 1
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    "variables", [{}, {**AT_ONCE, "WAIT": "4"}], ids=["nothing there", "ahead of checkpoint"]
+)
+def test_a_killed_run_goes_on_as_one(
+    tmp_path: Path, server: WandbServer, variables: dict[str, str]
+) -> None:
+    """Its checkpoint is at step 2. Nothing has arrived, or step 3, too (4 is held back)."""
+    first = """
+    t = tracker()
+    log(t, 0, 5)
+    time.sleep(float(os.environ.get("WAIT", "0.5")))
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    second = """
+    with tracker(resume_from=3) as t:
+        log(t, 3, 8)
+    """
+    assert run_script(tmp_path, server, first, **variables).returncode == -9
+    ((_, run),) = server.runs.items()
+    assert [row["_step"] for row in run.history] == ([*range(4)] if variables else [])
+    finished = run_script(tmp_path, server, second)
+    assert finished.returncode == 0, finished.stderr
+    assert "WARNING" not in finished.stderr
+    assert list(server.runs.values()) == [run]
+    assert [row["_step"] for row in run.history] == recorded_steps(tmp_path) == [*range(8)]
+    assert [row["loss"] for row in run.history] == [1 / (step + 1) for step in range(8)]
+
+
+@pytest.mark.timeout(90)
+def test_a_server_that_dies_stops_nothing_and_loses_nothing(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    script = """
+    times = []
+    with tracker() as t:
+        log(t, 0, 5)
+        time.sleep(4)
+        let_the_server_die()
+        for step in range(5, 105):
+            started = time.monotonic()
+            t.log(step, loss=0.5)
+            times.append(time.monotonic() - started)
+            time.sleep(0.01)
+        started = time.monotonic()
+    print(max(times), time.monotonic() - started, time.time())
+    """
+    finished = run_script(tmp_path, server, script, **AT_ONCE)
+    ended = time.time()
+    assert finished.returncode == 0, finished.stderr
+    longest, closing, closed = map(float, finished.stdout.split())
+    assert longest < 0.5
+    assert 9 < closing < 15  # what has not arrived is tried for ten seconds
+    assert ended - closed < 5
+    assert recorded_steps(tmp_path) == [*range(105)]
+    ((_, run),) = server.runs.items()
+    assert [row["_step"] for row in run.history] == [*range(4)]
+    assert not list((tmp_path / RUN).glob("wandb/run-*/*.synced"))
+    server.failing = False
+    synced = run_command(tmp_path, server, "wandb_sync")
+    assert synced.returncode == 0, synced.stderr
+    assert "uploaded, without the steps that were there" in synced.stdout
+    assert [row["_step"] for row in run.history] == [*range(105)]
+    again = run_command(tmp_path, server, "wandb_sync")
+    assert again.stdout == "nothing to upload in runs\n"
