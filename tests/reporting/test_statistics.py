@@ -1,7 +1,7 @@
-"""Statistics against values worked by hand.
+"""Statistics of fronts against values worked by hand.
 
-Selected errors are compared exactly; areas and deviations, sums of a few products, to pytest's
-relative 1e-6.
+Selected errors are compared exactly; areas, volumes and deviations, sums of a few products, to
+pytest's relative 1e-6.
 """
 
 import math
@@ -15,6 +15,7 @@ from pareco.reporting.statistics import (
     area_under_front,
     cost_percents,
     errors_at,
+    hypervolume,
     method_order,
     run_measures,
     seed_statistics,
@@ -79,9 +80,10 @@ def test_another_cost_orders_the_same_networks_anew() -> None:
     errors = errors_at(both, "activations", [49, 50, 59, 60, 80])
     np.testing.assert_array_equal(errors, [np.nan, 20, 20, 10, 10])
     measures = run_measures(both, "activations", 100)
-    assert list(measures.columns) == ["50%", "60%", "80%", "100%", "area"]
-    # 20 from 50 to 60, 10 to 100.
-    assert measures.to_numpy().tolist() == [[20, 10, 10, 10, pytest.approx((200 + 400) / 50)]]
+    assert list(measures.columns) == ["50%", "60%", "80%", "100%", "area", "hypervolume"]
+    # 20 from 50 to 60, 10 to 100; 50 x 80 and 40 x 10 of the square of 100 x 100.
+    area, volume = pytest.approx((200 + 400) / 50), pytest.approx((4000 + 400) / 100)
+    assert measures.to_numpy().tolist() == [[20, 10, 10, 10, area, volume]]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,64 @@ def test_budgets_begin_where_a_network_fits(cheapest: int, percents: tuple[int, 
     assert cost_percents(networks, "macs", 1000) == percents
 
 
+def test_the_hypervolume_is_a_sum_of_rectangles() -> None:
+    # From 30% on 80 points below 100, from 50% on 15 more; the full network adds no length.
+    steps = front((300, 0.9, 20.0), (500, 0.5, 5.0), (1000, 0.1, 1.0))
+    assert hypervolume(steps, "macs", 1000) == pytest.approx(0.7 * 80 + 0.5 * 15)
+    # A network that no budget selects adds nothing, even where its test error is low.
+    unselected = front((300, 0.9, 20.0), (500, 0.5, 5.0), (400, 0.95, 1.0))
+    assert hypervolume(unselected, "macs", 1000) == pytest.approx(0.7 * 80 + 0.5 * 15)
+    assert hypervolume(front((1000, 0.1, 1.0)), "macs", 1000) == 0
+    assert hypervolume(front((100, 0.1, 100.0)), "macs", 1000) == 0
+
+
+def test_the_hypervolume_is_what_a_fine_grid_counts() -> None:
+    """Costs and errors are whole percent here, so the cells of a grid of 1% are in or out."""
+    generator = np.random.default_rng(5)
+    networks = [
+        (int(cost), float(loss), float(error))
+        for cost, loss, error in zip(
+            generator.integers(1, 120, 30),
+            np.sort(generator.uniform(0, 1, 30))[::-1],
+            generator.integers(0, 101, 30),
+            strict=True,
+        )
+    ]
+    table = front(*networks)
+    selected = staircase(table, "macs")
+    counted = sum(
+        ((selected["macs"] <= cost) & (selected["test_top1_error"] <= error)).any()
+        for cost in range(100)
+        for error in range(100)
+    )
+    assert 100 < counted < 9900
+    assert hypervolume(table, "macs", 100) == pytest.approx(counted / 100)
+
+
+def test_a_latency_is_a_cost_like_any_other() -> None:
+    """Milliseconds are no whole numbers; a budget of exactly a network's time can pay it."""
+    times = [0.1 + 0.2, 0.7, 1.1]
+    table = front((1, 0.9, 30.0), (2, 0.5, 20.0), (3, 0.1, 10.0)).assign(latency_ms=times)
+    budgets = [np.nextafter(times[0], 0), times[0], 0.7, np.nextafter(1.1, 0), 1.1]
+    errors = errors_at(table, "latency_ms", budgets)
+    np.testing.assert_array_equal(errors, [np.nan, 30, 20, 20, 10])
+    # The second is slower than the full network, the third no slower than the first.
+    slow = table.assign(latency_ms=[0.5, 1.5, 0.5])
+    np.testing.assert_array_equal(errors_at(slow, "latency_ms", [0.4, 0.5, 2.0]), [np.nan, 10, 10])
+    assert hypervolume(slow.iloc[:2], "latency_ms", 1.0) == pytest.approx(50 * 0.7)
+    assert area_under_front(slow.iloc[:2], "latency_ms", 1.0, 50) == pytest.approx(30)
+    assert cost_percents(table, "latency_ms", 1.1) == (30, 40, 60, 80, 100)
+
+
 def test_measures_of_each_run() -> None:
     both = pd.concat([FOUR, front((399, 0.5, 3.0), method="b", seed=4)])
     measures = run_measures(both, "macs", 1000)
-    assert measures.loc[[("a", 0)]].to_numpy().tolist() == [[20, 8, 12, 12, 4, 13]]
-    np.testing.assert_array_equal(measures.loc[("b", 4)], [np.nan, 3, 3, 3, 3, np.nan])
+    # Of a: 850 x 80 and, from 400 on, 600 x 12 more; the network of error 12 adds nothing.
+    expected = [20, 8, 12, 12, 4, 13, pytest.approx((850 * 80 + 600 * 12) / 1000)]
+    assert measures.loc[[("a", 0)]].to_numpy().tolist() == [expected]
+    expected = [np.nan, 3, 3, 3, 3, np.nan, 601 * 97 / 1000]
+    own = measures.loc[[("b", 4)]].to_numpy()[0]
+    np.testing.assert_allclose(own, expected, rtol=1e-12)
 
 
 def test_a_cost_budget_is_exact_in_whole_macs() -> None:
@@ -125,12 +180,15 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     table = seed_statistics(run_measures(pd.concat(runs), "macs", 1000)).set_index(
         ["method", "measure"]
     )
-    assert len(table) == 2 * (5 + 1)
+    assert len(table) == 2 * (5 + 2)
     assert table.loc[("a", "40%"), "mean"] == pytest.approx(7)
     assert table.loc[("a", "40%"), "deviation"] == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
     assert table.loc[("a", "40%"), "n"] == 3
     assert table.loc[("b", "area"), "mean"] == 3
-    assert table["deviation"].isna()[("b", "area")]
+    assert table.loc[[("b", "area")], ["deviation", "low", "high"]].isna().to_numpy().all()
+    # 1 of 27 resamples has the mean 4, and 1 the mean 11: more than the 2.5% that are cut off.
+    assert table.loc[("a", "40%"), "low"] == pytest.approx(4)
+    assert table.loc[("a", "40%"), "high"] == pytest.approx(11)
 
 
 def test_a_mean_is_undefined_where_one_seed_has_no_value() -> None:
