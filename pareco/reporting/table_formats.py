@@ -65,17 +65,21 @@ def markdown_table(table: Table, *, align: str = "---:") -> str:
 
 
 def latex(tables: Tables) -> str:
-    """The text of table.tex: one booktabs table for each, to be put in by \\input."""
+    """The text of table.tex: one booktabs table for each, to be put in by \\input.
+
+    The warnings stand in every caption, as it is all that a reader of the table sees.
+    """
     lines = [f"% {tables.heading}".replace("\n", " "), "% needs \\usepackage{booktabs}"]
     remarks = [*tables.warnings, *tables.footnotes]
     lines += [f"% {remark}".replace("\n", " ") for remark in remarks]
     for table in tables.tables:
         body = [_shown(row, _latex_text, r"\textbf{{{}}}") for row in table.rows]
+        caption = (tables.heading, *tables.warnings, table.title)
         lines += [
             "",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex_text(f'{tables.heading}. {table.title}')}}}",
+            rf"\caption{{{_latex_text('. '.join(part.rstrip('.') for part in caption))}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
             rf"{' & '.join(map(_latex_text, table.columns))} \\",
