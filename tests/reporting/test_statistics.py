@@ -185,7 +185,7 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     assert table.loc[("a", "40%"), "deviation"] == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
     assert table.loc[("a", "40%"), "n"] == 3
     assert table.loc[("b", "area"), "mean"] == 3
-    assert table.loc[[("b", "area")], ["deviation", "low", "high"]].isna().to_numpy().all()
+    assert table.loc[[("b", "area")]][["deviation", "low", "high"]].isna().to_numpy().all()
     # 1 of 27 resamples has the mean 4, and 1 the mean 11: more than the 2.5% that are cut off.
     assert table.loc[("a", "40%"), "low"] == pytest.approx(4)
     assert table.loc[("a", "40%"), "high"] == pytest.approx(11)

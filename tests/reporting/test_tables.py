@@ -1,14 +1,18 @@
-"""Tables of two hand-made methods, as Markdown and in the terminal."""
+"""Tables of hand-made methods: their numbers, marks and published rows, in every form."""
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
 import rich.console
 
 from pareco.reporting.experiment import Experiment, Group
-from pareco.reporting.tables import Tables, experiment_tables, markdown, terminal
+from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, Records
+from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
+from pareco.reporting.table_formats import Tables, markdown, terminal
+from pareco.reporting.tables import experiment_tables, measure_csv
 
 EXPERIMENT = Experiment(
     experiment="digits",
@@ -26,6 +30,9 @@ EXPERIMENT = Experiment(
     groups=(Group(name="stem", maximum=16),),
     budget_exempt=("alone",),
 )
+
+
+NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 
 
 def run(method: str, seed: int, *errors: float, steps: int = 100) -> pd.DataFrame:
@@ -51,16 +58,51 @@ def run(method: str, seed: int, *errors: float, steps: int = 100) -> pd.DataFram
     )
 
 
+def records_of(*runs: pd.DataFrame, **changes: Any) -> Records:
+    """The records of some runs; `changes` are fields of the experiment."""
+    return Records(
+        experiment=replace(EXPERIMENT, **changes),
+        fronts=pd.concat(runs, ignore_index=True),
+        curves=pd.DataFrame(columns=list(CURVE_TYPES)),
+        visits=pd.DataFrame(columns=list(VISIT_TYPES)),
+        environment={},
+    )
+
+
+def published(*rows: tuple[str, str, float, float]) -> pd.DataFrame:
+    """Published networks given as (method, source, millions of MACs, top-1 error)."""
+    return pd.DataFrame(rows, columns=list(NONE.columns))
+
+
+def shown(tables: Tables, width: int) -> str:
+    """What a terminal of some columns shows."""
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    with console.capture() as capture:
+        console.print(terminal(tables))
+    return capture.get()
+
+
+def rows_below(text: str, columns: str) -> list[str]:
+    """The rows of the Markdown table with these columns."""
+    lines = text.splitlines()
+    first = lines.index(columns) + 2
+    return lines[first : lines.index("", first) if "" in lines[first:] else None]
+
+
 @pytest.fixture
-def tables() -> Tables:
-    runs = [
+def records() -> Records:
+    return records_of(
         run("pareco", 0, 4.0, 2.0),
         run("pareco", 1, 6.0, 3.0),
         run("alone", 0, 1.0),
         run("big", 0, 9.0, 2.5),
         run("cut", 0, 1.5, steps=50),
-    ]
-    return experiment_tables(EXPERIMENT, pd.concat(runs), "pareco")
+    )
+
+
+@pytest.fixture
+def tables(records: Records) -> Tables:
+    return experiment_tables(records, NONE, "pareco")
 
 
 def test_markdown(tables: Tables) -> None:
@@ -68,46 +110,118 @@ def test_markdown(tables: Tables) -> None:
     assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\nThe full network: ")
     assert "2.5 M MACs, 80 k parameters, 50 k activations (elements put out by layers), 9 k" in text
     assert "re-calibrated on 2,000 training images." in text
-    lines = text.splitlines()
-    first = lines.index("| method | seeds | 30% | 40% | 60% | 80% | 100% | area |")
     five = area = "**5.00 ± 1.41**"
-    assert lines[first + 2 : first + 6] == [
+    assert rows_below(text, "| method | seeds | 30% | 40% | 60% | 80% | 100% | area |") == [
         f"| pareco | 2 | {five} | {five} | {five} | {five} | **2.50 ± 0.71** | {area} |",
         "| alone † | 1 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
         "| big | 1 | 9.00 | 9.00 | 9.00 | 9.00 | **2.50** | 9.00 |",
         "| cut ‡ | 1 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 |",
     ]
+    lines = text.splitlines()
     assert "| cut ‡ | 50 | 200 | 1,234 | 7 |" in lines
     assert lines[-3].startswith("† exempt")
     assert lines[-1].startswith("‡ spent another training budget")
 
 
+def test_the_front_table_has_intervals_and_more_hypervolume_is_better(tables: Tables) -> None:
+    """The networks at 30% dominate 70% of the costs: of 96, 94, 99, 91 and 98.5 points."""
+    text = markdown(tables)
+    assert rows_below(text, "| method | seeds | area | hypervolume |") == [
+        "| pareco | 2 | **5.00 [4.00, 6.00]** | **66.50 [65.80, 67.20]** |",
+        "| alone † | 1 | 1.00 | 69.30 |",
+        "| big | 1 | 9.00 | 63.70 |",
+        "| cut ‡ | 1 | 1.50 | 68.95 |",
+    ]
+
+
+def test_the_difference_table_pairs_seeds_and_stays_out_of_the_terminal(tables: Tables) -> None:
+    """Of seed 0 alone, where pareco has 4.00, but for big's second network."""
+    text = markdown(tables)
+    columns = "| method | seeds | 30% | 40% | 60% | 80% | 100% | area | hypervolume |"
+    assert rows_below(text, columns) == [
+        "| alone † | 1 | -3.00 | -3.00 | -3.00 | -3.00 | -1.00 | -3.00 | +2.10 |",
+        "| big | 1 | +5.00 | +5.00 | +5.00 | +5.00 | +0.50 | +5.00 | -3.50 |",
+        "| cut ‡ | 1 | -2.50 | -2.50 | -2.50 | -2.50 | -0.50 | -2.50 | +1.75 |",
+    ]
+    assert "## Paired difference to pareco, seed by seed" in text
+    assert [table.wide for table in tables.tables] == [False, False, True, False]
+    assert "Paired difference" not in shown(tables, 200)
+
+
+def test_differences_over_several_seeds_have_an_interval() -> None:
+    runs = [run("a", 0, 4.0), run("a", 1, 6.0), run("b", 0, 5.0), run("b", 1, 5.6)]
+    text = markdown(experiment_tables(records_of(*runs), NONE, "a"))
+    assert "| b | 2 | " + "+0.30 [-0.40, +1.00] | " * 6 + "-0.21 [-0.70, +0.28] |" in text
+
+
+def test_a_method_without_a_common_seed_has_no_difference() -> None:
+    runs = [run("a", 0, 4.0), run("b", 1, 5.0)]
+    tables = experiment_tables(records_of(*runs), NONE, "a")
+    assert [table.title.partition(" ")[0] for table in tables.tables] == ["Test", "The", "Budget"]
+
+
+def test_one_seed_is_warned_of(tables: Tables) -> None:
+    warning = "One seed: numbers without deviation or interval, so no order of methods is claimed."
+    one = experiment_tables(records_of(run("a", 0, 4.0), run("b", 0, 5.0)), NONE, "a")
+    assert one.warnings == (warning,)
+    assert f"**{warning}**" in markdown(one)
+    assert warning in " ".join(shown(one, 80).split())
+    assert tables.warnings == ()
+
+
+def test_published_networks_have_a_row_for_each_method_and_source(records: Records) -> None:
+    """Of 2.5 M MACs 30% are 0.75 M: 0.775 M, or 31%, are let pass, 0.776 M are not."""
+    networks = published(
+        ("PareCO", "paper, table 2", 0.775, 8.125),
+        ("PareCO", "paper, table 2", 1.0, 9.0),
+        ("PareCO", "paper, table 2", 2.5, 3.0),
+        ("PareCO", "a release", 0.776, 7.0),
+        ("AutoSlim", "paper, table 2", 2.526, 5.0),
+    )
+    tables = experiment_tables(records, networks, "pareco")
+    lines = markdown(tables).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| cut ‡ | 1 |"))
+    assert lines[start + 1 : start + 5] == [
+        "| AutoSlim, published [2] | – | – | – | – | – | – | – |",
+        "| PareCO, published [1] | – | – | 7.00 | 7.00 | 7.00 | 7.00 | – |",
+        "| PareCO, published [2] | – | 8.12 | 8.12 | 8.12 | 8.12 | 3.00 | – |",
+        "",
+    ]
+    footnotes = "\n".join(tables.footnotes)
+    assert "Published: the least error of the networks that the source lists" in footnotes
+    assert "[1] a release\n[2] paper, table 2" in footnotes
+    assert "8.12" in shown(tables, 120)
+    assert "ublished" not in markdown(experiment_tables(records, NONE, "pareco"))
+
+
 def test_the_terminal_shows_the_same_numbers(tables: Tables) -> None:
-    console = rich.console.Console(file=io.StringIO(), width=120)
-    with console.capture() as capture:
-        console.print(terminal(tables))
-    text = capture.get()
+    text = shown(tables, 120)
     for expected in ("5.00 ±1.41", "alone †", "‡ spent another", "widths visited", "1,234"):
         assert expected in text
+    assert "66.50 [65.80, 67.20]" in text
 
 
-def test_no_number_is_cut_in_a_terminal_of_80_columns(tables: Tables) -> None:
-    console = rich.console.Console(file=io.StringIO(), width=80)
-    with console.capture() as capture:
-        console.print(terminal(tables))
-    assert "…" not in capture.get()
+def test_no_number_is_cut_in_a_terminal_of_80_columns() -> None:
+    """Though all columns are there, as wide as they get; a cell may take two lines."""
+    runs = [run("independent", 0, 44.25, 42.0), run("independent", 1, 86.5, 83.25)]
+    cheap = run("pareco", 0, 91.5).assign(macs=400_000)
+    text = shown(experiment_tables(records_of(*runs, cheap), NONE, "pareco"), 80)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    words = text.split()
+    for expected in ("65.38", "±29.88", "62.62", "±29.17", "[44.25,", "86.50]", "91.50", "1,234"):
+        assert expected in words
 
 
 def test_no_footnote_without_a_mark() -> None:
-    runs = pd.concat([run("a", 0, 4.0), run("b", 0, 5.0)])
-    text = markdown(experiment_tables(EXPERIMENT, runs, "pareco"))
+    text = markdown(experiment_tables(records_of(run("a", 0, 4.0), run("b", 0, 5.0)), NONE, "a"))
     assert "†" not in text
     assert "‡" not in text
 
 
 def test_columns_follow_the_cost() -> None:
-    runs = pd.concat([run("a", 0, 4.0, 2.0), run("b", 0, 5.0)])
-    text = markdown(experiment_tables(replace(EXPERIMENT, cost="activations"), runs, "b"))
+    records = records_of(run("a", 0, 4.0, 2.0), run("b", 0, 5.0), cost="activations")
+    text = markdown(experiment_tables(records, NONE, "b"))
     assert "| method | seeds | 45% | 60% | 80% | 100% | area |" in text
     assert "at most x% of the full network's activations (" in text
     assert "over 45% to 100%" in text
@@ -115,18 +229,44 @@ def test_columns_follow_the_cost() -> None:
 
 def test_a_budget_that_no_network_fits_is_a_dash() -> None:
     late = run("b", 0, 9.0).assign(macs=1_600_000)
-    text = markdown(experiment_tables(EXPERIMENT, pd.concat([run("a", 0, 4.0), late]), "a"))
+    text = markdown(experiment_tables(records_of(run("a", 0, 4.0), late), NONE, "a"))
     assert "| b | 1 | – | – | – | 9.00 | 9.00 | – |" in text
+    assert "| b | 1 | – | – | – | +5.00 | +5.00 | – | -34.44 |" in text
 
 
 def test_another_scale_is_said_in_both_forms_and_the_published_one_is_not() -> None:
-    runs = pd.concat([run("a", 0, 4.0), run("b", 0, 5.0)])
+    runs = [run("a", 0, 4.0), run("b", 0, 5.0)]
     label = "scale: short: 1/10 of the epochs, not the published schedule"
     for scale, said in (("short: 1/10 of the epochs", True), ("paper", False)):
-        tables = experiment_tables(replace(EXPERIMENT, scale=scale), runs, "a")
-        console = rich.console.Console(file=io.StringIO(), width=80)
-        with console.capture() as capture:
-            console.print(terminal(tables))
-        assert (label in capture.get().splitlines()) is said
+        tables = experiment_tables(records_of(*runs, scale=scale), NONE, "a")
+        assert (label in shown(tables, 80).splitlines()) is said
         assert (f"**{label}**" in markdown(tables).splitlines()) is said
         assert ("scale" in markdown(tables)) is said
+
+
+def test_the_csv_has_every_statistic_to_four_digits(records: Records) -> None:
+    table = pd.read_csv(io.StringIO(measure_csv(records, "pareco")))
+    measures = run_measures(records.fronts, "macs", 2_500_000)
+    expected = [
+        seed_statistics(measures).assign(statistic="value"),
+        paired_differences(measures, "pareco").assign(statistic="difference to pareco"),
+    ]
+    columns = ["method", "statistic", "measure", "n", "mean", "deviation", "low", "high"]
+    pd.testing.assert_frame_equal(
+        table[columns], pd.concat(expected, ignore_index=True)[columns], rtol=0, atol=5.1e-5
+    )
+    assert set(table["cost"]) == {"macs"}
+    equal = table.groupby("method")["equal_training_budget"].unique()
+    assert {method: list(values) for method, values in equal.items()} == {
+        "pareco": ["yes"],
+        "alone": ["no"],
+        "big": ["yes"],
+        "cut": ["no"],
+    }
+    assert len(table) == 7 * (4 + 3)
+
+
+def test_a_single_method_has_no_differences_in_the_csv() -> None:
+    table = pd.read_csv(io.StringIO(measure_csv(records_of(run("a", 3, 4.0)), "absent")))
+    assert set(table["statistic"]) == {"value"}
+    assert table["low"].isna().all()
