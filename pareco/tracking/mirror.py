@@ -5,23 +5,27 @@ import math
 import os
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pareco.files import write_text
 from pareco.tracking.mode import wandb_mode
 from pareco.tracking.offline import last_step, mark_synced, recorded_parts, run_id
 from pareco.tracking.publication import Publication, show
-from pareco.tracking.server import last_step_there
+from pareco.tracking.server import answers, last_step_there
 
+T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
 _ONLINE_START_SECONDS = 15
 _FLUSH_SECONDS = 1.0
+_WRITE_SECONDS = 2.0
 _FINISH_SECONDS = 10
-_PUBLISH_SECONDS = 60.0
+_PUBLISH_SECONDS = 30.0
 
 
 class Mirror:
@@ -30,7 +34,8 @@ class Mirror:
     def __init__(self, folder: Path, *, resumed: bool, run_arguments: dict[str, Any]) -> None:
         self._run: Any = None
         self._online = False
-        self._last = -1
+        self._last = -1  # the last step that W&B has
+        self._logged = -1  # the last step that was logged since the start
         self._data_folder_before = os.environ.get("WANDB_DATA_DIR")
         with self._contained():
             mode = wandb_mode()
@@ -39,7 +44,8 @@ class Mirror:
                 os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
                 identifier = _run_identifier(folder, resumed)
                 before = _last_recorded(folder, identifier) if mode == "offline" else -1
-                self._run = _started_run(folder, mode, identifier, run_arguments)
+                self._start = partial(_started_run, folder, identifier, run_arguments)
+                self._run = self._start(mode)
                 self._online = mode == "online"
                 self._last = self._run.starting_step - 1 if self._online else before
 
@@ -56,36 +62,59 @@ class Mirror:
         if self._run is not None and step > self._last:
             with self._contained():
                 self._run.log(dict(values), step=step)
-                self._last = step
+                self._last = self._logged = step
 
     def publish(self, make: Callable[[], Publication]) -> None:
         """Show what a run has found; give up after a time, as W&B may wait for a dead server."""
         if self._run is None:
             return
         with self._contained():
-            publication, run = make(), self._run
-            self._last += len(publication.front) + 1
-            first = self._last - len(publication.front)
+            publication = make()
+            if self._online and not answers(self._run.settings.base_url):
+                self._go_on_offline()
+            run = self._run
+            first = self._last + 1
+            self._last = self._logged = first + len(publication.front)
             _within(_PUBLISH_SECONDS, lambda: show(publication, run, first))
+
+    def _go_on_offline(self) -> None:
+        """Begin a part without the server, which would be asked before any file is recorded."""
+        _LOGGER.warning("W&B does not answer any more: the front is recorded offline")
+        with suppress(TimeoutError):
+            self._run.finish()
+        self._run = self._start("offline")
+        self._online = False
 
     def close(self, failed: bool) -> None:
         """Finish the run; what has not been uploaded in time stays in its folder."""
         if self._run is not None:
             with self._contained():
                 self._run.finish(exit_code=int(failed))
-                if self._online:
-                    _within(_FINISH_SECONDS, self._mark_if_arrived)
+                self._check_written(Path(self._run.settings.sync_file))
         self._run = None
         if self._data_folder_before is None:
             os.environ.pop("WANDB_DATA_DIR", None)
         else:
             os.environ["WANDB_DATA_DIR"] = self._data_folder_before
 
-    def _mark_if_arrived(self) -> None:
-        """Spare `wandb-sync` a part of which the server has all; W&B does not say so itself."""
+    def _check_written(self, part: Path) -> None:
+        """Say so where W&B's own file lacks rows, as W&B does not; mark it if all has arrived."""
+        patience = time.monotonic() + _WRITE_SECONDS
+        while (written := last_step([part])) < self._logged and time.monotonic() < patience:
+            time.sleep(0.1)  # it is written to the end a little after `finish`
+        if written < self._logged:
+            _LOGGER.warning(
+                "W&B's file ends at step %d of %d (is the disk full?): %s",
+                written,
+                self._last,
+                part,
+            )
+        elif self._online and _within(_FINISH_SECONDS, self._last_there) >= self._last:
+            mark_synced(part)
+
+    def _last_there(self) -> int:
         run = self._run
-        if last_step_there(f"{run.entity}/{run.project}/{run.id}") >= self._last:
-            mark_synced(Path(run.settings.sync_file))
+        return last_step_there(f"{run.entity}/{run.project}/{run.id}")
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
@@ -101,7 +130,7 @@ class Mirror:
             )
 
 
-def _started_run(folder: Path, mode: str, identifier: str, run_arguments: Mapping[str, Any]) -> Any:
+def _started_run(folder: Path, identifier: str, run_arguments: Mapping[str, Any], mode: str) -> Any:
     import wandb
 
     settings = wandb.Settings(
@@ -147,20 +176,22 @@ def _run_identifier(folder: Path, resumed: bool) -> str:
     return identifier
 
 
-def _within(seconds: float, work: Callable[[], None]) -> None:
-    """Do some work in a thread; raise what it raises, or TimeoutError, leaving it, after a time."""
-    raised: list[BaseException] = []
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """What some work returns or raises, in a thread; TimeoutError, leaving it, after a time."""
+    returned: list[T] = []
+    raised: list[Exception] = []
 
     def guarded() -> None:
         try:
-            work()
-        except BaseException as error:
+            returned.append(work())
+        except Exception as error:
             raised.append(error)
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
     if raised:
         raise raised[0]
+    if not returned:
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    return returned[0]

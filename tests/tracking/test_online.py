@@ -145,3 +145,73 @@ def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     assert [row["_step"] for row in run.history] == [*range(105)]
     again = run_command(tmp_path, server, "wandb_sync")
     assert again.stdout == "nothing to upload in runs\n"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+def test_a_disk_that_is_full_for_wandb_stops_nothing(
+    tmp_path: Path, server: WandbServer, online: bool
+) -> None:
+    """No file may grow beyond 64 KB, which W&B's does long before the record."""
+    script = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+    times = []
+    with tracker() as t:
+        for step in range(1000):
+            started = time.monotonic()
+            t.log(step, loss=0.5)
+            times.append(time.monotonic() - started)
+        t.publish(publication)
+        started = time.monotonic()
+    print(max(times), time.monotonic() - started)
+    """
+    small = PUBLISH.replace("* 5000", "* 50")
+    finished = run_script(tmp_path, server if online else None, small, script)
+    assert finished.returncode == 0, finished.stderr
+    longest, closing = map(float, finished.stdout.split())
+    assert finished.stderr.startswith("WARNING W&B's file ends at step")
+    assert longest < 0.5
+    assert closing < 15
+    assert recorded_steps(tmp_path) == [*range(1000)]
+
+
+@pytest.mark.timeout(90)
+def test_a_front_is_kept_for_a_server_that_is_gone(tmp_path: Path, server: WandbServer) -> None:
+    script = """
+    from pareco.tracking import mirror
+    mirror._FINISH_SECONDS = 2
+    with tracker() as t:
+        log(t, 0, 5)
+        let_the_server_die()
+        t.publish(publication)
+    """
+    finished = run_script(tmp_path, server, PUBLISH, script)
+    assert finished.returncode == 0, finished.stderr
+    expected = "WARNING W&B does not answer any more: the front is recorded offline"
+    assert finished.stderr.splitlines() == [expected]
+    server.failing = False
+    synced = run_command(tmp_path, server, "wandb_sync")
+    assert synced.returncode == 0, synced.stdout
+    ((_, run),) = server.runs.items()
+    assert [row["_step"] for row in run.history] == [*range(8)]
+    assert server.artifact("model").files == {"0.safetensors": bytes(range(256)) * 5000}
+
+
+@pytest.mark.timeout(60)
+def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, server: WandbServer) -> None:
+    script = """
+    from pareco.tracking import mirror
+    mirror._PUBLISH_SECONDS = mirror._FINISH_SECONDS = 1
+    mirror.answers = lambda address: True
+    with tracker() as t:
+        log(t, 0, 5)
+        let_the_server_die()
+        started = time.monotonic()
+        t.publish(publication)
+    print(time.monotonic() - started)
+    """
+    finished = run_script(tmp_path, server, PUBLISH, script)
+    assert finished.returncode == 0, finished.stderr
+    assert "TimeoutError: no answer within 1 seconds" in finished.stderr
+    assert 1 <= float(finished.stdout) < 3

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pareco
-from pareco.tracking import Tracker, mirror, server
+from pareco.tracking import Publication, Tracker, mirror, server
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
@@ -201,6 +201,25 @@ def test_an_exception_at_the_start_is_contained(
         tracker.log(0, loss=0.5)
     assert records(folder) == [{"step": 0, "loss": 0.5}]
     assert "no start" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_publication_is_made_for_a_mirror_only_and_its_exception_is_contained(
+    folder: Path, mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[str] = []
+
+    def make() -> Publication:
+        made.append(mode)
+        raise RuntimeError("no front")
+
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(mirror, "_started_run", lambda *_: Failing())
+    with Tracker(folder, **IDENTITY) as tracker:
+        tracker.publish(make)
+        tracker.publish(make)
+    assert made == (["offline"] if mode == "offline" else [])
+    assert ("no front" in caplog.text) is (mode == "offline")
 
 
 class Refuse(http.server.BaseHTTPRequestHandler):
