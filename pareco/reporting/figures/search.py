@@ -72,11 +72,12 @@ def prediction_figure(records: Records, focus: str) -> Figure | None:
     methods = _searching(known, focus)
     if not methods:
         return None
+    order = int(known["visit"].min()), int(known["visit"].max())
     with styled():
         figure = Figure(figsize=(1.6 + 3.2 * len(methods), 3.9), layout="constrained")
         panels = figure.subplots(1, len(methods), squeeze=False)[0]
         points = [
-            _draw_predictions(axes, known[known["method"] == method], method)
+            _draw_predictions(axes, known[known["method"] == method], method, order)
             for axes, method in zip(panels, methods, strict=True)
         ]
         figure.colorbar(points[0], ax=panels, label="visit", pad=0.02)
@@ -139,13 +140,17 @@ def _add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     )
 
 
-def _draw_predictions(axes: Axes, visits: pd.DataFrame, method: str) -> PathCollection:
+def _draw_predictions(
+    axes: Axes, visits: pd.DataFrame, method: str, order: tuple[int, int]
+) -> PathCollection:
+    """The points of one panel; colours go from the first to the last visit of all panels."""
     predicted, refreshed = visits["predicted_loss"], visits["refreshed_loss"]
     spread = _DEVIATIONS * visits["predicted_deviation"]
     axes.errorbar(
         refreshed, predicted, yerr=spread, fmt="none", ecolor="0.8", elinewidth=0.6, zorder=1
     )
-    points = axes.scatter(refreshed, predicted, c=visits["visit"], cmap="cividis", s=12, zorder=2)
+    color = {"c": visits["visit"], "cmap": "cividis", "vmin": order[0], "vmax": order[1]}
+    points = axes.scatter(refreshed, predicted, s=12, zorder=2, **color)
     ends = [
         float(min(predicted.min(), refreshed.min())),
         float(max(predicted.max(), refreshed.max())),
