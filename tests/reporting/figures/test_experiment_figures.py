@@ -1,0 +1,97 @@
+"""All figures of an experiment: which there are, and that drawing leaves matplotlib as it was."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from pareco.reporting.costs import LATENCY
+from pareco.reporting.figures import (
+    FIGURE_FILES,
+    error_figure,
+    experiment_figures,
+    widths_figure,
+    write_figure,
+)
+from pareco.reporting.records import Records
+
+NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
+OTHERS = ["widths", "curves", "visits", "predictions"]
+
+
+def without_latency(records: Records) -> Records:
+    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
+    return replace(
+        records,
+        experiment=replace(records.experiment, full_costs=costs),
+        fronts=records.fronts.drop(columns=LATENCY),
+        latency=None,
+    )
+
+
+def heading(figure: Figure) -> str:
+    return figure.get_suptitle() or figure.axes[0].get_title("left")
+
+
+def test_the_own_cost_comes_first_and_latency_where_it_was_measured(records: Records) -> None:
+    plots = ["error_vs_flops", "error_vs_peak_activations"]
+    drawn = experiment_figures(records, NONE, "pareco")
+    assert list(drawn) == [*plots, "error_vs_latency", *OTHERS]
+    assert set(drawn) < set(FIGURE_FILES)
+    plain = without_latency(records)
+    assert list(experiment_figures(plain, NONE, "pareco")) == [*plots, *OTHERS]
+    by_params = replace(plain, experiment=replace(plain.experiment, cost="params"))
+    drawn = experiment_figures(by_params, NONE, "pareco")
+    assert list(drawn) == ["error_vs_params", *plots, *OTHERS]
+
+
+def test_figures_of_what_was_not_recorded_are_left_out(records: Records) -> None:
+    few = replace(records, curves=records.curves.iloc[:0], visits=records.visits.iloc[:4])
+    assert list(experiment_figures(few, NONE, "pareco"))[3:] == ["widths", "visits"]
+
+
+def test_settings_of_matplotlib_neither_leak_nor_matter(records: Records, tmp_path: Path) -> None:
+    def images(name: str) -> dict[str, bytes]:
+        written = {}
+        for kind, figure in experiment_figures(records, NONE, "pareco").items():
+            path = tmp_path / f"{kind}-{name}.svg"
+            write_figure(figure, path)
+            written[kind] = path.read_bytes()
+        return written
+
+    before = dict(matplotlib.rcParams)
+    plain = images("plain")
+    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.hashsalt": "other"}):
+        assert images("other") == plain
+
+
+@pytest.mark.parametrize(("scale", "said"), [("short: 1/10 of the epochs", True), ("paper", False)])
+def test_all_figures_say_data_and_a_scale_that_is_not_published(
+    records: Records, scale: str, said: bool
+) -> None:
+    scaled = replace(records, experiment=replace(records.experiment, scale=scale))
+    figures = experiment_figures(scaled, NONE, "pareco")
+    assert len(figures) == 7
+    for name, figure in figures.items():
+        lines = heading(figure).splitlines()
+        text = " ".join(lines)
+        assert "digits: resnet8 on cifar10, 32 x 32 pixels" in text, name
+        label = "scale: short: 1/10 of the epochs, not the published schedule"
+        assert (label in text) is said, name
+        assert ("scale" in text) is said, name
+
+
+def test_a_label_is_drawn_as_it_is_and_wrapped(records: Records, tmp_path: Path) -> None:
+    """As mathematics it could not be drawn: \\everything is no command."""
+    label = "half of $\\everything$ " * 12
+    scaled = replace(records, experiment=replace(records.experiment, scale=label.strip()))
+    figure = error_figure(scaled, NONE, "pareco")
+    (axes,) = figure.axes
+    assert max(map(len, axes.get_title("left").splitlines())) <= 70
+    assert max(map(len, widths_figure(scaled, "pareco").get_suptitle().splitlines())) <= 90
+    write_figure(figure, tmp_path / "figure.svg")
+    assert "half of $\\everything$" in (tmp_path / "figure.svg").read_text()
