@@ -1,114 +1,192 @@
-"""From run folders to a folder of results, the same bytes each time."""
+"""From run folders to records, from records to results: the same bytes each time."""
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import rich.console
 
-from pareco.reporting import UnequalBudgets, render_report, write_report
+from pareco.reporting import InvalidRecord, UnequalBudgets
 from pareco.reporting.records import BUDGET_TYPES, FRONT_TYPES
+from pareco.reporting.report import collect_records, loaded_report, render_report
+from pareco.reporting.table_formats import markdown
+from tests.reporting.conftest import write_latency
 
 WriteRun = Callable[..., Path]
 
-FILES = {
-    "fronts.csv",
-    "network.json",
-    "table.md",
-    "error_vs_flops.svg",
-    "error_vs_flops.png",
-    "widths.png",
-    "environment.json",
+RECORDS = {
+    f"records/{name}"
+    for name in ("network.json", "fronts.csv", "curves.csv", "visits.csv", "environment.json")
 }
+TABLES = {"table.md", "table.tex", "table.csv"}
+FIGURES = {
+    f"{name}{suffix}"
+    for name in (
+        *("error_vs_flops", "error_vs_peak_activations"),
+        *("widths", "curves", "visits", "predictions"),
+    )
+    for suffix in (".svg", ".png")
+}
+PUBLISHED = """\
+network,data,image_size,method,config,macs_millions,params_millions,top1_error,source,note
+resnet8,cifar10,32,US-Net,width 0.7,2.06,,8.25,"A paper, table 2",
+resnet8,cifar10,224,US-Net,width 0.7,2.06,,1.0,Another size,
+"""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files in a folder and below it by their relative paths."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path, write_run: WriteRun) -> None:
-    unfinished = write_run(runs, "random", 9, finished=False)
-    report = write_report("digits", runs, tmp_path / "first")
-    write_report("digits", runs, tmp_path / "second")
-    first = contents(tmp_path / "first" / "digits")
-    assert first.keys() == FILES
-    assert {path.name for path in report.paths} == FILES
-    assert all(path.exists() for path in report.paths)
-    assert report.unfinished == (unfinished,)
-    assert contents(tmp_path / "second" / "digits") == first
-
-
-def test_tables_and_figures_are_made_again_without_the_runs(
+def test_records_alone_give_the_same_bytes_again(
     runs: Path, tmp_path: Path, write_run: WriteRun
 ) -> None:
-    folder = tmp_path / "results" / "digits"
+    """Beside published networks, with measured latency and a method that is exempt."""
+    unfinished = write_run(runs, "random", 9, finished=False)
     write_run(runs, "alone", 0, budget_exempt=True)
-    write_report("digits", runs, folder.parent)
-    before = contents(folder)
-    assert "| alone † |" in before["table.md"].decode()
-    for name in FILES - {"fronts.csv", "network.json", "environment.json"}:
-        (folder / name).unlink()
-    rendered = render_report(folder)
-    assert contents(folder) == before
-    assert {path.name for path in rendered.paths} == FILES - {"environment.json"}
+    write_latency(runs)
+    results = tmp_path / "results"
+    (results / "published").mkdir(parents=True)
+    (results / "published" / "some.csv").write_text(PUBLISHED)
+    left_out = collect_records("digits", runs, results)
+    assert left_out == (unfinished,)
+    records = {*RECORDS, "records/latency.json"}
+    assert contents(results / "digits").keys() == records
+    report = render_report(results / "digits", unfinished=left_out)
+    assert report.unfinished == (unfinished,)
+    first = contents(results / "digits")
+    latency = {"error_vs_latency.svg", "error_vs_latency.png"}
+    assert first.keys() == records | TABLES | FIGURES | latency
+    assert {path.name for path in report.paths} == TABLES | FIGURES | latency
+    assert all(path.exists() for path in report.paths)
+    assert "| alone † |" in first["table.md"].decode()
+    assert "| US-Net, published [1] | – | – | – | 8.25 | 8.25 | 8.25 | – |" in (
+        first["table.md"].decode()
+    )
+    assert "Another size" not in first["table.md"].decode()
+    assert "US-Net, published" in first["error_vs_flops.svg"].decode()
+
+    for name in ("digits/records", "published"):
+        shutil.copytree(results / name, tmp_path / "again" / name)
+    render_report(tmp_path / "again" / "digits")
+    assert contents(tmp_path / "again" / "digits") == first
+    shutil.rmtree(runs / "digits" / "random" / "seed9")
+    collect_records("digits", runs, tmp_path / "third")
+    assert contents(tmp_path / "third" / "digits") == {name: first[name] for name in records}
 
 
 def test_only_the_environment_knows_times_and_hardware(
     runs: Path, tmp_path: Path, write_run: WriteRun
 ) -> None:
     """A re-run on another machine changes environment.json and nothing else."""
-    write_report("digits", runs, tmp_path / "first")
+    collect_records("digits", runs, tmp_path / "first")
     timing = {"seconds": 7.25, "images_per_second": None, "data_waiting_percent": None}
     for method in ("pareco", "random", "uniform"):
         for seed in (0, 1):
             folder = write_run(tmp_path / "again", method, seed, timing=timing, damaged_images=3)
             sessions = json.loads((folder / "env.json").read_text())
             (folder / "env.json").write_text(json.dumps([{**sessions[0], "cpu": "Another"}]))
-    write_report("digits", tmp_path / "again", tmp_path / "second")
+    collect_records("digits", tmp_path / "again", tmp_path / "second")
     first, second = (contents(tmp_path / name / "digits") for name in ("first", "second"))
-    different = {name for name in FILES if first[name] != second[name]}
-    assert different == {"environment.json"}
+    assert first.keys() == second.keys() == RECORDS
+    different = {name for name in RECORDS if first[name] != second[name]}
+    assert different == {"records/environment.json"}
 
 
-def test_the_plot_is_named_after_the_cost_and_leaves_no_other(
+def test_figures_of_earlier_records_are_removed(tmp_path: Path, write_run: WriteRun) -> None:
+    """Of another cost, of latencies and of searches that are no longer there; notes stay."""
+    folder = tmp_path / "results" / "digits"
+    write_run(tmp_path / "runs", "uniform", 0, cost="peak_activations")
+    collect_records("digits", tmp_path / "runs", folder.parent)
+    stale = {"error_vs_params.svg", "error_vs_latency.png", "visits.png", "predictions.svg"}
+    for name in {*stale, "notes.txt", "other.svg"}:
+        (folder / name).write_text("earlier")
+    report = render_report(folder)
+    expected = {name for name in FIGURES if name.partition(".")[0] not in ("visits", "predictions")}
+    assert contents(folder).keys() == RECORDS | TABLES | expected | {"notes.txt", "other.svg"}
+    assert {path.name for path in report.paths} == TABLES | expected
+    assert set(pd.read_csv(folder / "table.csv")["cost"]) == {"peak_activations"}
+
+
+def test_published_networks_stand_beside_ours_only_at_their_own_cost(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
     results = tmp_path / "results"
-    write_run(tmp_path / "flops", "pareco", 0)
-    write_report("digits", tmp_path / "flops", results)
-    write_run(tmp_path / "memory", "pareco", 0, cost="peak_activations")
-    report = write_report("digits", tmp_path / "memory", results)
-    plots = {"error_vs_peak_activations.svg", "error_vs_peak_activations.png"}
-    expected = FILES - {"error_vs_flops.svg", "error_vs_flops.png"} | plots
-    assert contents(results / "digits").keys() == expected
-    assert {path.name for path in report.paths} == expected
+    (results / "published").mkdir(parents=True)
+    (results / "published" / "some.csv").write_text(PUBLISHED)
+    for cost, said in (("macs", True), ("activations", False)):
+        write_run(tmp_path / cost, "pareco", 0, cost=cost)
+        collect_records("digits", tmp_path / cost, results)
+        (errors, *_) = loaded_report(results / "digits").tables.tables
+        labels = [row[0].text for row in errors.rows]
+        assert labels == ["pareco", *(["US-Net, published [1]"] if said else [])]
 
 
 def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path / "runs", "pareco", 0, scale="short: 1/10 of the epochs")
-    report = write_report("digits", tmp_path / "runs", tmp_path / "results")
+    collect_records("digits", tmp_path / "runs", tmp_path / "results")
+    report = render_report(tmp_path / "results" / "digits")
     label = "scale: short: 1/10 of the epochs, not the published schedule"
     console = rich.console.Console(file=io.StringIO(), width=80)
     with console.capture() as capture:
-        console.print(report.tables)
+        console.print(report.shown)
     written = contents(tmp_path / "results" / "digits")
     assert label in capture.get()
-    assert label in written["table.md"].decode()
-    assert f"<!-- {label} -->" in written["error_vs_flops.svg"].decode()
-    assert '"scale": "short: 1/10 of the epochs"' in written["network.json"].decode()
+    assert f"**{label}**" in written["table.md"].decode()
+    captions = [line for line in written["table.tex"].decode().splitlines() if "caption" in line]
+    assert len(captions) == 3
+    assert all(label in caption for caption in captions)
+    drawn = {name: content.decode() for name, content in written.items() if name.endswith(".svg")}
+    assert len(drawn) == 6
+    for name, text in drawn.items():
+        comments = " ".join(part.partition("-->")[0].strip() for part in text.split("<!--"))
+        assert label in comments, name
+    assert '"scale": "short: 1/10 of the epochs"' in written["records/network.json"].decode()
 
 
 def test_fronts_have_fixed_columns_and_format(runs: Path, tmp_path: Path) -> None:
-    write_report("digits", runs, tmp_path / "results")
-    header, first, *_ = (tmp_path / "results/digits/fronts.csv").read_text().splitlines()
+    collect_records("digits", runs, tmp_path / "results")
+    path = tmp_path / "results" / "digits" / "records" / "fronts.csv"
+    header, first, *_ = path.read_text().splitlines()
     assert header == ",".join([*FRONT_TYPES, *BUDGET_TYPES])
     cells = dict(zip(header.split(","), first.split(","), strict=True))
     assert cells["method"] == "pareco"
     assert cells["macs"] == "741600"
     assert len(cells["test_top1_error"].partition(".")[2]) == 6
     assert cells["passes"] == "1600"
+
+
+def test_nothing_is_written_of_runs_that_do_not_fit(
+    runs: Path, tmp_path: Path, write_run: WriteRun
+) -> None:
+    write_run(runs, "other", 0, network="resnet20")
+    with pytest.raises(InvalidRecord, match="differ in network"):
+        collect_records("digits", runs, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_nothing_is_written_from_records_that_are_damaged(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "digits"
+    collect_records("digits", runs, folder.parent)
+    (folder / "records" / "visits.csv").write_text("damaged")
+    with pytest.raises(InvalidRecord, match=r"visits\.csv"):
+        render_report(folder)
+    assert contents(folder).keys() == RECORDS
+
+
+def test_loading_a_report_writes_nothing(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "digits"
+    collect_records("digits", runs, folder.parent)
+    report = loaded_report(folder, focus="uniform")
+    assert contents(folder).keys() == RECORDS
+    assert report.paths == ()
+    assert report.tables.tables[0].rows[0][0].text == "uniform"
 
 
 def test_unequal_budgets_write_nothing_unless_allowed(
@@ -123,7 +201,7 @@ def test_unequal_budgets_write_nothing_unless_allowed(
     write_run(runs, "short", 0, budget=budget)
     results = tmp_path / "results"
     with pytest.raises(UnequalBudgets, match="short: 300 gradient steps, 1,200 passes"):
-        write_report("digits", runs, results)
+        collect_records("digits", runs, results)
     assert not results.exists()
-    write_report("digits", runs, results, allow_unequal_budgets=True)
-    assert "| short ‡ |" in (results / "digits" / "table.md").read_text()
+    collect_records("digits", runs, results, allow_unequal_budgets=True)
+    assert "| short ‡ |" in markdown(loaded_report(results / "digits").tables)
