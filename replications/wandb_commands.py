@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from pareco.files import write_text
 from pareco.tracking.server import NO_KEY, unreachable
 from pareco.tracking.upload import upload
+
+PROJECT = "pareco"
 
 
 def wandb_sync(name: str | None, arguments: list[str], console: Console) -> int:
@@ -35,6 +40,78 @@ def wandb_sync(name: str | None, arguments: list[str], console: Console) -> int:
     if failed:
         console.print(f"{failed} of {count} parts were not uploaded; the same command tries again")
     return 1 if failed else 0
+
+
+def wandb_report(name: str | None, arguments: list[str], console: Console) -> int:
+    """Write a W&B report of an experiment from its records; return the exit status.
+
+    0 if it is there, 2 without records, a key or a server. With --json FILE it is written to a
+    file, and nothing is asked of the network.
+    """
+    if name is None:
+        raise ValueError("wandb-report needs the name of an experiment in the results")
+    prog = f"python -m replications wandb-report {name}"
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
+    parser.add_argument("--json", type=Path, help="write the report to a file instead")
+    chosen = parser.parse_args(arguments)
+    if chosen.json is None:
+        _check_reachable()
+    from pareco.reporting import wandb_report as reports
+    from pareco.reporting.report import loaded_report
+    from pareco.reporting.table_formats import markdown
+    from pareco.reporting.wandb_summary import summary_runs, upload_summary
+    from replications.report_command import FOCUS, how_to_reproduce
+
+    loaded = loaded_report(chosen.results / name, focus=FOCUS)
+    summaries = summary_runs(loaded.records, FOCUS)
+    entity = ""
+    if chosen.json is None:
+        with console.status("uploading a summary of each method"), _told():
+            entity = upload_summary(loaded.records, summaries, PROJECT)
+    report = reports.wandb_report(
+        loaded.records,
+        summaries,
+        project=PROJECT,
+        entity=entity,
+        claims=_claims(name, chosen.results),
+        tables=markdown(loaded.tables),
+        command=how_to_reproduce(name),
+    )
+    if chosen.json is not None:
+        write_text(chosen.json, reports.spec_json(report))
+        console.print(str(chosen.json), highlight=False, soft_wrap=True)
+    else:
+        with _told():
+            report.save()
+        console.print(report.url, highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _claims(name: str, results: Path) -> str:
+    """The claims that an experiment tests, with what was found, as a table in Markdown."""
+    from pareco.reporting.table_formats import Cell, Table, markdown_table
+    from replications.claims import claim_outcomes
+    from replications.report_command import catalogued
+
+    tested = {experiment for known, experiment, _ in catalogued() if known == name}
+    rows = tuple(
+        tuple(map(Cell, (each.statement, each.outcome, each.ours, each.source)))
+        for each in (claim_outcomes(results) if tested else ())
+        if tested & set(each.experiments)
+    )
+    if not rows:
+        return "This experiment tests none of the paper's claims."
+    return markdown_table(Table("", ("claim", "outcome", "ours", "source"), rows), align="---")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise `ValueError` in place of the many exceptions that wandb has for a server's refusal."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
 
 
 def _check_reachable() -> None:

@@ -251,6 +251,26 @@ class WandbServer:
 
     _RunHistoryKeys = _Run
 
+    def _GetProjects(self, variables: dict[str, Any]) -> Any:
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        names = {run.attributes["project"] for run in self.runs.values()}
+        day = "2026-01-01T00:00:00Z"
+        nodes = [
+            {
+                **{"id": "1", "name": name, "entityName": ENTITY, "createdAt": day},
+                **{"isBenchmark": False, "user": None},
+            }
+            for name in sorted(names)
+        ]
+        return {"models": {"pageInfo": page, "edges": [{"node": node} for node in nodes]}}
+
+    def _upsertView(self, variables: dict[str, Any]) -> Any:
+        self.views.append(variables)
+        project = {"id": "1", "name": variables["projectName"], "entityName": ENTITY}
+        shown = {name: variables[name] for name in ("name", "displayName", "description", "spec")}
+        view = {**shown, "id": "Vmlldzox", "type": "runs", "project": project, "updatedAt": None}
+        return {"upsertView": {"view": view, "inserted": True}}
+
     def _CreateRunFiles(self, variables: dict[str, Any]) -> Any:
         run, names = variables["run"], variables["files"]
         files = [{"name": name, "uploadUrl": f"{self.address}/run/{run}/{name}"} for name in names]
