@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from pareco.cost import Cost
 from pareco.reporting.claims import (
@@ -43,6 +43,9 @@ class Comparison(Claim):
 
     method: str
     baseline: str
+
+    needs_interval: ClassVar[bool] = False
+    """Whether a number without interval, from one seed, can settle nothing."""
 
     @property
     def cases(self) -> tuple[tuple[str, ...], ...]:
@@ -88,6 +91,8 @@ class LargestGain(Comparison):
 @dataclass(frozen=True, kw_only=True)
 class AreaGain(Comparison):
     """The area under the front is smaller, in every replication."""
+
+    needs_interval: ClassVar[bool] = True
 
     more_than: float
     """Percentage points."""

@@ -102,6 +102,8 @@ def _compared(claim: Comparison, results: Path, file: ClaimFile) -> ClaimOutcome
         statement=claim.statement,
         source=claim.source,
         experiments=tuple(dict.fromkeys(name for case in claim.cases for name in case)),
+        about="the paper",
+        why=claim.why,
         outcome=outcome,
         ours=". ".join(shown),
         evidence="; ".join(dict.fromkeys(trial.evidence for trial in ran)) or "no records",
@@ -140,9 +142,12 @@ def _trial(
         )
         reasons += [f"made with {one}, not {other}" for one, other in same if one != other]
         reasons += shortcomings(each, methods, config.seeds, file.gradient_steps[name])
+    measured = claim.measure(records)
+    if claim.needs_interval and measured is not None and not measured.has_interval:
+        reasons.append("too few seeds for an interval, so for a direction")
     return Trial(
         name=" against ".join(config.name for config in configs),
-        measured=claim.measure(records),
+        measured=measured,
         reasons=tuple(dict.fromkeys(reasons)),
         evidence="; ".join(provenance(each, methods) for each in records),
     )

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from pareco.config import Experiment, Machine
+from pareco.config import Experiment, Machine, as_json
 from pareco.methods import method_named
 from pareco.training import check_runnable, measure_latencies
 from replications.catalogue import (
@@ -84,6 +84,7 @@ def run(name: str | None, arguments: list[str], console: Console) -> int:
     chosen = tyro.cli(
         RunArguments, default=default, args=fields, prog=f"python -m replications run {name}"
     )
+    chosen = replace(chosen, experiment=labelled(chosen.experiment, default.experiment))
     _check(chosen, name)
     asked = chosen.jobs()
     jobs = [job for job in asked if not job.run_folder.done]
@@ -105,10 +106,27 @@ def run(name: str | None, arguments: list[str], console: Console) -> int:
         return 0
     if not is_main_process():
         return 0
-    with console.status("measuring the latency of the networks on the fronts"):
-        measure_latencies(chosen.experiment, chosen.folders.runs, chosen.machine)
+    try:
+        with console.status("measuring the latency of the networks on the fronts"):
+            measure_latencies(chosen.experiment, chosen.folders.runs, chosen.machine)
+    except (RuntimeError, MemoryError) as error:
+        console.print(f"[yellow]no latency:[/yellow] {escape(str(error))}", highlight=False)
     write_report(chosen.experiment.name, chosen.folders, console)
     return 0
+
+
+def labelled(chosen: Experiment, default: Experiment) -> Experiment:
+    """Return the experiment with a scale that says which fields differ from the default's.
+
+    Name, methods and seeds may differ; all else makes it another experiment, which must not be
+    taken for the published one.
+    """
+    ours, theirs = as_json(chosen), as_json(default)
+    free = ("name", "methods", "seeds", "scale")
+    changed = [f"{key} {ours[key]}" for key in ours if key not in free and ours[key] != theirs[key]]
+    if not changed:
+        return chosen
+    return replace(chosen, scale=f"{default.scale}, changed: {', '.join(changed)}")
 
 
 def _workers(chosen: RunArguments) -> int:

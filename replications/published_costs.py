@@ -28,8 +28,8 @@ def cost_outcome(claim: PublishedCost, results: Path, file: ClaimFile) -> ClaimO
     cannot be read.
     """
     published = read_published(results / "published")
-    named = [fnmatchcase(str(each), claim.published_source) for each in published["source"]]
-    published = published[named]
+    named = published["source"].map(lambda each: fnmatchcase(str(each), claim.published_source))
+    published = published[named.astype(bool)]
     published = published[published["method"] == claim.published_method]
     found, differing = 0, []
     for name in claim.replications:
@@ -105,6 +105,8 @@ def _outcome(claim: PublishedCost, found: int, differing: list[str]) -> ClaimOut
         statement=claim.statement,
         source=claim.source,
         experiments=claim.replications,
+        about="costs",
+        why=claim.why,
         outcome=outcome,
         ours=ours,
         evidence="counted now from the traced networks; nothing is trained",

@@ -1,7 +1,7 @@
 """Where and how fast the runs of an experiment were made: kept apart, as no re-run repeats it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ def environment_record(finished: Sequence[Path]) -> dict[str, Any]:
             **_spent(folder),
         }
     return {"environments": environments, "runs": runs}
+
+
+def commit_name(environment: Mapping[str, Any], digits: int | None) -> str:
+    """The commit, to some digits, with a remark where the tree had changed; or `unknown`."""
+    name = "unknown" if environment["commit"] is None else str(environment["commit"])[:digits]
+    return f"{name} with uncommitted changes" if environment["dirty"] else name
+
+
+def duration(seconds: float) -> str:
+    """A time in whole minutes, or from two hours on in hours, such as `2.5 h`."""
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _method_and_seed(folder: Path) -> tuple[str, int]:

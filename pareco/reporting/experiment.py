@@ -51,15 +51,15 @@ class Experiment:
         if isinstance(exempt, bool):
             exempt = [record["method"]] if exempt else []
         return cls(
-            experiment=str(record["experiment"]),
-            network=str(record["network"]),
-            data=str(record["data"]),
+            experiment=_line("experiment", record["experiment"]),
+            network=_line("network", record["network"]),
+            data=_line("data", record["data"]),
             image_size=int(record["image_size"]),
             scale=_line("scale", record["scale"]),
             cost=_cost(record["cost"]),
             full_costs={name: int(record["full_costs"][name]) for name in COSTS},
             groups=tuple(
-                Group(name=str(group["name"]), maximum=int(group["maximum"]))
+                Group(name=_line("a group", group["name"]), maximum=int(group["maximum"]))
                 for group in record["groups"]
             ),
             budget_exempt=tuple(sorted(exempt)),

@@ -100,6 +100,10 @@ def read_records(folder: Path) -> Records:
     """
     folder = folder / FOLDER
     experiment = read_experiment(folder / "network.json")
+    if experiment.experiment != folder.parent.resolve().name:
+        raise InvalidRecord(
+            f"{folder / 'network.json'} is that of {experiment.experiment!r}, not of its folder"
+        )
     fronts = read_table(folder / "fronts.csv", {**FRONT_TYPES, **BUDGET_TYPES})
     if fronts.empty:
         raise InvalidRecord(f"{folder / 'fronts.csv'}: there is no network in it")
@@ -112,7 +116,7 @@ def read_records(folder: Path) -> Records:
             fronts=fronts,
             curves=read_table(folder / "curves.csv", CURVE_TYPES),
             visits=read_table(folder / "visits.csv", VISIT_TYPES, may_lack=VISIT_MAY_LACK),
-            environment=read_json(folder / "environment.json"),
+            environment=read_environment(folder / "environment.json"),
         ),
         read_latency(latency) if latency.exists() else None,
     )
@@ -168,6 +172,23 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
         return content
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """The record of an environment.json; InvalidRecord where something is missing in it."""
+    record = read_json(path)
+    with blaming(path):
+        for each in record["environments"]:
+            for name in ("commit", "dirty", "python", "packages", "cpu", "gpus"):
+                each[name]
+        for run in (run for seeds in record["runs"].values() for run in seeds.values()):
+            for name in ("seconds", "damaged_images"):
+                float(run[name])
+            for name in ("images_per_second", "data_waiting_percent"):
+                run[name]
+            if not all(0 <= index < len(record["environments"]) for index in run["sessions"]):
+                raise ValueError("a run names an environment that is not there")
+    return record
 
 
 def read_latency(path: Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pareco.reporting.budgets import budget_marks
 from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.environment import duration
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import AREA, method_order, run_measures, seed_statistics
 from pareco.reporting.table_formats import Cell, Table, markdown_table
@@ -60,17 +62,7 @@ def summary_row(records: Records, focus: str) -> SummaryRow:
 
 def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[ClaimOutcome]) -> str:
     """The text of results/README.md."""
-    linked = [
-        (
-            Cell(f"[{row.experiment}]({row.folder}/table.md)" if row.folder else row.experiment),
-            *map(Cell, row.cells[1:]),
-        )
-        for row in rows
-    ]
-    stated = [
-        tuple(map(Cell, (claim.statement, claim.outcome, claim.ours, claim.source)))
-        for claim in claims
-    ]
+    linked = [tuple(Cell(text, link=link) for text, link in _linked(row)) for row in rows]
     return f"""# Results
 
 Made by `python -m replications report --all` from the records in `*/records/`; never edited by
@@ -78,26 +70,59 @@ hand (but [published/](published), the numbers of others, with their sources). T
 give the same bytes. [index.html](index.html) shows all of it in one page that needs no network.
 
 The outcome is the mean test top-1 error (%) over budgets of the experiment's cost, as in its
-table. A scale that is not `paper` says nothing about the paper's numbers.
+table. Only the paper's experiments, at the scale `paper`, say something about its numbers.
 
 {markdown_table(Table("", _COLUMNS, tuple(linked)), align="---")}
 
-## Claims
+## Claims of the paper
 
-{markdown_table(Table("", ("claim", "outcome", "ours", "source"), tuple(stated)), align="---")}
+{_claim_table([claim for claim in claims if claim.about == "the paper"])}
+
+## Published costs
+
+Counts that others have published for the same networks; our cost model is held to them, and
+nothing is trained.
+
+{_claim_table([claim for claim in claims if claim.about == "costs"])}
 """
 
 
+def _linked(row: SummaryRow) -> list[tuple[str, str]]:
+    first, *others = row.cells
+    link = f"{row.folder}/table.md" if row.folder else ""
+    return [(first, link), *((text, "") for text in others)]
+
+
+def _claim_table(claims: Sequence[ClaimOutcome]) -> str:
+    rows = [
+        tuple(map(Cell, (claim.statement, claim.outcome, claim.ours, claim.source, claim.why)))
+        for claim in claims
+    ]
+    columns = ("claim", "outcome", "ours", "source", "tolerance")
+    return markdown_table(Table("", columns, tuple(rows)), align="---")
+
+
 def _outcome(records: Records, focus: str) -> str:
-    experiment = records.experiment
-    measures = run_measures(records.fronts, experiment.cost, experiment.full_cost)
+    """The area of the focus, and its place among the methods of equal budget.
+
+    With one seed only the areas: nothing says how sure an order is.
+    """
+    experiment, fronts = records.experiment, records.fronts
+    measures = run_measures(fronts, experiment.cost, experiment.full_cost)
     table = seed_statistics(measures).query("measure == @AREA").set_index("method")
-    means = table["mean"].drop(index=list(experiment.budget_exempt), errors="ignore").dropna()
-    if focus not in means.index:
-        return "no area is defined"
-    order = means.sort_values(kind="stable")
+    methods = method_order(fronts["method"], focus)
+    marked = budget_marks(fronts, experiment.budget_exempt, methods)
+    order = table["mean"].drop(index=list(marked)).dropna().sort_values(kind="stable")
+    if focus not in order.index:
+        return "no area to compare"
+    own = f"{AREA}: {focus} {order[focus]:.2f}"
+    others = order.drop(focus)
+    if others.empty:
+        return own
+    if table.loc[order.index, "n"].min() < 2:
+        return f"{own} (others {others.min():.2f} to {others.max():.2f}); one seed, no order"
     place = int((order < order[focus]).sum()) + 1
-    text = f"{AREA}: {focus} {order[focus]:.2f}, place {place} of {len(order)}"
+    text = f"{own}, place {place} of {len(order)}"
     best = str(order.index[0])
     return text if place == 1 else f"{text}; least {best} {order[best]:.2f}"
 
@@ -113,11 +138,7 @@ def _machine(records: Records) -> str:
     seconds = sum(
         run["seconds"] for seeds in records.environment["runs"].values() for run in seeds.values()
     )
-    return f"{', '.join(devices)}; {_duration(seconds)} in all runs"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{', '.join(devices)}; {duration(seconds)} in all runs"
 
 
 def _count(number: int, noun: str) -> str:

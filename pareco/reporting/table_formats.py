@@ -1,7 +1,9 @@
 """Tables as Markdown, LaTeX, CSV and for the terminal."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import rich.box
 import rich.console
@@ -15,6 +17,8 @@ class Cell:
 
     text: str
     best: bool = False
+    link: str = ""
+    """The file that Markdown links the text to, if any."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +47,24 @@ class Tables:
 
 def markdown(tables: Tables) -> str:
     """The text of table.md."""
-    parts = [f"# {tables.heading}", *(f"**{warning}**" for warning in tables.warnings)]
-    parts += [" ".join(tables.notes)]
+    warnings = [f"**{markdown_text(warning)}**" for warning in tables.warnings]
+    parts = [f"# {markdown_text(tables.heading)}", *warnings]
+    parts += [markdown_text(" ".join(tables.notes))]
     for table in tables.tables:
-        parts += [f"## {table.title}", markdown_table(table)]
-    parts += tables.footnotes
+        parts += [f"## {markdown_text(table.title)}", markdown_table(table)]
+    parts += map(markdown_text, tables.footnotes)
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(table: Table, *, align: str = "---:") -> str:
-    """One table in Markdown, without its title; a bar within a cell is escaped.
+    """One table in Markdown, without its title; what a cell holds is shown as it is.
 
     All columns but the first are aligned to the right, unless `align` says `---`.
     """
     lines = [
-        tuple(map(_plain_bar, table.columns)),
+        tuple(map(markdown_text, table.columns)),
         ("---", *[align] * (len(table.columns) - 1)),
-        *(_shown(row, _plain_bar, "**{}**") for row in table.rows),
+        *(tuple(map(_markdown_cell, row)) for row in table.rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -67,12 +72,12 @@ def markdown_table(table: Table, *, align: str = "---:") -> str:
 def latex(tables: Tables) -> str:
     """The text of table.tex: one booktabs table for each, to be put in by \\input.
 
-    The warnings stand in every caption, as it is all that a reader of the table sees.
+    The warnings stand in every caption, the notes below the first table, and footnotes below the
+    tables that have their marks, as that is all that a reader of a table sees.
     """
-    lines = [f"% {tables.heading}".replace("\n", " "), "% needs \\usepackage{booktabs}"]
-    remarks = [*tables.warnings, *tables.footnotes]
-    lines += [f"% {remark}".replace("\n", " ") for remark in remarks]
-    for table in tables.tables:
+    lines = [f"% {' '.join(tables.heading.split())}", "% needs \\usepackage{booktabs}"]
+    for position, table in enumerate(tables.tables):
+        remarks = [*(() if position else tables.notes), *_footnotes_of(table, tables)]
         body = [_shown(row, _latex_text, r"\textbf{{{}}}") for row in table.rows]
         caption = (tables.heading, *tables.warnings, table.title)
         lines += [
@@ -84,12 +89,25 @@ def latex(tables: Tables) -> str:
             r"\toprule",
             rf"{' & '.join(map(_latex_text, table.columns))} \\",
             r"\midrule",
-            *(rf"{' & '.join(row)} \\" for row in body),
+            *(rf"{{}}{' & '.join(row)} \\" for row in body),
             r"\bottomrule",
             r"\end{tabular}",
+            *([_latex_remarks(remarks)] if remarks else []),
             r"\end{table}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_remarks(remarks: list[str]) -> str:
+    text = _latex_text(" ".join(" ".join(remarks).split()))
+    return rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {text}}}"
+
+
+def _footnotes_of(table: Table, tables: Tables) -> list[str]:
+    """The footnotes that begin with a mark which some cell of the table has."""
+    text = " ".join(cell.text for row in table.rows for cell in row)
+    marks = [(footnote.partition(" ")[0], footnote) for footnote in tables.footnotes]
+    return [footnote for mark, footnote in marks if mark in text and not mark[0].isalpha()]
 
 
 def terminal(tables: Tables) -> rich.console.Group:
@@ -114,6 +132,12 @@ def terminal(tables: Tables) -> rich.console.Group:
     return rich.console.Group(*parts)
 
 
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_text(cell.text)
+    text = f"**{text}**" if cell.best else text
+    return f"[{text}]({quote(cell.link)})" if cell.link else text
+
+
 def _shown(row: tuple[Cell, ...], escaped: Callable[[str], str], bold: str) -> tuple[str, ...]:
     texts = [escaped(cell.text) for cell in row]
     return tuple(
@@ -121,8 +145,10 @@ def _shown(row: tuple[Cell, ...], escaped: Callable[[str], str], bold: str) -> t
     )
 
 
-def _plain_bar(text: str) -> str:
-    return text.replace("|", "\\|")
+def markdown_text(text: str) -> str:
+    """The text as Markdown that shows it as it is, in one line."""
+    shown = re.sub(r"([\\`*<|])", r"\\\1", " ".join(text.split()))
+    return shown.replace("](", "]\\(").replace("&", "&amp;")
 
 
 _LATEX = str.maketrans(

@@ -31,6 +31,12 @@ _SEARCH_BUDGETS = (
     " budget (gradient steps, passes) is what is held equal."
 )
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
+_OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
+_ENOUGH_SEEDS = 10
+_FEW_SEEDS = (
+    "With so few seeds the bootstrap's intervals are too narrow: of two seeds one is the two values"
+    " themselves, and holds the true mean about every second time."
+)
 _PUBLISHED = (
     "Published: the least error of the networks that the source lists within the budget (its"
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
@@ -50,16 +56,21 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
     marks = budget_marks(fronts, experiment.budget_exempt, methods)
     labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}
     measures = run_measures(fronts, experiment.cost, experiment.full_cost)
-    several = fronts["seed"].nunique() > 1
+    seeds = fronts.groupby("method")["seed"].unique().map(set)
+    several = seeds.map(len).min() > 1
+    not_bold = marks if several else dict.fromkeys(methods, "")
+    seed_warnings = [] if several else [_ONE_SEED]
+    if len({frozenset(each) for each in seeds}) > 1:
+        seed_warnings.append(_OTHER_SEEDS)
     shown = [
-        _error_table(measures, labels, marks, _published_rows(experiment, measures, published)),
-        _front_table(measures, labels, marks),
+        _error_table(measures, labels, not_bold, _published_rows(experiment, measures, published)),
+        _front_table(measures, labels, not_bold),
         _difference_table(measures, labels),
         _budget_table(fronts, labels),
     ]
     return Tables(
         heading=experiment.title,
-        warnings=(*experiment.warnings, *(() if several else (_ONE_SEED,))),
+        warnings=(*experiment.warnings, *seed_warnings),
         notes=_notes(records),
         tables=tuple(table for table in shown if table.rows),
         footnotes=(
@@ -112,11 +123,19 @@ def _notes(records: Records) -> tuple[str, ...]:
         f" ({MISSING} where none fits in some seed); {AREA} is the mean of that error over"
         f" {first}% to 100%; {HYPERVOLUME} (more is better) is the part, in %, of the square up to"
         " 100% error and 100% cost that these networks dominate.",
-        "Bold: the best mean among methods of equal training budget.",
+        *_seed_notes(records.fronts.groupby("method")["seed"].nunique()),
         "Batch norm of each network re-calibrated on "
         + " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1])))
         + " training images.",
     )
+
+
+def _seed_notes(seeds: pd.Series) -> list[str]:
+    """What there is to say of intervals and bold, by the number of seeds of each method."""
+    if seeds.min() < 2:
+        return []
+    bold = "Bold: the best mean among methods of equal training budget."
+    return [bold] if seeds.min() >= _ENOUGH_SEEDS else [_FEW_SEEDS, bold]
 
 
 def _error_table(
@@ -254,7 +273,5 @@ def _mean_and_interval(row: pd.Series, *, signed: bool = False) -> str:
     if isnan(row["mean"]):
         return MISSING
     sign = "+" if signed else ""
-    mean = f"{row['mean']:{sign}.2f}"
-    if isnan(row["low"]):
-        return mean
-    return f"{mean} [{row['low']:{sign}.2f}, {row['high']:{sign}.2f}]"
+    mean, low, high = (f"{round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high"))
+    return mean if isnan(row["low"]) else f"{mean} [{low}, {high}]"

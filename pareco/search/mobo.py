@@ -151,10 +151,13 @@ class Mobo:
         return proposals if solver is None else self._predicted(proposals)
 
     def _predicted(self, proposals: list[Proposal]) -> list[Proposal]:
-        """Return the proposals with what the loss GP expects at each."""
-        means, deviations = self._surrogate.predicted_losses(
-            torch.stack([proposal.alpha for proposal in proposals])
-        )
+        """Return the proposals with what the loss GP expects at each, for the record alone."""
+        alphas = torch.stack([proposal.alpha for proposal in proposals])
+        try:
+            means, deviations = self._surrogate.predicted_losses(alphas)
+        except NUMERICAL_ERRORS as error:
+            logger.warning("no predicted losses: %s: %s", type(error).__name__, error)
+            return proposals
         return [
             replace(proposal, predicted_loss=mean, predicted_deviation=deviation)
             for proposal, mean, deviation in zip(

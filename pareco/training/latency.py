@@ -51,14 +51,17 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
     net.to(processes.device)
     widths = {net.space.maxima, *(tuple(map(int, text.split())) for text in found)}
     image = torch.zeros(1, data.in_chans, size, size, device=processes.device)
-    times = _milliseconds(net, [Widths(each) for each in sorted(widths)], image)
+    ordered = [Widths(each) for each in sorted(widths)]
+    # Mixed, so that no size alone is measured while the machine does something else as well.
+    mixed = torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))
+    times = _milliseconds(net, [ordered[index] for index in mixed], image)
     record = {
         **hardware(processes.device),
         "torch": torch.__version__.partition("+")[0],
         "cpu_threads": 1,
         "batch_size": 1,
         "image_size": size,
-        "milliseconds": {str(each): float(f"{time:.4g}") for each, time in times.items()},
+        "milliseconds": {str(each): float(f"{times[each]:.4g}") for each in ordered},
     }
     write_text(path, json.dumps(record, indent=1) + "\n")
     return True

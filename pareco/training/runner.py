@@ -18,7 +18,7 @@ from pareco.methods import Method, Task
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator
 from pareco.slimmable import SlimmableNet
-from pareco.tracking import Tracker
+from pareco.tracking import Publication, Tracker
 from pareco.training.failures import explained
 from pareco.training.interruption import check, interruptible
 from pareco.training.network import initial_network
@@ -127,10 +127,15 @@ class _Session:
 
     def publish(self) -> None:
         """Show the result in the mirror of the record, where there is one."""
-        from pareco.reporting.publication import run_publication  # with the libraries for figures
-
         assert self.tracker is not None
-        self.tracker.publish(lambda: run_publication(self.folder.path))
+
+        def publication() -> Publication:
+            # The libraries for figures are needed by a mirror alone.
+            from pareco.reporting.publication import run_publication
+
+            return run_publication(self.folder.path)
+
+        self.tracker.publish(publication)
 
     def new_tracker(self) -> Tracker:
         """Return the record of this run, continued from the last checkpoint."""

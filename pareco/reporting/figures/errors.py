@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -14,9 +13,8 @@ from pareco.reporting.budgets import budget_marks
 from pareco.reporting.costs import COST_WORDS
 from pareco.reporting.figures.style import looks, styled, title
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import errors_at, method_order
+from pareco.reporting.statistics import method_order, seed_errors
 
-_LAST = 1.02  # of the full cost, so that a last step, at 100%, can be seen
 _HOLLOW = "osD^v<>pP"
 _PUBLISHED_COST = "macs"
 
@@ -62,9 +60,7 @@ def _draw_method(
     point = {key: look[key] for key in ("marker", "color", "zorder")}
     percent = 100 * rows[name] / full
     axes.scatter(percent, rows["test_top1_error"], s=14, alpha=0.6, linewidths=0, **point)
-    costs = rows[name].to_numpy(dtype=np.float64)
-    budgets = np.unique(np.append(costs[costs <= full], _LAST * full))
-    by_seed = np.stack([errors_at(front, name, budgets) for _, front in rows.groupby("seed")])
+    budgets, by_seed = seed_errors(rows, name, full)
     percent = 100 * budgets / full
     axes.plot(percent, by_seed.mean(axis=0), drawstyle="steps-post", **{**look, "marker": None})
     if len(by_seed) > 1:

@@ -13,9 +13,8 @@ from pareco.reporting.costs import AXES, COST_WORDS
 from pareco.reporting.experiment import Experiment
 from pareco.reporting.figures.style import looks
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import errors_at, method_order
+from pareco.reporting.statistics import method_order, seed_errors
 
-_LAST = 1.02  # of the full cost, so that a last step, at 100%, can be seen
 _DIGITS = 4
 _AXIS_NAMES = {
     "macs": "FLOPs (MACs)",
@@ -136,10 +135,10 @@ def attainment(front: pd.DataFrame, cost: str, full: float) -> list[list[float]]
     The error is that of the network which a run selects within the budget, see `errors_at`; mean,
     least and most are over the seeds. The last step repeats the values at the end of the axis.
     """
-    costs = front[cost].to_numpy(dtype=np.float64)
-    budgets = np.unique(np.append(costs[costs <= full], _LAST * full))
-    by_seed = np.stack([errors_at(run, cost, budgets) for _, run in front.groupby("seed")])
+    budgets, by_seed = seed_errors(front, cost, full)
     known = ~np.isnan(by_seed).any(axis=0)
+    if not known.any():
+        return []
     by_seed, budgets = by_seed[:, known], budgets[known]
     values = np.stack([by_seed.mean(axis=0), by_seed.min(axis=0), by_seed.max(axis=0)], axis=1)
     changes = np.append(True, (values[1:] != values[:-1]).any(axis=1))

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from pareco.reporting.claims import ClaimOutcome, Outcome
+from pareco.reporting.claims import ClaimOutcome
 from pareco.reporting.costs import COST_WORDS
 from pareco.reporting.experiment import PUBLISHED_SCALE
 from pareco.reporting.page.chart_data import axes, chart_data, method_looks
@@ -32,6 +32,10 @@ _CAPTIONS = {words.figure: f"Error against {words.name}" for words in COST_WORDS
     "curves": "Training losses of the largest and the smallest network",
     "visits": "Cost of the widths that the search visited",
     "predictions": "Loss that the search expected, and the loss found",
+}
+_ABOUT = {
+    "the paper": "Claims of the paper",
+    "costs": "Published costs that our cost model is held to, nothing trained",
 }
 _NOT_IN_ANCHORS = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -81,7 +85,7 @@ def page_html(
         whole=[each.experiment for each in experiments if each.scale == PUBLISHED_SCALE],
         smaller=[each.experiment for each in experiments if each.scale != PUBLISHED_SCALE],
         claims=claims,
-        outcomes=_counted(claims),
+        counted=_counted(claims),
         summary=summary,
     )
 
@@ -107,10 +111,15 @@ def _shown(section: Section) -> dict[str, Any]:
     }
 
 
-def _counted(claims: Sequence[ClaimOutcome]) -> list[tuple[str, int]]:
-    """How many claims have each outcome, those without any included."""
-    counts = Counter(claim.outcome for claim in claims)
-    return [(outcome, counts[outcome]) for outcome in dict.fromkeys((*get_args(Outcome), *counts))]
+def _counted(claims: Sequence[ClaimOutcome]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """How many claims of each sort have each outcome, those included that none has."""
+    counted = []
+    for about, title in _ABOUT.items():
+        counts = Counter(claim.outcome for claim in claims if claim.about == about)
+        if counts:
+            outcomes = dict.fromkeys((*get_args(Outcome), *counts))
+            counted.append((title, [(outcome, counts[outcome]) for outcome in outcomes]))
+    return counted
 
 
 def _anchors(experiments: Sequence[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pareco.reporting.environment import commit_name, duration
 from pareco.reporting.records import Records
 from pareco.reporting.table_formats import Cell, Table
 
@@ -28,11 +29,11 @@ def provenance_line(records: Records) -> str:
     """How many runs there are, the time of all of them, the commits, and the processors."""
     environments = records.environment["environments"]
     seconds = [run["seconds"] for _, _, run in _runs(records.environment)]
-    commits = dict.fromkeys(_commit(each, 10) for each in environments)
+    commits = dict.fromkeys(commit_name(each, 10) for each in environments)
     machines = dict.fromkeys(_machine(each) for each in environments)
     runs = f"{len(seconds)} run{'' if len(seconds) == 1 else 's'}"
     return (
-        f"{runs}, {_duration(sum(seconds))} in all, on {' and '.join(machines)};"
+        f"{runs}, {duration(sum(seconds))} in all, on {' and '.join(machines)};"
         f" commit {', '.join(commits)}"
     )
 
@@ -49,7 +50,7 @@ def _environment_table(environment: Mapping[str, Any]) -> Table:
 
 
 def _fields(environment: Mapping[str, Any]) -> dict[str, str]:
-    shown: dict[str, str] = {"commit": _commit(environment, None)}
+    shown: dict[str, str] = {"commit": commit_name(environment, None)}
     for name, value in environment.items():
         if name in ("commit", "dirty", "packages"):
             continue
@@ -64,8 +65,8 @@ def _run_table(environment: Mapping[str, Any]) -> Table:
         (
             Cell(f"{method}, {seed.replace('seed', 'seed ')}"),
             Cell(f"{run['seconds']:,.1f}"),
-            Cell(f"{run['images_per_second']:,.1f}"),
-            Cell(f"{run['data_waiting_percent']:.1f}"),
+            Cell(_number(run["images_per_second"])),
+            Cell(_number(run["data_waiting_percent"])),
             Cell(f"{run['damaged_images']:,}"),
             Cell(", ".join(str(index + 1) for index in dict.fromkeys(run["sessions"]))),
         )
@@ -92,9 +93,8 @@ def _runs(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[st
             yield method, seed, run
 
 
-def _commit(environment: Mapping[str, Any], digits: int | None) -> str:
-    changed = " with uncommitted changes" if environment["dirty"] else ""
-    return f"{str(environment['commit'])[:digits]}{changed}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
@@ -103,7 +103,3 @@ def _machine(environment: Mapping[str, Any]) -> str:
         return ", ".join(environment["gpus"])
     cores = environment.get("cpu_cores")
     return f"{environment['cpu']}{f' ({cores} cores)' if cores else ''}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
