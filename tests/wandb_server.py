@@ -66,7 +66,11 @@ class ReceivedArtifact:
 
 
 class WandbServer:
-    """The server; use it in a `with` block. `latency` seconds pass before every answer."""
+    """The server; use it in a `with` block.
+
+    It answers 503 to everything while it is `failing`, which it is from a request for `/die`, or
+    for an address with `dies_at` in it, on.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, ReceivedRun] = {}
@@ -74,6 +78,7 @@ class WandbServer:
         self.views: list[dict[str, Any]] = []
         self.unknown: list[str] = []
         self.failing = False
+        self.dies_at = ""
         self._lock = threading.Lock()
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -106,7 +111,7 @@ class WandbServer:
                 body = self.body()
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                if self.path == "/die":
+                if self.path == "/die" or (server.dies_at and server.dies_at in self.path):
                     server.failing = True
                 if server.failing:
                     status, content = 503, {}
@@ -257,8 +262,12 @@ class WandbServer:
         day = "2026-01-01T00:00:00Z"
         nodes = [
             {
-                **{"id": "1", "name": name, "entityName": ENTITY, "createdAt": day},
-                **{"isBenchmark": False, "user": None},
+                "id": "1",
+                "name": name,
+                "entityName": ENTITY,
+                "createdAt": day,
+                "isBenchmark": False,
+                "user": None,
             }
             for name in sorted(names)
         ]

@@ -92,3 +92,25 @@ def test_without_key_or_server_it_says_so(tmp_path: Path, server: WandbServer) -
     finished = run_command(tmp_path, server, "wandb_sync")
     assert finished.returncode == 2
     assert f"{server.address} does not answer" in " ".join(finished.stderr.split())
+
+
+@pytest.mark.timeout(90)
+def test_a_server_that_dies_meanwhile_is_not_taken_for_one_that_has_all(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    """Of its own, `wandb sync` would wait for days, or give up and mark the part as uploaded."""
+    assert run_script(tmp_path, None, "with tracker() as t: log(t, 0, 3)").returncode == 0
+    script = """
+    from pareco.tracking import upload
+    upload._SILENCE_SECONDS = 2
+    print([outcome.problem for outcome in upload.upload(Path("runs"))])
+    """
+    server.dies_at = "/file_stream"
+    finished = run_script(tmp_path, server, script)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == f"['{server.address} does not answer any more']\n"
+    assert not list(tmp_path.glob(f"{RUN}/wandb/*/*.synced"))
+    server.failing, server.dies_at = False, ""
+    assert run_command(tmp_path, server, "wandb_sync").returncode == 0
+    ((_, run),) = server.runs.items()
+    assert [row["_step"] for row in run.history] == [0, 1, 2]
