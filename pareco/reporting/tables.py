@@ -56,7 +56,8 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
     marks = budget_marks(fronts, experiment.budget_exempt, methods)
     labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}
     measures = run_measures(fronts, experiment.cost, experiment.full_cost)
-    seeds = fronts.groupby("method")["seed"].unique().map(set)
+    compared = fronts[~fronts["method"].isin(list(marks))]
+    seeds = (fronts if compared.empty else compared).groupby("method")["seed"].unique().map(set)
     several = seeds.map(len).min() > 1
     not_bold = marks if several else dict.fromkeys(methods, "")
     seed_warnings = [] if several else [_ONE_SEED]
@@ -71,7 +72,7 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
     return Tables(
         heading=experiment.title,
         warnings=(*experiment.warnings, *seed_warnings),
-        notes=_notes(records),
+        notes=_notes(records, seeds.map(len).min()),
         tables=tuple(table for table in shown if table.rows),
         footnotes=(
             _SEARCH_BUDGETS,
@@ -104,7 +105,7 @@ def measure_csv(records: Records, focus: str) -> str:
     )
 
 
-def _notes(records: Records) -> tuple[str, ...]:
+def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
     experiment, fronts = records.experiment, records.fronts
     images = sorted(set(fronts["calibration_images"]))
     first = cost_percents(fronts, experiment.cost, experiment.full_cost)[0]
@@ -123,19 +124,19 @@ def _notes(records: Records) -> tuple[str, ...]:
         f" ({MISSING} where none fits in some seed); {AREA} is the mean of that error over"
         f" {first}% to 100%; {HYPERVOLUME} (more is better) is the part, in %, of the square up to"
         " 100% error and 100% cost that these networks dominate.",
-        *_seed_notes(records.fronts.groupby("method")["seed"].nunique()),
+        *_seed_notes(least_seeds),
         "Batch norm of each network re-calibrated on "
         + " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1])))
         + " training images.",
     )
 
 
-def _seed_notes(seeds: pd.Series) -> list[str]:
-    """What there is to say of intervals and bold, by the number of seeds of each method."""
-    if seeds.min() < 2:
+def _seed_notes(least_seeds: int) -> list[str]:
+    """What there is to say of intervals and bold, by the least number of seeds of a method."""
+    if least_seeds < 2:
         return []
     bold = "Bold: the best mean among methods of equal training budget."
-    return [bold] if seeds.min() >= _ENOUGH_SEEDS else [_FEW_SEEDS, bold]
+    return [bold] if least_seeds >= _ENOUGH_SEEDS else [_FEW_SEEDS, bold]
 
 
 def _error_table(

@@ -120,9 +120,11 @@ class _Session:
             self.data.train.normalized(torch.zeros(1, dtype=torch.int64))
             for space in spaces[self.progress.trained :]:
                 self.train_and_measure(self.trainer(space))
+            if self.processes.main:
+                exempt = self.method.budget_exempt
+                self.folder.write_result(self.progress, net, budget_exempt=exempt)
+                self.publish()
         if self.processes.main:
-            self.folder.write_result(self.progress, net, budget_exempt=self.method.budget_exempt)
-            self.publish()
             self.folder.finish(self.progress)
 
     def publish(self) -> None:

@@ -136,6 +136,22 @@ def test_a_method_that_has_not_run_leaves_a_claim_open(path: Path) -> None:
     assert "nothing to compare" in found.ours
 
 
+def test_one_seed_settles_no_direction(path: Path) -> None:
+    """However large the area it gains: nothing says how sure that is."""
+    text = GAIN.replace("largest_gain", "area_gain").replace("number = 1.7", "")
+    path.write_text(text.replace("tolerance = 0.6", "more_than = 0.0"))
+    found = outcome(path, of_gain(9.0))
+    assert found.outcome == "not run at that scale"
+    assert "too few seeds for an interval, so for a direction" in found.ours
+
+
+def test_costs_without_published_numbers_are_open_and_no_error(tmp_path: Path) -> None:
+    """As in the results of somebody else's folder."""
+    outcomes = [each for each in claim_outcomes(tmp_path) if each.about == "costs"]
+    assert {each.outcome for each in outcomes} == {"not run at that scale"}
+    assert all("0 of the" in each.ours and each.why for each in outcomes)
+
+
 def test_without_records_nothing_has_run(path: Path) -> None:
     found = outcome(path)
     assert (found.outcome, found.evidence) == ("not run at that scale", "no records")

@@ -10,7 +10,14 @@ from pareco.reporting.experiment import Experiment, Group
 from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, Records
 
 FULL = 1000
-ENVIRONMENT = {"commit": "0123abcdef", "dirty": False}
+ENVIRONMENT = {
+    "commit": "0123abcdef",
+    "dirty": False,
+    "python": "3.12.1",
+    "packages": {},
+    "cpu": "A processor",
+    "gpus": [],
+}
 
 Front = Iterable[tuple[int, float]]
 """Cost and error of each network; the search loss is a tenth of the error."""

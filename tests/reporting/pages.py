@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pareco.reporting.claims import ClaimOutcome
 
+from pareco.reporting.claims import ClaimOutcome
 from pareco.reporting.experiment import Experiment, Group
 from pareco.reporting.page import Section
 from pareco.reporting.records import Records, with_latency
@@ -38,6 +38,8 @@ CLAIM = ClaimOutcome(
     statement="Widths per layer give the better trade-off",
     source="slides, page 3",
     experiments=("digits", "elsewhere"),
+    about="the paper",
+    why="Noise of the test images",
     outcome="not run at that scale",
     ours="0.7 points",
     evidence="three seeds of digits",

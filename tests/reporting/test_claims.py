@@ -55,14 +55,13 @@ def test_largest_gain_is_at_the_costs_of_the_baselines_networks() -> None:
 def test_largest_gain_is_of_the_mean_over_seeds() -> None:
     """Seed 1 gains 1.5, 2.1 and 2.0, so the means are 1.0, 1.8 and 1.1.
 
-    Of two seeds the resampled means are 1.5, 1.8 and 2.1, the outer ones in a quarter of the cases
-    each: these are the interval.
+    Student's quantile for two seeds is 12.7062 (tables of it): 1.8 -+ 12.7062 x 0.3.
     """
     measured = largest_gain(two_seeds(), "macs", "layers", "uniform")
     assert measured is not None
     assert measured.value == pytest.approx(1.8)
-    assert (measured.low, measured.high) == pytest.approx((1.5, 2.1))
-    assert "95% interval +1.50 to +2.10" in str(measured)
+    assert (measured.low, measured.high) == pytest.approx((-2.01186, 5.61186), abs=1e-4)
+    assert "95% t interval -2.01 to +5.61" in str(measured)
 
 
 def test_a_budget_at_which_one_seed_has_no_network_does_not_count() -> None:
@@ -91,7 +90,8 @@ def test_area_gains_are_subtracted_seed_by_seed() -> None:
     measured = area_gain(records, "macs", "layers", "uniform")
     assert measured is not None
     assert measured.value == pytest.approx(3.7125)
-    assert (measured.low, measured.high) == pytest.approx((3.3125, 4.1125))
+    # 3.7125 -+ 12.7062 x 0.4
+    assert (measured.low, measured.high) == pytest.approx((-1.36998, 8.79498), abs=1e-4)
 
 
 def test_only_common_seeds_are_compared() -> None:
@@ -105,13 +105,16 @@ def test_only_common_seeds_are_compared() -> None:
     assert difference_of_area_gains(one_seed(), alone, "macs", "layers", "uniform") is None
 
 
-def test_difference_of_gains_resamples_the_seeds_of_both() -> None:
-    """One of 3.3125 and 4.1125, less one of 0 and 0: means 3.3125, 3.7125 and 4.1125 remain."""
+def test_difference_of_gains_has_welchs_interval() -> None:
+    """3.3125 and 4.1125 less 0 and 0: one degree of freedom is left, so as for the gains alone."""
     none = records_of({(m, s): UNIFORM for m in ("layers", "uniform") for s in (0, 1)})
     measured = difference_of_area_gains(two_seeds(), none, "macs", "layers", "uniform")
     assert measured is not None
     assert measured.value == pytest.approx(3.7125)
-    assert (measured.low, measured.high) == pytest.approx((3.3125, 4.1125))
+    assert (measured.low, measured.high) == pytest.approx((-1.36998, 8.79498), abs=1e-4)
+    same = difference_of_area_gains(none, none, "macs", "layers", "uniform")
+    assert same is not None
+    assert (same.value, same.low, same.high) == (0, 0, 0)
     single = difference_of_area_gains(one_seed(), none, "macs", "layers", "uniform")
     assert single is not None
     assert single.value == pytest.approx(3.3125)
@@ -124,6 +127,8 @@ def test_a_number_exceeds_another_only_with_its_whole_interval() -> None:
     assert not Measured(value=1, low=-0.1, high=2).exceeds(0)
     assert not Measured(value=0, low=nan, high=nan).exceeds(0)
     assert Measured(value=0.1, low=nan, high=nan).exceeds(0)
+    assert Measured(value=1, low=0.2, high=2).has_interval
+    assert not Measured(value=1, low=nan, high=nan).has_interval
 
 
 def test_what_keeps_runs_from_settling_a_claim() -> None:
@@ -163,5 +168,5 @@ def test_provenance_names_folder_commit_and_seeds() -> None:
     assert provenance(dirty, ("layers", "uniform")) == (
         "digits/records: commit 0123abc with uncommitted changes; seed 3"
     )
-    unknown = records_of(fronts, environment={"commit": None, "dirty": None})
+    unknown = records_of(fronts, environment={**ENVIRONMENT, "commit": None, "dirty": None})
     assert provenance(unknown, ("layers",)) == "digits/records: commit unknown; seed 3"

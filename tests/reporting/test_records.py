@@ -106,17 +106,37 @@ def test_hostile_names_are_text_and_stay_as_they_are(records: Records, tmp_path:
     name = {"method": {"pareco": HOSTILE, "random": "NaN", "uniform": "="}}
     changed = replace(
         records,
-        experiment=replace(records.experiment, experiment=HOSTILE, network=HOSTILE, scale=HOSTILE),
+        experiment=replace(records.experiment, network=HOSTILE, scale=HOSTILE),
         fronts=records.fronts.replace(name),
         curves=records.curves.replace(name),
         visits=records.visits.replace({**name, "origin": {"model": HOSTILE}}),
     )
-    write_records(changed, tmp_path)
-    read = read_records(tmp_path)
+    write_records(changed, tmp_path / "digits")
+    read = read_records(tmp_path / "digits")
     assert [method for method, _ in read.runs] == [HOSTILE, HOSTILE, "NaN", "NaN", "=", "="]
     assert read.experiment.network == HOSTILE
     assert list(read.curves["method"].unique()) == [HOSTILE, "NaN", "="]
     assert set(read.visits["origin"]) == {"uniform", "largest", HOSTILE, "random"}
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "other"])
+def test_records_of_another_experiment_than_the_folders_are_refused(
+    records: Records, tmp_path: Path, name: str
+) -> None:
+    moved = replace(records, experiment=replace(records.experiment, experiment=name))
+    write_records(moved, tmp_path / "digits")
+    with pytest.raises(InvalidRecord, match=f"is that of '{name}', not of its folder"):
+        read_records(tmp_path / "digits")
+
+
+@pytest.mark.parametrize("change", [{"environments": []}, {"runs": {"a": {"seed0": {}}}}, {}])
+def test_an_incomplete_environment_is_named(
+    records: Records, tmp_path: Path, change: dict[str, object]
+) -> None:
+    content = {**records.environment, **change} if change else {}
+    write_records(replace(records, environment=content), tmp_path / "digits")
+    with pytest.raises(InvalidRecord, match=r"environment\.json"):
+        read_records(tmp_path / "digits")
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "latency.json"])

@@ -51,16 +51,19 @@ def test_latex_of_every_special_character() -> None:
         r"a\&b \%c \_d \#e \{f\} \textasciitilde{}g \textasciicircum{}h \textbackslash{}i \$j | k"
         r" $\pm$ $\dagger$ $\ddagger$ -- <l>"
     )
-    assert rf"{shown} & \textbf{{5.00 $\pm$ 1.41}} & 6.00 \\" in text.splitlines()
+    assert rf"{{}}{shown} & \textbf{{5.00 $\pm$ 1.41}} & 6.00 \\" in text.splitlines()
     assert rf"\caption{{{shown}. Errors of {shown}}}" in text
     assert rf"method & {shown} & area \\" in text
 
 
-def test_latex_says_warnings_in_the_caption_and_footnotes_in_comments() -> None:
-    """A caption is what a paper shows of it; a comment never runs on into the next line."""
-    text = latex(tables("a", warnings=("scale: 50% off", "One seed."), footnotes=("† one\ntwo",)))
-    assert r"\caption{a. scale: 50\% off. One seed. Errors of a}" in text
-    assert "% † one two" in text.splitlines()
+def test_latex_says_warnings_in_the_caption_and_below_what_marks_mean() -> None:
+    """A reader sees nothing else of it; what a table has no mark for is not below it."""
+    parts = {"warnings": ("scale: 50% off", "One seed."), "notes": ("At most x%.",)}
+    marked = latex(tables("a †", **parts, footnotes=("† one\ntwo", "‡ three", "Words.")))
+    assert r"\caption{a $\dagger$. scale: 50\% off. One seed. Errors of a $\dagger$}" in marked
+    assert r"{\footnotesize At most x\%. $\dagger$ one two}" in marked
+    assert "three" not in marked
+    assert "footnotesize" not in latex(tables("a", footnotes=("† one",)))
 
 
 def test_markdown_bars_are_part_of_a_cell() -> None:
@@ -72,6 +75,19 @@ def test_markdown_bars_are_part_of_a_cell() -> None:
     assert html.count("<td") == 6
     assert "<td>a|b|c</td>" in html
     assert "<strong>5.00 ± 1.41</strong>" in html
+
+
+def test_markdown_shows_any_text_as_it_is_in_one_line() -> None:
+    hostile = "<img src=x onerror=alert(1)> `code` *a* [b](c) &lt; d\n\n# e"
+    render = MarkdownIt("commonmark").enable("table").render
+    html = render(markdown(tables(hostile, warnings=(hostile,))))
+    assert html.count("<h1>") == 1
+    for element in ("<img", "<code>", "<em>", "<a "):
+        assert element not in html
+    assert "&lt;img src=x onerror=alert(1)&gt; `code` *a* [b](c) &amp;lt; d # e" in html
+    (row,) = [[Cell("a", link="a b/table.md")]]
+    linked = markdown_table(Table("", ("x",), (tuple(row),)))
+    assert '<a href="a%20b/table.md">a</a>' in render(linked)
 
 
 def test_markdown_has_warnings_above_and_footnotes_below() -> None:

@@ -96,6 +96,7 @@ def records() -> Records:
         run("pareco", 1, 6.0, 3.0),
         run("alone", 0, 1.0),
         run("big", 0, 9.0, 2.5),
+        run("big", 1, 9.0, 2.5),
         run("cut", 0, 1.5, steps=50),
     )
 
@@ -110,11 +111,12 @@ def test_markdown(tables: Tables) -> None:
     assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\nThe full network: ")
     assert "2.5 M MACs, 80 k parameters, 50 k activations (elements put out by layers), 9 k" in text
     assert "re-calibrated on 2,000 training images." in text
-    five = area = "**5.00 ± 1.41**"
+    five, nine = "**5.00 ± 1.41**", "9.00 ± 0.00"
+    area = five
     assert rows_below(text, "| method | seeds | 30% | 40% | 60% | 80% | 100% | area |") == [
         f"| pareco | 2 | {five} | {five} | {five} | {five} | **2.50 ± 0.71** | {area} |",
         "| alone † | 1 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
-        "| big | 1 | 9.00 | 9.00 | 9.00 | 9.00 | **2.50** | 9.00 |",
+        f"| big | 2 | {nine} | {nine} | {nine} | {nine} | **2.50 ± 0.00** | {nine} |",
         "| cut ‡ | 1 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 |",
     ]
     lines = text.splitlines()
@@ -129,18 +131,20 @@ def test_the_front_table_has_intervals_and_more_hypervolume_is_better(tables: Ta
     assert rows_below(text, "| method | seeds | area | hypervolume |") == [
         "| pareco | 2 | **5.00 [4.00, 6.00]** | **66.50 [65.80, 67.20]** |",
         "| alone † | 1 | 1.00 | 69.30 |",
-        "| big | 1 | 9.00 | 63.70 |",
+        "| big | 2 | 9.00 [9.00, 9.00] | 63.70 [63.70, 63.70] |",
         "| cut ‡ | 1 | 1.50 | 68.95 |",
     ]
 
 
 def test_the_difference_table_pairs_seeds_and_stays_out_of_the_terminal(tables: Tables) -> None:
-    """Of seed 0 alone, where pareco has 4.00, but for big's second network."""
+    """Of alone and cut seed 0, where pareco has 4.00; of big 9 less 4 and 6."""
     text = markdown(tables)
     columns = "| method | seeds | 30% | 40% | 60% | 80% | 100% | area | hypervolume |"
+    four = "+4.00 [+3.00, +5.00]"
     assert rows_below(text, columns) == [
         "| alone † | 1 | -3.00 | -3.00 | -3.00 | -3.00 | -1.00 | -3.00 | +2.10 |",
-        "| big | 1 | +5.00 | +5.00 | +5.00 | +5.00 | +0.50 | +5.00 | -3.50 |",
+        f"| big | 2 | {four} | {four} | {four} | {four} | +0.00 [-0.50, +0.50] | {four}"
+        " | -2.80 [-3.50, -2.10] |",
         "| cut ‡ | 1 | -2.50 | -2.50 | -2.50 | -2.50 | -0.50 | -2.50 | +1.75 |",
     ]
     assert "## Paired difference to pareco, seed by seed" in text
@@ -167,6 +171,21 @@ def test_one_seed_is_warned_of(tables: Tables) -> None:
     assert f"**{warning}**" in markdown(one)
     assert warning in " ".join(shown(one, 80).split())
     assert tables.warnings == ()
+    assert "too narrow" in " ".join(tables.notes)
+    assert "Bold:" in " ".join(tables.notes)
+    assert "**4.00**" not in markdown(one)
+    assert "Bold:" not in " ".join(one.notes)
+
+
+def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it() -> None:
+    other = experiment_tables(records_of(run("a", 0, 4.0), run("b", 1, 5.0)), NONE, "a")
+    uneven = [run("a", 0, 4.0), run("a", 1, 4.5), run("b", 0, 5.0)]
+    both = experiment_tables(records_of(*uneven), NONE, "a")
+    for tables in (other, both):
+        assert [warning.split(":")[0] for warning in tables.warnings] == [
+            "One seed",
+            "Methods have different seeds",
+        ]
 
 
 def test_published_networks_have_a_row_for_each_method_and_source(records: Records) -> None:

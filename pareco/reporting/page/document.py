@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.claims import ClaimOutcome, Outcome
 from pareco.reporting.costs import COST_WORDS
 from pareco.reporting.experiment import PUBLISHED_SCALE
 from pareco.reporting.page.chart_data import axes, chart_data, method_looks
