@@ -41,6 +41,12 @@ endif
 endif
 endif
 
+ifneq ($(filter wandb-report,$(MAKECMDGOALS)),)
+ifeq ($(NAME),)
+$(error say which: make wandb-report NAME=digits)
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help install test lint types check clean results claims wandb-sync wandb-report $(REPLICATE) $(REPORT)
 
@@ -86,7 +92,7 @@ wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offlin
 	$(BIN)/python -m replications wandb-sync
 
 wandb-report: $(INSTALLED)  ## Write a W&B report of the experiment NAME (of results/)
-	$(BIN)/python -m replications wandb-report $(call quoted,$(or $(NAME),$(error say which: make wandb-report NAME=digits)))
+	$(BIN)/python -m replications wandb-report $(call quoted,$(NAME))
 
 test: $(INSTALLED)  ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests

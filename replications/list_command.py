@@ -15,7 +15,8 @@ def list_experiments(name: str | None, arguments: list[str], console: Console) -
     for each in experiment_names():
         experiment = experiment_named(each)
         scales |= dict.fromkeys(scales_of(each))
-        seeds = f"{len(experiment.seeds)} seeds"
+        count = len(experiment.seeds)
+        seeds = f"{count} seed{'' if count == 1 else 's'}"
         summary = f"{experiment.network.name} on {experiment.data.name}, {seeds}"
         console.print(f"{each:<24} {summary}: {', '.join(experiment.methods)}", highlight=False)
     console.print(f"\nscales (--scale): {', '.join(scales)}", highlight=False)

@@ -12,7 +12,7 @@ from timm.layers import make_divisible
 
 from pareco.models import create_model
 from pareco.reporting.claims import ClaimOutcome
-from pareco.reporting.published import read_published
+from pareco.reporting.published import published_folder, read_published
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
 from replications.catalogue import experiment_named
@@ -27,7 +27,7 @@ def cost_outcome(claim: PublishedCost, results: Path, file: ClaimFile) -> ClaimO
     Raises `InvalidRecord` for damaged published numbers, and `ValueError` for a row whose width
     cannot be read.
     """
-    published = read_published(results / "published")
+    published = read_published(published_folder(results))
     named = published["source"].map(lambda each: fnmatchcase(str(each), claim.published_source))
     published = published[named.astype(bool)]
     published = published[published["method"] == claim.published_method]

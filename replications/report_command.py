@@ -44,7 +44,7 @@ class ReportArguments:
     """Make the results of one experiment, or of --all, and the summary and the page of all.
 
     An experiment that has finished runs is reported from these; one without, and --all, from the
-    records in the results.
+    records in the results. --scale SCALE takes the runs of the experiment at that scale.
     """
 
     folders: Annotated[Folders, tyro.conf.arg(name="")]
@@ -85,7 +85,16 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     """Write the results of one experiment, show its tables, and renew the site."""
     unfinished: tuple[Path, ...] = ()
     has_runs = any((folders.runs / name).glob("*/seed*/DONE"))
-    if has_runs or name not in recorded(folders.results):
+    known = recorded(folders.results)
+    if not has_runs and name not in known:
+        there = f" (they are there of {', '.join(known)})" if known else ""
+        raise InvalidRecord(
+            f"no finished run of {name!r} in {folders.runs / name},"
+            f" and no records in {folders.results / name / FOLDER}{there}"
+        )
+    if not has_runs:
+        console.print(f"no runs in {folders.runs / name}: from the records", highlight=False)
+    else:
         unfinished = collect_records(
             name,
             folders.runs,

@@ -97,8 +97,8 @@ def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Mea
     budgets, gains = budgets[defined], gains[:, defined]
     best = int(gains.mean(axis=0).argmax())
     share = budgets[best] / records.experiment.full_costs[cost]
-    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets, "
-    note += "so it leans high"
+    note = f" of error, {baseline} minus {method}, at {share:.0%} of the full cost,"
+    note += f" the greatest of {len(budgets)} budgets, so it leans high"
     return _measured(gains[:, best], note)
 
 
@@ -119,7 +119,9 @@ def area_gains(records: Records, cost: str, method: str, baseline: str) -> np.nd
 def area_gain(records: Records, cost: str, method: str, baseline: str) -> Measured | None:
     """The mean over seeds of the `area_gains`; None where one is not defined, or no seed common."""
     gains = area_gains(records, cost, method, baseline)
-    return _measured(gains) if len(gains) and not np.isnan(gains).any() else None
+    if not len(gains) or np.isnan(gains).any():
+        return None
+    return _measured(gains, f" of area under the front, {baseline} minus {method}")
 
 
 def difference_of_area_gains(

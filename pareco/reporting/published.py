@@ -24,6 +24,15 @@ _MAY_LACK = ("macs_millions", "params_millions")
 _REQUIRED_TEXTS = ("network", "data", "method", "source")
 
 
+_OURS = Path(__file__).parents[2] / "results" / "published"
+
+
+def published_folder(results: Path) -> Path:
+    """The folder of published numbers in the results, or else that of this repository."""
+    own = results / "published"
+    return own if own.is_dir() else _OURS
+
+
 def read_published(folder: Path) -> pd.DataFrame:
     """The rows of all CSV files in a folder, those of a file in its order; none without a folder.
 

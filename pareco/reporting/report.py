@@ -9,7 +9,7 @@ import rich.console
 from pareco.files import write_text
 from pareco.reporting.budgets import check_equal_budgets
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
-from pareco.reporting.published import published_for, read_published
+from pareco.reporting.published import published_folder, published_for, read_published
 from pareco.reporting.records import Records, read_records, write_records
 from pareco.reporting.runs import collected_runs
 from pareco.reporting.statistics import method_order
@@ -63,7 +63,8 @@ def render_report(
 
     The same records give the same bytes. `focus` is the method that stands first, whose widths are
     drawn, and that others are compared with; where it has no runs it is the first in alphabetical
-    order. Published networks come from `published/` beside the folder. Raises InvalidRecord.
+    order. Published networks come from `published/` beside the folder, or else from this
+    repository. Raises InvalidRecord.
     """
     report = loaded_report(folder, focus=focus)
     published = _published(report.records, folder.parent)
@@ -94,5 +95,5 @@ def loaded_report(folder: Path, *, focus: str = "pareco") -> Report:
 
 def _published(records: Records, results: Path) -> pd.DataFrame:
     """The published networks to show beside ours; none where the objective is not their cost."""
-    found = published_for(records.experiment, read_published(results / "published"))
+    found = published_for(records.experiment, read_published(published_folder(results)))
     return found if records.experiment.cost == "macs" else found.iloc[:0]

@@ -122,7 +122,7 @@ def _outcome(records: Records, focus: str) -> str:
     if table.loc[order.index, "n"].min() < 2:
         return f"{own} (others {others.min():.2f} to {others.max():.2f}); one seed, no order"
     place = int((order < order[focus]).sum()) + 1
-    text = f"{own}, place {place} of {len(order)}"
+    text = f"{own}, place {place} of {len(order)} with equal budgets"
     best = str(order.index[0])
     return text if place == 1 else f"{text}; least {best} {order[best]:.2f}"
 

@@ -145,8 +145,13 @@ def test_one_seed_settles_no_direction(path: Path) -> None:
     assert "too few seeds for an interval, so for a direction" in found.ours
 
 
-def test_costs_without_published_numbers_are_open_and_no_error(tmp_path: Path) -> None:
-    """As in the results of somebody else's folder."""
+def test_costs_in_a_folder_without_published_numbers_are_held_to_ours(tmp_path: Path) -> None:
+    outcomes = [each for each in claim_outcomes(tmp_path) if each.about == "costs"]
+    assert {each.outcome for each in outcomes} == {"reproduced"}
+
+
+def test_costs_without_any_published_numbers_are_open_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
     outcomes = [each for each in claim_outcomes(tmp_path) if each.about == "costs"]
     assert {each.outcome for each in outcomes} == {"not run at that scale"}
     assert all("0 of the" in each.ours and each.why for each in outcomes)

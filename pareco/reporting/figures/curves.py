@@ -42,13 +42,16 @@ def curves_figure(records: Records, focus: str) -> Figure | None:
             axes.set_ylabel("training loss (nats)")
             axes.set_title(label, loc="left", fontsize="medium")
             axes.grid(color="0.9", linewidth=0.6)
+        absent = [each for each in methods if each in experiment.budget_exempt]
+        heading = "line: mean over seeds\nband: lowest to highest"
+        heading = heading if curves["seed"].nunique() > 1 else "one seed"
+        heading += "\n(lines may coincide)"
+        heading += f"\nnot shown: {', '.join(absent)}" if absent else ""
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(
             handles,
             labels,
-            title="line: mean over seeds\nband: lowest to highest"
-            if curves["seed"].nunique() > 1
-            else "one seed",
+            title=heading,
             alignment="left",
             handlelength=3.5,
             title_fontsize="small",

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from pareco.reporting.budgets import budget_marks
-from pareco.reporting.costs import COST_WORDS
+from pareco.reporting.costs import COST_WORDS, LATENCY
 from pareco.reporting.figures.style import looks, styled, title
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import method_order, seed_errors
@@ -46,6 +46,16 @@ def error_figure(
         axes.set_ylabel("Test top-1 error (%)")
         axes.set_title(title(experiment, 70), loc="left")
         axes.grid(color="0.9", linewidth=0.6)
+        if cost == LATENCY:
+            axes.text(
+                1,
+                1.01,
+                "differences of a few percent may be noise",
+                transform=axes.transAxes,
+                ha="right",
+                fontsize="small",
+                color="0.3",
+            )
         _add_legend(
             figure, marks, several_seeds=fronts["seed"].nunique() > 1, hollow=len(shown) > 0
         )
@@ -97,9 +107,8 @@ def _draw_published(axes: Axes, published: pd.DataFrame, full: float) -> None:
 def _add_legend(
     figure: Figure, marks: Mapping[str, str], *, several_seeds: bool, hollow: bool
 ) -> None:
-    text = "error of the network with the\nlowest search loss within a budget:\n"
-    if several_seeds:
-        text += "line: mean over seeds\nband: lowest to highest seed\n"
+    text = "line: error of the network with the\nlowest search loss within a budget"
+    text += ",\nmean over seeds; band: lowest to\nhighest seed\n" if several_seeds else "\n"
     text += "markers: measured networks"
     if hollow:
         text += "\nhollow: published (sources in the table)"

@@ -159,7 +159,9 @@ def _draw_predictions(
     axes.set_xlabel("measured loss (nats)")
     axes.set_ylabel("predicted loss (nats)")
     inside = 100 * float(((predicted - refreshed).abs() <= spread).mean())
-    lines = [f"{method}: {len(visits)} proposals", f"{inside:.0f}% within the bars"]
+    seeds = visits["seed"].nunique()
+    of_seeds = f" of {seeds} seeds" if seeds > 1 else ""
+    lines = [f"{method}: {len(visits)} proposals{of_seeds}", f"{inside:.0f}% within the bars"]
     if len(visits) > 2 and predicted.nunique() > 1 and refreshed.nunique() > 1:
         rank = float(predicted.corr(refreshed, method="spearman"))
         lines[1] += f", rank correlation {rank:.2f}"
