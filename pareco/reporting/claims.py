@@ -55,6 +55,8 @@ class Measured:
     """The ends of a 95% interval; NaN where there are too few seeds for one."""
     high: float
     note: str = ""
+    of: str = ""
+    """What is a number of points, such as ` of error, a minus b`."""
 
     @property
     def has_interval(self) -> bool:
@@ -66,7 +68,7 @@ class Measured:
         spread = "one seed, no interval"
         if self.has_interval:
             spread = f"95% t interval {self.low:+.2f} to {self.high:+.2f}"
-        return f"{self.value:+.2f} points ({spread}){self.note}"
+        return f"{self.value:+.2f} points{self.of} ({spread}){self.note}"
 
     def exceeds(self, number: float) -> bool:
         """Whether the number, and where there is one its whole interval, lies above another."""
@@ -97,9 +99,9 @@ def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Mea
     budgets, gains = budgets[defined], gains[:, defined]
     best = int(gains.mean(axis=0).argmax())
     share = budgets[best] / records.experiment.full_costs[cost]
-    note = f" of error, {baseline} minus {method}, at {share:.0%} of the full cost,"
-    note += f" the greatest of {len(budgets)} budgets, so it leans high"
-    return _measured(gains[:, best], note)
+    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets, "
+    note += "so it leans high"
+    return _measured(gains[:, best], note, of=f" of error, {baseline} minus {method}")
 
 
 def area_gains(records: Records, cost: str, method: str, baseline: str) -> np.ndarray:
@@ -121,7 +123,7 @@ def area_gain(records: Records, cost: str, method: str, baseline: str) -> Measur
     gains = area_gains(records, cost, method, baseline)
     if not len(gains) or np.isnan(gains).any():
         return None
-    return _measured(gains, f" of area under the front, {baseline} minus {method}")
+    return _measured(gains, of=f" of area under the front, {baseline} minus {method}")
 
 
 def difference_of_area_gains(
@@ -201,10 +203,10 @@ def _paired(
     return [(own[own["seed"] == seed], theirs[theirs["seed"] == seed]) for seed in common]
 
 
-def _measured(gains: np.ndarray, note: str = "") -> Measured:
+def _measured(gains: np.ndarray, note: str = "", of: str = "") -> Measured:
     """The mean over seeds with Student's interval, which holds for few seeds as well."""
     value, low, high = float(gains.mean()), float("nan"), float("nan")
     if len(gains) > 1:
         reach = t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5
         low, high = value - reach, value + reach
-    return Measured(value=value, low=float(low), high=float(high), note=note)
+    return Measured(value=value, low=float(low), high=float(high), note=note, of=of)

@@ -90,7 +90,9 @@ def outcome(path: Path, *found: Records) -> ClaimOutcome:
 def test_a_claim_is_reproduced_within_its_tolerance(path: Path, gain: float, expected: str) -> None:
     found = outcome(path, of_gain(gain))
     assert found.outcome == expected
-    assert f"imagenet_mbv2: +{gain:.2f} points (one seed, no interval)" in found.ours
+    assert (
+        f"imagenet_mbv2: +{gain:.2f} points of error, us_net minus pareco (one seed" in found.ours
+    )
     assert found.ours.startswith("Claimed: 1.7 points, give or take 0.6. ")
     assert found.experiments == ("imagenet_mbv2",)
     assert found.evidence == "imagenet_mbv2/records: commit 0123abc; seed 0"

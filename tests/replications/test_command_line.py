@@ -125,9 +125,17 @@ def test_a_scale_is_the_default_that_other_flags_change(
     fields = ["--training.batch-size", "50", *flag, "--seeds", "3"]
     jobs = chosen_by(monkeypatch, fields)
     experiment = jobs[0].experiment
-    assert (experiment.name, experiment.scale) == ("tiny-short", SCALES["short"](TINY).scale)
+    assert experiment.name == "tiny-short"
+    plain = SCALES["short"](TINY).scale
+    assert experiment.scale == f"{plain}, changed: training.batch_size 50"
     assert (experiment.training.epochs, experiment.training.batch_size) == (1, 50)
     assert [(job.method, job.seed) for job in jobs] == [("pareco", 3), ("us_net", 3)]
+
+
+def test_name_methods_and_seeds_change_no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = ["--name", "other", "--methods", "us_net", "--seeds", "3", "--device", "cpu"]
+    (job,) = chosen_by(monkeypatch, fields)
+    assert (job.experiment.name, job.experiment.scale) == ("other", "paper")
 
 
 def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(

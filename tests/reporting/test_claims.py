@@ -47,8 +47,8 @@ def test_largest_gain_is_at_the_costs_of_the_baselines_networks() -> None:
     assert measured.value == pytest.approx(1.5)
     assert math.isnan(measured.low)
     assert str(measured) == (
-        "+1.50 points (one seed, no interval) at 60% of the full cost, the greatest of 3 budgets, "
-        "so it leans high"
+        "+1.50 points of error, uniform minus layers (one seed, no interval) at 60% of the full"
+        " cost, the greatest of 3 budgets, so it leans high"
     )
 
 

@@ -130,6 +130,28 @@ def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
+def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, made = tmp_path / "tiny" / "pareco" / "seed0", []
+
+    class Spied(runner_module.Tracker):
+        def publish(self, make: Any) -> None:
+            assert not self._record.closed
+            assert not (folder / "DONE").exists()
+            made.append(make())
+
+    monkeypatch.setattr(runner_module, "Tracker", Spied)
+    execute_run(TINY, known_methods()["pareco"], 0, folder)
+    (publication,) = made
+    front = (folder / "front.csv").read_text().splitlines()
+    assert len(publication.front) == len(front) - 1
+    assert publication.artifacts["model"] == [folder / "weights" / "0.safetensors"]
+    assert {"error_vs_flops", "widths", "curves", "visits"} <= set(publication.figures)
+    assert publication.summary["budget/gradient_steps"] == STEPS
+    assert all(file.exists() for files in publication.artifacts.values() for file in files)
+
+
 class _Killed(BaseException):
     """Stands for the end of the process: nothing in the project catches it."""
 

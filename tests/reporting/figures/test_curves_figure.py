@@ -68,8 +68,17 @@ def test_the_legend_says_whether_there_are_seeds_to_average(records: Records) ->
         figure = curves_figure(drawn, "pareco")
         assert figure is not None
         (legend,) = figure.legends
-        assert legend.get_title().get_text() == said
+        assert legend.get_title().get_text() == f"{said}\n(lines may coincide)"
         assert [t.get_text() for t in legend.get_texts()] == ["pareco", "random", "uniform"]
+
+
+def test_the_legend_names_the_methods_that_are_not_shown(records: Records) -> None:
+    exempt = replace(records, experiment=replace(records.experiment, budget_exempt=("random",)))
+    figure = curves_figure(exempt, "pareco")
+    assert figure is not None
+    (legend,) = figure.legends
+    assert legend.get_title().get_text().endswith("\nnot shown: random")
+    assert [t.get_text() for t in legend.get_texts()] == ["pareco", "uniform"]
 
 
 def test_there_is_no_figure_without_a_curve(records: Records) -> None:

@@ -1,0 +1,78 @@
+"""The line that a summary has for each experiment, against hand-worked outcomes."""
+
+from dataclasses import replace
+
+import pytest
+
+from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.records import Records
+from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
+from tests.reporting.claim_records import ENVIRONMENT, records_of
+
+CLAIM = ClaimOutcome(
+    id="a",
+    statement="wide | narrow",
+    source="a table",
+    experiments=("digits",),
+    about="the paper",
+    why="noise",
+    outcome="not reproduced",
+    ours="-1 point",
+    evidence="none",
+)
+
+
+def of(*areas: tuple[str, float], seeds: int = 2, steps: dict[str, int] | int = 400) -> Records:
+    """Methods with one network each, at 20% of the cost: its error is the area."""
+    fronts = {(name, seed): [(200, area)] for name, area in areas for seed in range(seeds)}
+    return records_of(fronts, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("records", "outcome"),
+    [
+        (of(("own", 3.0), ("b", 4.0)), "area: own 3.00, place 1 of 2 with equal budgets"),
+        (
+            of(("own", 4.5), ("b", 4.0), ("c", 5.0)),
+            "area: own 4.50, place 2 of 3 with equal budgets; least b 4.00",
+        ),
+        (of(("own", 4.0), ("b", 4.0)), "area: own 4.00, place 1 of 2 with equal budgets"),
+        (
+            of(("own", 4.5), ("b", 4.0), ("c", 5.0), seeds=1),
+            "area: own 4.50 (others 4.00 to 5.00); one seed, no order",
+        ),
+        (of(("own", 4.5)), "area: own 4.50"),
+        (  # b trained twice as long, so it is in no order
+            of(("own", 4.5), ("b", 1.0), ("c", 5.0), steps={"own": 400, "b": 800, "c": 400}),
+            "area: own 4.50, place 1 of 2 with equal budgets",
+        ),
+        (of(("b", 4.0), ("c", 5.0)), "area: b 4.00, place 1 of 2 with equal budgets"),
+    ],
+)
+def test_the_outcome_orders_only_what_can_be_compared(records: Records, outcome: str) -> None:
+    assert summary_row(records, "own").outcome == outcome
+
+
+def test_runs_and_machines_are_counted() -> None:
+    records = of(("own", 3.0), ("b", 4.0), seeds=3)
+    gpu = {**ENVIRONMENT, "gpus": ["H100", "H100"], "device": "cuda"}
+    runs = {"own": {"seed0": {**records.environment["runs"]["own"]["seed0"], "seconds": 9000.0}}}
+    both = {"environments": [gpu, dict(ENVIRONMENT)], "runs": runs}
+    row = summary_row(replace(records, environment=both), "own")
+    assert row.runs == "2 methods, 3 seeds"
+    assert row.machine == "H100, A processor; 2.5 h in all runs"
+    assert row.subject == "resnet8 on cifar10, 32 px"
+    assert summary_row(records, "own").machine == "A processor; 0 min in all runs"
+
+
+def test_the_text_links_what_has_run_and_keeps_the_papers_claims_apart() -> None:
+    absent = SummaryRow(experiment="other", scale="paper", subject="a on b, 8 px")
+    ran = summary_row(of(("own", 3.0)), "own")
+    cost = replace(CLAIM, about="costs", statement="301 M MACs", outcome="reproduced")
+    text = summary_markdown([ran, absent], [CLAIM, cost])
+    assert "| [digits](digits/table.md) | paper | resnet8 on cifar10, 32 px |" in text
+    assert "| other | paper | a on b, 8 px |  | not run |  |" in text
+    claims, costs = text.split("## Claims of the paper")[1].split("## Published costs")
+    assert "wide \\| narrow" in claims
+    assert "301 M" not in claims
+    assert "| 301 M MACs | reproduced |" in costs
