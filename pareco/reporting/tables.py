@@ -32,6 +32,10 @@ _SEARCH_BUDGETS = (
 )
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
 _OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
+_OVER_SEEDS = (
+    ", mean ± sample standard deviation over the seeds; in brackets the bootstrap 95% interval of"
+    " the mean over the seeds."
+)
 _ENOUGH_SEEDS = 10
 _FEW_SEEDS = (
     "With so few seeds the bootstrap's intervals are too narrow: of two seeds one is the two values"
@@ -117,8 +121,8 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
             for cost, value in experiment.full_costs.items()
         )
         + ".",
-        "Test top-1 error in % (less is better), mean ± sample standard deviation over the seeds;"
-        " in brackets the bootstrap 95% interval of the mean over the seeds.",
+        "Test top-1 error in % (less is better)"
+        + (_OVER_SEEDS if fronts["seed"].nunique() > 1 else "."),
         "A column x% is the error of the network with the lowest search loss among those of at"
         f" most x% of the full network's {experiment.words.name}"
         f" ({MISSING} where none fits in some seed); {AREA} is the mean of that error over"
@@ -162,12 +166,13 @@ def _front_table(
 ) -> Table:
     """Area and hypervolume, with their intervals where there are several seeds."""
     statistics = seed_statistics(measures)
+    seeds = statistics["n"]
     columns = [
         _best(statistics, name, labels, marks, sign=sign, text=_mean_and_interval)
         for name, sign in ((AREA, 1), (HYPERVOLUME, -1))
     ]
     return Table(
-        title="The whole front: mean and 95% interval",
+        title="The whole front" + (": mean and 95% interval" if seeds.max() > 1 else ""),
         columns=("method", "seeds", AREA, HYPERVOLUME),
         rows=_rows(labels, _seed_counts(statistics, labels), *columns),
     )
