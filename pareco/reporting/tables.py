@@ -67,9 +67,12 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
     seed_warnings = [] if several else [_ONE_SEED]
     if len({frozenset(each) for each in seeds}) > 1:
         seed_warnings.append(_OTHER_SEEDS)
+    statistics = seed_statistics(measures)
     shown = [
-        _error_table(measures, labels, not_bold, _published_rows(experiment, measures, published)),
-        _front_table(measures, labels, not_bold),
+        _error_table(
+            statistics, labels, not_bold, _published_rows(experiment, measures, published)
+        ),
+        _front_table(statistics, labels, not_bold),
         _difference_table(measures, labels),
         _budget_table(fronts, labels),
     ]
@@ -144,13 +147,12 @@ def _seed_notes(least_seeds: int) -> list[str]:
 
 
 def _error_table(
-    measures: pd.DataFrame,
+    statistics: pd.DataFrame,
     labels: Mapping[str, str],
     marks: Mapping[str, str],
     published: Sequence[tuple[Cell, ...]],
 ) -> Table:
-    statistics = seed_statistics(measures)
-    names = [name for name in measures.columns if name != HYPERVOLUME]
+    names = [name for name in statistics["measure"].unique() if name != HYPERVOLUME]
     columns = [
         _best(statistics, name, labels, marks, sign=1, text=_mean_and_deviation) for name in names
     ]
@@ -162,10 +164,9 @@ def _error_table(
 
 
 def _front_table(
-    measures: pd.DataFrame, labels: Mapping[str, str], marks: Mapping[str, str]
+    statistics: pd.DataFrame, labels: Mapping[str, str], marks: Mapping[str, str]
 ) -> Table:
     """Area and hypervolume, with their intervals where there are several seeds."""
-    statistics = seed_statistics(measures)
     seeds = statistics["n"]
     columns = [
         _best(statistics, name, labels, marks, sign=sign, text=_mean_and_interval)

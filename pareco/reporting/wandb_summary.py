@@ -16,6 +16,7 @@ from pareco.reporting.costs import LATENCY
 from pareco.reporting.experiment import Experiment
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
+from pareco.tracking.mirror import quiet_settings
 
 LOSSES = ("loss_largest", "loss_smallest")
 CURVE_STEP = "curve/step"
@@ -88,17 +89,7 @@ def upload_summary(records: Records, runs: Sequence[SummaryRun], project: str) -
     """
     import wandb
 
-    settings = wandb.Settings(
-        console="off",
-        silent=True,
-        disable_git=True,
-        disable_code=True,
-        x_disable_meta=True,
-        x_disable_stats=True,
-        init_timeout=30,
-        finish_timeout=60,
-        finish_timeout_raises=True,
-    )
+    settings = quiet_settings(init_timeout=30, finish_timeout=60, finish_timeout_raises=True)
     experiment, key, entity = records.experiment, digest(records), ""
     with TemporaryDirectory() as folder:
         for summary in runs:

@@ -130,16 +130,25 @@ class Mirror:
             )
 
 
-def _started_run(folder: Path, identifier: str, run_arguments: Mapping[str, Any], mode: str) -> Any:
+def quiet_settings(**more: Any) -> Any:
+    """Return W&B settings that print nothing and look neither at the code nor at the machine."""
     import wandb
 
-    settings = wandb.Settings(
+    return wandb.Settings(
         console="off",
         silent=True,
         disable_git=True,
         disable_code=True,
         x_disable_meta=True,
         x_disable_stats=True,
+        **more,
+    )
+
+
+def _started_run(folder: Path, identifier: str, run_arguments: Mapping[str, Any], mode: str) -> Any:
+    import wandb
+
+    settings = quiet_settings(
         x_transaction_log_flush_interval=_FLUSH_SECONDS,
         init_timeout=_ONLINE_START_SECONDS,
         finish_timeout=_FINISH_SECONDS,

@@ -11,6 +11,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 from pareco.reporting.page import page_html
 from pareco.reporting.records import Records
@@ -59,7 +60,9 @@ class Browser:
         return self.find("canvas")
 
     def find(self, selector: str) -> WebElement:
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
+        """The element, once it is there: browsers tell of some changes only a moment later."""
+        place = (By.CSS_SELECTOR, selector)
+        return WebDriverWait(self.driver, 10).until(lambda driver: driver.find_element(*place))
 
     def press(self, *keys: str) -> None:
         for key in keys:

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures.style import looks, styled, title
+from pareco.reporting.figures.style import add_legend, looks, styled, title
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import method_order
 
@@ -47,18 +47,7 @@ def curves_figure(records: Records, focus: str) -> Figure | None:
         heading = heading if curves["seed"].nunique() > 1 else "one seed"
         heading += "\n(lines may coincide)"
         heading += f"\nnot shown: {', '.join(absent)}" if absent else ""
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            title=heading,
-            alignment="left",
-            handlelength=3.5,
-            title_fontsize="small",
-            fontsize="small",
-            loc="outside right upper",
-            frameon=False,
-        )
+        add_legend(figure, heading, panels[0])
         figure.suptitle(title(experiment, 90), fontsize="medium", x=0.01, ha="left")
         sns.despine(figure)
     return figure

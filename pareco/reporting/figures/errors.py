@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pareco.reporting.budgets import budget_marks
 from pareco.reporting.costs import COST_WORDS, LATENCY
-from pareco.reporting.figures.style import looks, styled, title
+from pareco.reporting.figures.style import add_legend, looks, styled, title
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import method_order, seed_errors
 
@@ -56,9 +56,9 @@ def error_figure(
                 fontsize="small",
                 color="0.3",
             )
-        _add_legend(
-            figure, marks, several_seeds=fronts["seed"].nunique() > 1, hollow=len(shown) > 0
-        )
+        several = fronts["seed"].nunique() > 1
+        heading = _heading(marks, several_seeds=several, hollow=len(shown) > 0)
+        add_legend(figure, heading, axes)
         sns.despine(figure)
     return figure
 
@@ -104,9 +104,8 @@ def _draw_published(axes: Axes, published: pd.DataFrame, full: float) -> None:
         )
 
 
-def _add_legend(
-    figure: Figure, marks: Mapping[str, str], *, several_seeds: bool, hollow: bool
-) -> None:
+def _heading(marks: Mapping[str, str], *, several_seeds: bool, hollow: bool) -> str:
+    """What stands over the legend."""
     text = "line: error of the network with the\nlowest search loss within a budget"
     text += ",\nmean over seeds; band: lowest to\nhighest seed\n" if several_seeds else "\n"
     text += "markers: measured networks"
@@ -114,12 +113,4 @@ def _add_legend(
         text += "\nhollow: published (sources in the table)"
     if marks:
         text += f"\n{' '.join(sorted(set(marks.values())))} other training budget"
-    figure.legend(
-        title=text,
-        alignment="left",
-        handlelength=3.5,
-        title_fontsize="small",
-        fontsize="small",
-        loc="outside right upper",
-        frameon=False,
-    )
+    return text

@@ -9,6 +9,7 @@ from typing import Any
 
 import seaborn as sns
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pareco.reporting.experiment import Experiment
@@ -54,6 +55,22 @@ def looks(methods: Sequence[str]) -> Iterator[dict[str, Any]]:
 def title(experiment: Experiment, columns: int) -> str:
     """The experiment's title and warnings, wrapped to some columns of text."""
     return "\n".join(fill(line, columns) for line in (experiment.title, *experiment.warnings))
+
+
+def add_legend(figure: Figure, heading: str, axes: Axes) -> None:
+    """Put a legend of what is drawn in `axes` beside the plot, with a heading over it."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        title=heading,
+        alignment="left",
+        handlelength=3.5,
+        title_fontsize="small",
+        fontsize="small",
+        loc="outside right upper",
+        frameon=False,
+    )
 
 
 def write_figure(figure: Figure, path: Path) -> None:
