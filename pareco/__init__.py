@@ -1,6 +1,49 @@
 """PareCO: slimmable networks with optimized widths (arXiv 2007.11752)."""
 
+import importlib
 import warnings
+from typing import TYPE_CHECKING, Any
 
 # timm decorates functions with torch.jit.script on import, which new versions of torch deprecate.
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+
+if TYPE_CHECKING:
+    from pareco.cost import CostModel
+    from pareco.methods import Method
+    from pareco.search import Mobo
+    from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
+    from pareco.widths import Widths, WidthSpace
+
+_PLACES = {
+    "CostModel": "pareco.cost",
+    "Method": "pareco.methods",
+    "Mobo": "pareco.search",
+    "SlimmableNet": "pareco.slimmable",
+    "WidthSpace": "pareco.widths",
+    "Widths": "pareco.widths",
+    "calibrated_statistics": "pareco.slimmable",
+    "make_slimmable": "pareco.slimmable",
+}
+
+__all__ = [
+    "CostModel",
+    "Method",
+    "Mobo",
+    "SlimmableNet",
+    "WidthSpace",
+    "Widths",
+    "calibrated_statistics",
+    "make_slimmable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, whose module is imported on first use."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names too."""
+    return sorted({*globals(), *__all__})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pareco.cost import Cost
-from pareco.search import SearchConfig
-from pareco.widths import Granularity
+Granularity = Literal["network", "stage", "layer"]
+Cost = Literal["macs", "params", "activations", "peak_activations"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -195,6 +196,52 @@ class EvaluationConfig:
         _require(self.batch_size >= 2, "batch_size must be at least 2")
         whole = self.calibration_images >= 1 and self.calibration_images % self.batch_size == 0
         _require(whole, "calibration_images must be a positive multiple of evaluation.batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Settings of the search; the defaults are the paper's where it names them."""
+
+    initial_widths: int = 20
+    """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
+
+    beta: float = 0.1
+    """Exploration: the optimistic bounds are mu - sqrt(beta) sigma."""
+
+    reference: float = -3.0
+    """Reference point b of the scalarization, in standard deviations."""
+
+    augmentation: float = 1e-6
+    """Weight of the sum that augments the Tchebyshev maximum."""
+
+    target_bins: int = 50
+    """Bins of the cost range from which a target cost is drawn."""
+
+    trials: int = 10
+    """Most trials of the binary search on the cost's weight."""
+
+    tolerance: float = 0.02
+    """Accepted distance from the target cost, as a fraction of the full network's cost."""
+
+    raw_samples: int = 1024
+    """Sobol points from which the inner optimizer's starts are picked."""
+
+    starts: int = 4
+    """Points that the inner optimizer refines for each weight."""
+
+    iterations: int = 30
+    """Most SLSQP iterations of the inner optimizer for each start."""
+
+    def __post_init__(self) -> None:
+        for name in ("target_bins", "trials", "raw_samples", "starts", "iterations"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("initial_widths", "beta", "augmentation", "tolerance"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not (self.reference < 0 and math.isfinite(self.reference)):
+            raise ValueError(f"reference must be finite and negative, got {self.reference}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pareco.layout import ChannelRef, Layout, Site
-from pareco.widths import Widths, WidthSpace
+from pareco.config import Cost
+from pareco.widths import ChannelGroup, Widths, WidthSpace
 
-Cost = Literal["macs", "params", "activations", "peak_activations"]
-COSTS: tuple[Cost, ...] = get_args(Cost)
+Kind = Literal["convolution", "depthwise", "linear", "norm", "pad"]
+
+
+@dataclass(frozen=True)
+class ChannelRef:
+    """A feature count: `factor` times the width of a free group, or, without one, a constant.
+
+    `factor` is the number of positions per channel that a flatten has put into the features.
+    """
+
+    group: int | None
+    size: int
+    factor: int = 1
+
+    def count(self, widths: tuple[int, ...]) -> int:
+        """Return the number of features at these widths."""
+        return self.size if self.group is None else self.factor * widths[self.group]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One call of a layer whose cost or shape depends on the widths.
+
+    `positions` is the number of output positions (height x width) per image, `kernel` the number
+    of weights per input and output channel, `vectors` the number of parameters per output channel
+    alone (bias 1, affine batch norm 2), `repeated` whether an earlier site calls the same module.
+    """
+
+    name: str
+    kind: Kind
+    inputs: ChannelRef
+    outputs: ChannelRef
+    positions: int = 1
+    kernel: int = 1
+    vectors: int = 0
+    repeated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What tracing finds: the free groups, the layers, and the tensors alive at each step.
+
+    `live[t]` lists (positions, channels) of every tensor held while step `t` runs, with
+    elementwise operations and batch norm done in place where their input is not needed later.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    sites: tuple[Site, ...]
+    live: tuple[tuple[tuple[int, ChannelRef], ...], ...] = field(default=())
+
 
 Factors = tuple[int, ChannelRef | None, ChannelRef | None]
 
@@ -30,7 +79,7 @@ class CostModel:
     Less is better. All costs are for one image of the traced size.
     """
 
-    def __init__(self, space: WidthSpace, layout: Layout) -> None:
+    def __init__(self, space: WidthSpace, layout: Trace) -> None:
         """Collect the terms of each cost from the layers of the network."""
         self._space = space
         self._macs = _Bilinear(_mac_terms(layout.sites), len(space.groups))
@@ -147,7 +196,7 @@ def _activation_terms(sites: Iterable[Site]) -> Iterable[Factors]:
             yield site.positions, None, site.outputs
 
 
-def _held(layout: Layout, groups: int) -> Tensor:
+def _held(layout: Trace, groups: int) -> Tensor:
     """Return `steps x (groups + 1)`: how much each channel count adds to what is held."""
     held = torch.zeros(len(layout.live), groups + 1, dtype=torch.int64)
     for step, tensors in enumerate(layout.live):

@@ -80,7 +80,7 @@ def batch_losses(net: SlimmableNet, batch: Batch, widths: Sequence[Widths]) -> T
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Mean cross-entropy (nats) and top-1 and top-5 error (percent) over some images."""
 
     loss: float
@@ -142,13 +142,13 @@ class Evaluator:
         batches = self.search.batches(self._batch_size)
         return [measured.loss for measured in self._measured(batches, widths)]
 
-    def on(self, images: Images, widths: Sequence[Widths]) -> list[Measured]:
+    def on(self, images: Images, widths: Sequence[Widths]) -> list[Measurement]:
         """Return calibrated losses and errors `n` of sub-networks on these images."""
         batches = images.batches(self._batch_size, self._processes.share)
         return self._measured(batches, widths)
 
     @torch.no_grad()
-    def _measured(self, batches: Iterable[Batch], widths: Sequence[Widths]) -> list[Measured]:
+    def _measured(self, batches: Iterable[Batch], widths: Sequence[Widths]) -> list[Measurement]:
         """Return what is measured in evaluation mode; each batch is loaded once."""
         statistics = [self.statistics(each) for each in widths]
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
@@ -160,7 +160,7 @@ class Evaluator:
                     row += counted(self._net(images), labels)
         self._net.train(training)
         return [
-            Measured(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
+            Measurement(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
             for loss, top1, top5, count in self._processes.total(counts).tolist()
         ]
 

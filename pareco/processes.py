@@ -14,7 +14,14 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-from pareco.data import Share
+
+@dataclass(frozen=True)
+class Share:
+    """One of `count` processes, with its `rank` from 0."""
+
+    rank: int = 0
+    count: int = 1
+
 
 _T = TypeVar("_T")
 ALONE = Share()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from timm.layers import make_divisible
 from torch import Tensor
 
-Granularity = Literal["network", "stage", "layer"]
+from pareco.config import Granularity
+
 _BISECTION_TOLERANCE = 1e-9
 _FLOOR_TOLERANCE = 1e-6  # so that the multiplier c / maximum decodes to c again
 

@@ -7,12 +7,16 @@ import importlib
 from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import baselines
-import pareco.methods
 from pareco.config import Experiment
-from pareco.methods import Method, methods_in
 from replications.scales import SCALES, Scale
+
+if TYPE_CHECKING:
+    from pareco.methods import Method
+
+_OF_THE_LIBRARY = {"pareco": "pareco.methods"}
 
 
 def experiment_names() -> list[str]:
@@ -37,9 +41,22 @@ def scales_of(name: str) -> dict[str, Scale]:
     return SCALES | getattr(_module(name), "SCALES", {})
 
 
-def known_methods() -> dict[str, type[Method]]:
-    """Return PareCO and every baseline by name."""
-    return methods_in([pareco.methods, baselines])
+def method_names() -> list[str]:
+    """Return the names of PareCO and of the baselines, each that of its file; imports none."""
+    return sorted(_method_modules())
+
+
+def method_named(name: str) -> type[Method]:
+    """Return a method; raise `ValueError` with the known names, and the nearest, for another."""
+    from pareco.methods import method_in
+
+    modules = _method_modules()
+    return method_in(modules[_known("method", name, sorted(modules))], name)
+
+
+def _method_modules() -> dict[str, str]:
+    files = (file for folder in baselines.__path__ for file in Path(folder).glob("[!_]*.py"))
+    return _OF_THE_LIBRARY | {file.stem: f"baselines.{file.stem}" for file in files}
 
 
 def _module(name: str) -> ModuleType:

@@ -13,16 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from pareco.config import Experiment, Machine, as_json
-from pareco.methods import method_named
-from pareco.training import check_runnable, measure_latencies
+from pareco.latency import measure_latencies
+from pareco.training import check_runnable
 from replications.catalogue import (
     experiment_named,
-    known_methods,
+    method_named,
 )
 from replications.report_command import Folders, scale_and_rest, write_report
-from replications.sweep import run_jobs
-from replications.together import is_main_process, processes_launched, run_jobs_together
-from replications.worker import Job
+from replications.sweep import Job, is_main_process, processes_launched, run_jobs, run_jobs_together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +139,10 @@ def _check(chosen: RunArguments, name: str) -> None:
 
     Raises `FileNotFoundError`, saying what can be run meanwhile, where the images are missing.
     """
-    methods = known_methods()
     jobs = chosen.all_jobs()
     for method in dict.fromkeys(job.method for job in jobs if not job.run_folder.done):
         try:
-            check_runnable(chosen.experiment, method_named(method, methods), chosen.machine)
+            check_runnable(chosen.experiment, method_named(method), chosen.machine)
         except FileNotFoundError as error:
             target = f"make replicate-{name.replace('_', '-')} SCALE=smoke"
             raise FileNotFoundError(f"{error}\nMeanwhile, on embedded images: {target}") from error

@@ -15,7 +15,7 @@ _PLACES = {
     "list": ("replications.list_command", "list_experiments"),
     "run": ("replications.command_line", "run"),
     "report": ("replications.report_command", "report"),
-    "claims": ("replications.claims", "claims"),
+    "claims": ("replications.verdicts", "claims"),
     "wandb-sync": ("replications.wandb_commands", "wandb_sync"),
     "wandb-report": ("replications.wandb_commands", "wandb_report"),
 }
@@ -31,7 +31,7 @@ def carry_out(command: str, name: str | None, arguments: list[str]) -> int:
     """
     from pareco.reporting import InvalidRecord, UnequalBudgets
     from pareco.training import RunError
-    from replications.together import is_main_process
+    from replications.sweep import is_main_process
 
     module, function = _PLACES[command]
     chosen: Command = getattr(importlib.import_module(module), function)

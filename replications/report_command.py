@@ -13,14 +13,13 @@ from rich.console import Console
 
 from pareco.files import write_text
 from pareco.reporting import InvalidRecord
-from pareco.reporting.experiment import PUBLISHED_SCALE
 from pareco.reporting.figures import FIGURE_FILES
 from pareco.reporting.page import Section, page_html
-from pareco.reporting.records import FOLDER
+from pareco.reporting.records import FOLDER, PUBLISHED_SCALE
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from replications.catalogue import experiment_named, experiment_names, scales_of
-from replications.claims import claim_outcomes
+from replications.verdicts import claim_outcomes
 
 FOCUS = "pareco"
 

@@ -1,20 +1,310 @@
-"""Runs of an experiment side by side in worker processes, with one progress display."""
+"""Runs of an experiment: side by side in workers, or each by all processes of a launcher."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from pareco.config import Experiment, Machine
+from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
-from replications.progress import Ending, SweepProgress
-from replications.worker import Job, Outcome, Worker, worker_context
+from replications.catalogue import method_named
+
+Ending = Literal["done", "failed", "interrupted"]
+_SHOWN: dict[Ending, str] = {
+    "done": "done   ",
+    "failed": "[red]failed[/red] ",
+    "interrupted": "[yellow]interrupted[/yellow]",
+}
+
+
+class SweepProgress:
+    """Shows how runs get on, each by its name; `jobs` is their number in all.
+
+    Use it in a `with` block.
+    """
+
+    def __init__(self, console: Console, jobs: int) -> None:
+        """Prepare the display."""
+        self._bars = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+        self._jobs, self._ended = jobs, 0
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Show the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+    def begin(self, name: str) -> None:
+        """Show a bar for a run."""
+        self._tasks[name] = self._bars.add_task(name, total=None, status="starting")
+
+    def show(self, name: str, report: StepReport) -> None:
+        """Show how far a run is."""
+        self._bars.update(
+            self._tasks[name],
+            completed=report.step,
+            total=report.steps,
+            status=_status(report),
+        )
+
+    def end(self, name: str, ending: Ending) -> None:
+        """Replace the bar of a run by a line that says how it ended."""
+        self._ended += 1
+        place = f"{self._ended} of {self._jobs} runs"
+        self.say(f"{_SHOWN[ending]} {name} after {self._seconds(name):.0f} s, {place}")
+
+    def retry(self, name: str) -> None:
+        """Remove the bar of a run that was cut off, and say that it is tried again."""
+        self._seconds(name)
+        self.say(f"a worker was killed during {name}: it goes on, alone, after the others")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text)
+
+    def _seconds(self, name: str) -> float:
+        """Remove a bar and return how long it was there."""
+        task = self._tasks.pop(name)
+        seconds = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0.0
+        self._bars.remove_task(task)
+        return seconds
+
+
+def _status(report: StepReport) -> str:
+    if report.step == report.steps:
+        return "choosing and measuring"
+    return (
+        f"loss {report.loss_largest:.3f} / {report.loss_smallest:.3f}  "
+        f"lr {report.learning_rate:.3f}  {report.images_per_second:.0f} images/s"
+    )
+
+
+EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SECONDS_BETWEEN_REPORTS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to do."""
+
+    experiment: Experiment
+    method: str
+    seed: int
+    runs: Path
+    machine: Machine = Machine()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.runs / self.experiment.name / self.method / f"seed{self.seed}"
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """The folder of the run, with what it should hold."""
+        return RunFolder(
+            path=self.folder, experiment=self.experiment, method=self.method, seed=self.seed
+        )
+
+    def __str__(self) -> str:
+        """Return method and seed."""
+        return f"{self.method} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a run ended: `problem` says what went wrong, None if nothing."""
+
+    problem: str | None
+    interrupted: bool = False
+    died: bool = False
+
+
+_DIED = JobResult(
+    "its worker process was killed (out of memory?); the same command goes on with it", died=True
+)
+
+
+class Worker:
+    """A process under way with a job."""
+
+    def __init__(self, job: Job, context: BaseContext) -> None:
+        """Start the process."""
+        self.job = job
+        self._messages, theirs = context.Pipe(duplex=False)
+        self._process: Any = context.Process(  # type: ignore[attr-defined]
+            target=_work, args=(job, theirs), name=str(job)
+        )
+        self._process.start()
+        theirs.close()
+        self._outcome = _DIED
+        self._open = True
+
+    def events(self) -> list[Any]:
+        """Return what `multiprocessing.connection.wait` can wait on for news."""
+        return [self._process.sentinel, *([self._messages] if self._open else [])]
+
+    def reports(self) -> Iterator[StepReport]:
+        """Yield the reports that have come since."""
+        while self._open and self._messages.poll():
+            try:
+                message = self._messages.recv()
+            except (EOFError, OSError):  # it has ended, or was killed in the midst of a message
+                self._open = False
+                return
+            if isinstance(message, StepReport):
+                yield message
+            else:
+                self._outcome = message
+
+    def outcome(self) -> JobResult | None:
+        """Return how the job ended, once the process has; ask for reports before."""
+        if self._process.exitcode is None or (self._open and self._messages.poll()):
+            return None
+        self._process.join()
+        self._messages.close()
+        return self._outcome
+
+    def ask_to_end(self) -> None:
+        """Have the run save and end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the process at once; the last checkpoint stays."""
+        self._process.kill()
+
+
+def worker_context() -> BaseContext:
+    """Return how processes start: by a fork server, where there is one.
+
+    Workers then share one import of torch, safely. The signals that ask for an end are blocked in
+    the server, which a signal to all processes must not end, and in a worker until it hears them.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    multiprocessing.set_forkserver_preload([__name__])
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")
+
+
+def _work(job: Job, messages: Connection) -> None:
+    """Do a job and send how it ended; the main function of a worker."""
+    _end_with_parent()
+    with suppress(Interrupted), interruptible():
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        outcome = _outcome(job, messages)
+        with suppress(BrokenPipeError):
+            messages.send(outcome)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _outcome(job: Job, messages: Connection) -> JobResult:
+    """Do a job; return how it ended."""
+    method = method_named(job.method)
+    try:
+        with log_file(job.folder):
+            execute_run(
+                job.experiment, method, job.seed, job.folder, _throttled(messages), job.machine
+            )
+    except EXPECTED_ERRORS as error:
+        return JobResult(f"{error}")
+    except Interrupted as error:
+        return JobResult(f"{error}", interrupted=True)
+    except KeyboardInterrupt:
+        return JobResult(f"{Interrupted(signal.SIGINT)}", interrupted=True)
+    except Exception:
+        return JobResult(traceback.format_exc())
+    return JobResult(None)
+
+
+def _throttled(messages: Connection) -> Callable[[StepReport], None]:
+    """Return a listener that passes reports on to the parent, a few each second."""
+    last = 0.0
+
+    def on_step(report: StepReport) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _SECONDS_BETWEEN_REPORTS or report.step == report.steps:
+            last = now
+            messages.send(report)
+
+    return on_step
+
+
+@contextmanager
+def log_file(folder: Path | None) -> Iterator[None]:
+    """Send log, warnings and errors to `run.log` in a run's folder; None: leave them."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "run.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.captureWarnings(True)
+    loggers = [logging.getLogger(name) for name in ("pareco", "py.warnings")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception:
+        loggers[0].exception("the run ended with an error")
+        raise
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
 
 _SECONDS_TO_SAVE = 300.0
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -54,7 +344,7 @@ class _Sweep:
     """Jobs on their way; `outcomes` holds those that have ended."""
 
     def __init__(self, context: BaseContext, progress: SweepProgress) -> None:
-        self.outcomes: dict[Job, Outcome] = {}
+        self.outcomes: dict[Job, JobResult] = {}
         self._context, self._progress = context, progress
         self._underway: list[Worker] = []
         self._stopping_since: float | None = None
@@ -108,7 +398,7 @@ class _Sweep:
             self._progress.end(name, self._ending(outcome))
         return True
 
-    def _ending(self, outcome: Outcome) -> Ending:
+    def _ending(self, outcome: JobResult) -> Ending:
         if outcome.problem is None:
             return "done"
         stopped = requested() is not None and (outcome.interrupted or outcome.died)
@@ -133,7 +423,7 @@ class _Sweep:
 
 def _say_what_is_left(
     jobs: Sequence[Job],
-    outcomes: dict[Job, Outcome],
+    outcomes: dict[Job, JobResult],
     failures: Sequence[Failure],
     console: Console,
 ) -> None:
@@ -148,3 +438,47 @@ def _say_what_is_left(
     ]
     console.print(f"interrupted: {', '.join(names) or 'none'}")
     console.print(f"not begun: {len(jobs) - len(outcomes)} of {len(jobs)} runs")
+
+
+def processes_launched() -> int:
+    """Return how many processes torchrun or accelerate has started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Return whether this process speaks, writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_jobs_together(jobs: Sequence[Job], *, console: Console) -> list[Failure]:
+    """Do all jobs, each by all processes; return the first that failed, which ends the sweep.
+
+    Every process calls it with the same jobs. (One that fails alone ends, and its launcher ends
+    the others.) Raises `Interrupted` on SIGTERM or SIGINT, once the run under way is saved.
+    """
+    with SweepProgress(console, len(jobs)) as progress, interruptible():
+        for job in jobs:
+            name = str(job)
+            progress.begin(name)
+            try:
+                _do(job, progress)
+            except EXPECTED_ERRORS as error:
+                progress.end(name, "failed")
+                if not is_main_process():
+                    print(f"process {os.environ['RANK']}: {name}: {error}", file=sys.stderr)
+                return [Failure(job, f"{error}")]
+            progress.end(name, "done")
+    return []
+
+
+def _do(job: Job, progress: SweepProgress) -> None:
+    name, method = str(job), method_named(job.method)
+    with log_file(job.folder if is_main_process() else None):
+        execute_run(
+            job.experiment,
+            method,
+            job.seed,
+            job.folder,
+            lambda report: progress.show(name, report),
+            job.machine,
+        )

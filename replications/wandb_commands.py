@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from pareco.files import write_text
-from pareco.tracking.server import NO_KEY, unreachable
-from pareco.tracking.upload import upload
+from pareco.tracking.mirror import NO_KEY, unreachable
+from pareco.tracking.sync import upload
 
 PROJECT = "pareco"
 
@@ -59,8 +59,8 @@ def wandb_report(name: str | None, arguments: list[str], console: Console) -> in
         _check_reachable()
     from pareco.reporting import wandb_report as reports
     from pareco.reporting.report import loaded_report
-    from pareco.reporting.table_formats import markdown
-    from pareco.reporting.wandb_summary import summary_runs, upload_summary
+    from pareco.reporting.tables import markdown
+    from pareco.reporting.wandb_report import summary_runs, upload_summary
     from replications.report_command import FOCUS, how_to_reproduce
 
     loaded = loaded_report(chosen.results / name, focus=FOCUS)
@@ -90,9 +90,9 @@ def wandb_report(name: str | None, arguments: list[str], console: Console) -> in
 
 def _claims(name: str, results: Path) -> str:
     """The claims that an experiment tests, with what was found, as a table in Markdown."""
-    from pareco.reporting.table_formats import Cell, Table, markdown_table
-    from replications.claims import claim_outcomes
+    from pareco.reporting.tables import Cell, Table, markdown_table
     from replications.report_command import catalogued
+    from replications.verdicts import claim_outcomes
 
     tested = {experiment for known, experiment, _ in catalogued() if known == name}
     rows = tuple(

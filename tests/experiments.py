@@ -5,9 +5,9 @@ from pareco.config import (
     EvaluationConfig,
     Experiment,
     NetworkConfig,
+    SearchConfig,
     TrainingConfig,
 )
-from pareco.search import SearchConfig
 
 TINY = Experiment(
     name="tiny",

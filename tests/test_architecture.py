@@ -10,7 +10,8 @@ import pareco.config
 from replications.catalogue import (
     experiment_named,
     experiment_names,
-    known_methods,
+    method_named,
+    method_names,
     scales_of,
 )
 from replications.scales import SCALES
@@ -57,7 +58,7 @@ def test_baselines_import_no_replication() -> None:
 
 
 def test_nothing_branches_on_the_name_of_a_method_network_or_data_set() -> None:
-    names = {*known_methods(), *SCALES}
+    names = {*method_names(), *SCALES}
     for name in experiment_names():
         for scale in scales_of(name):
             experiment = experiment_named(name, scale)
@@ -67,7 +68,7 @@ def test_nothing_branches_on_the_name_of_a_method_network_or_data_set() -> None:
 
 
 def test_every_method_is_a_file_of_under_60_lines() -> None:
-    for method in known_methods().values():
+    for method in map(method_named, method_names()):
         source = ROOT / (method.__module__.replace(".", "/") + ".py")
         assert len(source.read_text().splitlines()) < 60
 
@@ -106,7 +107,7 @@ def test_every_field_of_the_configuration_is_documented_and_read() -> None:
 def test_every_replication_has_a_configuration_and_a_short_readme(name: str) -> None:
     experiment = experiment_named(name)
     assert experiment.name == name
-    assert set(experiment.methods) <= set(known_methods())
+    assert set(experiment.methods) <= set(method_names())
     readme = (ROOT / "replications" / name / "README.md").read_text()
     assert 0 < len(readme.splitlines()) <= 15
     assert f"make replicate-{name.replace('_', '-')}" in readme

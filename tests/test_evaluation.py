@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from pareco.config import DataConfig, EvaluationConfig
-from pareco.data import Images, MemoryStore, Share
-from pareco.data.preparation import Preparation
+from pareco.data import Images, MemoryStore
+from pareco.data.transforms import Preparation
 from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted, front
 from pareco.models import create_model
-from pareco.processes import Processes
+from pareco.processes import Processes, Share
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pareco.data import Share
-from pareco.processes import Processes
+from pareco.processes import Processes, Share
 from pareco.slimmable import BatchParts
 from pareco.slimmable.layers import SlicedBatchNorm2d
 from tests.two_processes import observed_run

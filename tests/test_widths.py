@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from pareco.config import Granularity
 from pareco.slimmable import SlimmableNet
-from pareco.widths import ChannelGroup, Granularity, Widths, WidthSpace
+from pareco.widths import ChannelGroup, Widths, WidthSpace
 
 
 def space(*maxima: int, stages: tuple[int, ...] | None = None, **options: Any) -> WidthSpace:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from pareco.config import Machine
 from pareco.training import StepReport, execute_run
 from pareco.training import trainer as trainer_module
-from replications.catalogue import known_methods
+from replications.catalogue import method_named
 from tests.experiments import TINY
 
 # A gentle learning rate: at TINY's, rounding errors of the first steps grow a thousandfold.
@@ -50,7 +50,7 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
     try:
         execute_run(
             experiment,
-            known_methods()[method],
+            method_named(method),
             0,
             folder / "run",
             on_step=_ignored,

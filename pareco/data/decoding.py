@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pareco.data.sources import Source
-from pareco.data.views import Views
+from pareco.data.transforms import Views
 
 MOST_DAMAGED = 0.001
 

@@ -1,121 +1,314 @@
-"""Images of a data set, and the batches that training and evaluation take from them."""
+"""Where the pixels of a data set are: in memory, or in files, decoded once or whenever needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
-from pareco.data.preparation import Preparation
-from pareco.data.share import Share
-from pareco.data.stores import MemoryStore, Store
-from pareco.randomness import derived_generator
-
-Batch = tuple[Tensor, Tensor]
+from pareco.config import DataConfig
+from pareco.data.decoding import MOST_DAMAGED, Decoded, decoded_pieces
+from pareco.data.sources import Source
+from pareco.data.transforms import Views
 
 
-@dataclass(frozen=True)
-class Images:
-    """The images of a store at some indices, and how they are prepared for a network."""
-
-    store: Store
-    indices: Tensor
-    preparation: Preparation
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.indices)
+class Store(Protocol):
+    """All images of a data set: those to learn from, then the test images it brings, if any."""
 
     @property
     def labels(self) -> Tensor:
         """The labels `n`, int64, on the CPU."""
-        return self.store.labels[self.indices]
+        ...
 
-    def subset(self, positions: Sequence[int] | Tensor) -> Images:
-        """Return the images at these positions among these."""
-        chosen = torch.as_tensor(positions, dtype=torch.int64)
-        return Images(self.store, self.indices[chosen], self.preparation)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        ...
 
-    def normalized(self, positions: Tensor) -> Batch:
-        """Return images (float, normalized) and labels at these positions, for evaluation."""
-        (batch,) = self._evaluated([self.indices[positions]])
-        return batch
+    @property
+    def channels(self) -> int:
+        """The number of colour channels."""
+        ...
 
-    def batches(self, batch_size: int, share: Share = Share()) -> Iterator[Batch]:
-        """Yield all images in order, for evaluation; the last batch may be smaller.
+    @property
+    def own_test(self) -> int:
+        """How many of the images, the last ones, are the data set's own test images."""
+        ...
 
-        A share takes every `share.count`-th batch.
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the images that this process could not read, and replaced by the next ones."""
+        ...
+
+    def read(
+        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the pixels `b x c x h x w` (uint8) and labels `b` at each batch of indices.
+
+        `seeds`, one for each image, decide how it is cropped and coloured for training; None
+        gives what evaluation sees.
         """
-        return self._evaluated(self._parts(batch_size, share))
+        ...
 
-    def held(self, batch_size: int, share: Share = Share()) -> Images:
-        """Return the images that `batches` yields for this share, decoded once and held."""
-        parts = self._parts(batch_size, share)
-        if isinstance(self.store, MemoryStore):
-            nothing = self.indices[:0]
-            return Images(self.store, torch.cat([nothing, *parts]), self.preparation)
-        size = self.preparation.config.image_size
-        none = (torch.empty(0, self.store.channels, size, size, dtype=torch.uint8), self.labels[:0])
-        read = list(self.store.read(parts, None)) or [none]
-        pixels = torch.cat([pixels for pixels, _ in read])
-        labels = torch.cat([labels.cpu() for _, labels in read])
-        held = MemoryStore(pixels, labels, self.store.classes)
-        return Images(held, torch.arange(len(labels)), self.preparation)
+    def only(self, indices: Tensor) -> Store:
+        """Return a store of the same indices that is read at these alone, sorted `k`."""
+        ...
 
-    def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
-        parts = [part for part in self.indices.split(batch_size) if len(part)]
-        return parts[share.rank :: share.count]
-
-    def _evaluated(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
-        for pixels, labels in self.store.read(parts, None):
-            yield self.preparation.evaluation(pixels), labels
+    def fingerprint(self) -> str:
+        """Return what tells this data set from others, wherever it lies: pixels, or names."""
+        ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingLoader:
-    """Shuffled, augmented batches that depend on the seed and the position alone.
+@dataclass(frozen=True)
+class MemoryStore:
+    """Images `n x c x h x w` (uint8) and labels `n` (int64); in training nothing is decoded."""
 
-    Any epoch can be started at any batch, so a resumed run sees what it would have seen. The last
-    incomplete batch of an epoch is dropped. A share gets its part of every batch: all parts
-    together are the batch of one process.
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    own_test: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def channels(self) -> int:
+        """The number of colour channels."""
+        return self.pixels.shape[1]
+
+    def read(
+        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pixels and labels at each batch of indices, on the device of the pixels."""
+        device = self.pixels.device
+        for indices in batches:
+            yield self.pixels[indices.to(device)], self.labels[indices].to(device)
+
+    def only(self, indices: Tensor) -> MemoryStore:
+        """Return the store itself: the others cost nothing more."""
+        return self
+
+    def to(self, device: torch.device) -> MemoryStore:
+        """Return the same images with their pixels on this device."""
+        return replace(self, pixels=self.pixels.to(device))
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of pixels, labels and classes."""
+        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        digest.update(repr((tuple(self.pixels.shape), self.classes, self.own_test)).encode())
+        return digest.hexdigest()
+
+
+_LOGGER = logging.getLogger("pareco.data")
+_T = TypeVar("_T")
+_PROCESSOR = torch.device("cpu").type
+_NAMED = 20
+_DECODED_AT_ONCE = 256
+_SECONDS_WITHOUT_PROGRESS = 2.0
+
+
+class DamagedImages(RuntimeError):
+    """More than 0.1% of a data set's training or test images cannot be read."""
+
+
+@dataclass(frozen=True)
+class FileStore:
+    """The images of a source, decoded anew each time that they are read."""
+
+    source: Source
+    config: DataConfig
+    workers: int
+    device: torch.device
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Why images could not be read, by their index."""
+
+    channels = 3
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels `n`, int64."""
+        return torch.from_numpy(self.source.labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.source.classes
+
+    @property
+    def own_test(self) -> int:
+        """The number of test images that the data set brings."""
+        return self.source.own_test
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the images that could not be read."""
+        return [self.source.name(index) for index in self.reasons]
+
+    def read(
+        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pixels and labels at each batch of indices, on the device.
+
+        Raises `DamagedImages` once too many cannot be read.
+        """
+        drawn = seeds or [None] * len(batches)
+        # A batch is one worker's; where there are few, all share each of them.
+        parts = self.workers if 0 < len(batches) < self.workers else 1
+        divided = [_divided(*each, parts) for each in zip(batches, drawn, strict=True)]
+        pieces = [piece for batch in divided for piece in batch]
+        views, accelerated = Views(self.config), self.device.type != _PROCESSOR
+        decoded = decoded_pieces(self.source, views, pieces, self.workers, accelerated)
+        for batch in divided:
+            yield self._batch([self._checked(next(decoded)) for _ in batch])
+
+    def only(self, indices: Tensor) -> FileStore:
+        """Return the store itself: nothing is decoded before it is read."""
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of names, labels, classes and sizes; wherever the files lie."""
+        size, crop = self.config.image_size, self.config.central_crop
+        return f"{self.source.fingerprint()}-{size}-{crop}"
+
+    def _batch(self, pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        pixels = [each.to(self.device, non_blocking=True) for each, _ in pieces]
+        labels = self.labels[torch.cat([indices for _, indices in pieces])]
+        return torch.cat(pixels), labels.to(self.device)
+
+    def _checked(self, piece: Decoded) -> tuple[Tensor, Tensor]:
+        """Return the pixels and indices of a piece; note and count what it could not read."""
+        for index, reason in piece.damaged.items():
+            if index not in self.reasons:
+                self.reasons[index] = reason
+                name = self.source.name(index)
+                _LOGGER.warning("cannot read %s (%s): the next image stands in", name, reason)
+        for part in {self.source.part_of(index) for index in piece.damaged}:
+            bad = [index for index in self.reasons if index in part]
+            if len(bad) > MOST_DAMAGED * len(part):
+                raise DamagedImages(self._complaint(bad, len(part)))
+        assert piece.pixels is not None  # as there are few damaged images
+        return piece.pixels, piece.indices
+
+    def _complaint(self, bad: Sequence[int], count: int) -> str:
+        shown = [f"{self.source.name(index)} ({self.reasons[index]})" for index in bad[:_NAMED]]
+        more = f"\n  and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        return (
+            f"at least {len(bad)} of {count} images cannot be read, more than {MOST_DAMAGED:.1%}; "
+            "get these files anew:\n  " + "\n  ".join(shown) + more
+        )
+
+
+@dataclass(frozen=True)
+class DecodedStore:
+    """The images of a file store that are needed, decoded once, when first read, and held.
+
+    `only` says which.
     """
 
-    images: Images
-    batch_size: int
-    """Of all shares together."""
-    seed: int
-    share: Share = Share()
+    files: FileStore
+    needed: Tensor = field(default_factory=lambda: torch.arange(0))
+    """The indices `k`, sorted, of the images that are read."""
+
+    channels = FileStore.channels
 
     def __post_init__(self) -> None:
-        """Check that there is at least one batch, and that it can be shared."""
-        size, count = self.batch_size, len(self.images)
-        if count < size:
-            raise ValueError(f"training.batch_size {size} exceeds the {count} training images")
-        if size % self.share.count:
+        """Raise `ValueError`, naming the field, if memory cannot hold the images."""
+        needed = len(self.needed) * self.channels * self.files.config.image_size**2
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
             raise ValueError(
-                f"training.batch_size {size} cannot be shared by {self.share.count} processes"
+                f"data.in_memory: {len(self.needed)} images of data.image_size "
+                f"{self.files.config.image_size} take {needed / 2**30:.0f} GiB, more than this "
+                "machine's memory; set in_memory=False"
             )
 
     @property
-    def batches_per_epoch(self) -> int:
-        """The number of gradient steps in an epoch."""
-        return len(self.images) // self.batch_size
+    def labels(self) -> Tensor:
+        """The labels `n`, int64, as the files say."""
+        return self.files.labels
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from the `start`-th on."""
-        size, part = self.batch_size, self.batch_size // self.share.count
-        own = slice(self.share.rank * part, (self.share.rank + 1) * part)
-        shuffling = derived_generator(self.seed, "order", epoch)
-        order = torch.randperm(len(self.images), generator=shuffling)
-        drawing = derived_generator(self.seed, "views", epoch)
-        views = torch.randint(2**62, (len(self.images),), generator=drawing)
-        steps = range(start, self.batches_per_epoch)
-        positions = [order[step * size : (step + 1) * size][own] for step in steps]
-        batches = [self.images.indices[each] for each in positions]
-        seeds = [views[step * size : (step + 1) * size][own] for step in steps]
-        read = self.images.store.read(batches, seeds)
-        for step, (pixels, labels) in zip(steps, read, strict=True):
-            generator = derived_generator(self.seed, "augmentation", epoch, step)
-            yield self.images.preparation.training(pixels, generator, size, own), labels
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.files.classes
+
+    @property
+    def own_test(self) -> int:
+        """The number of test images that the data set brings."""
+        return self.files.own_test
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the images that could not be read."""
+        return self.files.damaged
+
+    @cached_property
+    def memory(self) -> MemoryStore:
+        """The images that are needed, decoded, in their order."""
+        size, device = self.files.config.image_size, self.files.device
+        shape = (len(self.needed), self.channels, size, size)
+        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        labels = torch.empty_like(self.needed)
+        parts = self.needed.split(_DECODED_AT_ONCE)
+        read = with_progress(self.files.read(parts, None), len(parts))
+        for number, (some, theirs) in enumerate(read):
+            place = slice(number * _DECODED_AT_ONCE, number * _DECODED_AT_ONCE + len(some))
+            pixels[place], labels[place] = some, theirs.cpu()
+        return MemoryStore(pixels, labels, self.classes)
+
+    def read(
+        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pixels and labels at each batch of indices, on the device."""
+        return self.memory.read([self._places(indices) for indices in batches], seeds)
+
+    def _places(self, indices: Tensor) -> Tensor:
+        """Return where images are in memory. Raises `IndexError` for one that is not needed."""
+        places = torch.searchsorted(self.needed, indices)
+        if not torch.equal(self.needed[places.clamp(max=len(self.needed) - 1)], indices):
+            raise IndexError("images are read that `only` left out")
+        return places
+
+    def only(self, indices: Tensor) -> DecodedStore:
+        """Return a store that decodes these images alone."""
+        return replace(self, needed=indices)
+
+    def fingerprint(self) -> str:
+        """Return that of the files."""
+        return self.files.fingerprint()
+
+
+def with_progress(items: Iterable[_T], total: int) -> Iterator[_T]:
+    """Yield the items; show a bar on a terminal's stderr once it takes long."""
+    console = Console(stderr=True)
+    columns = ("decoding images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("", total=total)
+    begun, shown = time.monotonic(), False
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if not shown and time.monotonic() - begun > _SECONDS_WITHOUT_PROGRESS:
+                shown = True
+                bar.start()
+    finally:
+        if shown:
+            bar.stop()
+
+
+def _divided(
+    indices: Tensor, seeds: Tensor | None, parts: int
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Return a batch in `parts` parts at most, for as many workers."""
+    some_seeds = [None] * parts if seeds is None else seeds.chunk(parts)
+    return list(zip(indices.chunk(parts), some_seeds, strict=False))

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t, ttest_ind
 
-from pareco.reporting.budgets import unequal_methods
-from pareco.reporting.environment import commit_name
-from pareco.reporting.experiment import PUBLISHED_SCALE
-from pareco.reporting.records import FOLDER, Records
+from pareco.reporting.collection import commit_name
+from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, Records
 from pareco.reporting.statistics import (
     AREA,
     errors_at,
     run_measures,
     staircase,
+    unequal_methods,
 )
 
 Outcome = Literal["reproduced", "not reproduced", "not run at that scale"]
@@ -47,7 +46,7 @@ class ClaimOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Gain:
     """A number in percentage points, and how sure it is."""
 
     value: float
@@ -75,7 +74,7 @@ class Measured:
         return self.value > number and (not self.has_interval or self.low > number)
 
 
-def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Measured | None:
+def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Gain | None:
     """How far the method's mean error falls below the baseline's, at the budget most in its favour.
 
     The budgets are the costs of the networks that the baseline selects with any seed, so that it
@@ -118,7 +117,7 @@ def area_gains(records: Records, cost: str, method: str, baseline: str) -> np.nd
     return (areas[baseline] - areas[method]).to_numpy()
 
 
-def area_gain(records: Records, cost: str, method: str, baseline: str) -> Measured | None:
+def area_gain(records: Records, cost: str, method: str, baseline: str) -> Gain | None:
     """The mean over seeds of the `area_gains`; None where one is not defined, or no seed common."""
     gains = area_gains(records, cost, method, baseline)
     if not len(gains) or np.isnan(gains).any():
@@ -128,7 +127,7 @@ def area_gain(records: Records, cost: str, method: str, baseline: str) -> Measur
 
 def difference_of_area_gains(
     records: Records, others: Records, cost: str, method: str, baseline: str
-) -> Measured | None:
+) -> Gain | None:
     """How much more the method gains over the baseline here than with the other network.
 
     The mean of the `area_gains` minus that of the others, with Welch's interval, as the seeds of
@@ -140,11 +139,11 @@ def difference_of_area_gains(
         return None
     value = float(here.mean() - there.mean())
     if min(len(here), len(there)) < 2:
-        return Measured(value=value, low=float("nan"), high=float("nan"))
+        return Gain(value=value, low=float("nan"), high=float("nan"))
     if np.ptp(here) == np.ptp(there) == 0:
-        return Measured(value=value, low=value, high=value)
+        return Gain(value=value, low=value, high=value)
     interval = ttest_ind(here, there, equal_var=False).confidence_interval(0.95)
-    return Measured(value=value, low=float(interval.low), high=float(interval.high))
+    return Gain(value=value, low=float(interval.low), high=float(interval.high))
 
 
 def shortcomings(
@@ -203,10 +202,10 @@ def _paired(
     return [(own[own["seed"] == seed], theirs[theirs["seed"] == seed]) for seed in common]
 
 
-def _measured(gains: np.ndarray, note: str = "", of: str = "") -> Measured:
+def _measured(gains: np.ndarray, note: str = "", of: str = "") -> Gain:
     """The mean over seeds with Student's interval, which holds for few seeds as well."""
     value, low, high = float(gains.mean()), float("nan"), float("nan")
     if len(gains) > 1:
         reach = t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5
         low, high = value - reach, value + reach
-    return Measured(value=value, low=float(low), high=float(high), note=note, of=of)
+    return Gain(value=value, low=float(low), high=float(high), note=note, of=of)

@@ -3,17 +3,187 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from pareco.cost import COSTS
+from pareco.config import COSTS, Cost
 from pareco.files import write_text
-from pareco.reporting.costs import LATENCY
-from pareco.reporting.experiment import Experiment, Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostWords:
+    """What tables and figures call a cost."""
+
+    name: str
+    """What follows a number, such as `301 M MACs`."""
+
+    figure: str
+    """The file name, without suffix, of the plot of errors over this cost."""
+
+    definition: str = ""
+    """What is counted, where the name does not say it."""
+
+    unit: str = ""
+    """The unit of a cost that is no count."""
+
+    @property
+    def defined(self) -> str:
+        """The name, with the definition in brackets if there is one."""
+        return f"{self.name} ({self.definition})" if self.definition else self.name
+
+    @property
+    def axis(self) -> str:
+        """What stands at an axis, before `(% of ...)`."""
+        label = f"{self.name}: {self.definition}" if self.definition else self.name
+        return label[0].upper() + label[1:]
+
+    def amount(self, value: float) -> str:
+        """A value in three digits, such as `301 M`, or with the unit, such as `3.21 ms`."""
+        return f"{value:.3g} {self.unit}" if self.unit else amount(value)
+
+    def full(self, value: float) -> str:
+        """A value with the name, such as `301 M MACs`."""
+        return f"{self.amount(value)} {self.name}"
+
+
+LATENCY = "latency_ms"
+AXES: tuple[str, ...] = (*COSTS, LATENCY)
+
+COST_WORDS: Mapping[str, CostWords] = {
+    "macs": CostWords(name="MACs", figure="error_vs_flops"),
+    "params": CostWords(name="parameters", figure="error_vs_params"),
+    "activations": CostWords(
+        name="activations",
+        figure="error_vs_activations",
+        definition="elements put out by layers",
+    ),
+    "peak_activations": CostWords(
+        name="peak activations",
+        figure="error_vs_peak_activations",
+        definition="elements held at once",
+    ),
+    LATENCY: CostWords(
+        name="latency",
+        figure="error_vs_latency",
+        definition="measured, of one image",
+        unit="ms",
+    ),
+}
+
+
+def amount(count: float) -> str:
+    """A count in three digits with k, M or G, such as `301 M`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:  # which rounds up to it
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+PUBLISHED_SCALE = "paper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A channel group: its name and its channel count in the full network."""
+
+    name: str
+    maximum: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRecord:
+    """What the runs of an experiment share."""
+
+    experiment: str
+    network: str
+    data: str
+    """The name of the data set."""
+    image_size: int
+    """Height and width in pixels."""
+    scale: str
+    """PUBLISHED_SCALE for the published schedule, else a line that says how much of it this is."""
+    cost: Cost
+    """The objective beside the loss: the axis of tables and plots."""
+    full_costs: Mapping[str, float]
+    """Every cost of the full network: COSTS, and the latency where it was measured."""
+    groups: tuple[Group, ...]
+    """In the order of a front's `widths`."""
+    budget_exempt: tuple[str, ...] = ()
+    """Methods that may spend another training budget than the rest, in alphabetical order."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The experiment of a result.json or network.json.
+
+        Raises KeyError where a field is missing, and ValueError for a cost that COSTS lacks or a
+        scale that is not one line of text.
+        """
+        exempt = record["budget_exempt"]
+        if isinstance(exempt, bool):
+            exempt = [record["method"]] if exempt else []
+        return cls(
+            experiment=_line("experiment", record["experiment"]),
+            network=_line("network", record["network"]),
+            data=_line("data", record["data"]),
+            image_size=int(record["image_size"]),
+            scale=_line("scale", record["scale"]),
+            cost=_cost(record["cost"]),
+            full_costs={name: int(record["full_costs"][name]) for name in COSTS},
+            groups=tuple(
+                Group(name=_line("a group", group["name"]), maximum=int(group["maximum"]))
+                for group in record["groups"]
+            ),
+            budget_exempt=tuple(sorted(exempt)),
+        )
+
+    def to_json(self) -> str:
+        """The text of network.json, from which `read_experiment` makes it again; no latency."""
+        record = asdict(self)
+        record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
+        return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def full_cost(self) -> float:
+        """What the full network costs, by the experiment's own cost."""
+        return self.full_costs[self.cost]
+
+    @property
+    def words(self) -> CostWords:
+        """What the experiment's own cost is called."""
+        return COST_WORDS[self.cost]
+
+    @property
+    def title(self) -> str:
+        """ExperimentRecord, network, data set and image size, in one line."""
+        return (
+            f"{self.experiment}: {self.network} on {self.data}, "
+            f"{self.image_size} x {self.image_size} pixels"
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every table and figure must say: a scale that is not the published one."""
+        if self.scale == PUBLISHED_SCALE:
+            return ()
+        return (f"scale: {self.scale}, not the published schedule",)
+
+
+def _line(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError(f"{field} {value!r} is not one line of text")
+    return value
+
+
+def _cost(value: Any) -> Cost:
+    for name in COSTS:
+        if value == name:
+            return name
+    raise ValueError(f"cost {value!r} is none of {', '.join(COSTS)}")
+
 
 FRONT_TYPES = {
     "experiment": "str",
@@ -70,7 +240,7 @@ class Records:
     experiment's full costs.
     """
 
-    experiment: Experiment
+    experiment: ExperimentRecord
     fronts: pd.DataFrame
     """One row per evaluated sub-network: the columns of front.csv, then those of the budget."""
 
@@ -159,10 +329,10 @@ def with_latency(records: Records, latency: Mapping[str, Any] | None) -> Records
     )
 
 
-def read_experiment(path: Path) -> Experiment:
+def read_experiment(path: Path) -> ExperimentRecord:
     """The experiment of a network.json; InvalidRecord if the file is missing or incomplete."""
     with blaming(path):
-        return Experiment.from_record(json.loads(path.read_text(encoding="utf-8")))
+        return ExperimentRecord.from_record(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -230,7 +400,7 @@ def read_table(
         return table[list(types)]
 
 
-def check_front(front: pd.DataFrame, experiment: Experiment) -> None:
+def check_front(front: pd.DataFrame, experiment: ExperimentRecord) -> None:
     """Raise ValueError where costs or widths are not those of a sub-network."""
     for cost in COSTS:
         full = experiment.full_costs[cost]
@@ -258,3 +428,83 @@ def blaming(path: Path) -> Iterator[None]:
         raise InvalidRecord(f"{path} lacks {error}") from error
     except (AttributeError, IndexError, OSError, TypeError, ValueError) as error:
         raise InvalidRecord(f"{path}: {error}") from error
+
+
+PUBLISHED_TYPES = {
+    "network": "str",
+    "data": "str",
+    "image_size": "int64",
+    "method": "str",
+    "config": "str",
+    "macs_millions": "float64",
+    "params_millions": "float64",
+    "top1_error": "float64",
+    "source": "str",
+    "note": "str",
+}
+_MAY_LACK = ("macs_millions", "params_millions")
+_REQUIRED_TEXTS = ("network", "data", "method", "source")
+
+
+_OURS = Path(__file__).parents[2] / "results" / "published"
+
+
+def published_folder(results: Path) -> Path:
+    """The folder of published numbers in the results, or else that of this repository."""
+    own = results / "published"
+    return own if own.is_dir() else _OURS
+
+
+def read_published(folder: Path) -> pd.DataFrame:
+    """The rows of all CSV files in a folder, those of a file in its order; none without a folder.
+
+    The columns are PUBLISHED_TYPES: errors in percent, costs in millions, NaN where the source has
+    none. Raises InvalidRecord, naming file and line, for a row that is damaged or has no source.
+    """
+    tables = [_read(path) for path in sorted(folder.glob("*.csv"))]
+    if not tables:
+        return pd.DataFrame(columns=list(PUBLISHED_TYPES)).astype(PUBLISHED_TYPES)
+    return pd.concat(tables, ignore_index=True)
+
+
+def published_for(experiment: ExperimentRecord, published: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the experiment's network, data set and image size whose MACs are known.
+
+    So a scale with smaller images, or other ones, has none; a shorter schedule has them.
+    """
+    same = (
+        (published["network"] == experiment.network)
+        & (published["data"] == experiment.data)
+        & (published["image_size"] == experiment.image_size)
+        & published["macs_millions"].notna()
+    )
+    return published[same].reset_index(drop=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    with blaming(path):
+        table = pd.read_csv(
+            path,
+            dtype=dict(PUBLISHED_TYPES),
+            keep_default_na=False,
+            na_values={name: [""] for name in _MAY_LACK},
+        )
+        if list(table.columns) != list(PUBLISHED_TYPES):
+            raise ValueError(f"its columns are not {', '.join(PUBLISHED_TYPES)}")
+        for index, row in enumerate(table.to_dict("records")):
+            if fault := _fault(row):
+                raise InvalidRecord(f"{path}, line {index + 2}: {fault}")
+        return table
+
+
+def _fault(row: dict) -> str | None:
+    """What is wrong with a row, if anything is."""
+    for name in _REQUIRED_TEXTS:
+        if not row[name].strip():
+            return f"{name} is empty"
+    for name in _MAY_LACK:
+        if not np.isnan(row[name]) and not 0 < row[name] < np.inf:
+            return f"{name} is no positive number: {row[name]}"
+    if not 0 <= row["top1_error"] <= 100:
+        return f"top1_error is no percentage: {row['top1_error']}"
+    return f"image_size is {row['image_size']}" if row["image_size"] < 1 else None

@@ -1,5 +1,6 @@
 """One command's work: from finished runs, or from their records, to a folder of results."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,14 +8,55 @@ import pandas as pd
 import rich.console
 
 from pareco.files import write_text
-from pareco.reporting.budgets import check_equal_budgets
+from pareco.reporting.collection import collected_runs, records_of
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
-from pareco.reporting.published import published_folder, published_for, read_published
-from pareco.reporting.records import Records, read_records, write_records
-from pareco.reporting.runs import collected_runs
-from pareco.reporting.statistics import method_order
-from pareco.reporting.table_formats import Tables, latex, markdown, terminal
-from pareco.reporting.tables import experiment_tables, measure_csv
+from pareco.reporting.records import (
+    Records,
+    published_folder,
+    published_for,
+    read_published,
+    read_records,
+    write_records,
+)
+from pareco.reporting.statistics import check_equal_budgets, method_order, run_measures
+from pareco.reporting.tables import (
+    Tables,
+    experiment_tables,
+    latex,
+    markdown,
+    measure_csv,
+    terminal,
+)
+from pareco.tracking import Publication
+
+_RECORDS = ("config.json", "env.json", "splits.json", "front.csv", "visits.csv", "result.json")
+
+
+def run_publication(folder: Path) -> Publication:
+    """The front, figures, records, weights and final numbers of the run in a folder.
+
+    The summary has the errors at fixed costs, area and hypervolume of `run_measures`, and the
+    budget. Raises InvalidRecord for a record that is missing or damaged.
+    """
+    records = records_of([folder])
+    experiment = records.experiment
+    measures = run_measures(records.fronts, experiment.cost, experiment.full_cost).iloc[0]
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    nothing = read_published(folder / "published")
+    return Publication(
+        front=records.fronts,
+        cost=experiment.cost,
+        figures=experiment_figures(records, nothing, folder.parent.name),
+        artifacts={
+            "front": [folder / name for name in _RECORDS],
+            "model": sorted(folder.glob("weights/*.safetensors")),
+        },
+        summary={
+            **{f"error/{name}": float(value) for name, value in measures.items()},
+            **{f"budget/{name}": int(value) for name, value in result["budget"].items()},
+            "scale": experiment.scale,
+        },
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

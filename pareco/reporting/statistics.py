@@ -4,7 +4,8 @@ A cost is a column of a front, such as `macs`; it is reported in whole percent o
 network's. Errors are percent. Of both, less is better; of hypervolume, more.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from math import ceil
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from botorch.utils.multi_objective.hypervolume import Hypervolume
 from scipy.stats import bootstrap
 
-from pareco.cost import COSTS
+from pareco.config import COSTS
+from pareco.reporting.records import BUDGET_TYPES
 
 AREA = "area"
 HYPERVOLUME = "hypervolume"
@@ -186,3 +188,70 @@ def _summarized(measures: pd.DataFrame) -> pd.DataFrame:
             numbers = (values[:, index].mean(), deviations[index], low[index], high[index])
             rows.append((method, measure, *map(float, numbers), len(values)))
     return pd.DataFrame(rows, columns=columns)
+
+
+EXEMPT, UNEQUAL = "†", "‡"
+_REQUIRED_EQUAL = ["gradient_steps", "passes"]
+
+
+class UnequalBudgets(ValueError):
+    """Methods that are to be compared spent different training budgets."""
+
+
+def unequal_methods(
+    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
+) -> list[str]:
+    """The methods, in the order given, that spent another training budget than most of the rest.
+
+    A budget is a run's gradient steps and forward-backward passes, the same for every seed.
+    Exempt methods are left out. Of two equally common budgets the one met first is the standard.
+    """
+    spent = {
+        method: sorted(set(fronts[fronts["method"] == method][_REQUIRED_EQUAL].itertuples(False)))
+        for method in methods
+        if method not in exempt
+    }
+    common = Counter(budget for budgets in spent.values() for budget in budgets).most_common(1)
+    return [method for method, budgets in spent.items() if budgets != [common[0][0]]]
+
+
+def budget_marks(
+    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
+) -> dict[str, str]:
+    """The mark, EXEMPT or UNEQUAL, of each method that is not to be compared like for like."""
+    unequal = unequal_methods(fronts, exempt, methods)
+    marks = {**dict.fromkeys(exempt, EXEMPT), **dict.fromkeys(unequal, UNEQUAL)}
+    return {method: marks[method] for method in methods if method in marks}
+
+
+def check_equal_budgets(
+    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
+) -> None:
+    """Raise UnequalBudgets, with every method's numbers, where `unequal_methods` finds one."""
+    unequal = unequal_methods(fronts, exempt, methods)
+    if unequal:
+        budgets = budget_table(fronts, [method for method in methods if method not in exempt])
+        numbers = "; ".join(
+            f"{method}: {row['gradient_steps']} gradient steps, {row['passes']} passes"
+            for method, row in budgets.items()
+        )
+        raise UnequalBudgets(
+            f"unequal training budgets ({numbers}): run {', '.join(unequal)} again with the budget"
+            " of the others, or compare all the same with allow_unequal_budgets=True"
+        )
+
+
+def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Each method's budget by column name: a number, or `least to most` where its seeds differ."""
+    return {
+        method: {
+            column: _extent(fronts.loc[fronts["method"] == method, column])
+            for column in BUDGET_TYPES
+        }
+        for method in methods
+    }
+
+
+def _extent(values: pd.Series) -> str:
+    least, most = int(values.min()), int(values.max())
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

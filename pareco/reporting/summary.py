@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pareco.reporting.budgets import budget_marks
 from pareco.reporting.claims import ClaimOutcome
-from pareco.reporting.environment import duration
+from pareco.reporting.collection import duration
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import AREA, method_order, run_measures, seed_statistics
-from pareco.reporting.table_formats import Cell, Table, markdown_table
+from pareco.reporting.statistics import (
+    AREA,
+    budget_marks,
+    method_order,
+    run_measures,
+    seed_statistics,
+)
+from pareco.reporting.tables import Cell, Table, markdown_table
 
 NOT_RUN = "not run"
 _COLUMNS = ("experiment", "scale", "network and data", "runs", "outcome", "on what")

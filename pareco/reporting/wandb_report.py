@@ -2,24 +2,182 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from pareco.reporting.costs import COST_WORDS
-from pareco.reporting.records import Records
-from pareco.reporting.wandb_summary import (
-    CURVE_STEP,
-    LOSSES,
-    WIDTHS_PERCENT,
-    SummaryRun,
-    digest,
-    front_names,
-    shown_costs,
-    summary_group,
-    width_name,
-)
+import numpy as np
+import pandas as pd
+
+from pareco.reporting.records import COST_WORDS, LATENCY, ExperimentRecord, Records
+from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
+from pareco.tracking.mirror import quiet_settings
+
+LOSSES = ("loss_largest", "loss_smallest")
+CURVE_STEP = "curve/step"
+WIDTHS_PERCENT = 60
+_COSTS = ("macs", "peak_activations", LATENCY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRun:
+    """What the runs of one method have found, as means over its seeds."""
+
+    method: str
+    fronts: dict[str, list[tuple[float, float]]]
+    """For each cost: budgets in percent of the full network's, and the errors they select."""
+
+    curves: dict[str, list[tuple[float, float]]]
+    """For each of LOSSES: gradient steps and losses; empty for a method that may train longer."""
+
+    widths: dict[str, float]
+    """By channel group: channels in percent of the full network's, of the network that
+    WIDTHS_PERCENT of the full cost select; empty where that selects none in some seed."""
+
+
+def front_names(cost: str) -> tuple[str, str]:
+    """The names in W&B of the budgets of a cost, and of the errors that they select."""
+    return f"front/{cost}/percent", f"front/{cost}/error"
+
+
+def width_name(group: str) -> str:
+    """The name in W&B of a channel group's width; dots would be taken for levels."""
+    return f"width/{group.replace('.', '-')}"
+
+
+def shown_costs(experiment: ExperimentRecord) -> list[str]:
+    """The experiment's own cost, then MACs, memory, and latency where it was measured."""
+    costs = dict.fromkeys((experiment.cost, *_COSTS))
+    return [cost for cost in costs if cost in experiment.full_costs]
+
+
+def summary_group(records: Records) -> str:
+    """The group of the summaries in W&B: theirs alone, as others belong to other records."""
+    return f"summary-{records.experiment.experiment[:100]}-{digest(records)}"
+
+
+def digest(records: Records) -> str:
+    """What tells these records from earlier ones of the experiment, in W&B."""
+    tables = (records.fronts, records.curves)
+    texts = [records.experiment.to_json(), *(table.to_csv(index=False) for table in tables)]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
+
+
+def summary_runs(records: Records, focus: str) -> list[SummaryRun]:
+    """A summary of each method, `focus` first where it is among them."""
+    experiment = records.experiment
+    return [
+        SummaryRun(
+            method=method,
+            fronts={cost: _front(records, method, cost) for cost in shown_costs(experiment)},
+            curves={} if method in experiment.budget_exempt else _curves(records, method),
+            widths=_widths(records, method),
+        )
+        for method in method_order(records.fronts["method"], focus)
+    ]
+
+
+def upload_summary(records: Records, runs: Sequence[SummaryRun], project: str) -> str:
+    """Upload the summaries that are not there yet; return the entity that they belong to.
+
+    Needs a key and a server that answers. Raises what wandb raises, and TimeoutError.
+    """
+    import wandb
+
+    settings = quiet_settings(init_timeout=30, finish_timeout=60, finish_timeout_raises=True)
+    experiment, key, entity = records.experiment, digest(records), ""
+    with TemporaryDirectory() as folder:
+        for summary in runs:
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{summary.method}")
+            run = wandb.init(
+                project=project,
+                group=summary_group(records),
+                job_type=summary.method,
+                name=f"{experiment.experiment}: {summary.method}",
+                id=f"summary-{name[-90:]}-{key}",
+                config={
+                    "records": key,
+                    "method": summary.method,
+                    "experiment": experiment.experiment,
+                    "scale": experiment.scale,
+                },
+                dir=folder,
+                mode="online",
+                resume="allow",
+                reinit="create_new",
+                settings=settings,
+            )
+            entity = run.entity
+            _fill(run, summary)
+            run.finish()
+    return entity
+
+
+def _fill(run: Any, summary: SummaryRun) -> None:
+    """Log what a W&B run lacks of a summary: it may be there, whole or in part."""
+    for cost in summary.fronts:
+        axis, error = front_names(cost)
+        run.define_metric(axis, hidden=True)
+        run.define_metric(error, step_metric=axis)
+    run.define_metric(CURVE_STEP, hidden=True)
+    run.define_metric("curve/*", step_metric=CURVE_STEP)
+    for step, row in enumerate(_rows(summary)):
+        if step >= run.starting_step:
+            run.log(row, step=step)
+    run.summary.update({width_name(group): value for group, value in summary.widths.items()})
+
+
+def _rows(summary: SummaryRun) -> Iterator[dict[str, float]]:
+    """Yield the rows of a summary's history: the points of its fronts, then of its curves."""
+    for cost, points in summary.fronts.items():
+        for point in points:
+            yield dict(zip(front_names(cost), point, strict=True))
+    for name, points in summary.curves.items():
+        for point in points:
+            yield dict(zip((CURVE_STEP, f"curve/{name}"), point, strict=True))
+
+
+def _front(records: Records, method: str, cost: str) -> list[tuple[float, float]]:
+    """The mean over seeds of the error at each whole percent at which every seed has a network."""
+    full = records.experiment.full_costs[cost]
+    fronts = records.fronts[records.fronts["method"] == method]
+    percents = np.arange(1, 101)
+    budgets = percents * full / 100
+    means = np.mean([errors_at(front, cost, budgets) for _, front in fronts.groupby("seed")], 0)
+    known = ~np.isnan(means)
+    return list(zip(percents[known].astype(float).tolist(), means[known].tolist(), strict=True))
+
+
+def _curves(records: Records, method: str) -> dict[str, list[tuple[float, float]]]:
+    """The mean losses over seeds, by step."""
+    curves = records.curves[records.curves["method"] == method]
+    means = curves.groupby("step")[list(LOSSES)].mean()
+    steps = means.index.astype(float).tolist()
+    return {name: list(zip(steps, means[name].tolist(), strict=True)) for name in LOSSES}
+
+
+def _widths(records: Records, method: str) -> dict[str, float]:
+    experiment = records.experiment
+    fronts = records.fronts[records.fronts["method"] == method]
+    first = cost_percents(records.fronts, experiment.cost, experiment.full_cost)[0]
+    budget = max(first, WIDTHS_PERCENT) * experiment.full_cost / 100
+    chosen: list[pd.Series] = []
+    for _, front in fronts.groupby("seed"):
+        steps = staircase(front, experiment.cost)
+        affordable = steps[steps[experiment.cost] <= budget]
+        if affordable.empty:
+            return {}
+        chosen.append(affordable.iloc[-1])
+    counts = np.array([[int(count) for count in row["widths"].split()] for row in chosen])
+    shares = 100 * counts.mean(axis=0) / [group.maximum for group in experiment.groups]
+    names = [group.name for group in experiment.groups]
+    return dict(zip(names, shares.tolist(), strict=True))
+
 
 _TITLE_LENGTH = 128
 _CURVE_TITLES = {

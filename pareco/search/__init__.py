@@ -1,11 +1,14 @@
 """Multi-objective Bayesian optimization with random scalarizations; knows nothing of networks."""
 
-from pareco.search.history import History
-from pareco.search.mobo import Mobo, Origin, Proposal, SearchConfig
-from pareco.search.scalarization import tchebyshev
-from pareco.search.solver import ScalarizationSolver, search_cost_weight
+from pareco.search.mobo import History, Mobo, Origin, Proposal
+from pareco.search.solver import (
+    ScalarizationSolver,
+    bin_masses,
+    search_cost_weight,
+    target_cost,
+    tchebyshev,
+)
 from pareco.search.surrogate import Surrogate, SurrogateError
-from pareco.search.targets import bin_masses, target_cost
 
 __all__ = [
     "History",
@@ -13,7 +16,6 @@ __all__ = [
     "Origin",
     "Proposal",
     "ScalarizationSolver",
-    "SearchConfig",
     "Surrogate",
     "SurrogateError",
     "bin_masses",

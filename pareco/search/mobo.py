@@ -7,12 +7,118 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from botorch.utils.multi_objective.hypervolume import Hypervolume
+from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
-from pareco.search.history import History
-from pareco.search.solver import ScalarizationSolver, SolverError, search_cost_weight
+from pareco.config import SearchConfig
+from pareco.search.solver import ScalarizationSolver, SolverError, search_cost_weight, target_cost
 from pareco.search.surrogate import Surrogate
-from pareco.search.targets import target_cost
+
+
+class History:
+    """All entries told so far: `alphas` `n x d`, `losses` `n`, `costs` `n`, in double precision.
+
+    Less is better for loss and cost. A loss which is NaN is not measured yet; an infinite one is
+    stored as NaN. Unmeasured entries are never on the front.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.alphas = torch.empty(0, dimensions, dtype=torch.double)
+        self.losses = torch.empty(0, dtype=torch.double)
+        self.costs = torch.empty(0, dtype=torch.double)
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    @property
+    def dimensions(self) -> int:
+        """Return d, the number of multipliers of an entry."""
+        return self.alphas.shape[1]
+
+    @property
+    def measured(self) -> Tensor:
+        """Return a mask `n`: which entries have a loss."""
+        return self.losses.isfinite()
+
+    def add(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
+        """Append `n x d` alphas with `n` losses (NaN: not measured yet) and `n` costs.
+
+        Raises ValueError where lengths disagree, or alphas or costs are not finite; the history
+        is then unchanged.
+        """
+        count = len(alphas)
+        if alphas.shape != (count, self.dimensions):
+            raise ValueError(f"alphas must be n x {self.dimensions}, got {tuple(alphas.shape)}")
+        if losses.shape != (count,) or costs.shape != (count,):
+            raise ValueError(
+                f"{count} alphas need {count} losses and costs, "
+                f"got {tuple(losses.shape)} and {tuple(costs.shape)}"
+            )
+        if not (alphas.isfinite().all() and costs.isfinite().all()):
+            raise ValueError("alphas and costs must be finite")
+        self.alphas = torch.cat([self.alphas, _plain(alphas)])
+        self.losses = torch.cat([self.losses, _finite_or_nan(losses)])
+        self.costs = torch.cat([self.costs, _plain(costs)])
+
+    def refresh(self, losses: Tensor) -> None:
+        """Replace all `n` losses. Raises ValueError where their number is not the history's."""
+        if losses.shape != (len(self),):
+            raise ValueError(f"{len(self)} losses are needed, got {tuple(losses.shape)}")
+        self.losses = _finite_or_nan(losses)
+
+    def front(self) -> Tensor:
+        """Return the indices of the non-dominated measured entries, sorted by cost.
+
+        Of entries with equal loss and cost only the first is listed.
+        """
+        indices = self.measured.nonzero().squeeze(1)
+        objectives = torch.stack([self.losses[indices], self.costs[indices]], dim=1)
+        indices = indices[is_non_dominated(objectives, maximize=False)]
+        return indices[torch.argsort(self.costs[indices])]
+
+    def hypervolume(self, reference: tuple[float, float]) -> float:
+        """Return the area dominated by the front up to `reference` (loss, cost); more is better.
+
+        Entries which don't improve on the reference in both count nothing.
+        """
+        front = self.front()
+        objectives = torch.stack([self.losses[front], self.costs[front]], dim=1)
+        volume = Hypervolume(ref_point=-torch.tensor(reference, dtype=torch.double))
+        return float(volume.compute(-objectives))
+
+    def state(self) -> dict[str, Any]:
+        """Return the entries as plain lists fit for JSON; an unmeasured loss is None."""
+        losses = [None if math.isnan(loss) else loss for loss in self.losses.tolist()]
+        return {
+            "dimensions": self.dimensions,
+            "alphas": self.alphas.tolist(),
+            "losses": losses,
+            "costs": self.costs.tolist(),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "History":
+        """Return the history which `state()` described."""
+        history = cls(state["dimensions"])
+        losses = [math.nan if loss is None else loss for loss in state["losses"]]
+        history.add(
+            torch.tensor(state["alphas"], dtype=torch.double).reshape(-1, history.dimensions),
+            torch.tensor(losses, dtype=torch.double),
+            torch.tensor(state["costs"], dtype=torch.double),
+        )
+        return history
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Return a detached copy on the CPU in double precision."""
+    return values.detach().to("cpu", torch.double, copy=True)
+
+
+def _finite_or_nan(losses: Tensor) -> Tensor:
+    """Return the losses with NaN in place of infinities."""
+    return _plain(losses).nan_to_num(nan=math.nan, posinf=math.nan, neginf=math.nan)
+
 
 logger = logging.getLogger(__name__)
 
@@ -20,52 +126,6 @@ TARGETS = 3
 DRAWS = 100
 # What a fit or the solver raises on bad numerics; SurrogateError and NanError are RuntimeErrors.
 NUMERICAL_ERRORS = (RuntimeError, ValueError, ArithmeticError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """Settings of the search; the defaults are the paper's where it names them."""
-
-    initial_widths: int = 20
-    """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
-
-    beta: float = 0.1
-    """Exploration: the optimistic bounds are mu - sqrt(beta) sigma."""
-
-    reference: float = -3.0
-    """Reference point b of the scalarization, in standard deviations."""
-
-    augmentation: float = 1e-6
-    """Weight of the sum that augments the Tchebyshev maximum."""
-
-    target_bins: int = 50
-    """Bins of the cost range from which a target cost is drawn."""
-
-    trials: int = 10
-    """Most trials of the binary search on the cost's weight."""
-
-    tolerance: float = 0.02
-    """Accepted distance from the target cost, as a fraction of the full network's cost."""
-
-    raw_samples: int = 1024
-    """Sobol points from which the inner optimizer's starts are picked."""
-
-    starts: int = 4
-    """Points that the inner optimizer refines for each weight."""
-
-    iterations: int = 30
-    """Most SLSQP iterations of the inner optimizer for each start."""
-
-    def __post_init__(self) -> None:
-        for name in ("target_bins", "trials", "raw_samples", "starts", "iterations"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("initial_widths", "beta", "augmentation", "tolerance"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
-        if not (self.reference < 0 and math.isfinite(self.reference)):
-            raise ValueError(f"reference must be finite and negative, got {self.reference}")
 
 
 Origin = Literal["uniform", "largest", "model", "random"]

@@ -1,4 +1,4 @@
-"""Minimizing the scalarization over the box of multipliers, and the search for its weight."""
+"""The scalarization of loss and cost: its targets, its minimizers, the search for its weight."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,7 +10,63 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from pareco.search.scalarization import tchebyshev
+
+def tchebyshev(
+    objectives: Tensor,
+    cost_weight: float,
+    reference: float = -3.0,
+    augmentation: float = 1e-6,
+) -> Tensor:
+    """Return T_lambda of `m x 2` objectives (loss, cost) as `m` values; less is better.
+
+    Objectives and `reference` (the paper's b) are in standard deviations of the history. With
+    lambda = (1 - `cost_weight`, `cost_weight`), T_lambda = max_i lambda_i (f_i - b) +
+    `augmentation` * sum_i lambda_i (f_i - b). NaN objectives give NaN. Raises ValueError for a
+    `cost_weight` outside [0, 1]. PareCO, section 3.2.
+    """
+    if not 0.0 <= cost_weight <= 1.0:
+        raise ValueError(f"cost_weight must lie in [0, 1], got {cost_weight}")
+    weighted = (objectives - reference) * objectives.new_tensor([1.0 - cost_weight, cost_weight])
+    return torch.amax(weighted, dim=-1) + augmentation * weighted.sum(dim=-1)
+
+
+def bin_masses(
+    costs: Tensor, losses: Tensor, cost_range: tuple[float, float], bins: int = 50
+) -> Tensor:
+    """Return the area which a front leaves open, in each of `bins` equal bins of the cost range.
+
+    `costs` and `losses` are the front's, `k` each, sorted by cost. The gap between neighbours
+    has the mass (F_{k+1} - F_k)(L_k - L_{k+1}), spread evenly over [F_k, F_{k+1}], so its
+    density is the drop in loss. The masses are not normalized; they are all zero for fewer than
+    two points, and what lies outside the cost range is dropped. PareCO, section 3.3.
+    """
+    edges = torch.linspace(*cost_range, bins + 1, dtype=costs.dtype)
+    upper = torch.minimum(costs[1:, None], edges[None, 1:])
+    lower = torch.maximum(costs[:-1, None], edges[None, :-1])
+    drops = losses[:-1] - losses[1:]
+    return (drops[:, None] * (upper - lower).clamp_min(0.0)).sum(dim=0)
+
+
+def target_cost(
+    costs: Tensor,
+    losses: Tensor,
+    cost_range: tuple[float, float],
+    generator: torch.Generator,
+    bins: int = 50,
+) -> float:
+    """Return a cost drawn where the front leaves much area: a bin by mass, then evenly in it.
+
+    Arguments as in `bin_masses`; units are the cost's. Without any mass (fewer than two points
+    on the front) the draw is uniform over the cost range.
+    """
+    masses = bin_masses(costs, losses, cost_range, bins)
+    if not masses.sum() > 0:
+        masses = torch.ones_like(masses)
+    drawn = int(torch.multinomial(masses, 1, generator=generator))
+    within = float(torch.rand((), dtype=torch.double, generator=generator))
+    low, high = cost_range
+    return low + (high - low) * (drawn + within) / bins
+
 
 POOL_CHUNK = 256
 PRECISION = 1e-6

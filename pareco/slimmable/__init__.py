@@ -1,8 +1,12 @@
 """Making a convolutional network slimmable."""
 
-from pareco.slimmable.calibration import calibrated_statistics, normalized_by_batch
 from pareco.slimmable.layers import BatchParts, NormStatistics
-from pareco.slimmable.network import SlimmableNet, make_slimmable
+from pareco.slimmable.network import (
+    SlimmableNet,
+    calibrated_statistics,
+    make_slimmable,
+    normalized_by_batch,
+)
 from pareco.slimmable.rules import TracingError
 
 __all__ = [

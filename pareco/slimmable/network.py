@@ -1,17 +1,17 @@
-"""A network whose width can be switched layer by layer."""
+"""A network whose width can be switched layer by layer, and the calibration of its batch norm."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from pareco.cost import CostModel
-from pareco.layout import Site
+from pareco.config import Granularity
+from pareco.cost import CostModel, Site
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
@@ -21,7 +21,7 @@ from pareco.slimmable.layers import (
 )
 from pareco.slimmable.rules import TracingError
 from pareco.slimmable.tracing import trace
-from pareco.widths import Granularity, Widths, WidthSpace
+from pareco.widths import Widths, WidthSpace
 
 
 def make_slimmable(
@@ -169,3 +169,48 @@ class _PlainRoot(nn.Module):
         memo: dict[int, Any] = {id(layer): copied for layer, copied in plain.items()}
         for name, child in net.named_children():
             self.add_module(name, copy.deepcopy(child, memo))
+
+
+@torch.no_grad()
+def calibrated_statistics(
+    net: SlimmableNet, widths: Widths, batches: Iterable[Tensor]
+) -> NormStatistics:
+    """Return the batch-norm statistics of a sub-network, averaged over image batches.
+
+    Forwards each batch `n x c x h x w` with frozen weights and batch normalization by the batch,
+    everything else in evaluation mode, and takes the cumulative average of means and (unbiased)
+    variances, every batch alike: give batches of equal size. ("Post-statistics": Yu & Huang 2019,
+    arXiv 1903.05134, section 3.3.) A layer that runs several times averages over its calls too.
+    The network itself is left as it was.
+
+    Raises `ValueError` if there is no batch.
+    """
+    statistics = NormStatistics()
+    with net.at(widths), normalized_by_batch(net, statistics):
+        for images in batches:
+            statistics.batches += 1
+            net(images)
+    if not statistics.batches:
+        raise ValueError("calibration needs at least one batch of images")
+    return statistics
+
+
+@contextmanager
+def normalized_by_batch(net: SlimmableNet, statistics: NormStatistics) -> Iterator[None]:
+    """Normalize by the batch inside the `with` block, everything else in evaluation mode.
+
+    The statistics of what is forwarded are averaged in `statistics`, every call of a layer alike;
+    those of the network stay as they are. Use it at one widths only.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    norms = net.norms()
+    net.eval()
+    for layer in norms:
+        layer.collecting, layer.collected = statistics, 0
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.collecting = None
+        for module, training in modes:
+            module.training = training

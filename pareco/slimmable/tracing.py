@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, fx, nn
 
-from pareco.layout import ChannelRef, Layout, Site
-from pareco.slimmable.channels import Variable
+from pareco.cost import ChannelRef, Site, Trace
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.rules import (
     Call,
     Propagation,
     Tag,
     TracingError,
+    Variable,
     positions_of,
     refuse,
     shape_of,
@@ -62,7 +62,7 @@ class _Shapes(fx.Interpreter):
 
 def trace(
     model: nn.Module, example_input: Tensor, *, slim_head: bool = False
-) -> tuple[fx.GraphModule, Layout]:
+) -> tuple[fx.GraphModule, Trace]:
     """Return the model's graph, with width-dependent functions made modules, and its layout.
 
     `example_input` is one image batch `n x c x h x w`; costs hold for its size. Unless
@@ -135,7 +135,7 @@ def _replace(graph_module: fx.GraphModule, node: fx.Node, module: nn.Module) -> 
     graph_module.graph.erase_node(node)
 
 
-def _layout(graph: fx.Graph, propagation: Propagation, slim_head: bool) -> Layout:
+def _layout(graph: fx.Graph, propagation: Propagation, slim_head: bool) -> Trace:
     _fix_kept(propagation, slim_head)
     names: dict[Variable, str] = {}
     for call in propagation.calls:
@@ -157,7 +157,7 @@ def _layout(graph: fx.Graph, propagation: Propagation, slim_head: bool) -> Layou
         for variable in free
     )
     sites = tuple(_site(call, free) for call in propagation.calls)
-    return Layout(groups=groups, sites=sites, live=_live(graph, propagation, free))
+    return Trace(groups=groups, sites=sites, live=_live(graph, propagation, free))
 
 
 def _narrower(variable: Variable, wider: Sequence[tuple[Variable, Variable]]) -> Iterator[Variable]:

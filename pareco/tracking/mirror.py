@@ -1,23 +1,190 @@
 """The run in Weights & Biases beside the record; it can neither block nor break a run."""
 
+from __future__ import annotations
+
 import logging
 import math
 import os
 import re
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pareco.files import write_text
-from pareco.tracking.mode import wandb_mode
-from pareco.tracking.offline import last_step, mark_synced, recorded_parts, run_id
-from pareco.tracking.publication import Publication, show
-from pareco.tracking.server import answers, last_step_there
+from pareco.tracking.sync import last_step, mark_synced, recorded_parts, run_id
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+NO_KEY = "no API key is set"
+_PROBE_SECONDS = 3.0
+
+
+def unreachable() -> str | None:
+    """Why W&B cannot be reached (no key, a malformed one, no answer in time); None if it can be.
+
+    It never prompts.
+    """
+    import wandb
+    from wandb.errors import AuthenticationError
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            return NO_KEY
+    except AuthenticationError as error:
+        return f"the API key is malformed: {error}"
+    return None if answers(settings.base_url) else f"{settings.base_url} does not answer"
+
+
+def answers(address: str) -> bool:
+    """Whether an HTTP answer, other than of a server that is down (5xx), comes in time.
+
+    It is asked for in a thread, as the look-up of a name has no time limit.
+    """
+    found: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=_PROBE_SECONDS).close()
+            found.append(True)
+        except urllib.error.HTTPError as error:
+            error.close()
+            found.append(error.code < 500)
+        except Exception:
+            found.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return bool(found) and found[0]
+
+
+def last_step_there(path: str) -> int:
+    """The last step of the history that the server has of a run, or -1 if it has none.
+
+    `path` is `project/run` or `entity/project/run`. Raises wandb's CommError if it cannot say.
+    """
+    import wandb
+    from wandb.errors import CommError
+
+    try:
+        run: Any = wandb.Api().run(path)
+        return int(run.lastHistoryStep)
+    except CommError as error:
+        if "Could not find run" in str(error):
+            return -1
+        raise
+
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def wandb_mode() -> str:
+    """`online`, `offline` or `disabled`: what `WANDB_MODE` or W&B's settings say, else what works.
+
+    A warning is logged where online was asked for, or a key is there, and it cannot be.
+    """
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked == "disabled":
+        return asked
+    # W&B's reports on itself would hold a process at its end for seconds when the server is gone.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if asked in ("offline", "dryrun"):
+        return "offline"
+    import wandb
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    if settings.mode in ("offline", "disabled"):
+        return settings.mode
+    problem = unreachable()
+    if problem is None:
+        return "online"
+    if asked == "online":
+        _LOGGER.warning("WANDB_MODE=online, but %s: recording offline", problem)
+    elif problem != NO_KEY:
+        _LOGGER.warning("recording offline, as %s", problem)
+    return "offline"
+
+
+COST, ERROR = "front/cost", "front/error"
+_COPIED_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a run has found."""
+
+    front: pd.DataFrame
+    """One row per network: shown as a table, and its `cost` and `error` as points of a plot."""
+
+    cost: str
+    """The column of the front that plots have as their axis."""
+
+    error: str = "test_top1_error"
+    """The column of the front that plots have over it."""
+
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """Figures by name, shown as images."""
+
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """Files by type, such as `model`: one artifact each, named after the run and the type."""
+
+    summary: Mapping[str, float | str | None] = field(default_factory=dict)
+    """The final numbers."""
+
+
+def show(publication: Publication, run: Any, step: int) -> None:
+    """Log a publication to a W&B run, its rows of history from `step` on.
+
+    The points of the front, one row each, can be plotted as a line: `front/error` over
+    `front/cost`.
+    """
+    import wandb
+
+    front = publication.front.sort_values(publication.cost, kind="stable")
+    define_curve(run, COST, [ERROR])
+    points = zip(front[publication.cost], front[publication.error], strict=True)
+    for at, (cost, error) in enumerate(points, start=step):
+        run.log({COST: float(cost), ERROR: float(error)}, step=at)
+    images = {f"figures/{name}": _image(figure) for name, figure in publication.figures.items()}
+    table = wandb.Table(dataframe=front.reset_index(drop=True))
+    run.log({"front/networks": table, **images}, step=step + len(front))
+    for kind, files in publication.artifacts.items():
+        artifact = wandb.Artifact(f"{run.id}-{kind}", type=kind)
+        for file in files:
+            # A large file is uploaded from where it lies: copies in W&B's folder are never removed.
+            large = file.stat().st_size > _COPIED_BYTES
+            artifact.add_file(str(file.resolve()), policy="immutable" if large else "mutable")
+        run.log_artifact(artifact)
+    run.summary.update(dict(publication.summary))
+
+
+def define_curve(run: Any, axis: str, metrics: Sequence[str]) -> None:
+    """Have some metrics of a W&B run plotted over another one in place of the step."""
+    run.define_metric(axis, hidden=True)
+    for metric in metrics:
+        run.define_metric(metric, step_metric=axis)
+
+
+def _image(figure: Figure) -> Any:
+    import wandb
+    from PIL import Image
+
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    return wandb.Image(Image.open(content), file_type="png")
+
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)

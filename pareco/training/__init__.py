@@ -1,8 +1,7 @@
 """Training: one step, one loop, one run."""
 
-from pareco.training.latency import measure_latencies
-from pareco.training.run_folder import RunError, RunFolder
-from pareco.training.runner import check_runnable, execute_run
+from pareco.training.folder import RunError, RunFolder
+from pareco.training.run import check_runnable, execute_run
 from pareco.training.trainer import NonFiniteLoss, StepReport
 
 __all__ = [
@@ -12,5 +11,4 @@ __all__ = [
     "StepReport",
     "check_runnable",
     "execute_run",
-    "measure_latencies",
 ]

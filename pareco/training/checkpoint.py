@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pareco.files import write_bytes
-from pareco.training.failures import RunError
+from pareco.training.interruption import RunError
 
 FORMAT = "pareco-checkpoint-3"
 _LOGGER = logging.getLogger("pareco.training")

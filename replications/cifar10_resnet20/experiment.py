@@ -9,9 +9,9 @@ from pareco.config import (
     EvaluationConfig,
     Experiment,
     NetworkConfig,
+    SearchConfig,
     TrainingConfig,
 )
-from pareco.search import SearchConfig
 from replications.scales import on_cpu
 
 EXPERIMENT = Experiment(

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from pareco.data import DamagedImages, TrainingLoader
-from pareco.data.files import DecodedStore, FileStore, with_progress
-from pareco.data.images import Images
+from pareco.data.images import DecodedStore, FileStore, with_progress
+from pareco.data.loading import Images
 from pareco.data.locations import located
-from pareco.data.preparation import Preparation
-from pareco.data.share import Share
+from pareco.data.transforms import Preparation
+from pareco.processes import Share
 from tests.data.pictures import (
     contents,
     picture,

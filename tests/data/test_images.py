@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from pareco.config import DataConfig
-from pareco.data.files import FileStore
-from pareco.data.images import Images, TrainingLoader
+from pareco.data.images import FileStore, MemoryStore
+from pareco.data.loading import Images, TrainingLoader
 from pareco.data.locations import located
-from pareco.data.preparation import Preparation
-from pareco.data.share import Share
-from pareco.data.stores import MemoryStore
+from pareco.data.transforms import Preparation
+from pareco.processes import Share
 from tests.data.pictures import small, written_folders
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pareco.config import DataConfig
-from pareco.data.preparation import Preparation, lighting, padded_crops
+from pareco.data.transforms import Preparation, lighting, padded_crops
 
 
 def preparation(**options) -> Preparation:  # type: ignore[no-untyped-def]

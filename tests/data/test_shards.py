@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pareco.data.shards import ShardReader
+from pareco.data.sources import ShardReader
 from tests.data.pictures import picture, sample, written_shards, written_tar
 
 

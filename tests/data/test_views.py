@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torchvision.transforms import CenterCrop, InterpolationMode, RandomResizedCrop, Resize
 
-from pareco.data.views import Views, jittered, random_box
+from pareco.data.transforms import Views, jittered, random_box
 from tests.data.pictures import small
 
 

@@ -3,19 +3,17 @@
 import json
 from collections.abc import Sequence
 from itertools import pairwise
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-import pareco.methods
 from pareco.cost import Cost
-from pareco.methods import Method, Task, Visit, WidthSearch, method_named, methods_in, width_search
+from pareco.methods import Method, Task, Visit, WidthSearch, method_in
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
-from replications.catalogue import known_methods
+from replications.catalogue import method_named, method_names
 from tests.experiments import TINY
 
 
@@ -57,9 +55,9 @@ def task_of(
     )
 
 
-@pytest.fixture(params=sorted(known_methods()))
+@pytest.fixture(params=method_names())
 def method_class(request: pytest.FixtureRequest) -> type[Method]:
-    return known_methods()[request.param]
+    return method_named(request.param)
 
 
 def steps(method: Method, count: int = 18) -> list[Sequence[Widths]]:
@@ -76,19 +74,17 @@ def test_all_seven_methods_are_found_by_their_files() -> None:
         "two_stage",
         "us_net",
     ]
-    assert list(known_methods()) == expected
+    assert method_names() == expected
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match="'us_ned'; did you mean 'us_net'"):
-        method_named("us_ned", known_methods())
+    with pytest.raises(ValueError, match=r"'us_ned'\. Did you mean 'us_net'"):
+        method_named("us_ned")
 
 
-def test_two_methods_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    second = type("Second", (Method,), {"name": "pareco", "__module__": "elsewhere"})
-    monkeypatch.setattr(width_search, "Second", second, raising=False)
-    with pytest.raises(ValueError, match="two methods are named 'pareco'"):
-        methods_in([pareco.methods])
+def test_a_module_without_the_method_of_its_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="us_net defines no method whose name is 'other'"):
+        method_in("baselines.us_net", "other")
 
 
 def test_every_method_trains_equally_many_distinct_networks(
@@ -131,7 +127,7 @@ def test_a_method_continues_from_its_state(net: SlimmableNet, method_class: type
 
 def test_pareco_refreshes_all_it_visited_every_tau_steps(net: SlimmableNet) -> None:
     losses = Losses()
-    method = known_methods()["pareco"](task_of(net, losses))
+    method = method_named("pareco")(task_of(net, losses))
     sizes = []
     current: Sequence[Widths] = ()
     for step in range(9):
@@ -150,7 +146,7 @@ def test_pareco_refreshes_all_it_visited_every_tau_steps(net: SlimmableNet) -> N
 @pytest.mark.parametrize("objective", ["macs", "peak_activations"])
 def test_pareco_reports_the_front_of_its_history(net: SlimmableNet, objective: Cost) -> None:
     losses = Losses()
-    method = known_methods()["pareco"](task_of(net, losses, objective=objective))
+    method = method_named("pareco")(task_of(net, losses, objective=objective))
     steps(method, 30)
     reported = method.candidates()
     visited = list(dict.fromkeys(losses.asked))
@@ -168,13 +164,13 @@ def test_pareco_reports_the_front_of_its_history(net: SlimmableNet, objective: C
 def test_us_net_and_s_net_are_uniform(net: SlimmableNet) -> None:
     uniform = {net.space.uniform(0.42 + 0.58 * index / 5000) for index in range(5001)}
     for name in ("us_net", "s_net", "autoslim"):
-        method = known_methods()[name](task_of(net, Losses()))
+        method = method_named(name)(task_of(net, Losses()))
         assert all(each in uniform for widths in steps(method) for each in widths)
-    assert set(known_methods()["us_net"](task_of(net, Losses())).candidates()) <= uniform
+    assert set(method_named("us_net")(task_of(net, Losses())).candidates()) <= uniform
 
 
 def test_s_net_has_four_switches_from_largest_to_smallest(net: SlimmableNet) -> None:
-    method = known_methods()["s_net"](task_of(net, Losses()))
+    method = method_named("s_net")(task_of(net, Losses()))
     switches = list(method.switches())
     assert len(switches) == 4
     assert (switches[0], switches[-1]) == (net.space.largest, net.space.smallest)
@@ -184,16 +180,16 @@ def test_s_net_has_four_switches_from_largest_to_smallest(net: SlimmableNet) -> 
 
 def test_searches_visit_the_same_number_of_widths(net: SlimmableNet) -> None:
     losses = Losses()
-    two_stage = known_methods()["two_stage"](task_of(net, losses, budget=12))
+    two_stage = method_named("two_stage")(task_of(net, losses, budget=12))
     two_stage.candidates()
     assert len(losses.asked) == len(set(losses.asked)) == 12
-    random_widths = known_methods()["random_widths"](task_of(net, losses, budget=12))
+    random_widths = method_named("random_widths")(task_of(net, losses, budget=12))
     assert len(random_widths.candidates()) == 12
 
 
 def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: SlimmableNet) -> None:
     losses = Losses()
-    method = known_methods()["autoslim"](task_of(net, losses))
+    method = method_named("autoslim")(task_of(net, losses))
     path = list(method.candidates())
     assert (path[0], path[-1]) == (net.space.largest, net.space.smallest)
     for wide, narrow in pairwise(path):
@@ -206,7 +202,7 @@ def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: Slimmabl
 
 
 def test_independent_trains_each_network_alone(net: SlimmableNet) -> None:
-    spaces = known_methods()["independent"].spaces(net.space, 2)
+    spaces = method_named("independent").spaces(net.space, 2)
     assert len(spaces) == 4
     assert all(space.largest == space.smallest for space in spaces)
     assert [space.largest for space in spaces] == list(net.space.spread(4))
@@ -226,11 +222,11 @@ def test_a_search_ends_where_the_space_has_no_more(tiny_space_task: Task) -> Non
         search.measure_new()
     space = tiny_space_task.space  # 0.9 to below 1 floors every width alike
     assert sorted(search.visited) == [space.smallest, space.largest]
-    assert known_methods()["two_stage"](tiny_space_task).candidates()
+    assert method_named("two_stage")(tiny_space_task).candidates()
 
 
 def test_visits_say_when_why_and_what_was_expected(net: SlimmableNet) -> None:
-    method = known_methods()["pareco"](task_of(net, Losses()))
+    method = method_named("pareco")(task_of(net, Losses()))
     for step in range(3 * 8):  # asks at every third step, two each
         method.widths_for_step(step)
     visits = method.visits()
@@ -253,7 +249,7 @@ def test_visits_say_when_why_and_what_was_expected(net: SlimmableNet) -> None:
             assert visit.predicted_loss is not None
             assert visit.predicted_deviation is not None
             assert visit.predicted_deviation > 0
-    resumed = known_methods()["pareco"](task_of(net, Losses()))
+    resumed = method_named("pareco")(task_of(net, Losses()))
     resumed.load_state(json.loads(json.dumps(method.state())))
     assert list(resumed.visits()) == list(visits)
 
@@ -266,13 +262,8 @@ def test_a_loss_that_is_not_finite_is_not_a_measurement() -> None:
 
 
 def test_a_search_after_training_has_visits_without_a_step(net: SlimmableNet) -> None:
-    method = known_methods()["two_stage"](task_of(net, Losses()))
+    method = method_named("two_stage")(task_of(net, Losses()))
     assert list(method.visits()) == []
     method.candidates()
     assert len(method.visits()) == 12
     assert {visit.step for visit in method.visits()} == {None}
-
-
-def test_a_package_is_a_registry() -> None:
-    assert isinstance(pareco.methods, ModuleType)
-    assert list(methods_in([pareco.methods])) == ["pareco"]

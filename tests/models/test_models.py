@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pareco.models import create_model
-from pareco.models.cifar_resnet import CifarResNet
+from pareco.models import CifarResNet, create_model
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])

@@ -13,9 +13,8 @@ from rich.console import Console
 from pareco.reporting.claims import ClaimOutcome
 from pareco.reporting.records import Records, write_records
 from replications.__main__ import main
-from replications.catalogue import experiment_named, experiment_names, known_methods
-from replications.claim_file import PATH, Comparison, read_claims
-from replications.claims import claim_outcomes, claims
+from replications.catalogue import experiment_named, experiment_names, method_names
+from replications.verdicts import PATH, Comparison, claim_outcomes, claims, read_claims
 from tests.reporting.claim_records import records_of
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -243,7 +242,7 @@ def test_a_fault_of_the_file_is_named(path: Path, old: str, new: str, message: s
 
 def test_the_shipped_claims_name_the_published_schedules() -> None:
     """Of 1,281,167 and 50,000 training images, in whole batches."""
-    file = read_claims(PATH, experiment_names(), list(known_methods()))
+    file = read_claims(PATH, experiment_names(), method_names())
     images = {"imagenet": 1_281_167, "cifar10": 50_000, "cifar100": 50_000}
     for name, steps in file.gradient_steps.items():
         config = experiment_named(name)

@@ -21,8 +21,7 @@ from pareco.training import RunError
 from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
-from replications.sweep import run_jobs
-from replications.worker import Job, log_file
+from replications.sweep import Job, log_file, run_jobs
 from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent

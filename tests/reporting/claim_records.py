@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from pareco.cost import COSTS
-from pareco.reporting.experiment import Experiment, Group
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, Records
+from pareco.config import COSTS
+from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, Group, Records
 
 FULL = 1000
 ENVIRONMENT = {
@@ -69,7 +68,7 @@ def records_of(
     for method, seed in fronts:
         runs.setdefault(method, {})[f"seed{seed}"] = {**run, "data_waiting_percent": 0.0}
     return Records(
-        experiment=Experiment(**fields),
+        experiment=ExperimentRecord(**fields),
         fronts=pd.DataFrame(rows),
         curves=pd.DataFrame(columns=list(CURVE_TYPES)),
         visits=pd.DataFrame(columns=list(VISIT_TYPES)),

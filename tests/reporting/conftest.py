@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pareco.cost import COSTS
+from pareco.config import COSTS
+from pareco.reporting.collection import collected_runs
 from pareco.reporting.records import FRONT_TYPES, VISIT_TYPES, Records
-from pareco.reporting.runs import collected_runs
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
 FULL_COSTS = {

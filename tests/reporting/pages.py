@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pareco.reporting.claims import ClaimOutcome
-from pareco.reporting.experiment import Experiment, Group
 from pareco.reporting.page import Section
-from pareco.reporting.records import Records, with_latency
+from pareco.reporting.records import ExperimentRecord, Group, Records, with_latency
 from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import experiment_tables
 
@@ -72,7 +71,7 @@ def records_of(*, count: int = 10, scale: str = "paper") -> Records:
         "damaged_images": 0,
     }
     return Records(
-        experiment=Experiment(
+        experiment=ExperimentRecord(
             experiment="digits",
             network="resnet8",
             data="cifar10",

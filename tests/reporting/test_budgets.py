@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from pareco.reporting.budgets import (
+from pareco.reporting.statistics import (
     UnequalBudgets,
     budget_marks,
     budget_table,

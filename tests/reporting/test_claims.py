@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pareco.reporting.claims import (
-    Measured,
+    Gain,
     area_gain,
     area_gains,
     difference_of_area_gains,
@@ -123,12 +123,12 @@ def test_difference_of_gains_has_welchs_interval() -> None:
 
 def test_a_number_exceeds_another_only_with_its_whole_interval() -> None:
     nan = float("nan")
-    assert Measured(value=1, low=0.2, high=2).exceeds(0)
-    assert not Measured(value=1, low=-0.1, high=2).exceeds(0)
-    assert not Measured(value=0, low=nan, high=nan).exceeds(0)
-    assert Measured(value=0.1, low=nan, high=nan).exceeds(0)
-    assert Measured(value=1, low=0.2, high=2).has_interval
-    assert not Measured(value=1, low=nan, high=nan).has_interval
+    assert Gain(value=1, low=0.2, high=2).exceeds(0)
+    assert not Gain(value=1, low=-0.1, high=2).exceeds(0)
+    assert not Gain(value=0, low=nan, high=nan).exceeds(0)
+    assert Gain(value=0.1, low=nan, high=nan).exceeds(0)
+    assert Gain(value=1, low=0.2, high=2).has_interval
+    assert not Gain(value=1, low=nan, high=nan).has_interval
 
 
 def test_what_keeps_runs_from_settling_a_claim() -> None:

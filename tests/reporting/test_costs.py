@@ -2,8 +2,8 @@
 
 import pytest
 
-from pareco.cost import COSTS
-from pareco.reporting.costs import AXES, COST_WORDS, LATENCY, amount
+from pareco.config import COSTS
+from pareco.reporting.records import AXES, COST_WORDS, LATENCY, amount
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pareco.reporting.environment import environment_record
+from pareco.reporting.collection import environment_record
 from pareco.reporting.records import InvalidRecord
 
 WriteRun = Callable[..., Path]

@@ -16,7 +16,7 @@ import seaborn as sns
 
 import pareco.reporting.page as package
 from pareco.reporting.page import page_html
-from pareco.reporting.page.chart_data import attainment, method_looks
+from pareco.reporting.page.chart import attainment, method_looks
 from pareco.reporting.records import Records
 from tests.reporting.pages import (
     ABSENT,

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pareco.reporting.experiment import Experiment
-from pareco.reporting.published import PUBLISHED_TYPES, published_for, read_published
-from pareco.reporting.records import InvalidRecord
+from pareco.reporting.records import (
+    PUBLISHED_TYPES,
+    ExperimentRecord,
+    InvalidRecord,
+    published_for,
+    read_published,
+)
 from replications.catalogue import experiment_named, experiment_names
 from tests.reporting.conftest import FULL_COSTS
 
@@ -45,7 +49,7 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def experiment(**changes: object) -> Experiment:
+def experiment(**changes: object) -> ExperimentRecord:
     fields: dict = {
         "experiment": "e",
         "network": "resnet8",
@@ -56,7 +60,7 @@ def experiment(**changes: object) -> Experiment:
         "full_costs": FULL_COSTS,
         "groups": (),
     }
-    return Experiment(**{**fields, **changes})
+    return ExperimentRecord(**{**fields, **changes})
 
 
 def test_rows_are_typed_and_a_missing_cost_is_nan(write: Write) -> None:

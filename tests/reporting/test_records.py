@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pareco.reporting.costs import LATENCY
 from pareco.reporting.records import (
+    LATENCY,
     InvalidRecord,
     Records,
     read_experiment,

@@ -13,7 +13,7 @@ import rich.console
 from pareco.reporting import InvalidRecord, UnequalBudgets
 from pareco.reporting.records import BUDGET_TYPES, FRONT_TYPES
 from pareco.reporting.report import collect_records, loaded_report, render_report
-from pareco.reporting.table_formats import markdown
+from pareco.reporting.tables import markdown
 from tests.reporting.conftest import write_latency
 
 WriteRun = Callable[..., Path]

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pareco.cost import COSTS
-from pareco.reporting.costs import LATENCY
+from pareco.config import COSTS
+from pareco.reporting.collection import collected_runs
 from pareco.reporting.records import (
     BUDGET_TYPES,
     CURVE_TYPES,
     FRONT_TYPES,
+    LATENCY,
     VISIT_TYPES,
     InvalidRecord,
 )
-from pareco.reporting.runs import collected_runs
 from tests.reporting.conftest import FULL, STEPS, write_latency
 
 WriteRun = Callable[..., Path]

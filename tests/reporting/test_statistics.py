@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pareco.cost import COSTS
+from pareco.config import COSTS
 from pareco.reporting.statistics import (
     area_under_front,
     cost_percents,

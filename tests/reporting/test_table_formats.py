@@ -5,7 +5,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from pareco.reporting.table_formats import Cell, Table, Tables, latex, markdown, markdown_table
+from pareco.reporting.tables import Cell, Table, Tables, latex, markdown, markdown_table
 
 HOSTILE = "a&b %c _d #e {f} ~g ^h \\i $j | k ± † ‡ – <l>"
 

@@ -8,13 +8,11 @@ import pandas as pd
 import pytest
 import rich.console
 
-from pareco.reporting.experiment import Experiment, Group
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, Records
+from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, Group, Records
 from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
-from pareco.reporting.table_formats import Tables, markdown, terminal
-from pareco.reporting.tables import experiment_tables, measure_csv
+from pareco.reporting.tables import Tables, experiment_tables, markdown, measure_csv, terminal
 
-EXPERIMENT = Experiment(
+EXPERIMENT = ExperimentRecord(
     experiment="digits",
     network="resnet8",
     data="cifar10",

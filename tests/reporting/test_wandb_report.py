@@ -10,8 +10,15 @@ import pandas as pd
 import pytest
 
 from pareco.reporting.records import Records, write_records
-from pareco.reporting.wandb_report import reports_library, reproduction, spec_json, wandb_report
-from pareco.reporting.wandb_summary import SummaryRun, digest, summary_runs
+from pareco.reporting.wandb_report import (
+    SummaryRun,
+    digest,
+    reports_library,
+    reproduction,
+    spec_json,
+    summary_runs,
+    wandb_report,
+)
 from tests.reporting.claim_records import records_of
 from tests.reporting.conftest import ENVIRONMENT
 from tests.tracking.clients import ROOT, run_command

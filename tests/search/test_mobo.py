@@ -14,7 +14,8 @@ import torch
 from botorch.exceptions.errors import OptimizationGradientError
 from torch import Tensor
 
-from pareco.search import History, Mobo, ScalarizationSolver, SearchConfig, SurrogateError
+from pareco.config import SearchConfig
+from pareco.search import History, Mobo, ScalarizationSolver, SurrogateError
 from pareco.search import mobo as mobo_module
 from pareco.search.surrogate import Surrogate
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform

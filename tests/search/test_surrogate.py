@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from pareco.search import Surrogate, SurrogateError
-from pareco.search.additive import AdditiveMaternKernel
-from pareco.search.surrogate import GaussianProcess
+from pareco.search.surrogate import AdditiveMaternKernel, GaussianProcess
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
-from pareco.slimmable.calibration import normalized_by_batch
 from pareco.slimmable.layers import NormStatistics
+from pareco.slimmable.network import normalized_by_batch
 from pareco.widths import Widths
 
 

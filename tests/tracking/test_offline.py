@@ -6,7 +6,7 @@ from struct import pack
 
 import pytest
 
-from pareco.tracking import offline
+from pareco.tracking import sync as offline
 
 HEADER = b":W&B\xe1\xbe\x00"
 

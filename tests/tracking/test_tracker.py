@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pareco
-from pareco.tracking import Publication, Tracker, mirror, server
+from pareco.tracking import Publication, Tracker, mirror
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
@@ -238,11 +238,11 @@ def test_any_answer_of_the_server_counts_and_silence_is_waited_out(
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as http_server:
         threading.Thread(target=http_server.serve_forever).start()
         try:
-            assert server.answers(f"http://127.0.0.1:{http_server.server_port}")
+            assert mirror.answers(f"http://127.0.0.1:{http_server.server_port}")
         finally:
             http_server.shutdown()
-    monkeypatch.setattr(server, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(1))
     started = time.monotonic()
-    assert not server.answers("http://silent.invalid")
+    assert not mirror.answers("http://silent.invalid")
     assert time.monotonic() - started < 0.9

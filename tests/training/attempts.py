@@ -19,10 +19,10 @@ import torch
 
 from pareco.config import Experiment, Machine
 from pareco.training import RunError, StepReport, execute_run
+from pareco.training.folder import RunFolder
 from pareco.training.interruption import Interrupted
-from pareco.training.run_folder import RunFolder
-from replications.catalogue import known_methods
-from replications.worker import worker_context
+from replications.catalogue import method_named
+from replications.sweep import worker_context
 from tests.experiments import TINY
 
 MIB = 2**20
@@ -94,7 +94,7 @@ def _attempt(
             _ACCIDENTS[accident.kind](path)
 
     try:
-        execute_run(experiment, known_methods()[method], 0, path, on_step, machine)
+        execute_run(experiment, method_named(method), 0, path, on_step, machine)
     except Interrupted as error:
         log.write(f"{error}")
         sys.exit(error.exit_status)

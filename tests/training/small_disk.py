@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pareco.training import RunError, StepReport, execute_run
-from replications.catalogue import known_methods
+from replications.catalogue import method_named
 from tests.experiments import TINY
 from tests.training.attempts import EACH_STEP
 
@@ -28,7 +28,7 @@ def main(disk: Path, end: Path) -> None:
 
     def message(path: Path) -> str:
         try:
-            execute_run(TINY, known_methods()["us_net"], 0, path, on_step[0], EACH_STEP)
+            execute_run(TINY, method_named("us_net"), 0, path, on_step[0], EACH_STEP)
         except RunError as error:
             return str(error)
         return "nothing went wrong"
@@ -42,7 +42,7 @@ def main(disk: Path, end: Path) -> None:
     told["read_only"] = message(path)
     told["read_only_from_the_start"] = message(disk / "other")
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-    execute_run(TINY, known_methods()["us_net"], 0, path, machine=EACH_STEP)
+    execute_run(TINY, method_named("us_net"), 0, path, machine=EACH_STEP)
     shutil.copytree(path, end)
     (end / "told.json").write_text(json.dumps(told))
 

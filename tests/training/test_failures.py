@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pareco.training.failures import RunError, explained
+from pareco.training.interruption import RunError, explained
 
 RUN = Path("runs/tiny/us_net/seed0")
 

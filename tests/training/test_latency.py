@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pareco.training import RunError, execute_run, measure_latencies
-from pareco.training import latency as latency_module
-from replications.catalogue import known_methods
+from pareco import latency as latency_module
+from pareco.latency import measure_latencies
+from pareco.training import RunError, execute_run
+from replications.catalogue import method_named
 from tests.experiments import TINY
 
 
@@ -20,7 +21,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
-        execute_run(TINY, known_methods()["us_net"], 0, folder / "tiny" / "us_net" / "seed0")
+        execute_run(TINY, method_named("us_net"), 0, folder / "tiny" / "us_net" / "seed0")
     return folder
 
 

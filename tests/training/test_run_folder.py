@@ -11,7 +11,7 @@ from pareco.data import load_data
 from pareco.processes import Processes
 from pareco.training import RunError, RunFolder
 from pareco.training import checkpoint as checkpoint_module
-from pareco.training.run_folder import Progress
+from pareco.training.folder import RunState
 from tests.experiments import TINY
 
 ALONE = Processes(torch.device("cpu"))
@@ -28,30 +28,30 @@ def begun(tmp_path: Path) -> RunFolder:
     run = folder(tmp_path / "run")
     with run.claimed(load_data(TINY.data), ALONE):
         for step in (7, 9):
-            run.save(Progress(rows=[ROW]), {"a": torch.full((3,), float(step))}, {"step": step})
+            run.save(RunState(rows=[ROW]), {"a": torch.full((3,), float(step))}, {"step": step})
     return run
 
 
 def test_it_loads_what_it_saved(begun: RunFolder) -> None:
     progress, tensors, trainer = begun.load()
-    assert progress == Progress(rows=[ROW])
+    assert progress == RunState(rows=[ROW])
     assert tensors["a"].tolist() == [9.0, 9.0, 9.0]
     assert trainer == {"step": 9}
 
 
 def test_checkpoints_are_named_for_the_steps_of_all_sets_of_weights(begun: RunFolder) -> None:
-    begun.save(Progress(gradient_steps=14, trained=1), {}, None)
-    begun.save(Progress(gradient_steps=14, trained=1), {}, {"step": 3})
+    begun.save(RunState(gradient_steps=14, trained=1), {}, None)
+    begun.save(RunState(gradient_steps=14, trained=1), {}, {"step": 3})
     assert sorted(file.name for file in (begun.path / "checkpoints").iterdir()) == [
         "000000000014.safetensors",
         "000000000017.safetensors",
     ]
     (begun.path / "checkpoints" / "000000000017.safetensors").unlink()
-    assert begun.load() == (Progress(gradient_steps=14, trained=1), {}, None)
+    assert begun.load() == (RunState(gradient_steps=14, trained=1), {}, None)
 
 
 def test_a_new_folder_has_nothing_done(tmp_path: Path) -> None:
-    assert folder(tmp_path / "absent").load() == (Progress(), {}, None)
+    assert folder(tmp_path / "absent").load() == (RunState(), {}, None)
 
 
 def test_a_damaged_checkpoint_leaves_the_one_before(
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(begun: RunFolder) -> N
     """As when a checkpoint is copied there: `config.json` agrees, the checkpoint does not."""
     training = replace(TINY.training, epochs=3)
     other = folder(begun.path, replace(TINY, training=training))
-    other.save(Progress(), {}, {"step": 11})
+    other.save(RunState(), {}, {"step": 11})
     begun.check()
     with pytest.raises(RunError, match=r"training.epochs: 3 there, 2 now.*--name NAME"):
         begun.load()
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_another_format_is_refused(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "FORMAT", "pareco-checkpoint-99")
-        begun.save(Progress(), {}, {"step": 11})
+        begun.save(RunState(), {}, {"step": 11})
     with pytest.raises(RunError, match="pareco-checkpoint-99, this version reads pareco-checkp"):
         begun.load()
 
@@ -111,11 +111,11 @@ def test_one_claim_at_a_time(begun: RunFolder) -> None:
 
 
 def test_timing() -> None:
-    progress = Progress(seconds=12.34, images=700, training_seconds=8.0, waiting_seconds=1.0)
+    progress = RunState(seconds=12.34, images=700, training_seconds=8.0, waiting_seconds=1.0)
     assert progress.timing() == {
         "seconds": 12.3,
         "images_per_second": 87.5,
         "data_waiting_percent": 12.5,
     }
-    assert Progress().timing()["images_per_second"] is None
-    json.dumps(Progress().timing(), allow_nan=False)
+    assert RunState().timing()["images_per_second"] is None
+    json.dumps(RunState().timing(), allow_nan=False)

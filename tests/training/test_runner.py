@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from pareco.config import Experiment, Machine
-from pareco.data import TrainingLoader, load_data
+from pareco.data.loading import TrainingLoader, load_data
 from pareco.methods import Method
 from pareco.models import create_model
 from pareco.processes import Processes
 from pareco.slimmable import make_slimmable
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
-from pareco.training import runner as runner_module
+from pareco.training import run as runner_module
 from pareco.training import trainer as trainer_module
 from pareco.training.trainer import Trainer
-from replications.catalogue import known_methods
+from replications.catalogue import method_named, method_names
 from tests.experiments import TINY
 
 STEPS = 14  # 2 epochs of 700 images in batches of 100
@@ -85,7 +85,8 @@ def test_every_method_goes_through_the_same_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Spy] = {}
-    for name, method in known_methods().items():
+    for name in method_names():
+        method = method_named(name)
         with monkeypatch.context() as patch:
             seen[name] = Spy(patch)
             execute_run(TINY, method, 0, tmp_path / name, seen[name].note_rate)
@@ -95,7 +96,7 @@ def test_every_method_goes_through_the_same_pipeline(
     assert len(reference.evaluated) == 2  # the search images and the test images
     for name, spy in seen.items():
         sets_of_weights = len(spy.batches) // STEPS
-        assert sets_of_weights == (4 if known_methods()[name].budget_exempt else 1)
+        assert sets_of_weights == (4 if method_named(name).budget_exempt else 1)
         assert spy.batches == reference.batches * sets_of_weights
         assert spy.rates == reference.rates * sets_of_weights
         assert sum(spy.passes) == sum(reference.passes)
@@ -107,7 +108,7 @@ def test_every_method_goes_through_the_same_pipeline(
 
 def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    execute_run(TINY, known_methods()["pareco"], 0, folder)
+    execute_run(TINY, method_named("pareco"), 0, folder)
     assert sorted(file.name for file in folder.iterdir()) == [
         *(".lock", "DONE", "config.json", "env.json", "front.csv"),
         *("metrics.jsonl", "result.json", "splits.json", "visits.csv", "weights"),
@@ -126,7 +127,7 @@ def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
     assert session["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
-    execute_run(TINY, known_methods()["pareco"], 0, folder)
+    execute_run(TINY, method_named("pareco"), 0, folder)
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
@@ -142,7 +143,7 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
             made.append(make())
 
     monkeypatch.setattr(runner_module, "Tracker", Spied)
-    execute_run(TINY, known_methods()["pareco"], 0, folder)
+    execute_run(TINY, method_named("pareco"), 0, folder)
     (publication,) = made
     front = (folder / "front.csv").read_text().splitlines()
     assert len(publication.front) == len(front) - 1
@@ -156,10 +157,10 @@ class _Killed(BaseException):
     """Stands for the end of the process: nothing in the project catches it."""
 
 
-@pytest.mark.parametrize("name", sorted(known_methods()))
+@pytest.mark.parametrize("name", method_names())
 def test_an_interrupted_run_resumes_exactly(tmp_path: Path, name: str) -> None:
     """Weights decide every metric and error, so equal records mean equal weights."""
-    method = known_methods()[name]
+    method = method_named(name)
     execute_run(TINY, method, 0, tmp_path / "whole")
 
     stops = [3, 9, STEPS, *([STEPS + 2, 3 * STEPS + 9] if method.budget_exempt else [])]
@@ -178,7 +179,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path: Path, name: str) -> None:
 
 
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
-    method = known_methods()["random_widths"]
+    method = method_named("random_widths")
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         execute_run(TINY, method, seed, tmp_path / folder)
     assert records(tmp_path / "a") == records(tmp_path / "b")
@@ -186,7 +187,7 @@ def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
 
 
 def test_another_configuration_in_the_folder_is_refused(tmp_path: Path) -> None:
-    method = known_methods()["us_net"]
+    method = method_named("us_net")
     execute_run(TINY, method, 0, tmp_path / "run")
     other = replace(TINY, training=replace(TINY.training, epochs=3))
     with pytest.raises(RunError, match=r"training.epochs: 2 there, 3 now"):
@@ -201,7 +202,7 @@ def test_other_data_in_the_folder_is_refused(
     def kill(report: StepReport) -> None:
         raise _Killed
 
-    method = known_methods()["us_net"]
+    method = method_named("us_net")
     with pytest.raises(_Killed):
         execute_run(TINY, method, 0, tmp_path / "run", kill)
     sessions = json.loads((tmp_path / "run" / "env.json").read_text())
@@ -233,7 +234,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         if report.step == 9:
             raise _Killed
 
-    method = known_methods()["us_net"]
+    method = method_named("us_net")
     with pytest.raises(_Killed):
         execute_run(TINY, method, 0, tmp_path / "run", kill, SAVING)
     damaged = tmp_path / "run" / name
@@ -273,7 +274,7 @@ def test_batch_norm_and_biases_do_not_decay(tmp_path: Path) -> None:
 def test_a_diverging_run_names_the_step_and_the_widths(tmp_path: Path) -> None:
     hot = replace(TINY, training=replace(TINY.training, lr_per_256=1e20, warmup_epochs=0))
     with pytest.raises(NonFiniteLoss, match=r"at step \d+, at the widths .*lr_per_256"):
-        execute_run(hot, known_methods()["us_net"], 0, tmp_path / "run")
+        execute_run(hot, method_named("us_net"), 0, tmp_path / "run")
     assert not (tmp_path / "run" / "DONE").exists()
 
 
@@ -303,7 +304,7 @@ def test_a_method_never_meets_the_test_images(
         held = vars(value).values() if hasattr(value, "__dict__") else ()
         return depth > 0 and any(reach(each, depth - 1) for each in held)
 
-    class Curious(known_methods()["two_stage"]):  # type: ignore[misc]
+    class Curious(method_named("two_stage")):  # type: ignore[misc]
         name = "curious"
 
         def candidates(self) -> Any:
@@ -337,7 +338,7 @@ def test_the_search_sees_the_current_training_batch_or_held_out_images(
 
     monkeypatch.setattr(trainer_module, "batch_losses", spied_loss)
     monkeypatch.setattr(trainer_module, "accumulate_gradients", spied_step)
-    method: type[Method] = known_methods()["pareco"]
+    method: type[Method] = method_named("pareco")
     execute_run(paper_mode(TINY), method, 0, tmp_path / "batch")
     assert searched
     assert set(searched) <= set(trained)
@@ -350,7 +351,7 @@ def test_the_search_sees_the_current_training_batch_or_held_out_images(
 
 def test_ten_golden_steps(tmp_path: Path) -> None:
     """Guards refactors: the same losses, or the change says why (torch 2.15)."""
-    execute_run(TINY, known_methods()["us_net"], 0, tmp_path / "run")
+    execute_run(TINY, method_named("us_net"), 0, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:10]
     steps = [json.loads(line) for line in lines]
     found = [step["loss_largest"] for step in steps] + [step["loss_smallest"] for step in steps]

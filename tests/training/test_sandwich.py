@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
-from pareco.training.sandwich import accumulate_gradients, sandwich_widths
+from pareco.training.step import accumulate_gradients, sandwich_widths
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from pareco.training.schedule import learning_rate
+from pareco.training.step import learning_rate
 
 
 def test_hand_worked_rates() -> None:

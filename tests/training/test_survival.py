@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pareco.training.checkpoint import newest_checkpoint
-from replications.catalogue import known_methods
+from replications.catalogue import method_names
 from tests.training.attempts import EACH_STEP, SELDOM, Accident, attempt, said, states, steps_of
 
 LOGGER = logging.getLogger(__name__)
@@ -58,13 +58,13 @@ def accidents(method: str) -> list[Accident]:
     """Return four kills at random steps: two anywhere, two while a checkpoint is written."""
     source = random.Random(f"survival of {method}")
     steps = sorted(source.sample(range(1, STEPS * SETS_OF_WEIGHTS.get(method, 1) + 1), 4))
-    place = sorted(known_methods()).index(method)
+    place = method_names().index(method)
     kinds = ["killed", "killed_soon", WRITING[place % 5], WRITING[(place + 2) % 5]]
     source.shuffle(kinds)
     return [Accident(kind, step) for kind, step in zip(kinds, steps, strict=True)]
 
 
-@pytest.mark.parametrize("method", sorted(known_methods()))
+@pytest.mark.parametrize("method", method_names())
 def test_killed_runs_go_on_exactly(tmp_path: Path, method: str) -> None:
     """28 kills with SIGKILL: at random moments, and at every point of writing a checkpoint."""
     assert attempt(tmp_path / "whole", method) == 0
@@ -242,8 +242,8 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(tmp_path: Path, wh
 
 def test_the_record_of_the_accidents_is_the_same_each_time() -> None:
     """So that a failure can be looked at again; and every moment of writing is among them."""
-    drawn = [accident for method in known_methods() for accident in accidents(method)]
-    assert drawn == [accident for method in known_methods() for accident in accidents(method)]
+    drawn = [accident for method in method_names() for accident in accidents(method)]
+    assert drawn == [accident for method in method_names() for accident in accidents(method)]
     assert len(drawn) >= 20
     assert {accident.kind for accident in drawn} >= set(WRITING)
     assert EACH_STEP.checkpoint_minutes == 0

@@ -5,13 +5,11 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pareco.reporting.costs import AXES, COST_WORDS, LATENCY
-from pareco.reporting.figures.curves import curves_figure
+from pareco.reporting.figures.curves import curves_figure, prediction_figure, visits_figure
 from pareco.reporting.figures.errors import error_figure
-from pareco.reporting.figures.search import prediction_figure, visits_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
 from pareco.reporting.figures.widths import widths_figure
-from pareco.reporting.records import Records
+from pareco.reporting.records import AXES, COST_WORDS, LATENCY, Records
 
 __all__ = [
     "FIGURE_FILES",

@@ -9,11 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from pareco.reporting.budgets import budget_marks
-from pareco.reporting.costs import COST_WORDS, LATENCY
 from pareco.reporting.figures.style import add_legend, looks, styled, title
-from pareco.reporting.records import Records
-from pareco.reporting.statistics import method_order, seed_errors
+from pareco.reporting.records import COST_WORDS, LATENCY, Records
+from pareco.reporting.statistics import budget_marks, method_order, seed_errors
 
 _HOLLOW = "osD^v<>pP"
 _PUBLISHED_COST = "macs"

@@ -12,7 +12,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pareco.reporting.experiment import Experiment
+from pareco.reporting.records import ExperimentRecord
 
 SUFFIXES = (".svg", ".png")
 _DASHES = ["-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1))]
@@ -52,7 +52,7 @@ def looks(methods: Sequence[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def title(experiment: Experiment, columns: int) -> str:
+def title(experiment: ExperimentRecord, columns: int) -> str:
     """The experiment's title and warnings, wrapped to some columns of text."""
     return "\n".join(fill(line, columns) for line in (experiment.title, *experiment.warnings))
 

@@ -13,11 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pareco.cost import COSTS, Cost
-from pareco.reporting.costs import LATENCY
-from pareco.reporting.experiment import Experiment
+from pareco.config import COSTS, Cost
 from pareco.reporting.figures import error_figure
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, Records
+from pareco.reporting.records import CURVE_TYPES, LATENCY, VISIT_TYPES, ExperimentRecord, Records
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 PUBLISHED = pd.DataFrame(
@@ -68,7 +66,7 @@ def two_seeds(cost: Cost) -> Records:
             "passes": 1,
         }
     )
-    experiment = Experiment(
+    experiment = ExperimentRecord(
         experiment="e",
         network="n",
         data="d",

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pareco.reporting.costs import LATENCY
 from pareco.reporting.figures import (
     FIGURE_FILES,
     error_figure,
@@ -16,7 +15,7 @@ from pareco.reporting.figures import (
     widths_figure,
     write_figure,
 )
-from pareco.reporting.records import Records
+from pareco.reporting.records import LATENCY, Records
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 OTHERS = ["widths", "curves", "visits", "predictions"]

@@ -8,9 +8,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pareco.reporting.experiment import Group
 from pareco.reporting.figures import widths_figure
-from pareco.reporting.records import Records
+from pareco.reporting.records import Group, Records
 from pareco.reporting.statistics import staircase
 
 

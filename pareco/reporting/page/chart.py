@@ -8,12 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from pareco.reporting.budgets import budget_marks
-from pareco.reporting.costs import AXES, COST_WORDS
-from pareco.reporting.experiment import Experiment
 from pareco.reporting.figures.style import looks
-from pareco.reporting.records import Records
-from pareco.reporting.statistics import method_order, seed_errors
+from pareco.reporting.records import AXES, COST_WORDS, ExperimentRecord, Records
+from pareco.reporting.statistics import budget_marks, method_order, seed_errors
 
 _DIGITS = 4
 _AXIS_NAMES = {
@@ -90,7 +87,7 @@ def method_looks(records: Records, focus: str) -> dict[str, MethodLook]:
     }
 
 
-def axes(experiment: Experiment) -> tuple[Axis, ...]:
+def axes(experiment: ExperimentRecord) -> tuple[Axis, ...]:
     """The costs to choose from, the experiment's own being chosen."""
     return tuple(
         Axis(
@@ -147,7 +144,7 @@ def attainment(front: pd.DataFrame, cost: str, full: float) -> list[list[float]]
     return [[_number(value) for value in step] for step in steps]
 
 
-def _cost(experiment: Experiment, name: str) -> dict[str, Any]:
+def _cost(experiment: ExperimentRecord, name: str) -> dict[str, Any]:
     words = COST_WORDS[name]
     full = experiment.full_costs[name]
     return {

@@ -19,9 +19,9 @@ from pareco.data import load_data
 from pareco.files import write_text
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
-from pareco.training.failures import RunError
-from pareco.training.network import initial_network
-from pareco.training.provenance import hardware
+from pareco.training.folder import hardware
+from pareco.training.interruption import RunError
+from pareco.training.run import initial_network
 from pareco.widths import Widths
 
 LATENCY_FILE = "latency.json"

@@ -12,20 +12,41 @@ from typing import Any
 import torch
 
 from pareco.config import Experiment, Machine, as_json
-from pareco.data import Batch, TrainingLoader, load_data
+from pareco.data import Batch, DataSet, TrainingLoader, load_data
 from pareco.evaluation import Evaluator, SearchEvaluations, front
 from pareco.methods import Method, Task
+from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
-from pareco.randomness import derived_generator
-from pareco.slimmable import SlimmableNet
+from pareco.randomness import derived_generator, derived_seed
+from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
-from pareco.training.failures import explained
-from pareco.training.interruption import check, interruptible
-from pareco.training.network import initial_network
-from pareco.training.rows import front_rows, visit_rows
-from pareco.training.run_folder import Progress, RunFolder
+from pareco.training.folder import RunFolder, RunState, front_rows, visit_rows
+from pareco.training.interruption import check, explained, interruptible
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
+
+
+def initial_network(experiment: Experiment, data: DataSet, seed: int) -> SlimmableNet:
+    """Return the network with the initial weights of this seed, on the CPU."""
+    config = experiment.network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "weights"))
+        model = create_model(
+            config.name,
+            num_classes=data.num_classes,
+            in_chans=data.in_chans,
+            base_width=config.base_width,
+        )
+    size = experiment.data.image_size
+    return make_slimmable(
+        model,
+        torch.zeros(1, data.in_chans, size, size),
+        alpha_min=config.alpha_min,
+        divisor=config.divisor,
+        granularity=config.granularity,
+        slim_head=config.slim_head,
+    )
+
 
 PROJECT = "pareco"
 
@@ -133,7 +154,7 @@ class _Session:
 
         def publication() -> Publication:
             # The libraries for figures are needed by a mirror alone.
-            from pareco.reporting.publication import run_publication
+            from pareco.reporting.report import run_publication
 
             return run_publication(self.folder.path)
 
@@ -249,7 +270,7 @@ class _Session:
         now = replace(self.progress, seconds=time.perf_counter() - self.started)
         self.folder.save(self.with_clock(now, trainer), trainer.tensors(), trainer.state())
 
-    def with_clock(self, progress: Progress, trainer: Trainer) -> Progress:
+    def with_clock(self, progress: RunState, trainer: Trainer) -> RunState:
         """Return the progress with what a trainer has spent since it was made or loaded."""
         clock = trainer.clock
         return replace(

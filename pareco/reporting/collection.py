@@ -1,7 +1,7 @@
-"""The finished runs of one experiment, read from their folders and checked against each other."""
+"""From the folders of finished runs to the records of their experiment."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareco.reporting.environment import environment_record
-from pareco.reporting.experiment import Experiment
 from pareco.reporting.records import (
     BUDGET_TYPES,
     CURVE_TYPES,
     FRONT_TYPES,
     VISIT_MAY_LACK,
     VISIT_TYPES,
+    ExperimentRecord,
     InvalidRecord,
     Records,
     blaming,
@@ -26,18 +25,82 @@ from pareco.reporting.records import (
     with_latency,
 )
 
+# Named one by one, so that no path of a machine and no host name gets into the results.
+_REQUIRED = ("commit", "dirty", "python", "packages", "cpu", "gpus")
+_OPTIONAL = ("system", "cpu_instructions", "cpu_cores", "device", "processes", "data_fingerprint")
+_TIMES = ("seconds", "images_per_second", "data_waiting_percent")
+
+
+def environment_record(finished: Sequence[Path]) -> dict[str, Any]:
+    """The content of environment.json: distinct environments, and by method and seed the runs.
+
+    A run names the environment of each of its sessions by position, and gives its timing and the
+    number of damaged images. The same folders give the same record. Raises InvalidRecord for an
+    env.json or result.json that is missing, damaged or incomplete.
+    """
+    environments: list[dict[str, Any]] = []
+    runs: dict[str, dict[str, Any]] = {}
+    for folder in sorted(finished, key=_method_and_seed):
+        sessions = _sessions(folder)
+        environments += [each for each in _distinct(sessions) if each not in environments]
+        method, seed = _method_and_seed(folder)
+        runs.setdefault(method, {})[f"seed{seed}"] = {
+            "sessions": [environments.index(each) for each in sessions],
+            **_spent(folder),
+        }
+    return {"environments": environments, "runs": runs}
+
+
+def commit_name(environment: Mapping[str, Any], digits: int | None) -> str:
+    """The commit, to some digits, with a remark where the tree had changed; or `unknown`."""
+    name = "unknown" if environment["commit"] is None else str(environment["commit"])[:digits]
+    return f"{name} with uncommitted changes" if environment["dirty"] else name
+
+
+def duration(seconds: float) -> str:
+    """A time in whole minutes, or from two hours on in hours, such as `2.5 h`."""
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _method_and_seed(folder: Path) -> tuple[str, int]:
+    return folder.parent.name, int(folder.name.removeprefix("seed"))
+
+
+def _sessions(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "env.json"
+    with blaming(path):
+        sessions = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            {name: session[name] for name in _REQUIRED}
+            | {name: session[name] for name in _OPTIONAL if name in session}
+            for session in sessions
+        ]
+
+
+def _distinct(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for index, each in enumerate(sessions) if each not in sessions[:index]]
+
+
+def _spent(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    with blaming(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        timing = {name: record["timing"][name] for name in _TIMES}
+        return {**timing, "damaged_images": record["damaged_images"]}
+
+
 _CURVE_POINTS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class CollectedRuns:
     """The records of the finished runs of one experiment, and the folders of the unfinished."""
 
     records: Records
     unfinished: tuple[Path, ...]
 
 
-def collected_runs(experiment: str, runs: Path) -> Runs:
+def collected_runs(experiment: str, runs: Path) -> CollectedRuns:
     """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and cost.
 
     A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none has
@@ -52,7 +115,7 @@ def collected_runs(experiment: str, runs: Path) -> Runs:
         )
     records = records_of(finished)
     latency = runs / experiment / "latency.json"
-    return Runs(
+    return CollectedRuns(
         records=with_latency(records, read_latency(latency) if latency.exists() else None),
         unfinished=tuple(folder for folder in folders if folder not in finished),
     )
@@ -75,7 +138,7 @@ def records_of(folders: Sequence[Path]) -> Records:
     )
 
 
-def _shared_experiment(finished: Sequence[Path]) -> Experiment:
+def _shared_experiment(finished: Sequence[Path]) -> ExperimentRecord:
     """The experiment that all runs agree on, with the methods that any run exempts."""
     first, *others = [_experiment(folder) for folder in finished]
     exempt = {*first.budget_exempt}
@@ -117,17 +180,17 @@ def _result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _experiment(folder: Path) -> Experiment:
+def _experiment(folder: Path) -> ExperimentRecord:
     with blaming(folder / "result.json"):
         record = _result(folder)
-        experiment = Experiment.from_record(record)
+        experiment = ExperimentRecord.from_record(record)
         identity = (experiment.experiment, str(record["method"]), f"seed{record['seed']}")
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
         return experiment
 
 
-def _front(folder: Path, experiment: Experiment) -> pd.DataFrame:
+def _front(folder: Path, experiment: ExperimentRecord) -> pd.DataFrame:
     """The front of a run, with the columns of its budget."""
     with blaming(folder / "result.json"):
         budget = {name: int(_result(folder)["budget"][name]) for name in BUDGET_TYPES}

@@ -14,6 +14,16 @@ from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
 
 
+def learning_rate(step: int, *, steps: int, warmup_steps: float, peak: float) -> float:
+    """Return the rate of `step` (from 0): linear warm-up to `peak`, then linear decay to zero.
+
+    The first step of the warm-up already moves, and the last step still does.
+    """
+    if step < warmup_steps:
+        return peak * min((step + 1) / warmup_steps, 1.0)
+    return peak * (steps - step) / (steps - warmup_steps)
+
+
 def sandwich_widths(net: SlimmableNet, between: Sequence[Widths]) -> list[Widths]:
     """Return the widths of a step: the largest, those between, the smallest, none twice."""
     return list(dict.fromkeys((net.space.largest, *between, net.space.smallest)))

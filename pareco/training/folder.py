@@ -3,34 +3,158 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
+import os
+import platform
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
-from pareco.config import Experiment, as_json
-from pareco.cost import COSTS
+from pareco.config import COSTS, Experiment, as_json
+from pareco.cost import CostModel
 from pareco.data import DataSet
+from pareco.evaluation import Measurement
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
+from pareco.methods import Visit
 from pareco.processes import Processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.checkpoint import add_checkpoint, newest_checkpoint
-from pareco.training.failures import RunError
-from pareco.training.provenance import environment
-from pareco.training.rows import FRONT_COLUMNS, VISIT_COLUMNS
+from pareco.training.interruption import RunError
 from pareco.widths import Widths
+
+_PACKAGES = (
+    *("torch", "torchvision", "timm", "accelerate"),
+    *("botorch", "gpytorch", "numpy", "scipy", "wandb"),
+)
+
+
+def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
+    """Return commit, dirty flag, versions, hardware and data fingerprint, ready for JSON.
+
+    Commit and dirty flag are None outside a git checkout.
+    """
+    status = _git("status", "--porcelain", "--", ":/", ":!/results")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **hardware(processes.device),
+        "processes": processes.share.count,
+        "data_fingerprint": data_fingerprint,
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return system, processor, GPUs and the kind of device that computes, ready for JSON."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cpu_cores": os.cpu_count(),
+        "device": device.type,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "-C", str(folder), *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+FRONT_COLUMNS = (
+    *("experiment", "method", "seed", "widths", *COSTS, "search_loss"),
+    *("test_top1_error", "test_top5_error", "calibration_images"),
+)
+_VISIT_NUMBERS = {
+    "target_cost": ".1f",
+    "predicted_loss": ".6f",
+    "predicted_deviation": ".6f",
+    "refreshed_loss": ".6f",
+    "final_loss": ".6f",
+}
+VISIT_COLUMNS = (
+    *("experiment", "method", "seed", "visit", "step", "origin", "widths", *COSTS),
+    *_VISIT_NUMBERS,
+)
+
+Row = dict[str, Any]
+
+
+def front_rows(
+    run: Row,
+    cost: CostModel,
+    chosen: Sequence[tuple[Widths, float]],
+    tests: Sequence[Measurement],
+    calibration_images: int,
+) -> list[Row]:
+    """Return a row for each network of a front: its widths, costs, search loss and test errors.
+
+    `run` holds what the rows of a run share.
+    """
+    return [
+        {
+            **run,
+            **_costs(cost, widths),
+            "search_loss": f"{loss:.6f}",
+            "test_top1_error": f"{test.top1_error:.4f}",
+            "test_top5_error": f"{test.top5_error:.4f}",
+            "calibration_images": calibration_images,
+        }
+        for (widths, loss), test in zip(chosen, tests, strict=True)
+    ]
+
+
+def visit_rows(run: Row, cost: CostModel, visits: Sequence[Visit], first: int) -> list[Row]:
+    """Return a row for each visit, numbered from `first`; a number that is not there is empty."""
+    return [
+        {
+            **run,
+            "visit": first + index,
+            "step": visit.step,
+            "origin": visit.origin,
+            **_costs(cost, visit.widths),
+            **{
+                name: format(value, shape)
+                for name, shape in _VISIT_NUMBERS.items()
+                if (value := getattr(visit, name)) is not None
+            },
+        }
+        for index, visit in enumerate(visits)
+    ]
+
+
+def _costs(cost: CostModel, widths: Widths) -> Row:
+    return {"widths": str(widths), **{name: int(cost.of(name, widths)) for name in COSTS}}
 
 
 @dataclass(kw_only=True)
-class Progress:
+class RunState:
     """What is done of a run: the sets of weights trained, their rows, and what was spent.
 
     `rows` are those of front.csv, `visits` those of visits.csv.
@@ -150,7 +274,7 @@ class RunFolder:
         """Remove the checkpoints that an ended run no longer needs."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
-    def load(self) -> tuple[Progress, dict[str, Tensor], dict[str, Any] | None]:
+    def load(self) -> tuple[RunState, dict[str, Tensor], dict[str, Any] | None]:
         """Return the progress, and tensors and state of a trainer if one was under way.
 
         They come from the newest checkpoint that is whole. Raises `RunError` if none of them is,
@@ -158,13 +282,13 @@ class RunFolder:
         """
         newest = newest_checkpoint(self._checkpoints)
         if newest is None:
-            return Progress(), {}, None
+            return RunState(), {}, None
         tensors, state = newest
         self._refuse(self._differences(state["configuration"]))
-        return Progress(**state["progress"]), tensors, state["trainer"]
+        return RunState(**state["progress"]), tensors, state["trainer"]
 
     def save(
-        self, progress: Progress, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
+        self, progress: RunState, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
     ) -> None:
         """Write a checkpoint, after the record; `trainer` is None between two sets of weights."""
         self._sync_record()
@@ -193,7 +317,7 @@ class RunFolder:
         """The folder of the trained weights, one file for each set."""
         return self.path / "weights"
 
-    def write_result(self, progress: Progress, net: SlimmableNet, *, budget_exempt: bool) -> None:
+    def write_result(self, progress: RunState, net: SlimmableNet, *, budget_exempt: bool) -> None:
         """Write the front, what was visited, and the result."""
         self._sync_record()
         _write_csv(self.path / "front.csv", FRONT_COLUMNS, progress.rows)
@@ -222,7 +346,7 @@ class RunFolder:
         }
         _write(self.path / "result.json", result)
 
-    def finish(self, progress: Progress) -> None:
+    def finish(self, progress: RunState) -> None:
         """Write the end mark, last of all; drop the checkpoints."""
         _write(self.path / "DONE", {"rows": len(progress.rows)})
         self.tidy()

@@ -1,0 +1,256 @@
+"""Data sets by name, split into images, and the batches that training and evaluation take."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from pareco.config import DataConfig, Machine
+from pareco.data.images import DamagedImages, DecodedStore, FileStore, MemoryStore, Store
+from pareco.data.locations import imagenet_source, torchvision_source
+from pareco.data.sources import Source
+from pareco.data.splits import Splits, stratified_splits
+from pareco.data.transforms import Preparation
+from pareco.processes import Share
+from pareco.randomness import derived_generator
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a store at some indices, and how they are prepared for a network."""
+
+    store: Store
+    indices: Tensor
+    preparation: Preparation
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels `n`, int64, on the CPU."""
+        return self.store.labels[self.indices]
+
+    def subset(self, positions: Sequence[int] | Tensor) -> Images:
+        """Return the images at these positions among these."""
+        chosen = torch.as_tensor(positions, dtype=torch.int64)
+        return Images(self.store, self.indices[chosen], self.preparation)
+
+    def normalized(self, positions: Tensor) -> Batch:
+        """Return images (float, normalized) and labels at these positions, for evaluation."""
+        (batch,) = self._evaluated([self.indices[positions]])
+        return batch
+
+    def batches(self, batch_size: int, share: Share = Share()) -> Iterator[Batch]:
+        """Yield all images in order, for evaluation; the last batch may be smaller.
+
+        A share takes every `share.count`-th batch.
+        """
+        return self._evaluated(self._parts(batch_size, share))
+
+    def held(self, batch_size: int, share: Share = Share()) -> Images:
+        """Return the images that `batches` yields for this share, decoded once and held."""
+        parts = self._parts(batch_size, share)
+        if isinstance(self.store, MemoryStore):
+            nothing = self.indices[:0]
+            return Images(self.store, torch.cat([nothing, *parts]), self.preparation)
+        size = self.preparation.config.image_size
+        none = (torch.empty(0, self.store.channels, size, size, dtype=torch.uint8), self.labels[:0])
+        read = list(self.store.read(parts, None)) or [none]
+        pixels = torch.cat([pixels for pixels, _ in read])
+        labels = torch.cat([labels.cpu() for _, labels in read])
+        held = MemoryStore(pixels, labels, self.store.classes)
+        return Images(held, torch.arange(len(labels)), self.preparation)
+
+    def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
+        parts = [part for part in self.indices.split(batch_size) if len(part)]
+        return parts[share.rank :: share.count]
+
+    def _evaluated(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        for pixels, labels in self.store.read(parts, None):
+            yield self.preparation.evaluation(pixels), labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoader:
+    """Shuffled, augmented batches that depend on the seed and the position alone.
+
+    Any epoch can be started at any batch, so a resumed run sees what it would have seen. The last
+    incomplete batch of an epoch is dropped. A share gets its part of every batch: all parts
+    together are the batch of one process.
+    """
+
+    images: Images
+    batch_size: int
+    """Of all shares together."""
+    seed: int
+    share: Share = Share()
+
+    def __post_init__(self) -> None:
+        """Check that there is at least one batch, and that it can be shared."""
+        size, count = self.batch_size, len(self.images)
+        if count < size:
+            raise ValueError(f"training.batch_size {size} exceeds the {count} training images")
+        if size % self.share.count:
+            raise ValueError(
+                f"training.batch_size {size} cannot be shared by {self.share.count} processes"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of gradient steps in an epoch."""
+        return len(self.images) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from the `start`-th on."""
+        size, part = self.batch_size, self.batch_size // self.share.count
+        own = slice(self.share.rank * part, (self.share.rank + 1) * part)
+        shuffling = derived_generator(self.seed, "order", epoch)
+        order = torch.randperm(len(self.images), generator=shuffling)
+        drawing = derived_generator(self.seed, "views", epoch)
+        views = torch.randint(2**62, (len(self.images),), generator=drawing)
+        steps = range(start, self.batches_per_epoch)
+        positions = [order[step * size : (step + 1) * size][own] for step in steps]
+        batches = [self.images.indices[each] for each in positions]
+        seeds = [views[step * size : (step + 1) * size][own] for step in steps]
+        read = self.images.store.read(batches, seeds)
+        for step, (pixels, labels) in zip(steps, read, strict=True):
+            generator = derived_generator(self.seed, "augmentation", epoch, step)
+            yield self.images.preparation.training(pixels, generator, size, own), labels
+
+
+def digits(image_size: int, channels: int) -> MemoryStore:
+    """Return all digits, grey in equal channels, scaled bilinearly to a square of this size.
+
+    The pixels' 17 levels are spread over 0-240. (E. Alpaydin, C. Kaynak: Optical Recognition of
+    Handwritten Digits, UCI.)
+    """
+    loaded = load_digits()
+    levels = torch.tensor(loaded.images, dtype=torch.float32)[:, None]  # type: ignore[attr-defined]
+    scaled = F.interpolate(levels * 15, size=(image_size, image_size), mode="bilinear")
+    labels = torch.tensor(loaded.target, dtype=torch.int64)  # type: ignore[attr-defined]
+    pixels = scaled.round().to(torch.uint8).expand(-1, channels, -1, -1)
+    return MemoryStore(pixels, labels, tuple(map(str, loaded.target_names)))  # type: ignore[attr-defined]
+
+
+__all__ = [
+    "Batch",
+    "DamagedImages",
+    "DataSet",
+    "Images",
+    "MemoryStore",
+    "Share",
+    "Splits",
+    "TrainingLoader",
+    "load_data",
+]
+
+
+def _embedded(channels: int, config: DataConfig, machine: Machine, device: torch.device) -> Store:
+    if machine.images is not None:
+        raise ValueError(f"{config.name} is embedded in scikit-learn: it takes no --images")
+    return digits(config.image_size, channels).to(device)
+
+
+def _from_files(
+    find: Callable[[str | None], Source],
+    classes: int | None,
+    config: DataConfig,
+    machine: Machine,
+    device: torch.device,
+) -> Store:
+    source = find(machine.images)
+    if classes is not None and len(source.classes) != classes:
+        raise ValueError(
+            f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "
+            f"{classes}"
+        )
+    files = FileStore(source, config, machine.decoding_workers, device)
+    return DecodedStore(files) if config.in_memory else files
+
+
+_DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
+    "digits": partial(_embedded, 1),
+    "digits_rgb": partial(_embedded, 3),
+    "cifar10": partial(_from_files, partial(torchvision_source, "cifar10"), 10),
+    "cifar100": partial(_from_files, partial(torchvision_source, "cifar100"), 100),
+    "imagenet": partial(_from_files, imagenet_source, None),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set with its splits; `fingerprint` tells it from others.
+
+    It covers labels and all indices, and pixels (embedded images) or names (files).
+    """
+
+    train: Images
+    search: Images
+    test: Images
+    splits: Splits
+    fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        return self.train.store.classes
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def in_chans(self) -> int:
+        """The number of colour channels."""
+        return self.train.store.channels
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the images that this process could not read, and replaced by others."""
+        return self.train.store.damaged
+
+
+@lru_cache(maxsize=1)  # for the runs that one process does
+def load_data(
+    config: DataConfig,
+    machine: Machine = Machine(),
+    device: torch.device = torch.device("cpu"),
+) -> DataSet:
+    """Return the data set of this configuration, split as it says, for this device.
+
+    Raises `ValueError` for an unknown name (with the nearest known ones), impossible splits, or
+    images that cannot be told apart; `FileNotFoundError`, saying what helps, where there are none.
+    """
+    if config.name not in _DATA_SETS:
+        near = difflib.get_close_matches(config.name, _DATA_SETS, n=3, cutoff=0.0)
+        raise ValueError(f"data.name: unknown data set {config.name!r}; known: {', '.join(near)}")
+    store = _DATA_SETS[config.name](config, machine, device)
+    preparation = Preparation(config)
+    preparation.check(store.channels)
+    splits = stratified_splits(store.labels.numpy(), store.own_test, config)
+    used = np.unique(np.concatenate([splits.train, splits.search, splits.test]))
+    store = store.only(torch.from_numpy(used))
+
+    def images(indices: np.ndarray) -> Images:
+        return Images(store, torch.from_numpy(indices), preparation)
+
+    return DataSet(
+        train=images(splits.train),
+        search=images(splits.search),
+        test=images(splits.test),
+        splits=splits,
+        fingerprint=f"{store.fingerprint()}-{splits.fingerprint()}",
+    )

@@ -1,0 +1,306 @@
+"""Methods: how the widths to train, to visit and to report are chosen; PareCO is one of them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from pareco.config import Cost, SearchConfig
+from pareco.cost import CostModel
+from pareco.search import Mobo, Origin, Proposal
+from pareco.widths import Widths, WidthSpace
+
+
+@dataclass(kw_only=True)
+class Visit:
+    """One entry of a search's history, with the circumstances in which it was chosen.
+
+    Losses are in nats, costs in the objective's units; None where there is none.
+    """
+
+    widths: Widths
+    step: int | None
+    """The training step before which it was chosen; None once training had ended."""
+
+    origin: Origin
+    target_cost: float | None = None
+    """The cost that was aimed at."""
+
+    predicted_loss: float | None = None
+    predicted_deviation: float | None = None
+    """The GP's posterior standard deviation of the loss, observation noise left out."""
+
+    refreshed_loss: float | None = None
+    """The first loss that was measured afterwards."""
+
+    final_loss: float | None = None
+    """The last loss that was measured."""
+
+    @classmethod
+    def of(cls, proposal: Proposal, widths: Widths, step: int | None) -> Self:
+        """Return the visit of a proposal that decodes to these widths."""
+        return cls(
+            widths=widths,
+            step=step,
+            origin=proposal.origin,
+            target_cost=_known(proposal.target),
+            predicted_loss=_known(proposal.predicted_loss),
+            predicted_deviation=_known(proposal.predicted_deviation),
+        )
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Return the visit that `state` described."""
+        return cls(**{**state, "widths": Widths(state["widths"])})
+
+    def state(self) -> dict[str, Any]:
+        """Return all fields, ready for JSON."""
+        return {**asdict(self), "widths": list(self.widths)}
+
+    def measured(self, loss: float) -> None:
+        """Take note of a loss; one that is not finite was not measured."""
+        value = _known(loss)
+        self.final_loss = value
+        if self.refreshed_loss is None:
+            self.refreshed_loss = value
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+_DRAWS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a method gets to work with: no data, no optimizer, no loss function.
+
+    `evaluate` returns the search losses `n` (double, less is better) of `n` sub-networks with the
+    current weights; every sub-network it measures is counted. `objective` is the cost that is
+    traded against the loss. `widths_budget` is how many
+    sub-networks a search may visit, `sampled_per_step` (M) how many train in each step beside the
+    largest and the smallest, `ask_every_steps` (tau) how often PareCO asks for new ones.
+    """
+
+    space: WidthSpace
+    cost: CostModel
+    objective: Cost
+    generator: torch.Generator
+    evaluate: Callable[[Sequence[Widths]], Tensor]
+    sampled_per_step: int
+    ask_every_steps: int
+    widths_budget: int
+    search: SearchConfig
+
+    def costs(self, widths: Sequence[Widths]) -> Tensor:
+        """Return the objective `n` (double, less is better) of `n` sub-networks, exactly."""
+        return self.cost.of(self.objective, widths).double()
+
+
+class Method:
+    """A way to choose widths. A subclass in its own file is found by its `name`.
+
+    All else is the pipeline's: every step trains the largest network, `widths_for_step`, and the
+    smallest; at the end the pipeline calibrates and measures `candidates` with the largest and
+    the smallest, and reports those on the front of search loss and cost.
+    """
+
+    name: ClassVar[str]
+    budget_exempt: ClassVar[bool] = False  # trains longer than the others by its nature
+
+    def __init__(self, task: Task) -> None:
+        """Start on a task."""
+        self.task = task
+
+    @classmethod
+    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
+        """Return one space for each set of weights that is trained."""
+        return [space]
+
+    def switches(self) -> Sequence[Widths]:
+        """Return the sub-networks with batch-norm weights of their own."""
+        return ()
+
+    def widths_for_step(self, step: int) -> Sequence[Widths]:
+        """Return the widths to train in this step between the largest and the smallest."""
+        raise NotImplementedError
+
+    def candidates(self) -> Sequence[Widths]:
+        """Return the widths that the front is chosen from, once training has ended."""
+        raise NotImplementedError
+
+    def visits(self) -> Sequence[Visit]:
+        """Return what a search of this method has visited, in order: for the record alone."""
+        return ()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep, ready for JSON; the generator is kept elsewhere."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state` returned."""
+
+    def completed(self, widths: Sequence[Widths], draw: Callable[[], Widths]) -> list[Widths]:
+        """Return M distinct widths, none the largest or smallest: those given, then drawn ones.
+
+        Fewer only where the space has no more. So every method trains equally many networks.
+        """
+        space, wanted = self.task.space, self.task.sampled_per_step
+        ends = (space.largest, space.smallest)
+        chosen = [each for each in dict.fromkeys(widths) if each not in ends][:wanted]
+        for _ in range(_DRAWS):
+            if len(chosen) == wanted:
+                break
+            drawn = draw()
+            if drawn not in ends and drawn not in chosen:
+                chosen.append(drawn)
+        return chosen
+
+    @staticmethod
+    def evenly_spread(space: WidthSpace, count: int) -> list[Widths]:
+        """Return `count` uniform widths, evenly spread from the largest to the smallest.
+
+        Raises `ValueError` where rounding leaves fewer distinct ones.
+        """
+        widths = list(space.spread(count))
+        if len(widths) < count:
+            raise ValueError(
+                f"only {len(widths)} of {count} evenly spread uniform widths are distinct: lower "
+                "training.sampled_per_step or network.alpha_min, or take a wider network"
+            )
+        return widths
+
+    def random_widths(self) -> Widths:
+        """Return widths with a random multiplier for each dimension of the space."""
+        return self.task.space.sample(self.task.generator)
+
+
+def method_in(module: str, name: str) -> type[Method]:
+    """Return the method of this name that a module defines; `ValueError` if it defines none."""
+    members = vars(importlib.import_module(module)).values()
+    for item in members:
+        if isinstance(item, type) and issubclass(item, Method) and vars(item).get("name") == name:
+            return item
+    raise ValueError(f"{module} defines no method whose name is {name!r}")
+
+
+class WidthSearch:
+    """A search over the widths of a task; each width enters the history once."""
+
+    def __init__(self, task: Task) -> None:
+        """Start with an empty history."""
+        space = task.space
+        self.task = task
+        self.visits: list[Visit] = []
+        self._mobo = Mobo(
+            space.alpha_min,
+            space.dimensions,
+            lambda alphas: task.costs([space.decode(alpha) for alpha in alphas]),
+            task.search,
+            task.generator,
+            canonical=self._canonical,
+        )
+
+    @property
+    def visited(self) -> list[Widths]:
+        """The widths of the history, in the order in which they entered it."""
+        return [visit.widths for visit in self.visits]
+
+    def ask(self, count: int, step: int | None = None) -> list[Widths]:
+        """Return up to `count` new widths, which enter the history with no loss yet.
+
+        Fewer only where all that was proposed is in the history. `step` is the training step, for
+        the record; None once training has ended.
+        """
+        known = set(self.visited)
+        new: dict[Widths, Visit] = {}
+        for proposal in self._mobo.proposals(count):
+            widths = self.task.space.decode(proposal.alpha)
+            if widths not in known and widths not in new:
+                new[widths] = Visit.of(proposal, widths, step)
+        for widths in new:
+            alpha = self.task.space.encode(widths)
+            self._mobo.tell(alpha, float("nan"), self.task.costs([widths]))
+        self.visits += new.values()
+        return list(new)
+
+    def refresh(self) -> None:
+        """Measure the loss of every entry again, with the current weights."""
+        if self.visits:
+            self._measured(self.visits)
+
+    def measure_new(self) -> None:
+        """Measure the entries that have no loss yet, and keep the other losses."""
+        missing = torch.isnan(self._mobo.history.losses).tolist()
+        self._measured([visit for visit, new in zip(self.visits, missing, strict=True) if new])
+
+    def _measured(self, visits: list[Visit]) -> None:
+        """Measure these entries, and keep the other losses."""
+        losses = self.task.evaluate([visit.widths for visit in visits]).tolist()
+        for visit, loss in zip(visits, losses, strict=True):
+            visit.measured(loss)
+        final = [math.nan if v.final_loss is None else v.final_loss for v in self.visits]
+        self._mobo.refresh(torch.tensor(final, dtype=torch.double))
+
+    def front(self) -> list[Widths]:
+        """Return the widths that no other one beats in both loss and cost, cheapest first."""
+        return [self.visited[index] for index in self._mobo.history.front()]
+
+    def state(self) -> dict[str, Any]:
+        """Return the history, ready for JSON."""
+        return {"mobo": self._mobo.state(), "visits": [visit.state() for visit in self.visits]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state` returned."""
+        self._mobo.load_state(state["mobo"])
+        self.visits = [Visit.from_state(each) for each in state["visits"]]
+
+    def _canonical(self, alphas: Tensor) -> Tensor:
+        space = self.task.space
+        representatives = [space.encode(space.decode(alpha)) for alpha in alphas]
+        return torch.stack(representatives) if representatives else alphas
+
+
+class PareCO(Method):
+    """Every tau steps refreshes the losses of all widths visited and asks MOBO-RS for M more."""
+
+    name = "pareco"
+
+    def __init__(self, task: Task) -> None:
+        """Start with an empty history."""
+        super().__init__(task)
+        self.search = WidthSearch(task)
+        self.current: list[Widths] = []
+
+    def widths_for_step(self, step: int) -> Sequence[Widths]:
+        """Return the newest proposals; every tau steps they are renewed."""
+        if step % self.task.ask_every_steps == 0:
+            self.search.refresh()
+            proposals = self.search.ask(self.task.sampled_per_step, step)
+            self.current = self.completed(proposals, self.random_widths)
+        return self.current
+
+    def candidates(self) -> Sequence[Widths]:
+        """Return the front of the history, its losses refreshed with the final weights."""
+        self.search.refresh()
+        return self.search.front()
+
+    def visits(self) -> Sequence[Visit]:
+        """Return the history."""
+        return self.search.visits
+
+    def state(self) -> dict[str, Any]:
+        """Return the search and the current widths."""
+        return {"search": self.search.state(), "current": [list(each) for each in self.current]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state` returned."""
+        self.search.load_state(state["search"])
+        self.current = [Widths(counts) for counts in state["current"]]
