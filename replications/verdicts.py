@@ -199,8 +199,8 @@ class PublishedCost(Claim, frozen=True):
         return millions.quantize(Decimal(1).scaleb(-self.decimals), rounding=rounding)
 
 
-Comparison = LargestGain | AreaGain
-AnyClaim = Annotated[Comparison | PublishedCost, Field(discriminator="kind")]
+GainClaim = LargestGain | AreaGain
+AnyClaim = Annotated[GainClaim | PublishedCost, Field(discriminator="kind")]
 
 
 class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -219,7 +219,7 @@ class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
                 raise ValueError(f"claim {claim.id!r}: id is used twice")
             for name in (name for case in claim.cases for name in case):
                 data = experiment_named(name).data.name
-                if isinstance(claim, Comparison) and name not in self.gradient_steps:
+                if isinstance(claim, GainClaim) and name not in self.gradient_steps:
                     raise ValueError(f"gradient_steps lacks {name}, which claim {claim.id!r} names")
                 if isinstance(claim, PublishedCost) and data not in self.classes:
                     raise ValueError(f"classes lacks {data}, which claim {claim.id!r} is about")
@@ -313,7 +313,7 @@ class Finding:
         return f"{self.name}{reasons}: {self.measured or 'nothing to compare'}"
 
 
-def _compared(claim: Comparison, results: Path, file: ClaimFile) -> Verdict:
+def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> Verdict:
     """Return the verdict on a comparison of methods: all its cases must hold."""
     findings = [_finding(claim, case, PUBLISHED_SCALE, results, file) for case in claim.cases]
     ran = [finding for finding in findings if finding is not None]
@@ -337,7 +337,7 @@ def _compared(claim: Comparison, results: Path, file: ClaimFile) -> Verdict:
 
 
 def _finding(
-    claim: Comparison, case: tuple[str, ...], scale: str, results: Path, file: ClaimFile
+    claim: GainClaim, case: tuple[str, ...], scale: str, results: Path, file: ClaimFile
 ) -> Finding | None:
     """Return what the records of a case say at a scale; None where not all are there."""
     if any(scale not in scales_of(name) for name in case):

@@ -15,7 +15,7 @@ from pareco.reporting.claims import Verdict
 from pareco.reporting.records import Records, write_records
 from replications.__main__ import main
 from replications.catalogue import experiment_named
-from replications.verdicts import Comparison, claim_outcomes, print_claims, read_claims
+from replications.verdicts import GainClaim, claim_outcomes, print_claims, read_claims
 from tests.reporting.claim_records import records_of
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -273,7 +273,7 @@ def test_the_shipped_claims_name_the_published_schedules() -> None:
     for claim in file.claims:
         for name in claim.replications:
             assert set(experiment_named(name).methods) >= (
-                {claim.method, claim.baseline} if isinstance(claim, Comparison) else set()
+                {claim.method, claim.baseline} if isinstance(claim, GainClaim) else set()
             )
 
 
