@@ -325,11 +325,13 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> Verdict:
         said = f"Claimed: {claim.expected}"
     else:
         said = f"{len(settled)} of {len(claim.cases)} comparisons have run at full scale"
-        for case in claim.cases:
-            for scale in scales_of(case[0]):
-                finding = _finding(claim, case, scale, results, file)
-                if scale != PUBLISHED_SCALE and finding and finding.measured:
-                    ran.append(finding)
+        smaller = (
+            _finding(claim, case, scale, results, file)
+            for case in claim.cases
+            for scale in scales_of(case[0])
+            if scale != PUBLISHED_SCALE
+        )
+        ran += [finding for finding in smaller if finding and finding.measured]
     ours = ". ".join([said, *map(str, ran)])
     return claim.verdict(
         outcome, ours, "; ".join(dict.fromkeys(each.evidence for each in ran)) or "no records"
