@@ -26,7 +26,6 @@ class ReceivedRun:
     """What arrived of one run."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
-    starts: int = 0
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None
@@ -289,11 +288,40 @@ class WandbServer:
         return {"project": {"artifact": None}}
 
     def _CreateArtifact(self, variables: dict[str, Any]) -> Any:
-        identity = f"artifact{len(self.artifacts)}"
-        self.artifacts[identity] = ReceivedArtifact(variables["input"])
+        described = variables["input"]
+        identity = next(
+            (
+                known
+                for known, artifact in self.artifacts.items()
+                if artifact.committed and artifact.input["digest"] == described["digest"]
+            ),
+            f"artifact{len(self.artifacts)}",
+        )
+        received = self.artifacts.setdefault(identity, ReceivedArtifact(described))
+        state = "COMMITTED" if received.committed else "PENDING"
         sequence = {"latestArtifact": None}
-        artifact = {"id": identity, "state": "PENDING", "artifactSequence": sequence}
+        artifact = {"id": identity, "state": state, "artifactSequence": sequence}
         return {"createArtifact": {"artifact": artifact}}
+
+    def _ArtifactByID(self, variables: dict[str, Any]) -> Any:
+        artifact = self.artifacts[variables["id"]]
+        texts = ("description", "metadata", "historyStep", "commitHash", "updatedAt")
+        sequence = {"__typename": "ArtifactSequence", "name": "sequence", "project": None}
+        found = {
+            **dict.fromkeys(texts),
+            **dict.fromkeys(("versionIndex", "ttlDurationSeconds", "size", "fileCount"), 0),
+            "__typename": "Artifact",
+            "id": variables["id"],
+            "artifactSequence": sequence,
+            "artifactType": {"name": artifact.input["artifactTypeName"]},
+            "ttlIsInherited": True,
+            "tags": [],
+            "aliases": [],
+            "state": "COMMITTED",
+            "digest": artifact.input["digest"],
+            "createdAt": "2026-01-01T00:00:00Z",
+        }
+        return {"artifact": found}
 
     def _CreateArtifactManifest(self, variables: dict[str, Any]) -> Any:
         identity = variables["artifactID"]

@@ -1,21 +1,17 @@
-"""The record of a run, and a mirror that can neither block nor break it."""
+"""The metrics file of a run, and a mirror that can neither block nor break it."""
 
 import http.server
 import json
 import logging
-import os
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import pareco
 from pareco.tracking import Publication, Tracker, mirror
+from tests.tracking.clients import RUN, recorded_steps, run_script
+from tests.wandb_server import KEY
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
@@ -98,68 +94,43 @@ def test_without_resume_the_record_starts_empty(folder: Path) -> None:
     assert records(folder) == [{"step": 0, "loss": 2.0}]
 
 
-SCRIPT = """
-import logging, os, sys
-from pathlib import Path
-from pareco.tracking import Tracker
-logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-folder = Path(sys.argv[1])
-for resume_from in (None, 2):
-    with Tracker(folder, project="p", group="g", job_type="j", name="n", config={},
-                 resume_from=resume_from) as tracker:
-        for step in range(resume_from or 0, 4):
-            tracker.log(step, loss=float("nan") if step == 1 else 0.5)
-assert "WANDB_DATA_DIR" not in os.environ
-"""
-
-
-def run_alone(folder: Path, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    home.mkdir()
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
-        env={
-            **kept,
-            "HOME": str(home),
-            "PYTHONPATH": str(Path(pareco.__file__).parents[1]),
-            **variables,
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-
-
 @pytest.mark.parametrize(
     "variables",
     [
         {},
-        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
         {"WANDB_MODE": "online"},
     ],
     ids=["no key", "key and dead server", "online asked without a key"],
 )
 def test_without_key_or_server_it_records_offline(
-    folder: Path, tmp_path: Path, variables: dict[str, str]
+    tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    finished = run_alone(folder, tmp_path / "home", **variables)
-    assert finished.stdout == ""
+    script = """
+    logging.getLogger().setLevel(logging.INFO)
+    with tracker() as t:
+        t.log(0, loss=float("nan"))
+        log(t, 1, 4)
+    with tracker(resume_from=2) as t:
+        log(t, 2, 4)
+    """
+    finished = run_script(tmp_path, None, script, **variables)
+    assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
     lines = finished.stderr.splitlines()
-    assert lines.count(f"INFO W&B mode for {folder}: offline") == 2
+    assert lines.count(f"INFO W&B mode for {tmp_path / RUN}: offline") == 2
     expected = 0 if not variables else 2  # silence only where nothing was asked for
     assert len([line for line in lines if line.startswith("WARNING")]) == expected
-    assert [record["step"] for record in records(folder)] == [0, 1, 2, 3]
-    identifier = (folder / "wandb" / "run_id").read_text()
-    assert identifier.startswith("digits-random-seed0-")
-    assert len(list((folder / "wandb").glob(f"offline-run-*/run-{identifier}.wandb"))) == 2
-    home = [path.name for path in (tmp_path / "home").iterdir()]
-    assert home in ([], [".cache"])
+    assert recorded_steps(tmp_path) == [0, 1, 2, 3]
+    identifier = (tmp_path / RUN / "wandb/run_id").read_text()
+    assert identifier.startswith("digits-pareco-seed0-")
+    assert len(list(tmp_path.glob(f"{RUN}/wandb/offline-run-*/run-{identifier}.wandb"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} <= {".cache", "runs"}
 
 
 class Failing:
     """A W&B run whose every call raises."""
+
+    starting_step = 0
 
     def __init__(self) -> None:
         self.calls = 0
@@ -178,7 +149,7 @@ def test_an_exception_of_wandb_is_logged_once_and_the_record_is_complete(
 ) -> None:
     run = Failing()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(mirror, "_started_run", lambda *_: run)
+    monkeypatch.setattr(mirror, "started_run", lambda *_, **__: run)
     with Tracker(folder, **IDENTITY) as tracker:
         for step in range(3):
             tracker.log(step, loss=0.5)
@@ -192,11 +163,11 @@ def test_an_exception_of_wandb_is_logged_once_and_the_record_is_complete(
 def test_an_exception_at_the_start_is_contained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no start")
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(mirror, "_started_run", refuse)
+    monkeypatch.setattr(mirror, "started_run", refuse)
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(0, loss=0.5)
     assert records(folder) == [{"step": 0, "loss": 0.5}]
@@ -214,7 +185,7 @@ def test_a_publication_is_made_for_a_mirror_only_and_its_exception_is_contained(
         raise RuntimeError("no front")
 
     monkeypatch.setenv("WANDB_MODE", mode)
-    monkeypatch.setattr(mirror, "_started_run", lambda *_: Failing())
+    monkeypatch.setattr(mirror, "started_run", lambda *_, **__: Failing())
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.publish(make)
         tracker.publish(make)
@@ -242,7 +213,7 @@ def test_any_answer_of_the_server_counts_and_silence_is_waited_out(
         finally:
             http_server.shutdown()
     monkeypatch.setattr(mirror, "_PROBE_SECONDS", 0.2)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(1))
-    started = time.monotonic()
+    silence = threading.Event()
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: silence.wait())
     assert not mirror.answers("http://silent.invalid")
-    assert time.monotonic() - started < 0.9
+    silence.set()
