@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,12 +22,11 @@ def wandb_sync(runs: Path, console: Console) -> int:
     from pareco.reporting.report import run_publication
     from pareco.tracking.sync import sync_runs
 
-    failed = count = 0
-    for result in sync_runs(runs, project=PROJECT, publication=run_publication):
-        count += 1
-        failed += bool(result.problem)
-        line = f"{result.folder}: {result.problem or 'uploaded'}"
-        style = "red" if result.problem else None
+    count, failed = 0, 0
+    for folder, problem in sync_runs(runs, project=PROJECT, publication=run_publication):
+        count, failed = count + 1, failed + bool(problem)
+        line = f"{folder}: {problem or 'uploaded'}"
+        style = "red" if problem else None
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
     if not count:
         console.print(f"nothing to upload in {runs}", markup=False, highlight=False)
@@ -51,26 +49,26 @@ def wandb_report(name: str, results: Path, json: Path | None, console: Console) 
     from replications.report_command import FOCUS, how_to_reproduce
 
     loaded = loaded_report(results / name, focus=FOCUS)
-    summaries = reports.summary_runs(loaded.records, FOCUS)
-    entity = ""
-    if json is None:
-        with console.status("uploading a summary of each method"), _told():
-            entity = reports.upload_summary(loaded.records, summaries, PROJECT)
-    report = reports.wandb_report(
+    make = partial(
+        reports.wandb_report,
         loaded.records,
         project=PROJECT,
-        entity=entity,
         claims=_claims(name, results),
         tables=markdown(loaded.tables),
         command=how_to_reproduce(name),
     )
     if json is not None:
-        write_text(json, reports.report_json(report))
-    else:
-        with _told():
+        write_text(json, reports.report_json(make(entity="")))
+        console.print(str(json), highlight=False, soft_wrap=True, markup=False)
+        return 0
+    summaries = reports.summary_runs(loaded.records, FOCUS)
+    try:
+        with console.status("uploading a summary of each method"):
+            report = make(entity=reports.upload_summary(loaded.records, summaries, PROJECT))
             report.save()
-    where = str(json) if json is not None else report.url
-    console.print(where, highlight=False, soft_wrap=True, markup=False)
+    except Exception as error:  # wandb has many for a server's refusal
+        raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
+    console.print(report.url, highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -91,21 +89,9 @@ def _claims(name: str, results: Path) -> str:
     return markdown_table(Table("", ("claim", "outcome", "ours", "source"), rows), align="---")
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Raise `ValueError` in place of the many exceptions that wandb has for a server's refusal."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
-
-
 def _check_reachable() -> None:
-    """Raise `ValueError`, saying what to do, without a key or a server that answers."""
-    from pareco.tracking.mirror import NO_KEY, unreachable
+    """Raise `ValueError`, saying why, without a key or a server that answers."""
+    from pareco.tracking.mirror import unreachable
 
-    problem = unreachable()
-    if problem == NO_KEY:
-        problem += ": run `wandb login`, or set WANDB_API_KEY"
-    if problem is not None:
+    if problem := unreachable():
         raise ValueError(f"Weights & Biases: {problem}")

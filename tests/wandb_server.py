@@ -19,6 +19,18 @@ from urllib.parse import unquote
 
 ENTITY = "someone"
 KEY = "k" * 40
+_DAY = "2026-01-01T00:00:00Z"
+_VIEWER = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
+_ALWAYS: dict[str, Any] = {
+    "Viewer": {"viewer": {**_VIEWER, "teams": {"edges": []}}},
+    "GetDefaultEntity": {"viewer": {"id": "dg==", "entity": ENTITY}},
+    "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    "OrganizationCoreWeaveOrganizationID": {
+        "entity": {"organization": {"coreWeaveOrganizationId": None}}
+    },
+    "ArtifactType": {"project": {"artifact": None}},
+}
+"""What is answered to some operations, whatever is asked."""
 
 
 @dataclass
@@ -152,7 +164,10 @@ class WandbServer:
         if command == "POST" and parts == ["graphql"]:
             request = json.loads(body)
             named = re.search(r"\b(?:query|mutation)\s+(\w+)", request["query"])
-            operation: Callable[..., Any] | None = getattr(self, f"_{named and named[1]}", None)
+            name = named[1] if named else ""
+            if name in _ALWAYS:
+                return 200, {"data": _ALWAYS[name]}
+            operation: Callable[..., Any] | None = getattr(self, f"_{name}", None)
             if operation is not None:
                 return 200, {"data": operation(request.get("variables") or {})}
         elif command == "POST" and parts[-1] == "file_stream":
@@ -218,30 +233,16 @@ class WandbServer:
             bucket[f"{kind}Tail"] = json.dumps(lines[-1:])
         return {"model": {**self._project(variables["project"]), "bucket": bucket}}
 
-    def _Viewer(self, variables: dict[str, Any]) -> Any:
-        viewer = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
-        return {"viewer": {**viewer, "teams": {"edges": []}}}
-
-    def _GetDefaultEntity(self, variables: dict[str, Any]) -> Any:
-        return {"viewer": {"id": "dg==", "entity": ENTITY}}
-
-    def _ServerFeaturesQuery(self, variables: dict[str, Any]) -> Any:
-        return {"serverInfo": {"features": []}}
-
-    def _OrganizationCoreWeaveOrganizationID(self, variables: dict[str, Any]) -> Any:
-        return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
-
     def _Run(self, variables: dict[str, Any]) -> Any:
         if variables["name"] not in self.runs:
             return {"project": {"run": None}}
         run = self.runs[variables["name"]]
         steps = [row["_step"] for row in run.history]
         texts = ("id", "name", "displayName", "state", "group", "jobType", "commit", "notes")
-        times = dict.fromkeys(("createdAt", "heartbeatAt"), "2026-01-01T00:00:00Z")
         found = {
             **dict.fromkeys((*texts, "description"), ""),
             **dict.fromkeys(("config", "systemMetrics", "summaryMetrics"), "{}"),
-            **times,
+            **dict.fromkeys(("createdAt", "heartbeatAt"), _DAY),
             "name": variables["name"],
             "tags": [],
             "sweepName": None,
@@ -258,19 +259,9 @@ class WandbServer:
     def _GetProjects(self, variables: dict[str, Any]) -> Any:
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         names = {run.attributes["project"] for run in self.runs.values()}
-        day = "2026-01-01T00:00:00Z"
-        nodes = [
-            {
-                "id": "1",
-                "name": name,
-                "entityName": ENTITY,
-                "createdAt": day,
-                "isBenchmark": False,
-                "user": None,
-            }
-            for name in sorted(names)
-        ]
-        return {"models": {"pageInfo": page, "edges": [{"node": node} for node in nodes]}}
+        same = {"id": "1", "entityName": ENTITY, "createdAt": _DAY, "isBenchmark": False}
+        edges = [{"node": {**same, "name": name, "user": None}} for name in sorted(names)]
+        return {"models": {"pageInfo": page, "edges": edges}}
 
     def _upsertView(self, variables: dict[str, Any]) -> Any:
         self.views.append(variables)
@@ -284,19 +275,9 @@ class WandbServer:
         files = [{"name": name, "uploadUrl": f"{self.address}/run/{run}/{name}"} for name in names]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
 
-    def _ArtifactType(self, variables: dict[str, Any]) -> Any:
-        return {"project": {"artifact": None}}
-
     def _CreateArtifact(self, variables: dict[str, Any]) -> Any:
         described = variables["input"]
-        identity = next(
-            (
-                known
-                for known, artifact in self.artifacts.items()
-                if artifact.committed and artifact.input["digest"] == described["digest"]
-            ),
-            f"artifact{len(self.artifacts)}",
-        )
+        identity = f"artifact-{described['digest']}"
         received = self.artifacts.setdefault(identity, ReceivedArtifact(described))
         state = "COMMITTED" if received.committed else "PENDING"
         sequence = {"latestArtifact": None}
@@ -319,17 +300,14 @@ class WandbServer:
             "aliases": [],
             "state": "COMMITTED",
             "digest": artifact.input["digest"],
-            "createdAt": "2026-01-01T00:00:00Z",
+            "createdAt": _DAY,
         }
         return {"artifact": found}
 
     def _CreateArtifactManifest(self, variables: dict[str, Any]) -> Any:
         identity = variables["artifactID"]
-        file = {
-            "id": "Zg==",
-            "uploadUrl": f"{self.address}/manifest/{identity}",
-            "uploadHeaders": [],
-        }
+        address = f"{self.address}/manifest/{identity}"
+        file = {"id": "Zg==", "uploadUrl": address, "uploadHeaders": []}
         manifest = {"id": f"manifest-{identity}", "file": file}
         return {"createArtifactManifest": {"artifactManifest": manifest}}
 

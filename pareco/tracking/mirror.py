@@ -7,11 +7,11 @@ import logging
 import os
 import re
 import threading
-import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -28,7 +28,7 @@ T = TypeVar("T")
 Row = tuple[int, Mapping[str, Any]]
 """A step, and what is logged at it."""
 
-NO_KEY = "no API key is set"
+NO_KEY = "no API key is set: run `wandb login`, or set WANDB_API_KEY"
 _COST, _ERROR = "front/cost", "front/error"
 _PROBE_SECONDS = 3.0
 _ONLINE_START_SECONDS = 15
@@ -37,12 +37,8 @@ _FINISH_SECONDS = 10
 _LOGGER = logging.getLogger(__name__)
 
 
-def server_address() -> str:
-    """The address of the W&B server that the user's settings name."""
-    return _settings().base_url
-
-
-def _settings() -> Any:
+def wandb_settings() -> Any:
+    """W&B's settings, from its files and the environment: `base_url`, the server, and others."""
     # W&B's reports on itself would hold a process at its end for seconds when the server is gone.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -55,7 +51,7 @@ def unreachable() -> str | None:
 
     It never prompts.
     """
-    address = server_address()
+    address = wandb_settings().base_url
     import wandb
     from wandb.errors import AuthenticationError
 
@@ -87,29 +83,21 @@ def answers(address: str) -> bool:
 def within(seconds: float, work: Callable[[], T], alive: Callable[[], bool] | None = None) -> T:
     """What some work returns or raises, in a thread; TimeoutError, leaving it, after a time.
 
-    The time starts again whenever `alive` says that it may go on.
+    The time starts again where `alive` then says that it may go on.
     """
-    returned: list[T] = []
-    raised: list[Exception] = []
+    future: Future[T] = Future()
 
     def guarded() -> None:
         try:
-            returned.append(work())
+            future.set_result(work())
         except Exception as error:
-            raised.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    limit = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < limit:
-        thread.join(seconds / 10 if alive else seconds)
-        if alive and thread.is_alive() and alive():
-            limit = time.monotonic() + seconds
-    if raised:
-        raise raised[0]
-    if not returned:
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    return returned[0]
+    threading.Thread(target=guarded, daemon=True).start()
+    while not wait([future], seconds).done:
+        if not (alive and alive()):
+            raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    return future.result()
 
 
 def wandb_mode() -> str:
@@ -118,7 +106,7 @@ def wandb_mode() -> str:
     A warning is logged where online was asked for, or a key is there, and it cannot be.
     """
     asked = os.environ.get("WANDB_MODE", "")
-    configured = asked if asked == "disabled" else _settings().mode
+    configured = asked if asked == "disabled" else wandb_settings().mode
     if configured in ("disabled", "offline"):
         return configured
     problem = unreachable()
@@ -132,7 +120,6 @@ def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments:
 
     `arguments` are those of `wandb.init`. Its start and its end raise after the given times.
     """
-    _settings()
     import wandb
 
     settings = wandb.Settings(

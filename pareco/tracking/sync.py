@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +19,11 @@ from pareco.tracking.mirror import (
     answers,
     last_step_there,
     log_missing,
-    server_address,
     show,
     started_run,
     sync_mark,
     told,
+    wandb_settings,
     within,
 )
 from pareco.tracking.tracker import metrics_rows, whole_lines
@@ -33,26 +33,18 @@ _START_SECONDS = 30
 _FINISH_SECONDS = 30
 
 
-@dataclass(frozen=True, kw_only=True)
-class SyncResult:
-    """What became of one run that the server lacked something of."""
-
-    folder: Path
-    problem: str = ""
-    """What went wrong, else nothing: all of the run is there."""
-
-
 def sync_runs(
     runs: Path, *, project: str, publication: Callable[[Path], Publication]
-) -> Iterator[SyncResult]:
-    """Bring every mirrored run below a folder to the server; yield what became of each.
+) -> Iterator[tuple[Path, str]]:
+    """Bring every mirrored run below a folder to the server; yield its folder and what went wrong.
 
-    A run that was seen there whole is passed over; of another one the server is asked what it has,
-    and gets the later lines of `metrics.jsonl` and, where the run has finished, what `publication`
-    makes of its folder. A run that is in use is left alone. Once the server no longer answers,
-    the runs that are left fail. It needs a key, and a server that answers: see `unreachable`.
+    That is empty where all of the run is there. A run that was seen there whole is passed over; of
+    another one the server is asked what it has, and gets the later lines of `metrics.jsonl` and,
+    if the run has finished, what `publication` makes of its folder. A run that is in use is left
+    alone. Once the server no longer answers, the runs that are left fail. It needs a key, and a
+    server that answers: see `unreachable`.
     """
-    server, alive = server_address(), True
+    server, alive = wandb_settings().base_url, True
     for identifier in sorted(runs.glob("**/wandb/run_id")):
         folder, problem = identifier.parent.parent, ""
         try:
@@ -64,7 +56,7 @@ def sync_runs(
         except Exception as error:
             alive = alive and answers(server)
             problem = told(error) if alive else f"{server} does not answer any more"
-        yield SyncResult(folder=folder, problem=problem)
+        yield folder, problem
 
 
 def _sync(
@@ -102,8 +94,11 @@ def _sync(
             config=config,
         )
         last = _upload(run, rows, found, server)
-    if (there := within(_SILENCE_SECONDS, lambda: last_step_there(run))) < last:
-        raise ValueError(f"the server has the steps to {there} of {last}")
+    limit = time.monotonic() + _SILENCE_SECONDS
+    while (there := within(_SILENCE_SECONDS, lambda: last_step_there(run))) < last:
+        if time.monotonic() > limit:
+            raise ValueError(f"the server has the steps to {there} of {last}")
+        time.sleep(1)  # it may count a little later what it got
     write_text(file, mark)
     return True
 

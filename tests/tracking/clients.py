@@ -49,7 +49,7 @@ def publication(folder=folder):
 def synced():
     "The runs that a sync was about, each with what went wrong."
     results = sync.sync_runs(Path("runs"), project="pareco", publication=publication)
-    return [(str(each.folder), each.problem) for each in results]
+    return [(str(folder), problem) for folder, problem in results]
 
 def told(command, *arguments):
     "The exit status of a command, or how it refuses."

@@ -36,7 +36,8 @@ def test_a_run_killed_and_resumed_offline_arrives_as_one(
     assert run_script(tmp_path, None, resumed).returncode == 0
     parts = tmp_path.glob(f"{RUN}/wandb/offline-run-*/run-{identity}.wandb")
     assert len(list(parts)) == 2
-    synced = run_script(tmp_path, server, "print(synced(), synced())")
+    twice = "print(synced(), synced())"
+    synced = run_script(tmp_path, server, twice, WANDB_MODE="offline")  # as the runs were
     assert synced.stdout == f"[('{RUN}', '')] []\n", synced.stderr
     assert list(server.runs) == [identity]
     assert [row["_step"] for row in run.history] == [*range(43)]

@@ -23,37 +23,30 @@ IDENTITY: dict[str, Any] = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "digits" / "random" / "seed0"
-
-
-@pytest.fixture
-def disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run, without a mirror."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    return tmp_path / "runs" / "digits" / "random" / "seed0"
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("disabled")
 def test_each_line_is_on_disk_at_once_and_disabled_makes_no_wandb_folder(folder: Path) -> None:
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(0, **{"train/loss": 2.5, "widths": 3})
-        assert (
-            folder / "metrics.jsonl"
-        ).read_text() == '{"step": 0, "train/loss": 2.5, "widths": 3}\n'
+        line = '{"step": 0, "train/loss": 2.5, "widths": 3}\n'
+        assert (folder / "metrics.jsonl").read_text() == line
     assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.usefixtures("disabled")
 def test_non_finite_values_are_null(folder: Path) -> None:
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(7, a=float("nan"), b=float("inf"), c=1.0)
     assert records(folder) == [{"step": 7, "a": None, "b": None, "c": 1.0}]
 
 
-@pytest.mark.usefixtures("disabled")
 def test_an_interrupted_record_reads_as_if_it_never_was(folder: Path) -> None:
     with Tracker(folder, **IDENTITY) as tracker:
         for step in range(6):
@@ -69,7 +62,6 @@ def test_an_interrupted_record_reads_as_if_it_never_was(folder: Path) -> None:
     assert list(folder.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("disabled")
 @pytest.mark.parametrize("torn", ['{"st', '{"step": 3', "\0\0\0", '{"step": 3, "loss": 0.2'])
 def test_a_torn_last_line_is_dropped(folder: Path, torn: str) -> None:
     folder.mkdir(parents=True)
@@ -78,7 +70,6 @@ def test_a_torn_last_line_is_dropped(folder: Path, torn: str) -> None:
     assert (folder / "metrics.jsonl").read_text() == '{"step": 2, "loss": 0.5}\n'
 
 
-@pytest.mark.usefixtures("disabled")
 def test_a_broken_line_elsewhere_is_named(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
@@ -86,7 +77,6 @@ def test_a_broken_line_elsewhere_is_named(folder: Path) -> None:
         Tracker(folder, **IDENTITY, resume_from=9)
 
 
-@pytest.mark.usefixtures("disabled")
 def test_without_resume_the_record_starts_empty(folder: Path) -> None:
     for loss in (1.0, 2.0):
         with Tracker(folder, **IDENTITY) as tracker:
