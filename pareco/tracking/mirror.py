@@ -107,8 +107,8 @@ def wandb_mode() -> str:
     """
     asked = os.environ.get("WANDB_MODE", "")
     configured = asked if asked == "disabled" else wandb_settings().mode
-    if configured in ("disabled", "offline"):
-        return configured
+    if configured in ("disabled", "offline", "dryrun"):
+        return "disabled" if configured == "disabled" else "offline"
     problem = unreachable()
     if problem and (asked == "online" or problem != NO_KEY):
         _LOGGER.warning("recording offline, as %s", problem)

@@ -24,7 +24,7 @@ def whole_lines(path: Path) -> list[str]:
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 return lines[:-1]
-            raise ValueError(f"{path}, line {number} is not a record: {line!r}") from error
+            raise ValueError(f"{path}, line {number} is no line of metrics: {line!r}") from error
     return lines
 
 

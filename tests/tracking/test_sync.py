@@ -67,7 +67,7 @@ def test_runs_in_use_and_damaged_ones_are_named_and_spare_the_others(
     lines = used.stdout.splitlines()
     assert lines[0] == f"('{RUN}', 'the run is in use; sync again when it has ended')"
     assert "seed1', 'ValueError: " in lines[1]
-    assert "line 1 is not a record" in lines[1]
+    assert "line 1 is no line of metrics" in lines[1]
     assert lines[2] == f"('{RUN.with_name('seed2')}', '')"
     ((identity, run),) = server.runs.items()
     assert "seed2" in identity

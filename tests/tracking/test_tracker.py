@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_torn_last_line_is_dropped(folder: Path, torn: str) -> None:
 def test_a_broken_line_elsewhere_is_named(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="line 2 is not a record"):
+    with pytest.raises(ValueError, match="line 2 is no line of metrics"):
         Tracker(folder, **IDENTITY, resume_from=9)
 
 
@@ -181,6 +182,22 @@ def test_a_publication_is_made_for_a_mirror_only_and_its_exception_is_contained(
         tracker.publish(make)
     assert made == (["offline"] if mode == "offline" else [])
     assert ("no front" in caplog.text) is (mode == "offline")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("disabled", "disabled"), ("offline", "offline"), ("dryrun", "offline"), ("online", "online")],
+)
+def test_a_mode_that_is_asked_for_needs_no_server_but_online(
+    asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached() -> None:
+        assert asked == "online"
+
+    monkeypatch.setattr(mirror, "wandb_settings", lambda: SimpleNamespace(mode=asked))
+    monkeypatch.setattr(mirror, "unreachable", reached)
+    monkeypatch.setenv("WANDB_MODE", asked)
+    assert mirror.wandb_mode() == expected
 
 
 class Refuse(http.server.BaseHTTPRequestHandler):
