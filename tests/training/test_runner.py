@@ -138,7 +138,7 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
 
     class Spied(runner_module.Tracker):
         def publish(self, make: Any) -> None:
-            assert not self._record.closed
+            assert not self._file.closed
             assert not (folder / "DONE").exists()
             made.append(make())
 
