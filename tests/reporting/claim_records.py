@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pareco.config import COSTS
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, Group, Records
+from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, GroupSize, Records
 
 FULL = 1000
 ENVIRONMENT = {
@@ -41,7 +41,7 @@ def records_of(
         "scale": "paper",
         "cost": "macs",
         "full_costs": dict.fromkeys(COSTS, FULL),
-        "groups": (Group(name="stem", maximum=FULL),),
+        "groups": (GroupSize(name="stem", maximum=FULL),),
     }
     fields |= changes
     rows = [

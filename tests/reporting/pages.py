@@ -8,7 +8,7 @@ import pandas as pd
 
 from pareco.reporting.claims import ClaimOutcome
 from pareco.reporting.page import Section
-from pareco.reporting.records import ExperimentRecord, Group, Records, with_latency
+from pareco.reporting.records import ExperimentRecord, GroupSize, Records, with_latency
 from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import experiment_tables
 
@@ -79,7 +79,7 @@ def records_of(*, count: int = 10, scale: str = "paper") -> Records:
             scale=scale,
             cost="macs",
             full_costs=FULL_COSTS,
-            groups=tuple(Group(name=name, maximum=maximum) for name, maximum in GROUPS),
+            groups=tuple(GroupSize(name=name, maximum=maximum) for name, maximum in GROUPS),
         ),
         fronts=fronts,
         curves=pd.DataFrame(),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import rich.console
 
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, Group, Records
+from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, GroupSize, Records
 from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
 from pareco.reporting.tables import Tables, experiment_tables, markdown, measure_csv, terminal
 
@@ -25,7 +25,7 @@ EXPERIMENT = ExperimentRecord(
         "activations": 50_000,
         "peak_activations": 9_000,
     },
-    groups=(Group(name="stem", maximum=16),),
+    groups=(GroupSize(name="stem", maximum=16),),
     budget_exempt=("alone",),
 )
 
