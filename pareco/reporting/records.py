@@ -282,7 +282,7 @@ def _check_column(values: pd.Series, numeric: bool) -> None:
         fine = values.str.strip().ne("") | (name in MAY_LACK)
         wanted = "a text"
     for index in np.flatnonzero(~fine.to_numpy(dtype=bool))[:1]:
-        raise ValueError(f"line {index + 2}: {name} is {values.iloc[index]!r}, not {wanted}")
+        raise ValueError(f"line {index + 2}: {name} is {values.tolist()[index]!r}, not {wanted}")
 
 
 def check_front(front: pd.DataFrame, experiment: ExperimentRecord) -> None:
@@ -313,8 +313,8 @@ def blaming(path: Path) -> Iterator[None]:
         yield
     except ValidationError as error:
         fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
-        raise InvalidRecord(f"{path}: {field}: {fault['msg']}") from error
+        texts = (str(path), ".".join(map(str, fault["loc"])), fault["msg"])
+        raise InvalidRecord(": ".join(filter(None, texts))) from error
     except KeyError as error:
         raise InvalidRecord(f"{path} lacks {error}") from error
     except (AttributeError, IndexError, OSError, TypeError, ValueError) as error:
