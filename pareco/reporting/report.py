@@ -20,7 +20,7 @@ from pareco.reporting.records import (
     read_records,
     write_records,
 )
-from pareco.reporting.statistics import check_equal_budgets, run_measures
+from pareco.reporting.statistics import check_equal_budgets, method_order, run_measures
 from pareco.reporting.tables import (
     Tables,
     experiment_tables,
@@ -95,7 +95,8 @@ def collect_records(
     collected = collected_runs(experiment, runs)
     records = collected.records
     if not allow_unequal_budgets:
-        check_equal_budgets(records, focus)
+        methods = method_order(records.fronts["method"], focus)
+        check_equal_budgets(records.fronts, records.experiment.budget_exempt, methods)
     with suppress(InvalidRecord):  # nothing to keep
         records = with_kept_times(records, read_records(results / experiment))
     write_records(records, results / experiment)

@@ -231,10 +231,10 @@ def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, list
     }
 
 
-def check_equal_budgets(records: Records, focus: str) -> None:
+def check_equal_budgets(
+    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
+) -> None:
     """Raise UnequalBudgets, with every method's numbers, where `unequal_methods` finds one."""
-    fronts, exempt = records.fronts, records.experiment.budget_exempt
-    methods = method_order(fronts["method"], focus)
     if unequal := unequal_methods(fronts, exempt, methods):
         budgets = budget_table(fronts, [method for method in methods if method not in exempt])
         numbers = "; ".join(

@@ -161,7 +161,7 @@ def test_exempt_methods_of_any_run_are_exempt(runs: Path, write_run: WriteRun) -
         ("result.json", "[1, 2]", "."),
         ("result.json", "{", "Invalid JSON"),
         ("result.json", "{}", "experiment: Field required"),
-        ("config.json", "[]", "json: Input should be an object"),
+        ("config.json", "[]", "Input should be an object"),
         ("env.json", "[]", "at least 1 item"),
         ("env.json", '[{"commit": "a"}]', "0.dirty: Field required"),
         ("env.json", "{", "Invalid JSON"),
