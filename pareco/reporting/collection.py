@@ -86,7 +86,9 @@ def records_of(folders: Sequence[Path]) -> Records:
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
     )
     order = ["method", "seed", shared.cost, "search_loss", "widths"]
-    fronts = pd.concat([_front(run, shared) for run in runs])
+    fronts = pd.concat(
+        [_own_rows(run, "front.csv", FRONT_TYPES).assign(**run.result.budget) for run in runs]
+    )
     curves = pd.concat([_curve(run) for run in runs])
     visits = pd.concat([_own_rows(run, "visits.csv", VISIT_TYPES) for run in runs])
     return Records(
@@ -95,7 +97,13 @@ def records_of(folders: Sequence[Path]) -> Records:
         curves=curves.sort_values(["method", "seed", "step"], ignore_index=True),
         visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
         environment=_environment_record(
-            {(run.result.method, run.result.seed): (run.sessions, _times(run)) for run in runs}
+            {
+                (run.result.method, run.result.seed): (
+                    run.sessions,
+                    {**run.result.timing, "damaged_images": run.result.damaged_images},
+                )
+                for run in runs
+            }
         ),
     )
 
@@ -103,13 +111,17 @@ def records_of(folders: Sequence[Path]) -> Records:
 def with_kept_times(records: Records, before: Records) -> Records:
     """The records, with the times and environments of `before` for each run of the same front.
 
-    The same is a front whose rows, budget included, read alike in both. Latencies are kept as they
-    stand where `before` has one for every network: they are measured all together or not at all.
+    The same is a front whose rows, budget included, are written alike in both. Latencies are kept
+    as they stand where `before` has one for every network: they are measured all at once.
     """
-    runs, kept = _runs(records.environment), _runs(before.environment)
-    fronts, fronts_before = _front_texts(records), _front_texts(before)
-    same = {run for run in runs.keys() & kept.keys() if fronts[run] == fronts_before[run]}
-    runs |= {run: kept[run] for run in same}
+    types = {**FRONT_TYPES, **BUDGET_TYPES}
+    fronts, fronts_before = (
+        {run: table_text(front, types) for run, front in each.fronts.groupby(["method", "seed"])}
+        for each in (records, before)
+    )
+    runs, runs_before = _runs(records.environment), _runs(before.environment)
+    same = [run for run in runs if run in runs_before and fronts[run] == fronts_before[run]]
+    runs |= {run: runs_before[run] for run in same}
     records = replace(records, environment=_environment_record(runs))
     network, network_before = (
         (each.experiment.network, each.experiment.image_size, each.experiment.groups)
@@ -168,15 +180,9 @@ def _own_rows(run: _FinishedRun, name: str, types: Mapping[str, str]) -> pd.Data
     with blaming(run.folder / name):
         if not own.all():
             raise ValueError("a row belongs to another run than its folder")
+        if types is FRONT_TYPES:
+            check_front(table, run.result)
     return table
-
-
-def _front(run: _FinishedRun, experiment: ExperimentRecord) -> pd.DataFrame:
-    """The front of a run, with the columns of its budget."""
-    front = _own_rows(run, "front.csv", FRONT_TYPES)
-    with blaming(run.folder / "front.csv"):
-        check_front(front, experiment)
-    return front.assign(**run.result.budget)
 
 
 def _curve(run: _FinishedRun) -> pd.DataFrame:
@@ -197,11 +203,7 @@ def _curve(run: _FinishedRun) -> pd.DataFrame:
 
 
 _Run = tuple[Sequence[Environment], Mapping[str, Any]]
-"""The environments of a run's sessions, and its times."""
-
-
-def _times(run: _FinishedRun) -> dict[str, Any]:
-    return {**run.result.timing, "damaged_images": run.result.damaged_images}
+"""The environments of a run's sessions, and the rest of what environment.json says of it."""
 
 
 def _environment_record(runs: Mapping[tuple[str, int], _Run]) -> EnvironmentRecord:
@@ -226,12 +228,3 @@ def _runs(record: Mapping[str, Any]) -> dict[tuple[str, int], _Run]:
             sessions = [record["environments"][index] for index in run["sessions"]]
             found[method, int(seed.removeprefix("seed"))] = sessions, times
     return found
-
-
-def _front_texts(records: Records) -> dict[tuple[str, int], str]:
-    """The rows of each run as they are written, by method and seed."""
-    types = {**FRONT_TYPES, **BUDGET_TYPES}
-    return {
-        (str(method), int(seed)): table_text(front, types)
-        for (method, seed), front in records.fronts.groupby(["method", "seed"])
-    }

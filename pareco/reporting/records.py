@@ -23,7 +23,6 @@ from pareco.schema import (
     MAY_LACK,
     PUBLISHED_TYPES,
     VISIT_TYPES,
-    GroupSize,
     LatencyRecord,
     Subject,
 )
@@ -285,7 +284,7 @@ def _check_column(values: pd.Series, numeric: bool) -> None:
         raise ValueError(f"line {index + 2}: {name} is {values.tolist()[index]!r}, not {wanted}")
 
 
-def check_front(front: pd.DataFrame, experiment: ExperimentRecord) -> None:
+def check_front(front: pd.DataFrame, experiment: Subject) -> None:
     """Raise ValueError without a network, or where costs or widths are not of a sub-network."""
     if front.empty:
         raise ValueError("there is no network in it")
@@ -294,16 +293,12 @@ def check_front(front: pd.DataFrame, experiment: ExperimentRecord) -> None:
         if not front[cost].between(1, full).all():
             raise ValueError(f"{cost} outside 1 to {full}, the full network's")
     for widths in front["widths"]:
-        _check_widths(widths, experiment.groups)
-
-
-def _check_widths(widths: str, groups: tuple[GroupSize, ...]) -> None:
-    counts = [int(count) for count in widths.split()]
-    if len(counts) != len(groups):
-        raise ValueError(f"widths {widths!r} has {len(counts)} counts for {len(groups)} groups")
-    for count, group in zip(counts, groups, strict=True):
-        if not 1 <= count <= group.maximum:
-            raise ValueError(f"{count} channels in group {group.name!r} of {group.maximum}")
+        counts, groups = [int(count) for count in widths.split()], experiment.groups
+        if len(counts) != len(groups):
+            raise ValueError(f"widths {widths!r} has {len(counts)} counts for {len(groups)} groups")
+        for count, group in zip(counts, groups, strict=True):
+            if not 1 <= count <= group.maximum:
+                raise ValueError(f"{count} channels in group {group.name!r} of {group.maximum}")
 
 
 @contextmanager

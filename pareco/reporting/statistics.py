@@ -249,23 +249,16 @@ def check_equal_budgets(
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The methods of an experiment in the order to show, and what they are compared by."""
+    """The methods of an experiment, in the order to show, by the experiment's own cost."""
 
-    records: Records
     labels: Mapping[str, str]
     """The name of each method with its mark, if it has one."""
-
     compared: Collection[str]
     """The methods without a mark."""
-
-    measures: pd.DataFrame
-    """What `run_measures` returns for the experiment's own cost."""
-
     statistics: pd.DataFrame
-    """The `seed_statistics` of the measures."""
-
+    """The `seed_statistics` of the `run_measures`."""
     differences: pd.DataFrame
-    """The `paired_differences` to the first method."""
+    """The `paired_differences` of these to the first method."""
 
 
 def comparison(records: Records, focus: str) -> Comparison:
@@ -275,10 +268,8 @@ def comparison(records: Records, focus: str) -> Comparison:
     marks = budget_marks(fronts, experiment.budget_exempt, methods)
     measures = run_measures(fronts, experiment.cost, experiment.full_cost)
     return Comparison(
-        records=records,
         labels={method: f"{method} {marks.get(method, '')}".strip() for method in methods},
         compared=[method for method in methods if method not in marks],
-        measures=measures,
         statistics=seed_statistics(measures),
         differences=paired_differences(measures, methods[0]),
     )

@@ -1,9 +1,11 @@
 """The tables of an experiment, as Markdown, LaTeX, CSV and for the terminal."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from functools import partial
+from math import inf, isnan
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -90,32 +92,30 @@ def latex(tables: Tables) -> str:
     The warnings stand in every caption, the notes below the first table, and footnotes below the
     tables that have their marks, as that is all that a reader of a table sees.
     """
-    lines = [f"% {' '.join(tables.heading.split())}", "% needs \\usepackage{booktabs}"]
+    parts = [f"% {' '.join(tables.heading.split())}\n% needs \\usepackage{{booktabs}}"]
     for position, table in enumerate(tables.tables):
+        caption = ". ".join(
+            part.rstrip(".") for part in (tables.heading, *tables.warnings, table.title)
+        )
         remarks = [*(() if position else tables.notes), *_footnotes_of(table, tables)]
-        caption = (tables.heading, *tables.warnings, table.title)
-        lines += [
-            "",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex_text('. '.join(part.rstrip('.') for part in caption))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-            r"\toprule",
-            rf"{' & '.join(map(_latex_text, table.columns))} \\",
-            r"\midrule",
-            # The braces keep a bracket at a line's beginning from being read as \\'s argument.
-            *(rf"{{}}{' & '.join(map(_latex_cell, row))} \\" for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([_latex_remarks(remarks)] if remarks else []),
-            r"\end{table}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_remarks(remarks: list[str]) -> str:
-    text = _latex_text(" ".join(" ".join(remarks).split()))
-    return rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {text}}}"
+        text = _latex_text(" ".join(" ".join(remarks).split()))
+        # The braces keep a bracket at a row's beginning from being taken for an argument of \\\\.
+        rows = "\n".join(rf"{{}}{' & '.join(map(_latex_cell, row))} \\" for row in table.rows)
+        parts.append(rf"""
+\begin{{table}}
+\centering
+\caption{{{_latex_text(caption)}}}
+\begin{{tabular}}{{l{"r" * (len(table.columns) - 1)}}}
+\toprule
+{" & ".join(map(_latex_text, table.columns))} \\
+\midrule
+{rows}
+\bottomrule
+\end{{tabular}}""")
+        if remarks:
+            parts.append(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {text}}}")
+        parts.append(r"\end{table}")
+    return "\n".join(parts) + "\n"
 
 
 def _footnotes_of(table: Table, tables: Tables) -> list[str]:
@@ -213,7 +213,8 @@ _PUBLISHED = (
     "Published: the least error of the networks that the source lists within the budget (its"
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
 )
-_SLACK = 0.01
+_SLACK = 1.0
+_Statistic = Mapping[Hashable, Any]  # a row of `seed_statistics`
 _BOLD = "Bold: the best mean among methods of equal training budget."
 
 
@@ -237,7 +238,7 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
             *([_OTHER_SEEDS] if seeds.nunique() > 1 else []),
         ),
         notes=_notes(records, least_seeds),
-        tables=tuple(_tables(found, published, bold=least_seeds > 1)),
+        tables=tuple(_tables(found, records, published, found.compared if least_seeds > 1 else ())),
         footnotes=(
             _SEARCH_BUDGETS,
             *([_PUBLISHED] if len(published) else []),
@@ -287,44 +288,45 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
     )
 
 
-def _tables(found: Comparison, published: pd.DataFrame, *, bold: bool) -> Iterator[Table]:
+def _tables(
+    found: Comparison, records: Records, published: pd.DataFrame, best: Collection[str]
+) -> Iterator[Table]:
     """Errors, the whole front, differences (if there is another method), and budgets.
 
-    With `bold`, the best of the compared methods in each column of the first two.
+    In the first two, the best of the methods `best` in each column is bold.
     """
-    names = list(found.measures.columns)
+    labels, statistics = found.labels, found.statistics
+    names = list(statistics["measure"].unique())
     errors = [name for name in names if name != HYPERVOLUME]
-    best = found.compared if bold else ()
+    budgets = budget_table(records.fronts, list(labels))
+    first = next(iter(labels))
     yield Table(
         title="Test top-1 error at a cost budget",
         columns=("method", "seeds", *errors),
         rows=(
-            *_rows(found.statistics, found.labels, errors, _mean_and_deviation, best),
-            *_published_rows(found, published),
+            *_rows(statistics, labels, errors, _mean_and_deviation, best),
+            *_published_rows(published, errors, records.experiment.full_costs["macs"]),
         ),
     )
-    several = found.statistics["n"].max() > 1
     yield Table(
-        title="The whole front" + (": mean and 95% interval" if several else ""),
+        title="The whole front" + (": mean and 95% interval" if statistics["n"].max() > 1 else ""),
         columns=("method", "seeds", AREA, HYPERVOLUME),
-        rows=_rows(found.statistics, found.labels, [AREA, HYPERVOLUME], _mean_and_interval, best),
+        rows=tuple(_rows(statistics, labels, [AREA, HYPERVOLUME], _mean_and_interval, best)),
     )
-    reference, *_ = found.labels
     if len(found.differences):
         yield Table(
-            title=f"Paired difference to {reference}, seed by seed (positive errors: {reference}"
-            " is better)",
+            title=f"Paired difference to {first}, seed by seed"
+            f" (positive errors: {first} is better)",
             columns=("method", "seeds", *names),
-            rows=_rows(found.differences, found.labels, names, _signed_mean_and_interval),
+            rows=tuple(
+                _rows(found.differences, labels, names, partial(_mean_and_interval, sign="+"))
+            ),
             wide=True,
         )
-    budgets = budget_table(found.records.fronts, list(found.labels))
     yield Table(
         title="Budget per run",
         columns=("method", *(name.replace("_", " ") for name in BUDGET_TYPES)),
-        rows=tuple(
-            (Cell(label), *map(Cell, budgets[method])) for method, label in found.labels.items()
-        ),
+        rows=tuple((Cell(label), *map(Cell, budgets[name])) for name, label in labels.items()),
     )
 
 
@@ -332,42 +334,42 @@ def _rows(
     statistics: pd.DataFrame,
     labels: Mapping[str, str],
     names: Sequence[str],
-    text: Callable[[pd.Series], str],
+    text: Callable[[_Statistic], str],
     compared: Collection[str] = (),
-) -> tuple[tuple[Cell, ...], ...]:
+) -> Iterator[tuple[Cell, ...]]:
     """A row for each method that has one, with seeds and measures; bold the best of `compared`."""
-    table = statistics.set_index(["method", "measure"])
-    means = table["mean"].map(lambda mean: round(mean, 2)).unstack("measure")
-    among = means[means.index.isin(compared)]
-    best = among.min().where(among.columns != HYPERVOLUME, among.max())
-    return tuple(
-        (
-            Cell(label),
-            Cell(str(int(table.loc[method, "n"].max()))),
-            *(
+    rows = {(row["method"], row["measure"]): row for row in statistics.to_dict("records")}
+    means = {key: round(float(row["mean"]), 2) for key, row in rows.items()}
+    best = {}
+    for name in names:
+        known = [means[method, name] for method in compared if not isnan(means[method, name])]
+        best[name] = (max if name == HYPERVOLUME else min)(known, default=None)
+    for method, label in labels.items():
+        if (method, names[0]) in rows:
+            cells = (
                 Cell(
-                    text(table.loc[(method, name)]),
-                    best=method in compared and means.loc[method, name] == best[name],
+                    text(rows[method, name]),
+                    best=method in compared and means[method, name] == best[name],
                 )
                 for name in names
-            ),
-        )
-        for method, label in labels.items()
-        if method in means.index
-    )
+            )
+            yield Cell(label), Cell(str(rows[method, names[0]]["n"])), *cells
 
 
-def _published_rows(found: Comparison, published: pd.DataFrame) -> Iterator[tuple[Cell, ...]]:
+def _published_rows(
+    published: pd.DataFrame, columns: Sequence[str], full: float
+) -> Iterator[tuple[Cell, ...]]:
     """A row for each published method and source: its least error within each budget."""
-    sources, full = _sources(published), found.records.experiment.full_costs["macs"]
-    percents = [int(name[:-1]) for name in found.measures.columns if name.endswith("%")]
+    sources = _sources(published)
     for (method, source), networks in published.groupby(["method", "source"], sort=True):
-        shares = networks["macs_millions"] * 1e6 / full
-        errors = networks["top1_error"]
-        least = [errors[shares <= percent / 100 + _SLACK].min() for percent in percents]
-        texts = [MISSING if isnan(error) else f"{error:.2f}" for error in least]
+        percents = networks["macs_millions"] * 1e8 / full
+        texts = []
+        for name in columns:
+            budget = float(name[:-1]) if name.endswith("%") else -inf
+            error = networks.loc[percents <= budget + _SLACK, "top1_error"].min()
+            texts.append(MISSING if isnan(error) else f"{error:.2f}")
         label = f"{method}, published [{sources[str(source)]}]"
-        yield tuple(map(Cell, (label, MISSING, *texts, MISSING)))
+        yield tuple(map(Cell, (label, MISSING, *texts)))
 
 
 def _sources(published: pd.DataFrame) -> dict[str, int]:
@@ -375,19 +377,15 @@ def _sources(published: pd.DataFrame) -> dict[str, int]:
     return {source: number for number, source in enumerate(sorted(set(published["source"])), 1)}
 
 
-def _mean_and_deviation(row: pd.Series) -> str:
+def _mean_and_deviation(row: _Statistic) -> str:
     if isnan(row["mean"]):
         return MISSING
     mean = f"{row['mean']:.2f}"
     return mean if isnan(row["deviation"]) else f"{mean} ± {row['deviation']:.2f}"
 
 
-def _mean_and_interval(row: pd.Series, sign: str = "") -> str:
+def _mean_and_interval(row: _Statistic, sign: str = "") -> str:
     if isnan(row["mean"]):
         return MISSING
     mean, low, high = (f"{round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high"))
     return mean if isnan(row["low"]) else f"{mean} [{low}, {high}]"
-
-
-def _signed_mean_and_interval(row: pd.Series) -> str:
-    return _mean_and_interval(row, "+")

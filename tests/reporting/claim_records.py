@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from pareco.config import COSTS
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, GroupSize, Records
+from pareco.reporting.records import ExperimentRecord, Records
+from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
 
 FULL = 1000
 ENVIRONMENT = {

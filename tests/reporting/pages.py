@@ -8,9 +8,10 @@ import pandas as pd
 
 from pareco.reporting.claims import ClaimOutcome
 from pareco.reporting.page import Section
-from pareco.reporting.records import ExperimentRecord, GroupSize, Records, with_latency
+from pareco.reporting.records import ExperimentRecord, Records, with_latency
 from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import experiment_tables
+from pareco.schema import GroupSize
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
 FULL_COSTS = {

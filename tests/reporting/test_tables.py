@@ -10,7 +10,7 @@ import pytest
 import rich.console
 from markdown_it import MarkdownIt
 
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, GroupSize, Records
+from pareco.reporting.records import ExperimentRecord, Records
 from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
 from pareco.reporting.tables import (
     Cell,
@@ -23,6 +23,7 @@ from pareco.reporting.tables import (
     measure_csv,
     terminal,
 )
+from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
 
 EXPERIMENT = ExperimentRecord(
     experiment="digits",

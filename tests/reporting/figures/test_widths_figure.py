@@ -9,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pareco.reporting.figures import widths_figure
-from pareco.reporting.records import GroupSize, Records
+from pareco.reporting.records import Records
 from pareco.reporting.statistics import staircase
+from pareco.schema import GroupSize
 
 
 def printed(figure: Figure) -> list[list[str]]:
