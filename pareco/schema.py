@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 from pareco.config import COSTS, Cost
 
 
-class Budget(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Budget:
     """What a run spent, in numbers."""
 
     gradient_steps: int

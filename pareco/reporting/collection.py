@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,7 @@ def records_of(folders: Sequence[Path]) -> Records:
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
     )
     order = ["method", "seed", shared.cost, "search_loss", "widths"]
-    fronts = pd.concat(
-        [_own_rows(run, "front.csv", FRONT_TYPES).assign(**run.result.budget) for run in runs]
-    )
+    fronts = pd.concat([_front(run) for run in runs])
     curves = pd.concat([_curve(run) for run in runs])
     visits = pd.concat([_own_rows(run, "visits.csv", VISIT_TYPES) for run in runs])
     return Records(
@@ -180,9 +178,15 @@ def _own_rows(run: _FinishedRun, name: str, types: Mapping[str, str]) -> pd.Data
     with blaming(run.folder / name):
         if not own.all():
             raise ValueError("a row belongs to another run than its folder")
-        if types is FRONT_TYPES:
-            check_front(table, run.result)
     return table
+
+
+def _front(run: _FinishedRun) -> pd.DataFrame:
+    """The front of a run, with the columns of its budget."""
+    front = _own_rows(run, "front.csv", FRONT_TYPES)
+    with blaming(run.folder / "front.csv"):
+        check_front(front, run.result)
+    return front.assign(**asdict(run.result.budget))
 
 
 def _curve(run: _FinishedRun) -> pd.DataFrame:

@@ -191,11 +191,18 @@ def read_records(folder: Path) -> Records:
         raise InvalidRecord(
             f"{folder / 'network.json'} is that of {experiment.experiment!r}, not of its folder"
         )
-    tables = {name: read_table(folder / f"{name}.csv", _TABLES[name]) for name in _TABLES}
+    fronts, curves, visits = (
+        read_table(folder / f"{name}.csv", types) for name, types in _TABLES.items()
+    )
     with blaming(folder / "fronts.csv"):
-        check_front(tables["fronts"], experiment)
-    environment = read_json(folder / "environment.json", ENVIRONMENT)
-    records = Records(experiment=experiment, environment=environment, **tables)
+        check_front(fronts, experiment)
+    records = Records(
+        experiment=experiment,
+        fronts=fronts,
+        curves=curves,
+        visits=visits,
+        environment=read_json(folder / "environment.json", ENVIRONMENT),
+    )
     return with_latency(records, read_latency(folder / "latency.json"))
 
 

@@ -253,7 +253,7 @@ class Comparison:
 
     labels: Mapping[str, str]
     """The name of each method with its mark, if it has one."""
-    compared: Collection[str]
+    compared: list[str]
     """The methods without a mark."""
     statistics: pd.DataFrame
     """The `seed_statistics` of the `run_measures`."""

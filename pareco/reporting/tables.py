@@ -8,6 +8,7 @@ from math import inf, isnan
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import rich.box
 import rich.console
@@ -387,5 +388,7 @@ def _mean_and_deviation(row: _Statistic) -> str:
 def _mean_and_interval(row: _Statistic, sign: str = "") -> str:
     if isnan(row["mean"]):
         return MISSING
-    mean, low, high = (f"{round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high"))
+    mean, low, high = (
+        f"{np.round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high")
+    )
     return mean if isnan(row["low"]) else f"{mean} [{low}, {high}]"

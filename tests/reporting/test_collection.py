@@ -17,14 +17,9 @@ from pareco.reporting.records import (
     write_records,
 )
 from pareco.schema import BUDGET_TYPES, CURVE_TYPES, FRONT_TYPES, VISIT_TYPES
-from tests.reporting.conftest import ENVIRONMENT, FULL, STEPS, write_latency
+from tests.reporting.conftest import ENVIRONMENT, FULL, STEPS, changed, run_elsewhere, write_latency
 
 WriteRun = Callable[..., Path]
-
-
-def changed(path: Path, **changes: object) -> None:
-    """Replace fields of the object in a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_runs_of_other_configurations_or_data_are_refused(runs: Path) -> None:
@@ -275,42 +270,17 @@ def test_no_path_and_no_host_gets_in(tmp_path: Path, write_run: WriteRun) -> Non
 
 @pytest.fixture
 def before(runs: Path, tmp_path: Path) -> Records:
-    """The records of `runs`, written and read."""
+    """The records of `runs`, written and read; their times have changed since."""
     write_latency(runs)
     write_records(collected_runs("digits", runs).records, tmp_path / "digits")
+    run_elsewhere(runs)
     return read_records(tmp_path / "digits")
-
-
-def run_again(runs: Path) -> None:
-    """As on another machine: other times, hardware and latencies; the same fronts."""
-    for path in runs.glob("digits/*/*/result.json"):
-        timing = {"seconds": 7.25, "images_per_second": None, "data_waiting_percent": None}
-        changed(path, timing=timing, damaged_images=3)
-        with_sessions(path.parent, {"cpu": "Another"})
-    latency = runs / "digits" / "latency.json"
-    record = json.loads(latency.read_text())
-    times = {widths: 2 * time for widths, time in record["milliseconds"].items()}
-    changed(latency, cpu="Another", milliseconds=times)
-
-
-def test_runs_with_the_same_fronts_leave_records_as_they_are(runs: Path, before: Records) -> None:
-    run_again(runs)
-    again = collected_runs("digits", runs).records
-    assert again.latency != before.latency
-    kept = with_kept_times(again, before)
-    assert kept.environment == before.environment
-    assert kept.latency == before.latency
-    assert kept.experiment == before.experiment
-    assert list(kept.fronts[LATENCY]) == list(before.fronts[LATENCY])
-    (runs / "digits" / "latency.json").unlink()
-    assert with_kept_times(collected_runs("digits", runs).records, before).latency == before.latency
 
 
 @pytest.mark.parametrize("part", ["front", "budget"])
 def test_only_the_runs_whose_fronts_changed_have_new_times(
     runs: Path, before: Records, part: str
 ) -> None:
-    run_again(runs)
     folder = runs / "digits" / "random" / "seed1"
     if part == "front":
         front = folder / "front.csv"
@@ -338,7 +308,7 @@ def test_a_new_network_brings_all_latencies_anew(
 ) -> None:
     write_run(runs, "other", 0)
     write_latency(runs)
-    run_again(runs)
+    run_elsewhere(runs)
     kept = with_kept_times(collected_runs("digits", runs).records, before)
     assert kept.latency is not None
     assert kept.latency["cpu"] == "Another"
