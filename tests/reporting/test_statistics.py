@@ -47,12 +47,9 @@ def test_selection_follows_the_search_loss_not_the_test_error() -> None:
     np.testing.assert_array_equal(errors, expected)
 
 
-def test_of_equal_search_losses_the_cheaper_is_selected() -> None:
+def test_of_equal_search_losses_the_cheaper_is_selected_and_a_higher_one_never() -> None:
     tied = front((500, 0.3, 5.0), (300, 0.3, 7.0), (700, 0.3, 1.0))
     np.testing.assert_array_equal(errors_at(tied, "macs", [300, 500, 700]), [7, 7, 7])
-
-
-def test_a_dearer_network_of_higher_search_loss_is_never_selected() -> None:
     dominated = front((300, 0.3, 7.0), (500, 0.6, 1.0), (500, 0.2, 5.0), (500, 0.25, 2.0))
     assert list(staircase(dominated, "macs")["test_top1_error"]) == [7, 5]
 
@@ -63,9 +60,7 @@ def test_area_is_the_exact_mean_of_the_steps() -> None:
         (200 * 20 + 200 * 8 + 400 * 12) / 800
     )
     assert area_under_front(front((200, 0.5, 9.0)), "macs", 1000, 20) == pytest.approx(9.0)
-
-
-def test_area_leaves_out_what_is_cheaper_than_the_left_end() -> None:
+    # What is cheaper than the left end counts from there on.
     cheap = front((50, 0.9, 90.0), (100, 0.8, 30.0), (600, 0.4, 10.0))
     assert area_under_front(cheap, "macs", 1000, 20) == pytest.approx((400 * 30 + 400 * 10) / 800)
 
@@ -197,13 +192,10 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     # 1 of 27 resamples has the mean 4, and 1 the mean 11: more than the 2.5% that are cut off.
     assert table.loc[("a", "40%"), "low"] == pytest.approx(4)
     assert table.loc[("a", "40%"), "high"] == pytest.approx(11)
-
-
-def test_a_mean_is_undefined_where_one_seed_has_no_value() -> None:
-    runs = pd.concat([front((200, 0.5, 4.0)), front((300, 0.5, 2.0), seed=1)])
-    table = seed_statistics(run_measures(runs, "macs", 1000)).set_index("measure")
-    assert table["mean"].isna()["20%"]
-    assert table.loc["40%", "mean"] == 3
+    uneven = pd.concat([front((200, 0.5, 4.0)), front((300, 0.5, 2.0), seed=1)])
+    means = seed_statistics(run_measures(uneven, "macs", 1000)).set_index("measure")["mean"]
+    assert math.isnan(means["20%"])  # as soon as one seed has no value
+    assert means["40%"] == 3
 
 
 def test_the_focus_comes_first_where_it_is_present() -> None:
@@ -225,21 +217,15 @@ def numbers(table: pd.DataFrame, method: str, measure: str, *columns: str) -> li
     return row
 
 
-def test_of_two_seeds_the_interval_is_their_two_values() -> None:
+def test_of_two_seeds_the_interval_is_their_two_values_and_of_one_there_is_none() -> None:
     """A quarter of the resamples has the lower one twice, a quarter the higher one."""
     low, high = intervals(np.array([[4.0, 9.0], [6.5, 1.0]]))
     assert low.tolist() == [4.0, 1.0]
     assert high.tolist() == [6.5, 9.0]
-
-
-@pytest.mark.parametrize("rows", [0, 1])
-def test_fewer_than_two_seeds_have_no_interval(rows: int) -> None:
-    assert np.isnan(intervals(np.ones((rows, 3)))).all()
-    assert intervals(np.ones((rows, 3))).shape == (2, 3)
-
-
-def test_equal_values_have_an_interval_without_length() -> None:
     assert intervals(np.full((4, 1), 2.5)).tolist() == [[2.5], [2.5]]
+    for rows in (0, 1):
+        assert np.isnan(intervals(np.ones((rows, 3)))).all()
+        assert intervals(np.ones((rows, 3))).shape == (2, 3)
 
 
 def test_a_column_with_a_nan_has_no_interval_and_leaves_the_others_alone() -> None:
@@ -249,12 +235,8 @@ def test_a_column_with_a_nan_has_no_interval_and_leaves_the_others_alone() -> No
     found, clean = intervals(damaged), intervals(values)
     assert np.isnan(found[:, 1]).all()
     np.testing.assert_array_equal(found[:, [0, 2]], clean[:, [0, 2]])
+    np.testing.assert_array_equal(intervals(values), clean)  # always the same resamples
     assert np.isnan(intervals(np.full((4, 2), np.nan))).all()
-
-
-def test_intervals_are_always_the_same() -> None:
-    values = np.random.default_rng(3).normal(size=(5, 4))
-    np.testing.assert_array_equal(intervals(values), intervals(values))
 
 
 def test_the_interval_of_many_values_is_that_of_the_normal_theory() -> None:
@@ -297,18 +279,12 @@ def test_pairing_takes_out_what_seeds_have_in_common() -> None:
     difference = paired_differences(both, "a")
     assert numbers(difference, "b", "40%", *columns) == [0.5, 0.0, 0.5, 0.5]
     assert numbers(seed_statistics(both), "a", "40%", "low", "high") == [1.0, 11.0]
+    undefined = paired_differences(measures(a={0: np.nan, 1: 1.0}, b={0: 2.0, 1: 3.0}), "a")
+    assert np.isnan(numbers(undefined, "b", "40%", *columns)).all()
 
 
-def test_a_difference_to_an_undefined_value_is_undefined() -> None:
-    table = paired_differences(measures(a={0: np.nan, 1: 1.0}, b={0: 2.0, 1: 3.0}), "a")
-    assert np.isnan(numbers(table, "b", "40%", "mean", "deviation", "low", "high")).all()
-
-
-def test_a_method_alone_differs_from_none() -> None:
+def test_a_method_alone_differs_from_none_and_an_absent_reference_is_an_error() -> None:
     assert paired_differences(measures(a={0: 1.0, 1: 2.0}), "a").empty
-
-
-def test_an_absent_reference_is_an_error() -> None:
     with pytest.raises(KeyError, match="absent"):
         paired_differences(measures(a={0: 1.0}), "absent")
 
@@ -325,20 +301,14 @@ def fronts(**steps_by_seed: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_equal_budgets_pass_whatever_the_search_evaluations() -> None:
+def test_unequal_budgets_are_named_with_their_numbers() -> None:
+    """But not numbers of search evaluations, which each seed has its own."""
     table = fronts(a=[100, 100], b=[100, 100])
     check_equal_budgets(table, [], ["a", "b"])
     assert budget_marks(table, [], ["a", "b"]) == {}
-
-
-def test_unequal_budgets_are_named_with_their_numbers() -> None:
-    table = fronts(a=[100], b=[100], c=[1200])
-    message = (
-        r"a: 100 gradient steps, 400 passes; b: .*c: 1,200 gradient steps, 4,800 passes\)"
-        r": run c again"
-    )
+    message = r"a: 100 .* steps, 400 passes; b: .*c: 1,200 .* steps, 4,800 passes\): run c again"
     with pytest.raises(UnequalBudgets, match=message):
-        check_equal_budgets(table, [], ["a", "b", "c"])
+        check_equal_budgets(fronts(a=[100], b=[100], c=[1200]), [], ["a", "b", "c"])
 
 
 def test_a_method_whose_seeds_differ_is_unequal() -> None:
@@ -351,7 +321,4 @@ def test_exempt_methods_are_marked_and_do_not_set_the_standard() -> None:
     table = fronts(a=[900, 900], b=[100], c=[100], d=[7])
     check_equal_budgets(table, ["a", "d"], ["a", "b", "c", "d"])
     assert budget_marks(table, ["a"], ["b", "a", "c", "d"]) == {"a": "†", "d": "‡"}
-
-
-def test_only_exempt_methods_have_nothing_to_be_unequal_to() -> None:
     assert unequal_methods(fronts(a=[1], b=[2]), ["a", "b"], ["a", "b"]) == []
