@@ -100,7 +100,7 @@ def latex(tables: Tables) -> str:
         )
         remarks = [*(() if position else tables.notes), *_footnotes_of(table, tables)]
         text = _latex_text(" ".join(" ".join(remarks).split()))
-        # The braces keep a bracket at a row's beginning from being taken for an argument of \\\\.
+        # Without the braces a bracket that begins a row would be an argument of the line break.
         rows = "\n".join(rf"{{}}{' & '.join(map(_latex_cell, row))} \\" for row in table.rows)
         parts.append(rf"""
 \begin{{table}}
@@ -215,8 +215,10 @@ _PUBLISHED = (
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
 )
 _SLACK = 1.0
-_Statistic = Mapping[Hashable, Any]  # a row of `seed_statistics`
 _BOLD = "Bold: the best mean among methods of equal training budget."
+
+_Statistic = Mapping[Hashable, Any]
+"""A row of `seed_statistics`."""
 
 
 def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> Tables:

@@ -15,7 +15,8 @@ import pytest
 
 from pareco.config import COSTS
 from pareco.reporting.collection import collected_runs
-from pareco.reporting.records import FRONT_TYPES, VISIT_TYPES, Records
+from pareco.reporting.records import Records
+from pareco.schema import FRONT_TYPES, VISIT_TYPES
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
 FULL_COSTS = {

@@ -151,9 +151,15 @@ def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path, write_run: Wr
     assert '"scale": "short: 1/10 of the epochs"' in written["records/network.json"].decode()
 
 
-def test_fronts_have_fixed_columns_and_format(runs: Path, tmp_path: Path) -> None:
+def test_loading_writes_nothing_and_fronts_have_fixed_columns_and_format(
+    runs: Path, tmp_path: Path
+) -> None:
     collect_records("digits", runs, tmp_path / "results", focus="pareco")
-    path = tmp_path / "results" / "digits" / "records" / "fronts.csv"
+    folder = tmp_path / "results" / "digits"
+    report = loaded_report(folder, focus="uniform")
+    assert report.tables.tables[0].rows[0][0].text == "uniform"
+    assert (contents(folder).keys(), report.paths) == (RECORDS, ())
+    path = folder / "records" / "fronts.csv"
     header, first, *_ = path.read_text().splitlines()
     assert header == ",".join([*FRONT_TYPES, *BUDGET_TYPES])
     cells = dict(zip(header.split(","), first.split(","), strict=True))
@@ -179,15 +185,6 @@ def test_nothing_is_written_from_records_that_are_damaged(runs: Path, tmp_path: 
     with pytest.raises(InvalidRecord, match=r"visits\.csv"):
         render_report(folder, focus="pareco")
     assert contents(folder).keys() == RECORDS
-
-
-def test_loading_a_report_writes_nothing(runs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "results" / "digits"
-    collect_records("digits", runs, folder.parent, focus="pareco")
-    report = loaded_report(folder, focus="uniform")
-    assert contents(folder).keys() == RECORDS
-    assert report.paths == ()
-    assert report.tables.tables[0].rows[0][0].text == "uniform"
 
 
 def test_unequal_budgets_write_nothing_unless_allowed(
