@@ -28,6 +28,7 @@ from pareco.evaluation import Measurement
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.methods import Visit
 from pareco.processes import Processes
+from pareco.schema import FRONT_TYPES, VISIT_NUMBERS, VISIT_TYPES
 from pareco.slimmable import SlimmableNet
 from pareco.training.checkpoint import add_checkpoint, newest_checkpoint
 from pareco.training.interruption import RunError
@@ -87,22 +88,6 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-FRONT_COLUMNS = (
-    *("experiment", "method", "seed", "widths", *COSTS, "search_loss"),
-    *("test_top1_error", "test_top5_error", "calibration_images"),
-)
-_VISIT_NUMBERS = {
-    "target_cost": ".1f",
-    "predicted_loss": ".6f",
-    "predicted_deviation": ".6f",
-    "refreshed_loss": ".6f",
-    "final_loss": ".6f",
-}
-VISIT_COLUMNS = (
-    *("experiment", "method", "seed", "visit", "step", "origin", "widths", *COSTS),
-    *_VISIT_NUMBERS,
-)
-
 Row = dict[str, Any]
 
 
@@ -141,7 +126,7 @@ def visit_rows(run: Row, cost: CostModel, visits: Sequence[Visit], first: int) -
             **_costs(cost, visit.widths),
             **{
                 name: format(value, shape)
-                for name, shape in _VISIT_NUMBERS.items()
+                for name, shape in VISIT_NUMBERS.items()
                 if (value := getattr(visit, name)) is not None
             },
         }
@@ -320,8 +305,8 @@ class RunFolder:
     def write_result(self, progress: RunState, net: SlimmableNet, *, budget_exempt: bool) -> None:
         """Write the front, what was visited, and the result."""
         self._sync_record()
-        _write_csv(self.path / "front.csv", FRONT_COLUMNS, progress.rows)
-        _write_csv(self.path / "visits.csv", VISIT_COLUMNS, progress.visits)
+        _write_csv(self.path / "front.csv", tuple(FRONT_TYPES), progress.rows)
+        _write_csv(self.path / "visits.csv", ("experiment", *VISIT_TYPES), progress.visits)
         space, cost, full = net.space, net.cost, Widths(net.space.maxima)
         result = {
             "experiment": self.experiment.name,
