@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
@@ -35,10 +35,22 @@ class NormStatistics:
 
 
 class SlicedLayer(nn.Module):
-    """A layer that can be told how many of its input and output channels to use."""
+    """A layer that can be told how many of its input and output channels to use.
 
+    `name` is the layer's in the network.
+    """
+
+    name = ""
     used_inputs: int
     used_outputs: int
+
+    def take_over(self, layer: nn.Module, inputs: int, outputs: int) -> None:
+        """Share the parameters and buffers of `layer`, whose full width has these channels."""
+        nn.Module.__init__(self)
+        for key, value in layer.__dict__.items():
+            held = key in ("_parameters", "_buffers", "_modules")
+            self.__dict__[key] = dict(value) if held else value
+        self.use(inputs, outputs)
 
     def use(self, inputs: int, outputs: int) -> None:
         """Use the first `inputs` input channels and the first `outputs` output channels."""
@@ -53,12 +65,9 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
     """A convolution (ordinary or depthwise) over a prefix of its channels."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        """Take over the parameters of `layer`."""
-        nn.Module.__init__(self)
-        self.__dict__.update(_copy_of_state(layer))
+        self.take_over(layer, layer.in_channels, layer.out_channels)
         self.depthwise = layer.groups > 1
         self.same_padding = isinstance(layer, Conv2dSame)
-        self.use(layer.in_channels, layer.out_channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of `n x used_inputs x h x w` images."""
@@ -94,10 +103,7 @@ class SlicedLinear(SlicedLayer, nn.Linear):
     """A linear layer over a prefix of its features."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        """Take over the parameters of `layer`."""
-        nn.Module.__init__(self)
-        self.__dict__.update(_copy_of_state(layer))
-        self.use(layer.in_features, layer.out_features)
+        self.take_over(layer, layer.in_features, layer.out_features)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the linear map of `n x used_inputs` features."""
@@ -126,18 +132,14 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
     """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
-        """Take over the parameters and buffers of `layer`."""
-        nn.Module.__init__(self)
-        self.__dict__.update(_copy_of_state(layer))
+        self.take_over(layer, layer.num_features, layer.num_features)
         self.plain_type = type(layer)
-        self.name = ""
         self.in_full_network = True
         self.supplied: NormStatistics | None = None
         self.collecting: NormStatistics | None = None
         self.collected = 0
         self.switch: str | None = None
         self.parts: BatchParts | None = None
-        self.use(layer.num_features, layer.num_features)
 
     def add_private(self, switch: str, channels: int) -> None:
         """Give the sub-network `switch` affine parameters of its own, starting from the shared."""
@@ -241,7 +243,6 @@ class ChannelPad(SlicedLayer):
     """
 
     def __init__(self, spatial: tuple[int, ...], before: int, after: int, value: float) -> None:
-        """Remember the padding of the full network."""
         super().__init__()
         self.spatial, self.before, self.after, self.value = spatial, before, after, value
         self.use(0, before + after)
@@ -263,24 +264,19 @@ class ChannelPad(SlicedLayer):
         return layer
 
 
-def sliced(layer: nn.Module) -> SlicedLayer | None:
-    """Return the sliced form of a layer, sharing its parameters; None if it needs none."""
-    if isinstance(layer, SlicedLayer):
-        return layer
+def sliced(layer: nn.Module, name: str) -> SlicedLayer:
+    """Return the sliced form, of this name, of a layer that has one, sharing its parameters."""
     if isinstance(layer, nn.Conv2d):
-        return SlicedConv2d(layer)
-    if isinstance(layer, nn.Linear):
-        return SlicedLinear(layer)
-    if isinstance(layer, nn.BatchNorm2d):
-        return SlicedBatchNorm2d(layer)
-    return None
-
-
-def _copy_of_state(layer: nn.Module) -> Mapping[str, object]:
-    return {
-        key: (dict(value) if key in ("_parameters", "_buffers", "_modules") else value)
-        for key, value in layer.__dict__.items()
-    }
+        form: SlicedLayer = SlicedConv2d(layer)
+    elif isinstance(layer, nn.Linear):
+        form = SlicedLinear(layer)
+    elif isinstance(layer, nn.BatchNorm2d):
+        form = SlicedBatchNorm2d(layer)
+    else:
+        assert isinstance(layer, SlicedLayer)
+        form = layer
+    form.name = name
+    return form
 
 
 def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:
