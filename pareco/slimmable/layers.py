@@ -149,10 +149,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized `n x used_outputs x h x w` activations."""
-        if self._is_ordinary() and (self.parts is None or not self.training):
-            output = nn.BatchNorm2d.forward(self, input)
-        else:
-            output = self._normalized(input)
+        output = self._normalized(input)
         if issubclass(self.plain_type, BatchNormAct2d):
             output = self.act(self.drop(output))  # type: ignore[operator]
         return output
@@ -164,20 +161,17 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         if self.collecting is not None:
             self.collected += 1
             by_batch, momentum = True, 1.0 / self.collected
-            mean, variance = self._collected(input)
-        elif by_batch and self._is_ordinary() and self.num_batches_tracked is not None:
+            mean, variance = self._collected(self.collecting, input)
+        elif by_batch and (self.supplied is not None or not self.in_full_network):
+            mean = variance = None
+        elif by_batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = self.momentum
             if momentum is None:  # the cumulative average
                 momentum = 1.0 / float(self.num_batches_tracked)
-        elif by_batch:
-            mean = variance = None
         if by_batch and self.parts is not None:
             return self._normalized_by_parts(self.parts, input, mean, variance, momentum)
         return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
-
-    def _is_ordinary(self) -> bool:
-        return self.in_full_network and self.supplied is None and self.collecting is None
 
     def _normalized_by_parts(
         self,
@@ -214,12 +208,11 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         channels = self.used_outputs
         return _prefix(self.running_mean, channels), _prefix(self.running_var, channels)
 
-    def _collected(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.collecting is not None
+    def _collected(self, into: NormStatistics, input: Tensor) -> tuple[Tensor, Tensor]:
         like = input if self.running_mean is None else self.running_mean
-        zeros = like.new_zeros(self.used_outputs)
-        means, variances = self.collecting.means, self.collecting.variances
-        return means.setdefault(self.name, zeros), variances.setdefault(self.name, zeros.clone())
+        mean, variance = like.new_zeros(self.used_outputs), like.new_zeros(self.used_outputs)
+        means, variances = into.means, into.variances
+        return means.setdefault(self.name, mean), variances.setdefault(self.name, variance)
 
     def plain(self) -> nn.Module:
         """Return a batch norm of the original type with the weights and statistics in use."""
@@ -280,7 +273,7 @@ def sliced(layer: nn.Module, name: str) -> SlicedLayer:
 
 
 def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:
-    return None if tensor is None else tensor[:count]
+    return tensor if tensor is None or len(tensor) == count else tensor[:count]
 
 
 def _filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Module:

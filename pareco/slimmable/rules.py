@@ -45,12 +45,10 @@ class Variable:
         return node
 
     def unify(self, other: Variable) -> None:
-        """Make the two variables one. Raises `ValueError` if their sizes differ."""
+        """Make the two variables, which must have one size, one."""
         first, second = self.root, other.root
         if first is second:
             return
-        if first.size != second.size:
-            raise ValueError(f"{first.size} and {second.size} channels cannot be tied")
         second._parent = first
         first.fixed |= second.fixed
         first.producers += second.producers
@@ -86,46 +84,27 @@ class Tag:
         return FeatureCount(variable.group, positions * self.factor * channels)
 
 
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-LINEARS = (nn.Linear, TimmLinear)
-NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-NOTHING_IN_INFERENCE = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d)
+_NOTHING_IN_INFERENCE = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d)
 _SPATIAL = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Upsample,
-    MaxPool2dSame,
-    AvgPool2dSame,
-    nn.ZeroPad2d,
-    nn.ConstantPad2d,
-    nn.ReflectionPad2d,
-    nn.ReplicationPad2d,
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
+    *(MaxPool2dSame, AvgPool2dSame, nn.ZeroPad2d, nn.ConstantPad2d),
+    *(nn.ReflectionPad2d, nn.ReplicationPad2d),
 )
 _SPATIAL_FUNCTIONS = (
-    F.max_pool2d,
-    F.avg_pool2d,
-    F.adaptive_avg_pool2d,
-    F.adaptive_max_pool2d,
-    F.interpolate,
-    F.pad,
-    torch.max_pool2d,
-    torch.mean,
-    "mean",
-    "amax",
+    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate),
+    *(F.pad, torch.max_pool2d, torch.mean, "mean", "amax"),
 )
-_NOT_ELEMENTWISE = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU)
+_NOT_ELEMENTWISE = (
+    *(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU),
+    nn.MultiheadAttention,
+)
 _ELEMENTWISE_FUNCTIONS = (
     *(F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid, F.gelu, F.leaky_relu),
     *(F.elu, F.mish, F.hardtanh, F.softplus, torch.relu, torch.sigmoid, torch.tanh),
     *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "float", "clamp"),
-)
-_BINARY = (
     *(operator.add, operator.iadd, operator.mul, operator.imul, operator.sub, operator.truediv),
     *(torch.add, torch.mul, torch.sub, "add", "add_", "mul", "mul_", "sub", "div", "div_"),
 )
-_ABOUT_TENSORS = ("size", "dim", "getattr")
 _CONCATENATION_ADVICE = (
     "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
     "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
@@ -140,10 +119,8 @@ _GENERAL_ADVICE = (
 def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
     """Raise the `TracingError` of this node."""
     modules = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    where = (
-        str(node.target) if node.op == "call_module" else " in ".join([node.name, *modules[-1:]])
-    )
-    raise TracingError(where, reason, advice)
+    names = [str(node.target)] if node.op == "call_module" else [node.name, *modules[-1:]]
+    raise TracingError(" in ".join(names), reason, advice)
 
 
 def elementwise_module(module: nn.Module) -> bool:
@@ -152,8 +129,7 @@ def elementwise_module(module: nn.Module) -> bool:
         return module.num_parameters == 1
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
-    excluded = (*_NOT_ELEMENTWISE, nn.MultiheadAttention)
-    return active and not isinstance(module, excluded)
+    return active and not isinstance(module, _NOT_ELEMENTWISE)
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -174,10 +150,10 @@ def positions_of(node: fx.Node) -> int:
 def _tie(node: fx.Node, first: Tag, second: Tag) -> None:
     if (first.factor, first.vector) != (second.factor, second.vector):
         refuse(node, "features that must agree are laid out differently")
-    try:
-        first.variable.unify(second.variable)
-    except ValueError as error:
-        refuse(node, str(error))
+    sizes = first.variable.size, second.variable.size
+    if sizes[0] != sizes[1]:
+        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied")
+    first.variable.unify(second.variable)
 
 
 class Propagation:
@@ -207,7 +183,10 @@ class Propagation:
                 refuse(node, f"the input must be one image batch n x c x h x w, got {shape}")
             self.tags[node] = Tag(Variable(shape[1], positions_of(node), fixed=True))
         elif node.op == "output":
-            self._output(node)
+            result = node.args[0]
+            if not isinstance(result, fx.Node) or result not in self.tags:
+                refuse(node, "the network must return one tensor of class scores")
+            self.tags[result].variable.root.fixed = True
         elif node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
         elif node.op == "get_attr":
@@ -242,12 +221,6 @@ class Propagation:
             repeated=self._first_calls[name] is not node,
         )
 
-    def _output(self, node: fx.Node) -> None:
-        result = node.args[0]
-        if not isinstance(result, fx.Node) or result not in self.tags:
-            refuse(node, "the network must return one tensor of class scores")
-        self.tags[result].variable.root.fixed = True
-
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             self._convolution(node, module)
@@ -261,11 +234,11 @@ class Propagation:
             self._channel_pad(node)
         elif isinstance(module, _SPATIAL):
             self._spatial(node)
-        elif isinstance(module, NOTHING_IN_INFERENCE):
+        elif isinstance(module, _NOTHING_IN_INFERENCE):
             self.views.add(node)
             self.tags[node] = self.input_of(node)
         elif elementwise_module(module):
-            self._keep(node)
+            self._elementwise(node)
         else:
             refuse(node, f"no rule for the module {type(module).__name__}")
 
@@ -273,14 +246,13 @@ class Propagation:
         target: Any = node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         rules: tuple[tuple[tuple[Any, ...], Callable[[fx.Node], None]], ...] = (
-            (_ELEMENTWISE_FUNCTIONS, self._keep),
-            (_BINARY, self._binary),
+            (_ELEMENTWISE_FUNCTIONS, self._elementwise),
             (_SPATIAL_FUNCTIONS, self._spatial),
             ((torch.flatten, "flatten"), self._flatten_call),
             ((torch.reshape, "view", "reshape"), self._reshape),
             ((operator.getitem,), self._getitem),
         )
-        if name in _ABOUT_TENSORS:
+        if target in (getattr, "size", "dim"):
             return None
         for targets, rule in rules:
             if target in targets:
@@ -290,7 +262,7 @@ class Propagation:
         return refuse(node, f"no rule for '{name}'", advice)
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
-        if type(module) not in CONVOLUTIONS or module.padding_mode != "zeros":
+        if type(module) not in (nn.Conv2d, Conv2dSame) or module.padding_mode != "zeros":
             kind = f"{type(module).__name__} with {module.padding_mode} padding"
             refuse(node, f"no rule for the convolution {kind}")
         tag = self.input_of(node)
@@ -304,13 +276,13 @@ class Propagation:
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
         tag = self.input_of(node)
-        if type(module) not in LINEARS or not tag.vector:
+        if type(module) not in (nn.Linear, TimmLinear) or not tag.vector:
             refuse(node, "a linear layer must act on flattened features (n x features)")
         variable = Variable(module.out_features)
         self._record(node, "linear", Tag(variable, pooled=tag.pooled, vector=True))
 
     def _norm(self, node: fx.Node, module: nn.modules.batchnorm._BatchNorm) -> None:
-        if type(module) not in NORMS:
+        if type(module) not in (nn.BatchNorm2d, BatchNormAct2d):
             refuse(node, f"no rule for the norm {type(module).__name__}")
         tag = self.input_of(node)
         if tag.vector:
@@ -330,11 +302,7 @@ class Propagation:
         self.tags[node] = outputs
         self.kinds[node] = kind
 
-    def _keep(self, node: fx.Node) -> None:
-        self.in_place.add(node)
-        self.tags[node] = self.input_of(node)
-
-    def _binary(self, node: fx.Node) -> None:
+    def _elementwise(self, node: fx.Node) -> None:
         if any(operand not in self.tags for operand in node.all_input_nodes):
             refuse(node, "an operand is not a traced tensor or a number")
         tags = [self.tags[operand] for operand in node.all_input_nodes]
@@ -357,7 +325,7 @@ class Propagation:
     def _flatten(self, node: fx.Node, start: Any, end: Any) -> None:
         tag = self.input_of(node)
         if tag.vector and start == 1:
-            return self._keep(node)
+            return self._elementwise(node)
         if start != 1 or end not in (-1, 3):
             refuse(node, f"flatten from {start} to {end}", "Flatten from dimension 1 to the last")
         factor = tag.factor * positions_of(node.all_input_nodes[0])

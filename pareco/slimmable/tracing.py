@@ -199,35 +199,19 @@ def _live(graph: fx.Graph, propagation: Propagation) -> tuple[tuple[FeatureCount
     owners: dict[fx.Node, fx.Node] = {}
     held_until: dict[fx.Node, int] = {}
     for node in nodes:
-        owner = _memory(node, propagation, owners, held_until, order[node])
-        owners[node] = owner
+        taken = [owners[source] for source in node.all_input_nodes if source in owners]
+        if node not in propagation.views:
+            dying = [owner for owner in taken if held_until[owner] == order[node]]
+            fitting = [owner for owner in dying if _size(owner) == _size(node)]
+            taken = fitting if node in propagation.in_place else []
+        owners[node] = owner = taken[0] if taken else node
         held_until[owner] = max(held_until.get(owner, 0), needed_until[node])
     steps = []
-    for index, node in enumerate(nodes):
+    for now, node in enumerate(nodes):
         if owners[node] is node:
-            alive = [n for n in nodes[: index + 1] if owners[n] is n and held_until[n] >= index]
+            alive = [n for n in nodes[: now + 1] if owners[n] is n and held_until[n] >= now]
             steps.append(tuple(propagation.tags[n].count(positions_of(n)) for n in alive))
     return tuple(steps)
-
-
-def _memory(
-    node: fx.Node,
-    propagation: Propagation,
-    owners: dict[fx.Node, fx.Node],
-    held_until: dict[fx.Node, int],
-    now: int,
-) -> fx.Node:
-    """Return the node whose memory this one uses: an input's if it can, else its own."""
-    for source in node.all_input_nodes:
-        owner = owners.get(source)
-        if owner is None:
-            continue
-        if node in propagation.views:
-            return owner
-        dying = held_until[owner] == now
-        if node in propagation.in_place and dying and _size(owner) == _size(node):
-            return owner
-    return node
 
 
 def _size(node: fx.Node) -> int:
