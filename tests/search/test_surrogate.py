@@ -7,8 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pareco.search import Surrogate, SurrogateError
-from pareco.search.surrogate import AdditiveMaternKernel, GaussianProcess
+from pareco.search.surrogate import (
+    AdditiveMaternKernel,
+    GaussianProcess,
+    Surrogate,
+    SurrogateError,
+)
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform
 
 Array = NDArray[np.float64]
