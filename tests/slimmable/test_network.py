@@ -23,10 +23,10 @@ def loss_of(scores: Tensor) -> Tensor:
     return nn.functional.cross_entropy(scores, labels)
 
 
-def gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the gradient of each parameter, by name."""
+def gradients(model: nn.Module, scores: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of each parameter, by name, of the loss of its scores."""
     model.zero_grad()
-    loss_of(model(images)).backward()
+    loss_of(scores).backward()
     named = model.named_parameters()
     return {name: weight.grad for name, weight in named if weight.grad is not None}
 
@@ -74,8 +74,7 @@ def test_network_equals_extracted(network: Network) -> None:
                 scores = net.train(mode)(images)
                 expected = plain.train(mode)(images)
                 torch.testing.assert_close(scores, expected, rtol=RELATIVE, atol=ABSOLUTE)
-            wide = gradients(net, images)
-        narrow = gradients(plain, images)
+        wide, narrow = gradients(net, scores), gradients(plain, expected)
         assert narrow.keys() == wide.keys()
         scale = max(float(gradient.abs().max()) for gradient in narrow.values())
         for name, gradient in narrow.items():
@@ -93,7 +92,7 @@ def test_full_width_is_the_untouched_model_bit_for_bit(network: Network) -> None
     assert_same_state(net.extract(net.space.largest), snapshot(model))
     model.train()
     net.train()
-    expected, found = gradients(model, network.images), gradients(net, network.images)
+    expected, found = gradients(model, model(network.images)), gradients(net, net(network.images))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert torch.equal(net(network.images), model(network.images))
@@ -236,12 +235,12 @@ def test_private_norms(net: SlimmableNet) -> None:
     assert torch.equal(plain.get_parameter("1.weight"), net.get_parameter("1.weight")[:4] + 0.5)
     torch.testing.assert_close(plain(IMAGES), scores)
     with net.at(widths):
-        used = gradients(net, IMAGES)
+        used = gradients(net, net(IMAGES))
     assert private <= used.keys()
     assert not {"1.weight", "4.bias"} & used.keys()
     with net.at(other):
-        assert not private & gradients(net, IMAGES).keys()
-    assert not private & gradients(net, IMAGES).keys()
+        assert not private & gradients(net, net(IMAGES)).keys()
+    assert not private & gradients(net, net(IMAGES)).keys()
 
 
 def test_a_deep_copy_is_independent(net: SlimmableNet) -> None:
