@@ -156,7 +156,7 @@ def test_then_to_the_last_good_hyperparameters_and_else_it_says_so(
     surrogate = Surrogate(ALPHA_MIN, 4, beta=0.1)
     surrogate.fit(alphas, loss(alphas), cost(alphas))
     good = surrogate.last_good["loss"]
-    failing(monkeypatch, failures=4)
+    failing(monkeypatch, failures=2)
     surrogate.fit(more, loss(more), cost(more))
     assert [message.split(" (")[0] for message in caplog.messages] == [
         "GP of the loss: plain fit failed",
@@ -164,5 +164,6 @@ def test_then_to_the_last_good_hyperparameters_and_else_it_says_so(
     ]
     assert surrogate.processes[0].hyperparameters() == good
     assert len(surrogate.processes[0].inputs) == 9
+    failing(monkeypatch, failures=2)
     with pytest.raises(SurrogateError, match="no GP of the loss for 8 entries"):
         Surrogate(ALPHA_MIN, 4, beta=0.1).fit(alphas, loss(alphas), cost(alphas))
