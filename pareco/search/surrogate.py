@@ -60,7 +60,7 @@ class AdditiveMaternKernel(Kernel):
         """Return the `d` output scales (variances)."""
         return self._positive.transform(cast(Tensor, self.raw_outputscale))
 
-    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, *_: Any, **__: Any) -> Tensor:
         """Return the covariances `n x m` of `n x d` with `m x d` inputs, or `n` with `diag`."""
         if diag:
             return self._covariance(x1 - x2)
