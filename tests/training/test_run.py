@@ -1,7 +1,7 @@
-"""Whole runs of a tiny experiment: identical pipelines, exact resume, records."""
+"""Whole runs of a tiny experiment: identical pipelines, records, what is refused."""
 
-import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,23 @@ from typing import Any
 import pytest
 import torch
 
-from pareco.config import Experiment, Machine
 from pareco.data.loading import TrainingLoader, load_data
-from pareco.methods import Method
 from pareco.models import create_model
 from pareco.processes import Processes
+from pareco.reporting.report import run_publication
 from pareco.slimmable import make_slimmable
-from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
-from pareco.training import run as runner_module
-from pareco.training import trainer as trainer_module
+from pareco.tracking import Publication
+from pareco.training import NonFiniteLoss, RunError, execute_run
+from pareco.training import run as run_module
+from pareco.training.folder import RunState
 from pareco.training.trainer import Trainer
 from replications.catalogue import method_named, method_names
 from tests.experiments import TINY
+from tests.training.conftest import Spy, Whole
 
 STEPS = 14  # 2 epochs of 700 images in batches of 100
-SAVING = Machine(checkpoint_minutes=0)
+UNMODELLED = replace(TINY, search=replace(TINY.search, initial_widths=100))  # no GP is ever fitted
+Runs = Callable[[str], Whole]
 
 
 @pytest.fixture(autouse=True)
@@ -31,74 +33,23 @@ def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def digest(*tensors: torch.Tensor) -> str:
-    content = b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
-    return hashlib.sha256(content).hexdigest()
+def metrics(whole: Whole, name: str) -> list[float]:
+    lines = (whole.path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)[name] for line in lines]
 
 
-def records(folder: Path) -> dict[str, str]:
-    """Return what a finished run must repeat exactly."""
-    files = ("front.csv", "visits.csv", "metrics.jsonl")
-    weights = {file.name: file.read_bytes().hex() for file in sorted(folder.glob("weights/*"))}
-    return {name: (folder / name).read_text() for name in files} | weights
-
-
-class Spy:
-    """Notes what every gradient step, learning rate and evaluation of a run was given."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.batches: list[str] = []
-        self.passes: list[int] = []
-        self.rates: list[float] = []
-        self.initial: list[str] = []
-        self.evaluated: set[str] = set()
-        self.calibrated: set[str] = set()
-        step, evaluator = trainer_module.accumulate_gradients, runner_module.Evaluator
-
-        def spied_step(net: Any, images: Any, labels: Any, widths: Any, **options: Any) -> Any:
-            if not self.batches:
-                self.initial.append(digest(*(p.detach() for p in net.parameters())))
-            self.batches.append(digest(images, labels))
-            self.passes.append(len(widths))
-            return step(net, images, labels, widths, **options)
-
-        spy = self
-
-        class SpiedEvaluator(evaluator):
-            def on(self, images: Any, widths: Any) -> Any:
-                spy.evaluated.add(digest(images.indices))
-                return super().on(images, widths)
-
-            def search_losses(self, widths: Any) -> Any:
-                spy.calibrated.add(digest(self.calibration.indices))
-                spy.evaluated.add(digest(self.search.indices))
-                return super().search_losses(widths)
-
-        monkeypatch.setattr(trainer_module, "accumulate_gradients", spied_step)
-        monkeypatch.setattr(runner_module, "Evaluator", SpiedEvaluator)
-
-    def note_rate(self, report: StepReport) -> None:
-        self.rates.append(report.learning_rate)
-
-
-def test_every_method_goes_through_the_same_pipeline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, Spy] = {}
-    for name in method_names():
-        method = method_named(name)
-        with monkeypatch.context() as patch:
-            seen[name] = Spy(patch)
-            execute_run(TINY, method, 0, tmp_path / name, seen[name].note_rate)
-    reference = seen["us_net"]
+def test_every_method_goes_through_the_same_pipeline(whole: Runs) -> None:
+    reference = whole("us_net").spy
+    rates = metrics(whole("us_net"), "learning_rate")
     assert reference.passes == [4] * STEPS
     assert len(set(reference.batches)) == STEPS
     assert len(reference.evaluated) == 2  # the search images and the test images
-    for name, spy in seen.items():
+    for name in method_names():
+        spy = whole(name).spy
         sets_of_weights = len(spy.batches) // STEPS
         assert sets_of_weights == (4 if method_named(name).budget_exempt else 1)
         assert spy.batches == reference.batches * sets_of_weights
-        assert spy.rates == reference.rates * sets_of_weights
+        assert metrics(whole(name), "learning_rate") == rates * sets_of_weights
         assert sum(spy.passes) == sum(reference.passes)
         assert spy.evaluated == reference.evaluated
         assert spy.calibrated == reference.calibrated
@@ -106,9 +57,8 @@ def test_every_method_goes_through_the_same_pipeline(
             assert spy.initial == reference.initial
 
 
-def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "runs"
-    execute_run(TINY, method_named("pareco"), 0, folder)
+def test_a_finished_run_is_complete_and_left_alone(whole: Runs) -> None:
+    folder = whole("pareco").path
     assert sorted(file.name for file in folder.iterdir()) == [
         *(".lock", "DONE", "config.json", "env.json", "front.csv"),
         *("metrics.jsonl", "result.json", "splits.json", "visits.csv", "weights"),
@@ -117,17 +67,22 @@ def test_a_finished_run_is_complete_and_left_alone(tmp_path: Path) -> None:
     assert result["budget"]["gradient_steps"] == STEPS
     assert result["budget"]["passes"] == 4 * STEPS
     assert result["budget"]["widths_visited"] >= 14
+    timing = result["timing"]
+    assert 0 < timing["seconds"] < 600
+    assert 100 * STEPS / timing["seconds"] < timing["images_per_second"]
+    assert 0 <= timing["data_waiting_percent"] <= 100
     splits = json.loads((folder / "splits.json").read_text())
     assert {name: sum(b - a for a, b in runs) for name, runs in splits.items()} == {
         "train": 700,
         "search": 100,
         "test": 997,
     }
-    session = json.loads((folder / "env.json").read_text())[0]
+    (session,) = json.loads((folder / "env.json").read_text())
     assert session["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
-    execute_run(TINY, method_named("pareco"), 0, folder)
+    more_seeds = replace(TINY, seeds=(0, 1, 2))  # the sweep may grow
+    execute_run(more_seeds, method_named("pareco"), 0, folder)
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
@@ -136,14 +91,14 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
 ) -> None:
     folder, made = tmp_path / "tiny" / "pareco" / "seed0", []
 
-    class Spied(runner_module.Tracker):
-        def publish(self, make: Any) -> None:
+    class Spied(run_module.Tracker):
+        def publish(self, make: Callable[[], Publication]) -> None:
             assert not self._record.closed
             assert not (folder / "DONE").exists()
             made.append(make())
 
-    monkeypatch.setattr(runner_module, "Tracker", Spied)
-    execute_run(TINY, method_named("pareco"), 0, folder)
+    monkeypatch.setattr(run_module, "Tracker", Spied)
+    execute_run(UNMODELLED, method_named("pareco"), 0, folder, publication=run_publication)
     (publication,) = made
     front = (folder / "front.csv").read_text().splitlines()
     assert len(publication.front) == len(front) - 1
@@ -153,97 +108,20 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
     assert all(file.exists() for files in publication.artifacts.values() for file in files)
 
 
-class _Killed(BaseException):
-    """Stands for the end of the process: nothing in the project catches it."""
+def test_another_seed_is_another_run(tmp_path: Path, whole: Runs) -> None:
+    execute_run(TINY, method_named("random_widths"), 1, tmp_path)
+    for name in ("metrics.jsonl", "front.csv", "weights/0.safetensors"):
+        first = whole("random_widths").path / name
+        assert (tmp_path / name).read_bytes() != first.read_bytes(), name
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_an_interrupted_run_resumes_exactly(tmp_path: Path, name: str) -> None:
-    """Weights decide every metric and error, so equal records mean equal weights."""
-    method = method_named(name)
-    execute_run(TINY, method, 0, tmp_path / "whole")
-
-    stops = [3, 9, STEPS, *([STEPS + 2, 3 * STEPS + 9] if method.budget_exempt else [])]
-    for stop in stops:
-
-        def kill(report: StepReport, stop: int = stop) -> None:
-            if report.step == stop:
-                raise _Killed
-
-        with pytest.raises(_Killed):
-            execute_run(TINY, method, 0, tmp_path / "killed", kill, SAVING)
-    execute_run(TINY, method, 0, tmp_path / "killed")
-    assert records(tmp_path / "killed") == records(tmp_path / "whole")
-    sessions = json.loads((tmp_path / "killed" / "env.json").read_text())
-    assert len(sessions) == len(stops) + 1
-
-
-def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
-    method = method_named("random_widths")
-    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
-        execute_run(TINY, method, seed, tmp_path / folder)
-    assert records(tmp_path / "a") == records(tmp_path / "b")
-    assert records(tmp_path / "a") != records(tmp_path / "c")
-
-
-def test_another_configuration_in_the_folder_is_refused(tmp_path: Path) -> None:
-    method = method_named("us_net")
-    execute_run(TINY, method, 0, tmp_path / "run")
+def test_another_configuration_in_the_folder_is_refused(whole: Runs) -> None:
     other = replace(TINY, training=replace(TINY.training, epochs=3))
     with pytest.raises(RunError, match=r"training.epochs: 2 there, 3 now"):
-        execute_run(other, method, 0, tmp_path / "run")
-    more_seeds = replace(TINY, seeds=(0, 1, 2))
-    execute_run(more_seeds, method, 0, tmp_path / "run")  # the sweep may grow
+        execute_run(other, method_named("us_net"), 0, whole("us_net").path)
 
 
-def test_other_data_in_the_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill(report: StepReport) -> None:
-        raise _Killed
-
-    method = method_named("us_net")
-    with pytest.raises(_Killed):
-        execute_run(TINY, method, 0, tmp_path / "run", kill)
-    sessions = json.loads((tmp_path / "run" / "env.json").read_text())
-    sessions[0]["data_fingerprint"] = "another"
-    (tmp_path / "run" / "env.json").write_text(json.dumps(sessions))
-    with pytest.raises(RunError, match="begun on other data"):
-        execute_run(TINY, method, 0, tmp_path / "run")
-
-
-def test_changed_splits_are_refused(tmp_path: Path) -> None:
-    """The fingerprint covers the indices: another split would train on test images."""
-    data = load_data(TINY.data)
-    other = load_data(replace(TINY.data, split_seed=1))
-    assert data.fingerprint != other.fingerprint
-    folder = RunFolder(path=tmp_path / "run", experiment=TINY, method="us_net", seed=0)
-    with folder.claimed(data, Processes(torch.device("cpu"))):
-        before = (folder.path / "splits.json").read_text()
-    with (
-        pytest.raises(RunError, match="begun on other data"),
-        folder.claimed(other, Processes(torch.device("cpu"))),
-    ):
-        pass
-    assert (folder.path / "splits.json").read_text() == before
-
-
-@pytest.mark.parametrize("name", ["config.json", "env.json"])
-def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
-    def kill(report: StepReport) -> None:
-        if report.step == 9:
-            raise _Killed
-
-    method = method_named("us_net")
-    with pytest.raises(_Killed):
-        execute_run(TINY, method, 0, tmp_path / "run", kill, SAVING)
-    damaged = tmp_path / "run" / name
-    damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.raises(RunError, match=f"{name} .*start"):
-        execute_run(TINY, method, 0, tmp_path / "run")
-
-
-def test_batch_norm_and_biases_do_not_decay(tmp_path: Path) -> None:
+def test_batch_norm_and_biases_do_not_decay() -> None:
     model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
     net = make_slimmable(model, torch.zeros(1, 1, 8, 8))
     config = replace(TINY.training, weight_decay=0.3)
@@ -257,6 +135,7 @@ def test_batch_norm_and_biases_do_not_decay(tmp_path: Path) -> None:
         config=config,
         seed=0,
         processes=Processes(torch.device("cpu")),
+        spent=RunState(),
         checkpoint_seconds=0,
         on_step=nothing,
         on_checkpoint=nothing,
@@ -283,7 +162,7 @@ def test_a_method_never_meets_the_test_images(
 ) -> None:
     """The test images are opened only after the front is chosen."""
     opened: list[str] = []
-    evaluator = runner_module.Evaluator
+    evaluator = run_module.Evaluator
 
     class Watched(evaluator):
         def on(self, images: Any, widths: Any) -> Any:
@@ -295,7 +174,7 @@ def test_a_method_never_meets_the_test_images(
             opened.append("search")
             return super().search_losses(widths)
 
-    monkeypatch.setattr(runner_module, "Evaluator", Watched)
+    monkeypatch.setattr(run_module, "Evaluator", Watched)
 
     def reach(value: Any, depth: int = 4) -> bool:
         """Return whether 997 images hang off an object's attributes."""
@@ -304,57 +183,41 @@ def test_a_method_never_meets_the_test_images(
         held = vars(value).values() if hasattr(value, "__dict__") else ()
         return depth > 0 and any(reach(each, depth - 1) for each in held)
 
-    class Curious(method_named("two_stage")):  # type: ignore[misc]
+    class Curious(method_named("us_net")):  # type: ignore[misc]
         name = "curious"
 
         def candidates(self) -> Any:
             assert not reach(self)
-            assert "test" not in opened
-            return super().candidates()
+            found = super().candidates()
+            self.task.evaluate(found)
+            assert opened == ["search"]
+            return found
 
     execute_run(TINY, Curious, 0, tmp_path / "run")
     assert opened.count("test") == 1
     assert "search" not in opened[opened.index("test") :]
 
 
-def paper_mode(experiment: Experiment) -> Experiment:
-    return replace(experiment, data=replace(experiment.data, search_split="batch"))
-
-
 def test_the_search_sees_the_current_training_batch_or_held_out_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Runs
 ) -> None:
-    searched: list[str] = []
-    trained: list[str] = []
-    loss, step = trainer_module.batch_losses, trainer_module.accumulate_gradients
-
-    def spied_loss(net: Any, batch: Any, widths: Any) -> Any:
-        searched.append(digest(*batch))
-        return loss(net, batch, widths)
-
-    def spied_step(net: Any, images: Any, labels: Any, widths: Any, **options: Any) -> Any:
-        trained.append(digest(images, labels))
-        return step(net, images, labels, widths, **options)
-
-    monkeypatch.setattr(trainer_module, "batch_losses", spied_loss)
-    monkeypatch.setattr(trainer_module, "accumulate_gradients", spied_step)
-    method: type[Method] = method_named("pareco")
-    execute_run(paper_mode(TINY), method, 0, tmp_path / "batch")
-    assert searched
-    assert set(searched) <= set(trained)
-    searched.clear()
-    trained.clear()
-    execute_run(TINY, method, 0, tmp_path / "holdout")
-    assert len(set(searched)) > 1
-    assert not set(searched) & set(trained)
+    held_out, paper = whole("pareco").spy, Spy()
+    assert len(held_out.searched) > 1
+    assert not held_out.searched & set(held_out.batches)
+    paper.watch(monkeypatch)
+    experiment = replace(UNMODELLED, data=replace(TINY.data, search_split="batch"))
+    execute_run(experiment, method_named("pareco"), 0, tmp_path)
+    assert paper.searched
+    assert paper.searched <= set(paper.batches)
 
 
-def test_ten_golden_steps(tmp_path: Path) -> None:
+def test_ten_golden_steps(whole: Runs) -> None:
     """Guards refactors: the same losses, or the change says why (torch 2.15)."""
-    execute_run(TINY, method_named("us_net"), 0, tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:10]
-    steps = [json.loads(line) for line in lines]
-    found = [step["loss_largest"] for step in steps] + [step["loss_smallest"] for step in steps]
+    found = [
+        loss
+        for name in ("largest", "smallest")
+        for loss in metrics(whole("us_net"), f"loss_{name}")[:10]
+    ]
     golden = [2.397839, 2.646239, 2.434464, 2.37473, 2.395843]
     golden += [2.321454, 2.300359, 2.292661, 2.225684, 2.270979]
     golden += [2.203924, 2.206037, 2.213759, 2.225974, 2.240426]
