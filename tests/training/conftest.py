@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from pareco.data import Images
 from pareco.training import run as run_module
 from pareco.training import trainer as trainer_module
 from tests.training.attempts import attempt
@@ -31,6 +32,7 @@ class Spy:
     initial: str = ""
     searched: set[str] = field(default_factory=set)
     evaluated: set[str] = field(default_factory=set)
+    opened: list[int] = field(default_factory=list)  # how many images each evaluation was on
     calibrated: set[str] = field(default_factory=set)
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
@@ -47,14 +49,18 @@ class Spy:
             self.searched.add(digest(*batch))
             return losses(net, batch, widths)
 
+        def note(images: Images) -> None:
+            self.evaluated.add(digest(images.indices))
+            self.opened.append(len(images))
+
         class SpiedEvaluator(evaluator):
             def on(self, images: Any, widths: Any) -> Any:
-                spy.evaluated.add(digest(images.indices))
+                note(images)
                 return super().on(images, widths)
 
             def search_losses(self, widths: Any) -> Any:
                 spy.calibrated.add(digest(self.calibration.indices))
-                spy.evaluated.add(digest(self.search.indices))
+                note(self.search)
                 return super().search_losses(widths)
 
         patch.setattr(trainer_module, "accumulate_gradients", spied_step)

@@ -9,15 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from pareco.data.loading import TrainingLoader, load_data
-from pareco.models import create_model
-from pareco.processes import Processes
 from pareco.reporting.report import run_publication
-from pareco.slimmable import make_slimmable
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, execute_run
 from pareco.training import run as run_module
-from pareco.training.folder import RunState
 from pareco.training.trainer import Trainer
 from replications.catalogue import method_named, method_names
 from tests.experiments import TINY
@@ -121,31 +116,16 @@ def test_another_configuration_in_the_folder_is_refused(whole: Runs) -> None:
         execute_run(other, method_named("us_net"), 0, whole("us_net").path)
 
 
-def test_batch_norm_and_biases_do_not_decay() -> None:
-    model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
-    net = make_slimmable(model, torch.zeros(1, 1, 8, 8))
-    config = replace(TINY.training, weight_decay=0.3)
-    nothing: Any = None
-    trainer = Trainer(
-        net=net,
-        method=nothing,
-        loader=TrainingLoader(images=load_data(TINY.data).train, batch_size=100, seed=0),
-        evaluations=nothing,
-        search_batch=nothing,
-        config=config,
-        seed=0,
-        processes=Processes(torch.device("cpu")),
-        spent=RunState(),
-        checkpoint_seconds=0,
-        on_step=nothing,
-        on_checkpoint=nothing,
-    )
-    decay = {
-        id(parameter): group["weight_decay"]
-        for group in trainer.optimizer.param_groups
-        for parameter in group["params"]
-    }
-    for name, parameter in net.named_parameters():
+def test_batch_norm_and_biases_do_not_decay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Trainer] = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer: trained.append(trainer))
+    decaying = replace(TINY, training=replace(TINY.training, weight_decay=0.3))
+    execute_run(decaying, method_named("us_net"), 0, tmp_path)
+    groups = trained[0].optimizer.param_groups
+    decay = {id(each): group["weight_decay"] for group in groups for each in group["params"]}
+    for name, parameter in trained[0].net.named_parameters():
         weights_of_layers = name.endswith("weight") and "bn" not in name
         assert decay[id(parameter)] == (0.3 if weights_of_layers else 0.0), name
 
@@ -161,20 +141,8 @@ def test_a_method_never_meets_the_test_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test images are opened only after the front is chosen."""
-    opened: list[str] = []
-    evaluator = run_module.Evaluator
-
-    class Watched(evaluator):
-        def on(self, images: Any, widths: Any) -> Any:
-            assert len(images) == 997
-            opened.append("test")
-            return super().on(images, widths)
-
-        def search_losses(self, widths: Any) -> Any:
-            opened.append("search")
-            return super().search_losses(widths)
-
-    monkeypatch.setattr(run_module, "Evaluator", Watched)
+    spy = Spy()
+    spy.watch(monkeypatch)
 
     def reach(value: Any, depth: int = 4) -> bool:
         """Return whether 997 images hang off an object's attributes."""
@@ -190,12 +158,12 @@ def test_a_method_never_meets_the_test_images(
             assert not reach(self)
             found = super().candidates()
             self.task.evaluate(found)
-            assert opened == ["search"]
+            assert spy.opened == [100]
             return found
 
     execute_run(TINY, Curious, 0, tmp_path / "run")
-    assert opened.count("test") == 1
-    assert "search" not in opened[opened.index("test") :]
+    assert spy.opened[-1] == 997
+    assert set(spy.opened[:-1]) == {100}
 
 
 def test_the_search_sees_the_current_training_batch_or_held_out_images(

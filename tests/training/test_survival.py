@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pareco.training.folder import newest_checkpoint
 from replications.catalogue import method_names
 from tests.training.attempts import SELDOM, Accident, attempt, said, states, steps_of
 from tests.training.conftest import Whole
@@ -114,14 +113,25 @@ def test_a_signal_saves_and_ends(
     assert_same(path, us_net)
 
 
-def test_a_full_disk_while_a_checkpoint_is_written(tmp_path: Path, us_net: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message", "advice"),
+    [
+        ("full_disk", "{} could not be written: File too large.", "make room, then the same"),
+        ("out_of_memory", "memory ran out during {} (", "training.batch_size"),
+        ("other_user", "{} cannot be written: Permission denied (", "--runs FOLDER"),
+    ],
+)
+def test_what_befalls_the_machine_costs_no_run(
+    tmp_path: Path, kind: str, message: str, advice: str, us_net: Path
+) -> None:
     path = tmp_path / "run"
-    assert attempt(path, "us_net", Accident("full_disk", 5)) == 1
-    assert said(path).startswith(f"{path} could not be written: File too large.")
-    assert "make room, then the same command goes on" in said(path)
+    assert attempt(path, "us_net", Accident(kind, 5)) == 1
+    assert said(path).startswith(message.format(path))
+    assert advice in said(path)
     assert checkpoints(path) == [3, 4]
-    assert newest_checkpoint(path / "checkpoints") is not None
     assert not leftovers(path)
+    for folder in (path, path / "checkpoints"):
+        folder.chmod(0o755)
     assert attempt(path, "us_net") == 0
     assert_same(path, us_net)
 
@@ -133,27 +143,6 @@ def test_a_full_disk_while_the_record_grows(tmp_path: Path, us_net: Path) -> Non
     assert said(path).startswith(f"{path} could not be written: File too large.")
     assert not (path / "metrics.jsonl").read_text().endswith("\n")  # a torn line
     assert checkpoints(path) == [4]
-    assert attempt(path, "us_net") == 0
-    assert_same(path, us_net)
-
-
-def test_memory_that_runs_out(tmp_path: Path, us_net: Path) -> None:
-    path = tmp_path / "run"
-    assert attempt(path, "us_net", Accident("out_of_memory", 5)) == 1
-    assert said(path).startswith(f"memory ran out during {path} (")
-    assert "training.batch_size" in said(path)
-    assert checkpoints(path) == [3, 4]
-    assert attempt(path, "us_net") == 0
-    assert_same(path, us_net)
-
-
-def test_a_folder_that_becomes_read_only(tmp_path: Path, us_net: Path) -> None:
-    path = tmp_path / "run"
-    assert attempt(path, "us_net", Accident("other_user", 5)) == 1
-    assert said(path).startswith(f"{path} cannot be written: Permission denied (")
-    assert checkpoints(path) == [3, 4]
-    for folder in (path, path / "checkpoints"):
-        folder.chmod(0o755)
     assert attempt(path, "us_net") == 0
     assert_same(path, us_net)
 
