@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
         run = tmp_path / "tiny" / "us_net" / f"seed{seed}"
         run.mkdir(parents=True)
         (run / "front.csv").write_text("\n".join(["widths", *rows, ""]))
-    (run.with_name("seed0") / "DONE").touch()
+    (tmp_path / "tiny" / "us_net" / "seed0" / "DONE").touch()
     return tmp_path / "tiny"
 
 

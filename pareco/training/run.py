@@ -195,7 +195,6 @@ class _Session:
             evaluations=evaluations,
             search_batch=self.search_batch,
             config=self.experiment.training,
-            seed=self.seed,
             processes=self.processes,
             spent=self.done,
             checkpoint_seconds=60 * self.machine.checkpoint_minutes,

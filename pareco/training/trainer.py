@@ -91,7 +91,6 @@ class Trainer:
     evaluations: SearchEvaluations
     search_batch: Callable[[int, Batch], Batch]
     config: TrainingConfig
-    seed: int
     processes: Processes
     spent: RunState
     checkpoint_seconds: float
@@ -122,8 +121,7 @@ class Trainer:
         saved = time.perf_counter()
         for batch in self.clock.waited_for(self._batches()):
             widths = self._widths(batch)
-            losses = self._add_gradients(batch, widths)
-            largest, smallest, interrupted = self._exchange(losses, widths)
+            largest, smallest, interrupted = self._gradients(batch, widths)
             rate = self._update()
             self.step += 1
             self.passes += len(widths)
@@ -168,15 +166,17 @@ class Trainer:
         between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
 
-    def _add_gradients(self, batch: Batch, widths: Sequence[Widths]) -> Tensor:
-        """Add up the gradients of a sandwich step; return its losses, one for each of the widths.
+    def _gradients(self, batch: Batch, widths: Sequence[Widths]) -> tuple[float, float, int]:
+        """Add up the gradients of a sandwich step, and average them over processes.
 
-        Layers that draw by themselves, such as dropout, draw the same when a step is done again.
+        Returns the mean losses of the largest and the smallest network, and the signal that asks
+        any process for an end, or 0. Raises `NonFiniteLoss`. Layers that draw by themselves, such
+        as dropout, draw the same when a step is done again.
         """
-        rank, device = self.processes.share.rank, self.processes.device
+        count, rank = self.processes.share.count, self.processes.share.rank
         purpose = ("layers", self.step, *([rank] if rank else []))
-        with seeded_globally(self.seed, *purpose, device=device):
-            return accumulate_gradients(
+        with seeded_globally(self.loader.seed, *purpose, device=self.processes.device):
+            losses = accumulate_gradients(
                 self.net,
                 *batch,
                 widths,
@@ -184,27 +184,18 @@ class Trainer:
                 forward=lambda: self.processes.autocast(self.config.precision),
                 backward=lambda loss: self.scaler.scale(loss).backward(),
             )
-
-    def _exchange(self, losses: Tensor, widths: Sequence[Widths]) -> tuple[float, float, int]:
-        """Average the gradients over processes, in place.
-
-        Returns the mean losses of the largest and the smallest network, and the signal that asks
-        any process for an end, or 0. Raises `NonFiniteLoss`.
-        """
         gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
-        finite = bool(losses.isfinite().all())
-        flags = [float(not finite), *losses[[0, -1]].tolist(), float(requested() or 0)]
-        failed, *ends, signals = self.processes.average_gradients(gradients, flags)
+        finite = losses.isfinite()
+        flags = [float(not finite.all()), *losses[[0, -1]].tolist(), float(requested() or 0)]
+        failed, largest, smallest, signals = self.processes.average_gradients(gradients, flags)
         if failed:
-            rows = zip(widths, losses, strict=True)
-            bad = [str(each) for each, loss in rows if not loss.isfinite()]
+            bad = [str(each) for each, well in zip(widths, finite, strict=True) if not well]
             where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"
             raise NonFiniteLoss(
                 f"the loss is not finite at step {self.step}, at {where}. "
                 "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
             )
-        largest, smallest = (end / self.processes.share.count for end in ends)
-        return largest, smallest, int(signals and (requested() or signal.SIGTERM))
+        return largest / count, smallest / count, int(signals and (requested() or signal.SIGTERM))
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""
