@@ -313,8 +313,8 @@ def save_checkpoint(
     held, text = _on_the_cpu(tensors), json.dumps(state)
     metadata = {"format": FORMAT, "state": text, "sha256": _checksum(held, text)}
     write_bytes(path, save(held, metadata))
-    earlier = [other for other in _checkpoints(folder) if other < path]
-    for other in set(_checkpoints(folder)) - {path, *earlier[-1:]}:
+    earlier = [other for other in _files_of(folder) if other < path]
+    for other in set(_files_of(folder)) - {path, *earlier[-1:]}:
         other.unlink(missing_ok=True)
 
 
@@ -325,7 +325,7 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] 
     another format.
     """
     damaged: list[str] = []
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(_files_of(folder)):
         try:
             return load_checkpoint(path)
         except DamagedCheckpoint as error:
@@ -372,7 +372,7 @@ def _on_the_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def _files_of(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest last."""
     return sorted(folder.glob("[0-9]*.safetensors"))
 

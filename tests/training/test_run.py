@@ -85,16 +85,22 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, made = tmp_path / "tiny" / "pareco" / "seed0", []
+    closed: list[bool] = []
 
     class Spied(run_module.Tracker):
         def publish(self, make: Callable[[], Publication]) -> None:
-            assert not self._record.closed
+            assert not closed
             assert not (folder / "DONE").exists()
             made.append(make())
+
+        def close(self, *, failed: bool = False) -> None:
+            closed.append(failed)
+            super().close(failed=failed)
 
     monkeypatch.setattr(run_module, "Tracker", Spied)
     execute_run(UNMODELLED, method_named("pareco"), 0, folder, publication=run_publication)
     (publication,) = made
+    assert closed == [False]
     front = (folder / "front.csv").read_text().splitlines()
     assert len(publication.front) == len(front) - 1
     assert publication.artifacts["model"] == [folder / "weights" / "0.safetensors"]
