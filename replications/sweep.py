@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pareco.config import Experiment, Machine
+from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
 from replications.catalogue import method_named
@@ -251,7 +252,13 @@ def _outcome(job: Job, messages: Connection) -> JobResult:
     try:
         with log_file(job.folder):
             execute_run(
-                job.experiment, method, job.seed, job.folder, _throttled(messages), job.machine
+                job.experiment,
+                method,
+                job.seed,
+                job.folder,
+                _throttled(messages),
+                job.machine,
+                publication=_publication,
             )
     except EXPECTED_ERRORS as error:
         return JobResult(f"{error}")
@@ -262,6 +269,13 @@ def _outcome(job: Job, messages: Connection) -> JobResult:
     except Exception:
         return JobResult(traceback.format_exc())
     return JobResult(None)
+
+
+def _publication(folder: Path) -> Publication:
+    """Return what a mirror shows of a run; the libraries for figures are needed by that alone."""
+    from pareco.reporting.report import run_publication
+
+    return run_publication(folder)
 
 
 def _throttled(messages: Connection) -> Callable[[StepReport], None]:
@@ -481,4 +495,5 @@ def _do(job: Job, progress: SweepProgress) -> None:
             job.folder,
             lambda report: progress.show(name, report),
             job.machine,
+            publication=_publication,
         )
