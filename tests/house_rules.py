@@ -149,6 +149,13 @@ def fields_read(declared: str, sources: Iterable[str]) -> set[tuple[str, str]]:
             name = node.arg if isinstance(node, ast.arg) else _last_name(node.target)
             words = re.findall(r"\w+", ast.unparse(node.annotation or ast.Constant("")))
             held |= {(name, word) for word in words if word in owners}
+    for node in others:  # what is given another name
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            given = {(_last_name(to), _last_name(value)) for to, value in pairs}
+            held |= {(to, owner) for to, value in given for name, owner in held if name == value}
     read = [node for node in others if isinstance(node, ast.Attribute)]
     reads = {(_last_name(each.value), each.attr) for each in read if isinstance(each.ctx, ast.Load)}
     return {(owner, field) for name, owner in held for by, field in reads if by == name}
