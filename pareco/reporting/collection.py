@@ -149,7 +149,19 @@ def _shared_experiment(finished: Sequence[Path]) -> ExperimentRecord:
         if own != alike:
             names = [name for name in asdict(own) if getattr(own, name) != getattr(alike, name)]
             raise InvalidRecord(f"{folder} and {finished[0]} differ in {', '.join(names)}")
-    return replace(alike, budget_exempt=tuple(sorted(exempt)))
+    return replace(
+        alike, budget_exempt=tuple(sorted(exempt)), test_images=_test_images(finished[0])
+    )
+
+
+def _test_images(folder: Path) -> int | None:
+    """How many images the splits of a run have to test on; None where they were not kept."""
+    path = folder / "splits.json"
+    if not path.exists():
+        return None
+    with blaming(path):
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        return sum(end - first for first, end in splits["test"])
 
 
 def _check_alike(finished: Sequence[Path]) -> None:

@@ -114,13 +114,15 @@ class ExperimentRecord:
     """In the order of a front's `widths`."""
     budget_exempt: tuple[str, ...] = ()
     """Methods that may spend another training budget than the rest, in alphabetical order."""
+    test_images: int | None = None
+    """How many images the errors are measured on; None where that was not recorded."""
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """The experiment of a result.json or network.json.
 
-        Raises KeyError where a field is missing, and ValueError for a cost that COSTS lacks or a
-        scale that is not one line of text.
+        Raises KeyError where a field is missing, and ValueError for a cost that COSTS lacks, a
+        scale that is not one line of text, or test images that are no positive number.
         """
         exempt = record["budget_exempt"]
         if isinstance(exempt, bool):
@@ -138,11 +140,14 @@ class ExperimentRecord:
                 for group in record["groups"]
             ),
             budget_exempt=tuple(sorted(exempt)),
+            test_images=_test_images(record.get("test_images")),
         )
 
     def to_json(self) -> str:
         """The text of network.json, from which `read_experiment` makes it again; no latency."""
         record = asdict(self)
+        if self.test_images is None:
+            del record["test_images"]
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
@@ -176,6 +181,12 @@ def _line(field: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError(f"{field} {value!r} is not one line of text")
     return value
+
+
+def _test_images(value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and value > 0):
+        return value
+    raise ValueError(f"test_images {value!r} is no number of images")
 
 
 def _cost(value: Any) -> Cost:
