@@ -30,13 +30,15 @@ def curves_figure(records: Records, focus: str) -> Figure | None:
     if curves.empty:
         return None
     looks = method_looks(records, focus)
+    shown = [method for method in looks if method in set(curves["method"])]
     with styled():
         figure = Figure(figsize=(8.0, 3.6))
         panels = figure.subplots(1, 2)
         for axes, (column, heading) in zip(panels, _PANELS.items(), strict=True):
             axes.set(xlabel="gradient step", ylabel="training loss (nats)", title=heading)
-            for method, by_step in curves.groupby("method"):
-                look, of_step = looks[str(method)], by_step.groupby("step")[column]
+            for method in shown:
+                look = looks[method]
+                of_step = curves[curves["method"] == method].groupby("step")[column]
                 axes.plot(of_step.mean(), label=method, **look.line)
                 if look.seeds > 1:
                     ends = of_step.agg(["min", "max"])

@@ -124,7 +124,7 @@ def _draw_weak(axes: Axes, lines: Mapping[str, pd.DataFrame]) -> None:
         height = max(mean.iloc[-1], height + _APART * (most - least))
         halo = [withStroke(linewidth=2, foreground="white")]
         look = {"color": "0.4", "fontsize": "small", "va": "center", "zorder": 4}
-        axes.text(mean.index[-1] + 1, height, label, path_effects=halo, **look)
+        axes.text(mean.index[-1], height, f"  {label}", path_effects=halo, **look)
 
 
 def _draw_amounts(axes: Axes, words: CostWords, full: float) -> None:
@@ -132,6 +132,7 @@ def _draw_amounts(axes: Axes, words: CostWords, full: float) -> None:
     scales = (lambda percent: percent * full / 100, lambda value: 100 * value / full)
     amounts = axes.secondary_xaxis("top", functions=scales)
     amounts.xaxis.set_major_formatter(lambda value, _: words.amount(value))
+    amounts.locator_params("x", nbins=5)
     amounts.tick_params(labelsize="small")
     amounts.set_xlabel(words.name, fontsize="small")
 

@@ -6,33 +6,14 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
-from pareco.reporting.figures import (
-    FIGURE_FILES,
-    error_figure,
-    experiment_figures,
-    widths_figure,
-    write_figure,
-)
-from pareco.reporting.records import LATENCY, Records
+from pareco.reporting.figures import FIGURE_FILES, experiment_figures, write_figure
+from pareco.reporting.figures.style import method_looks
+from pareco.reporting.records import Records
+from tests.reporting.pages import without_latency
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 OTHERS = ["widths", "curves", "visits", "predictions"]
-
-
-def without_latency(records: Records) -> Records:
-    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
-    return replace(
-        records,
-        experiment=replace(records.experiment, full_costs=costs),
-        fronts=records.fronts.drop(columns=LATENCY),
-        latency=None,
-    )
-
-
-def heading(figure: Figure) -> str:
-    return figure.get_suptitle() or figure.axes[0].get_title("left")
 
 
 def test_the_own_cost_comes_first_and_latency_where_it_was_measured(records: Records) -> None:
@@ -76,8 +57,7 @@ def test_all_figures_say_data_and_a_scale_that_is_not_published(
     figures = experiment_figures(scaled, NONE, "pareco")
     assert len(figures) == 7
     for name, figure in figures.items():
-        lines = heading(figure).splitlines()
-        text = " ".join(lines)
+        text = " ".join(figure.get_suptitle().splitlines())
         assert "digits: resnet8 on cifar10, 32 x 32 pixels" in text, name
         label = "scale: short: 1/10 of the epochs, not the published schedule"
         assert (label in text) is said, name
@@ -88,9 +68,23 @@ def test_a_label_is_drawn_as_it_is_and_wrapped(records: Records, tmp_path: Path)
     """As mathematics it could not be drawn: \\everything is no command."""
     label = "half of $\\everything$ " * 12
     scaled = replace(records, experiment=replace(records.experiment, scale=label.strip()))
-    figure = error_figure(scaled, NONE, "pareco")
-    (axes,) = figure.axes
-    assert max(map(len, axes.get_title("left").splitlines())) <= 70
-    assert max(map(len, widths_figure(scaled, "pareco").get_suptitle().splitlines())) <= 90
-    write_figure(figure, tmp_path / "figure.svg")
+    figures = experiment_figures(scaled, NONE, "pareco")
+    for name, columns in (("error_vs_flops", 73), ("widths", 121)):
+        assert columns - 20 < max(map(len, figures[name].get_suptitle().splitlines())) <= columns
+    write_figure(figures["error_vs_flops"], tmp_path / "figure.svg")
     assert "half of $\\everything$" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_method_looks_the_same_in_all_figures(records: Records) -> None:
+    """The focus first, then by ascending area: errors are least with pareco, most with uniform."""
+    looks = method_looks(records, "uniform")
+    assert list(looks) == ["uniform", "pareco", "random"]
+    assert looks["uniform"].legend == "uniform (2 seeds)"
+    figures = experiment_figures(records, NONE, "uniform")
+    for name in ("error_vs_flops", "error_vs_latency", "curves"):
+        lines = {str(line.get_label()).split()[0]: line for line in figures[name].axes[0].lines}
+        for method, look in looks.items():
+            assert (lines[method].get_color(), lines[method].get_linewidth()) == (
+                look.color,
+                look.width,
+            )

@@ -1,58 +1,102 @@
-"""The map of channels along the front: its counts, its names, and that nothing overlaps."""
+"""The map of channels along the front: its counts, its uniform networks, that nothing overlaps."""
 
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures import widths_figure
+from pareco.reporting.figures.widths import is_uniform, widths_figure
 from pareco.reporting.records import Group, Records
 from pareco.reporting.statistics import staircase
 
+FRONT = {  # widths by MACs, in percent of the full network's
+    20: "6 6 13 13 26",
+    40: "4 9 20 32 30",
+    60: "9 9 19 30 60",
+    64: "9 9 19 31 60",
+    100: "16 16 32 32 64",
+}
+UNIFORM = {36: "9 9 19 19 38", 41.25: "10 10 20 20 40", 55.5: "11 11 23 23 46"}
 
-def printed(figure: Figure) -> list[list[str]]:
-    """The counts that stand in the map, a list for each column."""
-    axes, texts = figure.axes[0], figure.axes[0].texts
-    columns = len(axes.get_xticklabels())
-    counts = [text.get_text() for text in texts]
-    return [counts[column::columns] for column in range(columns)]
+
+def front(records: Records, networks: dict[float, str], **others: str) -> Records:
+    """Records of a front of these networks by their cost, and of others of another method."""
+    rows = records.fronts.iloc[np.zeros(len(networks), dtype=int)]
+    macs = [round(41_200 * percent) for percent in networks]
+    rows = rows.assign(widths=list(networks.values()), macs=macs, search_loss=1 / np.array(macs))
+    return replace(records, fronts=rows.assign(**others), visits=records.visits.iloc[:0])
 
 
-def dense(records: Records, count: int) -> Records:
-    """The records with one run, whose front has `count` networks."""
-    macs = np.linspace(1e6, 4e6, count).astype(int)
-    rows = records.fronts.iloc[np.resize(np.arange(10), count)]
-    return replace(records, fronts=rows.assign(macs=macs, search_loss=1 / macs))
+def shown(figure: Figure) -> dict[str, str]:
+    """The counts of each column by its label."""
+    axes = figure.axes[0]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    counts = [text.get_text() for text in axes.texts]
+    columns = [" ".join(counts[n :: len(labels)]) for n in range(len(labels))]
+    return dict(zip(labels, columns, strict=True))
 
 
 def test_the_counts_are_those_of_the_selected_networks(records: Records) -> None:
-    figure = widths_figure(records, "random")
-    of_run = (records.fronts["method"] == "random") & (records.fronts["seed"] == 0)
-    steps = staircase(records.fronts[of_run], "macs")
-    assert printed(figure) == [widths.split() for widths in steps["widths"]]
-    axes = figure.axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == [f"{group.name} ({group.maximum})" for group in records.experiment.groups]
-    shares = [label.get_text().split("\n") for label in axes.get_xticklabels()]
-    errors = steps["test_top1_error"]
-    assert shares == [
-        [f"{100 * macs / 4_120_000:.0f}%", f"{error:.1f}"]
-        for macs, error in zip(steps["macs"], errors, strict=True)
+    rows = records.fronts[records.fronts["method"] == "random"].iloc[::2]
+    figure = widths_figure(replace(records, fronts=rows), "absent")
+    steps = staircase(rows[rows["seed"] == 0], "macs")
+    assert 2 < len(steps) <= 6
+    found = {label: widths for label, widths in shown(figure).items() if "uniform" not in label}
+    assert list(found.values()) == list(steps["widths"])
+    assert list(found) == [
+        f"{100 * macs / 4_120_000:.0f}%\n{error:.1f}"
+        for macs, error in zip(steps["macs"], steps["test_top1_error"], strict=True)
     ]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [f"{group.name} ({group.maximum})" for group in records.experiment.groups]
+    assert "random, seed 0: networks that budgets select" in figure.get_suptitle()
+
+
+def test_uniform_networks_of_about_the_same_cost_stand_beside_those_of_the_front(
+    records: Records,
+) -> None:
+    """41.25% is nearest to 40%, and 55.5% to 60%; to 64% none within 5%, and two are uniform."""
+    ours, others = front(records, FRONT), front(records, UNIFORM, method="other")
+    both = replace(ours, fronts=pd.concat([ours.fronts, others.fronts]))
+    expected = ["20%", "40%", "41%", "60%", "56%", "64%", "100%"]
+    for known in (both, replace(ours, visits=others.fronts)):
+        columns = shown(widths_figure(known, "pareco"))
+        assert [label.split("\n")[0] for label in columns] == expected
+        beside = {k.split("\n")[0]: v for k, v in columns.items() if k.endswith("\nuniform")}
+        assert beside == {"41%": UNIFORM[41.25], "56%": UNIFORM[55.5]}
+    assert "uniform" not in widths_figure(ours, "pareco").get_suptitle()
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ("6 6 13 13 26", True),  # 0.42 of each, rounded down
+        ("16 16 32 32 64", True),
+        ("1 1 1 1 1", True),  # at least one channel
+        ("6 6 13 13 28", False),
+        ("7 6 13 13 26", False),
+    ],
+)
+def test_one_multiplier_gives_uniform_widths(widths: str, expected: bool) -> None:
+    assert is_uniform(widths, [16, 16, 32, 32, 64]) is expected
+
+
+def test_no_two_columns_have_one_label(records: Records) -> None:
+    """Networks of one error whose costs differ in the second digit after the point."""
+    near = {50 + n / 100: f"9 9 19 {n + 20} 60" for n in range(4)}
+    labels = list(shown(widths_figure(front(records, near), "pareco")))
+    assert [label.split("\n")[0] for label in labels] == ["50.00%", "50.01%", "50.02%", "50.03%"]
 
 
 def test_colours_are_fractions_of_the_full_count(records: Records) -> None:
-    rows = records.fronts.iloc[:1].assign(widths="4 8 32 16 64")
-    (values,) = widths_figure(replace(records, fronts=rows), "pareco").axes[0].collections
+    figure = widths_figure(front(records, {40: "4 8 32 16 64"}), "pareco")
+    values = figure.axes[0].collections[0]
     np.testing.assert_array_equal(np.ravel(np.asarray(values.get_array())), [0.25, 0.5, 1, 0.5, 1])
     assert values.get_clim() == (0, 1)
-
-
-def test_an_absent_focus_falls_back_to_the_first_method(records: Records) -> None:
-    assert "pareco, seed 0" in widths_figure(records, "absent").get_suptitle()
 
 
 def test_the_map_follows_the_cost(records: Records) -> None:
@@ -65,36 +109,23 @@ def test_the_map_follows_the_cost(records: Records) -> None:
     assert axes.get_xticklabels()[0].get_text().startswith("42%\n")
 
 
-@pytest.mark.parametrize(("count", "labels"), [(1, 1), (14, 14), (15, 8), (40, 14)])
-def test_dense_fronts_have_no_counts_and_fewer_labels(
-    records: Records, count: int, labels: int
-) -> None:
-    """15 columns have a label at every second one, 40 at every third."""
-    axes = widths_figure(dense(records, count), "pareco").axes[0]
-    assert len(axes.texts) == (5 * count if count <= 14 else 0)
-    assert len(axes.get_xticklabels()) == labels
-    (values,) = axes.collections
-    assert np.asarray(values.get_array()).shape == (5, count)
-
-
-@pytest.mark.parametrize("count", [14, 40])
-def test_names_stand_inside_and_apart(records: Records, count: int) -> None:
+def test_names_stand_inside_and_apart_and_of_many_networks_there_are_six(records: Records) -> None:
     """24 groups, as MobileNetV2 has: no two names, counts or headings overlap when drawn."""
     groups = tuple(Group(name=f"blocks.{n}.0.conv_pwl", maximum=960) for n in range(24))
-    scale = "short: 1/10 of the epochs"
-    experiment = replace(records.experiment, groups=groups, scale=scale)
-    many = dense(replace(records, experiment=experiment), count)
-    many = replace(many, fronts=many.fronts.assign(widths=" ".join(["806"] * 24)))
-    figure = widths_figure(many, "pareco")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    experiment = replace(records.experiment, groups=groups, scale="short: 1/10 of the epochs")
+    ours = {20 + 2 * n: " ".join(["806"] * 23 + [str(100 + n)]) for n in range(40)}
+    uniform = {21 + 2 * n: " ".join([str(800 + n)] * 24) for n in range(40)}
+    many = replace(front(records, ours), visits=front(records, uniform).fronts)
+    figure = widths_figure(replace(many, experiment=experiment), "pareco")
+    FigureCanvasAgg(figure).draw()
     axes = figure.axes[0]
+    percents = [label.split("%")[0] for label in shown(figure) if "uniform" not in label]
+    assert percents == ["20", "36", "52", "66", "82", "98"]
     texts = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts]
     texts += [axes.xaxis.label, axes.yaxis.label]
-    assert len(texts) == (14 + 24 + 14 * 24 if count == 14 else 14 + 24) + 2
-    assert len(figure.texts) == 1
+    assert len(texts) == 12 + 24 + 12 * 24 + 2
+    assert "6 of the 40 networks" in figure.get_suptitle()
     boxes = [text.get_window_extent() for text in (*texts, *figure.texts)]
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
     assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
-    overlapping = [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
-    assert overlapping == []
+    assert [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)] == []
