@@ -15,7 +15,7 @@ import pytest
 
 import pareco.reporting.page as package
 from pareco.reporting.page import page_html
-from pareco.reporting.page.chart import SHAPES, chart_data
+from pareco.reporting.page.chart import chart_data
 from pareco.reporting.page.document import first_section, what_it_shows
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import run_measures
@@ -89,7 +89,7 @@ def test_everything_that_a_reader_looks_for_is_there(text: str, records: Records
         *("0 reproduced", "0 not reproduced", "1 not run at that scale"),
         "digits: resnet8 on cifar10, 32 x 32 pixels",
         "make replicate-digits",
-        *("6 runs, 3 min in all, on A processor; commit 0123abc", "torch 2.9.0"),
+        *("3 methods, 2 seeds; A processor; commit 0123abc.", "torch 2.9.0"),
         *("pareco, seed0", "images per second812.0", "gpusnone"),
         "Error against MACs",
         "Latency not measured",
@@ -248,7 +248,7 @@ def test_methods_have_shapes_of_their_own(records: Records) -> None:
     methods = chart_data(many, "method3")["methods"]
     assert methods[0]["label"] == "method3"
     assert len({(method["point"], method["rotation"]) for method in methods}) == 7
-    assert len({shape.outline for shape in SHAPES.values()}) == 7
+    assert len({method["outline"] for method in methods}) == 7
     assert methods[0]["dash"] == []
 
 

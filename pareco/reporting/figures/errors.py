@@ -1,6 +1,7 @@
 """Error over cost: the fronts of all methods, and how far the others are from the first."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -22,7 +23,7 @@ from pareco.reporting.statistics import EXEMPT, UNEQUAL, staircase
 
 SEEDS_OF_A_BAND = 3
 _HOLLOW = "oD^v<>pP"
-_PUBLISHED_COST = "macs"
+PUBLISHED = ", published"
 _COLUMNS = 78
 _APART = 0.06
 
@@ -61,7 +62,6 @@ def error_figure(
     fronts = records.fronts.assign(percent=100 * records.fronts[cost] / full)
     rows = {looks[str(method)]: own for method, own in fronts.groupby("method")}
     strong, weak = list(looks.values())[:STRONG], list(looks.values())[STRONG:]
-    shown = _in_range(published if cost == _PUBLISHED_COST else published.iloc[:0], records.fronts)
     with styled():
         count = min(len(looks), 2)
         figure = Figure(figsize=(4.6, 3.6 + 1.4 * count))
@@ -70,7 +70,8 @@ def error_figure(
         for look in strong:
             _draw_front(panels[0], rows[look], look)
         _draw_weak(panels[0], {look.label: joined_errors(rows[look], "percent") for look in weak})
-        _draw_published(panels[0], shown, full)
+        if cost == "macs":
+            _draw_published(panels[0], published, fronts["macs"], full)
         for look in strong[1:]:
             _draw_line(panels[1], _difference(rows[look], rows[strong[0]]), look)
         panels[0].set_ylabel("Test top-1 error (%)")
@@ -81,7 +82,8 @@ def error_figure(
         panels[-1].set_xlabel(f"{words.axis}\n(% of the full network's {words.amount(full)})")
         _draw_amounts(panels[0], words, full)
         entitle(figure, records)
-        caption = _caption(records, cost, list(looks.values()), hollow=not shown.empty)
+        hollow = any(str(each.get_label()).endswith(PUBLISHED) for each in panels[0].collections)
+        caption = _caption(records, cost, list(looks.values()), hollow=hollow)
         add_legend(figure, panels[:1], title=caption, loc="outside lower left", ncols=2)
     return figure
 
@@ -137,42 +139,36 @@ def _draw_amounts(axes: Axes, words: CostWords, full: float) -> None:
     amounts.set_xlabel(words.name, fontsize="small")
 
 
-def _in_range(published: pd.DataFrame, fronts: pd.DataFrame) -> pd.DataFrame:
-    """The published networks that cost about as much as ours do."""
-    least, most = 0.9e-6 * fronts[_PUBLISHED_COST].min(), 1.1e-6 * fronts[_PUBLISHED_COST].max()
-    return published[published["macs_millions"].between(least, most)]
-
-
-def _draw_published(axes: Axes, published: pd.DataFrame, full: float) -> None:
-    for index, (method, networks) in enumerate(published.groupby("method", sort=True)):
-        axes.scatter(
-            networks["macs_millions"] * 1e8 / full,
-            networks["top1_error"],
-            s=18,
-            marker=_HOLLOW[index % len(_HOLLOW)],
-            facecolors="none",
-            edgecolors="0.35",
-            linewidths=0.8,
-            zorder=1.5,
-            label=f"{method}, published",
-        )
+def _draw_published(axes: Axes, published: pd.DataFrame, macs: pd.Series, full: float) -> None:
+    """Hollow markers of those networks that cost about as much as ours do."""
+    millions = published["macs_millions"]
+    near = published[millions.between(0.9e-6 * macs.min(), 1.1e-6 * macs.max())]
+    hollow = {"facecolors": "none", "edgecolors": "0.35", "linewidths": 0.8, "zorder": 1.5}
+    for (method, networks), marker in zip(near.groupby("method"), cycle(_HOLLOW), strict=False):
+        percents = networks["macs_millions"] * 1e8 / full
+        label = f"{method}{PUBLISHED}"
+        axes.scatter(percents, networks["top1_error"], 18, marker=marker, label=label, **hollow)
 
 
 def _caption(records: Records, cost: str, looks: Sequence[MethodLook], *, hollow: bool) -> str:
     """What a reader must know of the lines and of the errors."""
     seeds, images = max(look.seeds for look in looks), records.experiment.test_images
     marks = sorted({mark for look in looks for mark in (EXEMPT, UNEQUAL) if mark in look.label})
-    said = {
-        "Points: networks of the fronts, at their own cost; lines join them": True,
-        " (mean over seeds; past the last network of one its error stays)": seeds > 1,
-        "; bands: lowest to highest seed": seeds >= SEEDS_OF_A_BAND,
-        f". Lower panel: minus the line of {looks[0].label}, at equal cost": len(looks) > 1,
-        ". Grey: the other methods": len(looks) > STRONG,
-        ". Hollow: published (sources in the table)": hollow,
-        f". {' '.join(marks)} other training budget": bool(marks),
-        f". Test set: {images or 0:,} images; one is {100 / (images or 1):.2g} points": bool(
-            images
-        ),
-        ". Latencies that differ by a few percent may be noise": cost == LATENCY,
-    }
-    return fill("".join(text for text, holds in said.items() if holds) + ".", _COLUMNS)
+    text = "Points: networks of the fronts, at their own cost; lines join them"
+    if seeds > 1:
+        text += " (mean over seeds; past the last network of one its error stays)"
+    if seeds >= SEEDS_OF_A_BAND:
+        text += "; bands: lowest to highest seed"
+    if len(looks) > 1:
+        text += f". Lower panel: minus the line of {looks[0].label}, at equal cost"
+    if len(looks) > STRONG:
+        text += ". Grey: the other methods"
+    if hollow:
+        text += ". Hollow: published (sources in the table)"
+    if marks:
+        text += f". {' '.join(marks)} other training budget"
+    if images:
+        text += f". Test set: {images:,} images; one is {100 / images:.2g} points"
+    if cost == LATENCY:
+        text += ". Latencies that differ by a few percent may be noise"
+    return fill(f"{text}.", _COLUMNS)

@@ -78,12 +78,8 @@ class MethodLook:
     @property
     def line(self) -> dict[str, Any]:
         """The line, for matplotlib's `plot`."""
-        return {
-            "color": self.color,
-            "linestyle": self.dashes,
-            "linewidth": self.width,
-            "zorder": self.zorder,
-        }
+        look = {"color": self.color, "linestyle": self.dashes, "linewidth": self.width}
+        return {**look, "zorder": self.zorder}
 
     @property
     def legend(self) -> str:

@@ -1,7 +1,7 @@
 """What the interactive chart of an experiment shows, as plain data for JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ _DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Shape:
+class _Shape:
     """A marker: what Chart.js calls it, and its outline in a square from (-5, -5) to (5, 5)."""
 
     point: str
@@ -23,21 +23,15 @@ class Shape:
     stroked: bool = False
 
 
-SHAPES: Mapping[str, Shape] = {
-    "o": Shape("circle", "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z"),
-    "s": Shape("rect", "M-3.5 -3.5H3.5V3.5H-3.5Z"),
-    "D": Shape("rectRot", "M0 -4.6L4.6 0L0 4.6L-4.6 0Z"),
-    "^": Shape("triangle", "M0 -4.4L4.2 3.4H-4.2Z"),
-    "v": Shape("triangle", "M0 4.4L-4.2 -3.4H4.2Z", rotation=180),
-    "P": Shape("cross", "M0 -4.5V4.5M-4.5 0H4.5", stroked=True),
-    "X": Shape("crossRot", "M-3.5 -3.5L3.5 3.5M-3.5 3.5L3.5 -3.5", stroked=True),
+_SHAPES: Mapping[str, _Shape] = {
+    "o": _Shape("circle", "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z"),
+    "s": _Shape("rect", "M-3.5 -3.5H3.5V3.5H-3.5Z"),
+    "D": _Shape("rectRot", "M0 -4.6L4.6 0L0 4.6L-4.6 0Z"),
+    "^": _Shape("triangle", "M0 -4.4L4.2 3.4H-4.2Z"),
+    "v": _Shape("triangle", "M0 4.4L-4.2 -3.4H4.2Z", rotation=180),
+    "P": _Shape("cross", "M0 -4.5V4.5M-4.5 0H4.5", stroked=True),
+    "X": _Shape("crossRot", "M-3.5 -3.5L3.5 3.5M-3.5 3.5L3.5 -3.5", stroked=True),
 }
-"""What matplotlib's markers are on the page."""
-
-
-def dash(look: MethodLook) -> list[float]:
-    """Lengths in pixels of a line's dashes and gaps; none for a solid line."""
-    return [] if look.dashes == "-" else [round(part * look.width, 2) for part in look.dashes[1]]
 
 
 def chart_data(records: Records, focus: str) -> dict[str, Any]:
@@ -55,7 +49,10 @@ def chart_data(records: Records, focus: str) -> dict[str, Any]:
         "own": experiment.cost,
         "costs": {name: _cost(name, experiment.full_costs[name]) for name in costs},
         "groups": [[group.name, group.maximum] for group in experiment.groups],
-        "methods": [_method(look) for look in looks.values()],
+        "methods": [
+            {**asdict(look), **asdict(_SHAPES[look.marker]), "dash": _dash(look)}
+            for look in looks.values()
+        ],
         "networks": {
             "method": [positions[method] for method in fronts["method"]],
             "seed": fronts["seed"].tolist(),
@@ -89,18 +86,9 @@ def _cost(name: str, full: float) -> dict[str, Any]:
     }
 
 
-def _method(look: MethodLook) -> dict[str, Any]:
-    shape = SHAPES[look.marker]
-    return {
-        "label": look.label,
-        "seeds": look.seeds,
-        "color": look.color,
-        "dash": dash(look),
-        "width": look.width,
-        "point": shape.point,
-        "rotation": shape.rotation,
-        "stroked": shape.stroked,
-    }
+def _dash(look: MethodLook) -> list[float]:
+    """Lengths in pixels of a line's dashes and gaps; none for a solid line."""
+    return [] if look.dashes == "-" else [round(part * look.width, 2) for part in look.dashes[1]]
 
 
 def _numbers(values: Any) -> list[float | int]:

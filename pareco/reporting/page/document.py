@@ -15,9 +15,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from pareco.reporting.claims import ClaimOutcome, Outcome
-from pareco.reporting.collection import commit_name, duration
+from pareco.reporting.collection import commit_name
 from pareco.reporting.figures.style import mean_areas, method_looks
-from pareco.reporting.page.chart import SHAPES, chart_data, dash
+from pareco.reporting.page.chart import chart_data
 from pareco.reporting.records import AXES, COST_WORDS, PUBLISHED_SCALE, Records
 from pareco.reporting.statistics import cost_percents
 from pareco.reporting.summary import SummaryRow
@@ -82,8 +82,6 @@ def page_html(
         first=_opening(first_section(sections)),
         sections=[_shown(section) for section in sections],
         costs={name: COST_WORDS[name] for name in AXES},
-        shapes=SHAPES,
-        dash=dash,
         anchors={
             each.experiment: f"experiment-{quote(each.experiment, safe='')}" for each in experiments
         },
@@ -134,35 +132,18 @@ def what_it_shows(records: Records, focus: str) -> str:
     )
 
 
-def environment_line(records: Records) -> str:
-    """How many runs there are, the time of all of them, the commits, and the processors."""
-    environments, runs = (records.environment[name] for name in ("environments", "runs"))
-    seconds = [run["seconds"] for seeds in runs.values() for run in seeds.values()]
-    commits = dict.fromkeys(commit_name(each, 10) for each in environments)
-    machines = dict.fromkeys(
-        ", ".join(each["gpus"] if each.get("device") != "cpu" else ()) or each["cpu"]
-        for each in environments
-    )
-    return (
-        f"{len(seconds)} run{'' if len(seconds) == 1 else 's'}, {duration(sum(seconds))} in all,"
-        f" on {' and '.join(machines)}; commit {', '.join(commits)}"
-    )
-
-
 def environment_tables(records: Records) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """By title: environments, runs, and how latency was measured, each field by field."""
-    environments, runs = (records.environment[name] for name in ("environments", "runs"))
-    tables = {
-        "Environments": {f"environment {n + 1}": each for n, each in enumerate(environments)},
-        "Runs": {
-            f"{method}, {seed}": run | {"sessions": [n + 1 for n in run["sessions"]]}
-            for method, seeds in runs.items()
-            for seed, run in seeds.items()
-        },
-    }
-    return tables | (
-        {"How latency was measured": {"value": records.latency}} if records.latency else {}
-    )
+    """By title the columns of a table, of environments, runs, and how latency was measured."""
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {"Environments": {}, "Runs": {}}
+    for number, each in enumerate(records.environment["environments"], start=1):
+        tables["Environments"][f"environment {number}"] = each
+    for method, seeds in records.environment["runs"].items():
+        for seed, run in seeds.items():
+            environments = [index + 1 for index in run["sessions"]]
+            tables["Runs"][f"{method}, {seed}"] = {**run, "sessions": environments}
+    if records.latency is not None:
+        tables["How latency was measured"] = {"value": records.latency}
+    return tables
 
 
 def _opening(section: Section | None) -> dict[str, str] | None:
@@ -180,7 +161,8 @@ def _opening(section: Section | None) -> dict[str, str] | None:
 def _shown(section: Section) -> dict[str, Any]:
     """What the template needs of one experiment."""
     records = section.records
-    data = chart_data(records, section.focus)
+    chart = chart_data(records, section.focus)
+    commits = [commit_name(each, 10) for each in records.environment["environments"]]
     return {
         "records": records,
         "experiment": records.experiment,
@@ -189,9 +171,9 @@ def _shown(section: Section) -> dict[str, Any]:
             _CAPTIONS.get(name, name): _address(svg) for name, svg in section.figures.items()
         },
         "how": section.how,
-        "looks": list(method_looks(records, section.focus).values()),
-        "data": htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
-        "environment": environment_line(records),
+        "methods": chart["methods"],
+        "data": htmlsafe_json_dumps(chart, separators=(",", ":"), allow_nan=False),
+        "commits": ", ".join(dict.fromkeys(commits)),
         "environments": environment_tables(records),
     }
 
