@@ -80,8 +80,8 @@ def collect_records(
     runs: Path,
     results: Path,
     *,
+    focus: str,
     allow_unequal_budgets: bool = False,
-    focus: str = "pareco",
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
@@ -98,9 +98,7 @@ def collect_records(
     return collected.unfinished
 
 
-def render_report(
-    folder: Path, *, focus: str = "pareco", unfinished: tuple[Path, ...] = ()
-) -> Report:
+def render_report(folder: Path, *, focus: str, unfinished: tuple[Path, ...] = ()) -> Report:
     """The report made from the records in `folder`: tables and figures beside them.
 
     The same records give the same bytes. `focus` is the method that stands first, whose widths are
@@ -128,7 +126,7 @@ def render_report(
     return replace(report, paths=paths, unfinished=unfinished)
 
 
-def loaded_report(folder: Path, *, focus: str = "pareco") -> Report:
+def loaded_report(folder: Path, *, focus: str) -> Report:
     """The report of the records in `folder`, with nothing written."""
     records = read_records(folder)
     tables = experiment_tables(records, _published(records, folder.parent), focus)
