@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from pareco.reporting.records import (
     FRONT_TYPES,
     LATENCY,
     VISIT_TYPES,
+    ExperimentRecord,
     InvalidRecord,
+    read_records,
+    write_records,
 )
 from tests.reporting.conftest import FULL, STEPS, write_latency
 
@@ -280,3 +284,20 @@ def test_visits_of_another_run_are_refused(runs: Path) -> None:
     path.write_bytes((runs / "digits" / "pareco" / "seed0" / "visits.csv").read_bytes())
     with pytest.raises(InvalidRecord, match=r"seed1/visits.csv: a row belongs to another run"):
         collected_runs("digits", runs)
+
+
+def test_the_test_images_are_counted_from_the_splits_where_they_were_kept(
+    runs: Path, tmp_path: Path
+) -> None:
+    assert collected_runs("digits", runs).records.experiment.test_images is None
+    first = min((runs / "digits").glob("*/seed*"))
+    splits = {"train": [[0, 90]], "search": [[90, 95]], "test": [[95, 98], [107, 111]]}
+    (first / "splits.json").write_text(json.dumps(splits))
+    records = collected_runs("digits", runs).records
+    assert records.experiment.test_images == 7
+    write_records(records, tmp_path / "digits")
+    assert read_records(tmp_path / "digits").experiment == records.experiment
+    unknown = replace(records.experiment, test_images=None)
+    assert "test_images" not in unknown.to_json()
+    with pytest.raises(ValueError, match="test_images 0 is no number of images"):
+        ExperimentRecord.from_record({**json.loads(unknown.to_json()), "test_images": 0})
