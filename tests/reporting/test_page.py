@@ -116,10 +116,6 @@ def test_a_smaller_scale_and_uncommitted_changes_are_told(records: Records) -> N
     assert "whole schedule" not in shown
 
 
-def test_a_page_without_any_experiment_says_so() -> None:
-    assert "No experiment has run." in Page(page_html([], [], [ABSENT])).visible
-
-
 def test_names_and_cells_stay_text(records: Records) -> None:
     hostile = section_of(renamed(records, HOSTILE))
     hostile = replace(hostile, figures={HOSTILE: SVG}, how=HOSTILE)
@@ -209,26 +205,25 @@ def test_a_figure_is_embedded_byte_for_byte(text: str) -> None:
         assert unquote_to_bytes(content) == SVG
 
 
-def test_the_networks_of_the_chart_are_those_of_the_front(text: str, records: Records) -> None:
-    [data] = Page(text).data
+def test_the_chart_has_the_networks_of_the_front_and_the_costs_that_were_measured(
+    records: Records,
+) -> None:
+    page = Page(page_html([section_of(records)], [], []))
+    [data] = page.data
     fronts, networks = records.fronts, data["networks"]
     labels = [data["methods"][index]["label"] for index in networks["method"]]
     assert labels == list(fronts["method"])
-    assert networks["seed"] == list(fronts["seed"])
-    assert networks["widths"] == list(fronts["widths"])
+    for column in ("seed", "widths"):
+        assert networks[column] == list(fronts[column])
     assert networks["costs"]["params"] == list(fronts["params"])
     assert networks["top1"] == pytest.approx(list(fronts["test_top1_error"]), abs=1e-4)
     assert data["groups"] == [[each.name, each.maximum] for each in records.experiment.groups]
-    assert "latency_ms" not in data["costs"]
-
-
-def test_latency_can_be_chosen_where_it_was_measured(records: Records) -> None:
-    page = Page(page_html([section_of(records)], [], []))
+    assert data["costs"]["latency_ms"]["full"] == 2.6
+    latencies = networks["costs"]["latency_ms"]
+    assert latencies == pytest.approx(list(fronts["latency_ms"]), abs=1e-4)
     assert not [each for each in page.all("input") if "disabled" in each]
-    assert page.data[0]["costs"]["latency_ms"]["full"] == 2.6
-    latencies = page.data[0]["networks"]["costs"]["latency_ms"]
-    assert latencies == pytest.approx(list(records.fronts["latency_ms"]), abs=1e-4)
     assert "How latency was measured" in page.visible
+    assert "latency_ms" not in chart_data(without_latency(records), "pareco")["costs"]
 
 
 def test_a_line_has_the_mean_the_least_and_the_most_of_the_seeds(records: Records) -> None:
@@ -265,7 +260,8 @@ def test_the_page_opens_with_the_best_experiment(records: Records) -> None:
     for count in range(1, 5):
         assert first_section(sections[count::-1]) is sections[count]
     assert first_section([replace(sections[0], figures={})]) is None
-    assert len(Page(page_html([replace(sections[0], figures={})], [], [])).all("img")) == 0
+    assert Page(page_html([replace(sections[0], figures={})], [], [])).all("img") == []
+    assert "No experiment has run." in Page(page_html([], [], [ABSENT])).visible
 
 
 def test_the_first_sentence_is_true_of_the_records(records: Records) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -332,12 +331,3 @@ def test_names_that_look_like_markup_run_nothing(browser: Browser, plain: Record
     browser.press(Keys.HOME)
     assert browser.facts()["method"].startswith("</script><img")
     assert browser.run("return window.broken === undefined && !document.querySelector('[onerror]')")
-
-
-def test_thousands_of_networks_are_drawn_and_chosen(browser: Browser, plain: Records) -> None:
-    rows = plain.fronts.iloc[np.resize(np.arange(len(plain.fronts)), 6000)]
-    macs = (rows["macs"] * np.linspace(0.5, 1, 6000)).astype(int)
-    browser.show(replace(plain, fronts=rows.assign(macs=macs)))
-    assert sum(len(browser.points(method)) for method in range(3)) == 6000
-    browser.press(Keys.ARROW_RIGHT)
-    assert browser.facts()["MACs"].startswith(f"{macs.min() / 1e3:.3g} k")

@@ -75,6 +75,10 @@ def test_visits_stand_at_their_share_of_the_full_cost(records: Records) -> None:
     assert right.get_xlabel() == "part (%)"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*expected, "visited", "targets"]
+    own = replace(records, experiment=replace(records.experiment, cost="activations"))
+    by_activations = drawn(visits_figure, own, VISITS)
+    np.testing.assert_allclose(points(by_activations)["uniform, at the start"], [[0, 10], [1, 20]])
+    assert by_activations.axes[0].get_ylabel() == "activations (% of full)"
 
 
 def test_the_distribution_is_in_percent_of_what_it_counts(records: Records) -> None:
@@ -96,13 +100,6 @@ def test_each_method_that_searches_has_a_row_for_its_first_seed(records: Records
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["pareco, seed 1", "", "another, seed 4", ""]
     np.testing.assert_allclose(points(figure)["the largest network"], [[2, 100]])
-
-
-def test_visits_follow_the_cost(records: Records) -> None:
-    own = replace(records, experiment=replace(records.experiment, cost="activations"))
-    figure = drawn(visits_figure, own, VISITS)
-    np.testing.assert_allclose(points(figure)["uniform, at the start"], [[0, 10], [1, 20]])
-    assert figure.axes[0].get_ylabel() == "activations (% of full)"
 
 
 def test_predictions_stand_over_the_losses_measured(records: Records) -> None:
