@@ -230,7 +230,9 @@ def test_a_line_has_the_mean_the_least_and_the_most_of_the_seeds(records: Record
     columns = ["seed", "macs", "search_loss", "test_top1_error"]
     rows = [(0, 10, 1.0, 50.0), (0, 20, 0.5, 30.0), (1, 15, 0.9, 40.0), (1, 30, 0.4, 20.0)]
     rows += [(1, 25, 0.95, 1.0)]  # of a worse search loss: no budget selects it
-    front = records.fronts.iloc[: len(rows)].assign(**pd.DataFrame(rows, columns=columns))
+    front = records.fronts.iloc[: len(rows)].assign(
+        **dict(zip(columns, zip(*rows, strict=True), strict=True))
+    )
     lines = chart_data(replace(records, fronts=front), "pareco")["lines"]["macs"]
     assert lines == [
         [[15, 40, 40, 40], [20, 31.6667, 30, 33.3333], [30, 25, 20, 30]],

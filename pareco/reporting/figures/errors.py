@@ -66,7 +66,7 @@ def error_figure(
         count = min(len(looks), 2)
         figure = Figure(figsize=(4.6, 3.6 + 1.4 * count))
         heights = {"height_ratios": (5, 3)[:count], "squeeze": False, "sharex": True}
-        panels = figure.subplots(count, 1, **heights)[:, 0]
+        panels = list(figure.subplots(count, 1, **heights)[:, 0])
         for look in strong:
             _draw_front(panels[0], rows[look], look)
         _draw_weak(panels[0], {look.label: joined_errors(rows[look], "percent") for look in weak})

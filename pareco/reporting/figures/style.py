@@ -90,7 +90,8 @@ class MethodLook:
 def mean_areas(fronts: pd.DataFrame, cost: str, full_cost: float) -> dict[str, float]:
     """Each method's area under the front, the mean over its seeds; NaN where one has none."""
     measures = run_measures(fronts, cost, full_cost)[AREA]
-    return measures.groupby(level="method").agg(lambda areas: areas.mean(skipna=False)).to_dict()
+    by_method = measures.groupby(level="method")
+    return {str(method): float(areas.mean(skipna=False)) for method, areas in by_method}
 
 
 def method_looks(records: Records, focus: str) -> dict[str, MethodLook]:

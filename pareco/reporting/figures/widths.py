@@ -11,7 +11,7 @@ from pareco.reporting.figures.style import entitle, styled
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import method_order, staircase
 
-NEAR = 5.0
+NEAR = 5
 """How far, in percent of the full cost, a uniform network may be from the one it stands beside."""
 
 _MOST = 6

@@ -102,7 +102,8 @@ def test_three_seeds_have_a_band_from_the_least_to_the_most(records: Records) ->
     third = [("a", 2, 200, 1, 0.5, 3.0), ("a", 2, 400, 1, 0.4, 1.0)]
     figure = error_figure(worked(records, NETWORKS + third), NONE, "a")
     (band,) = [each for each in figure.axes[0].collections if not isinstance(each, PathCollection)]
-    corners = {tuple(map(float, point.round(7))) for point in band.get_paths()[0].vertices}
+    vertices = np.asarray(band.get_paths()[0].vertices)
+    corners = {tuple(map(float, point.round(7))) for point in vertices}
     assert corners == {(40, 1), (40, 7), (60, 1), (60, 7)}
     assert "bands: lowest to highest seed" in legend(figure)[1]
 
@@ -111,7 +112,7 @@ def test_differences_are_taken_seed_by_seed(records: Records) -> None:
     """The other method is 2 points worse in the first seed; it has no second, but a third."""
     other = [*method("b", 2)[:2], ("b", 7, 200, 1, 0.1, 90.0)]
     _, lower = error_figure(worked(records, [*NETWORKS, *other]), NONE, "a").axes
-    (zero,) = [line for line in lower.lines if list(line.get_ydata()) == [0, 0]]
+    (zero,) = [line for line in lower.lines if np.array_equal(line.get_ydata(), [0, 0])]
     (line,) = [line for line in lower.lines if line is not zero]
     np.testing.assert_allclose(np.asarray(line.get_xydata())[[0, -1]], [[20, 2], [60, 2]])
     assert lower.get_ylabel() == "Difference to\na (points)"
@@ -138,7 +139,7 @@ def test_four_methods_have_colours_and_the_others_their_names_at_the_ends(
     assert len({str(line.get_marker()) for line in strong}) == 4
     assert strong[0].get_linewidth() > strong[1].get_linewidth() == strong[3].get_linewidth()
     grey = [line for line in upper.lines if line.get_color() == "0.6"]
-    assert [line.get_ydata()[0] for line in grey] == [12, 12.01, 5]
+    assert [np.asarray(line.get_ydata())[0] for line in grey] == [12, 12.01, 5]
     names = {text.get_text().strip(): text.get_position() for text in upper.texts}
     assert list(names) == ["g †", "c", "f"]
     assert names["f"][1] - names["c"][1] > 0.5

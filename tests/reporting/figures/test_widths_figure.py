@@ -1,7 +1,9 @@
 """The map of channels along the front: its counts, its uniform networks, that nothing overlaps."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,7 @@ FRONT = {  # widths by MACs, in percent of the full network's
 UNIFORM = {36: "9 9 19 19 38", 41.25: "10 10 20 20 40", 55.5: "11 11 23 23 46"}
 
 
-def front(records: Records, networks: dict[float, str], **others: str) -> Records:
+def front(records: Records, networks: Mapping[Any, str], **others: str) -> Records:
     """Records of a front of these networks by their cost, and of others of another method."""
     rows = records.fronts.iloc[np.zeros(len(networks), dtype=int)]
     macs = [round(41_200 * percent) for percent in networks]
