@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pareco.reporting.figures.curves import curves_figure, prediction_figure, visits_figure
 from pareco.reporting.figures.errors import error_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
-from pareco.reporting.figures.widths import widths_figure
+from pareco.reporting.figures.width_map import widths_figure
 from pareco.reporting.records import AXES, COST_WORDS, LATENCY, Records
 
 __all__ = ["FIGURE_FILES", "SUFFIXES", "experiment_figures", "write_figure"]

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures.widths import is_uniform, widths_figure
+from pareco.reporting.figures.width_map import is_uniform, widths_figure
 from pareco.reporting.records import Group, Records
 from pareco.reporting.statistics import staircase
 
