@@ -90,7 +90,7 @@ def _columns(records: Records, chosen: pd.DataFrame) -> pd.DataFrame:
         direction="nearest",
         tolerance=NEAR,
     )
-    beside = beside.dropna().drop_duplicates("widths").assign(uniform=True)
+    beside = beside.dropna().drop_duplicates("percent").assign(uniform=True)
     both = pd.concat([ours[[*beside, "test_top1_error"]], beside], ignore_index=True)
     return both.sort_values(["pair", "uniform"], ignore_index=True)
 

@@ -88,10 +88,14 @@ def test_one_multiplier_gives_uniform_widths(widths: str, expected: bool) -> Non
 
 
 def test_no_two_columns_have_one_label(records: Records) -> None:
-    """Networks of one error whose costs differ in the second digit after the point."""
+    """Networks of one error whose costs differ in the second digit; uniform ones of one cost."""
     near = {50 + n / 100: f"9 9 19 {n + 20} 60" for n in range(4)}
     labels = list(shown(widths_figure(front(records, near), "pareco")))
     assert [label.split("\n")[0] for label in labels] == ["50.00%", "50.01%", "50.02%", "50.03%"]
+    both = front(records, {50: "9 9 19 20 60", 52: "9 9 19 21 60"})
+    alike = pd.concat([front(records, {51: widths}).fronts for widths in UNIFORM.values()])
+    labels = list(shown(widths_figure(replace(both, visits=alike), "pareco")))
+    assert [label.split("\n")[0] for label in labels] == ["50%", "51%", "52%"]
 
 
 def test_colours_are_fractions_of_the_full_count(records: Records) -> None:
