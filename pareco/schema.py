@@ -222,6 +222,7 @@ class LatencyRecord(TypedDict):
 
 
 CONFIGURATION = TypeAdapter(dict[str, object])
+SPLITS = TypeAdapter(dict[str, list[tuple[int, int]]])
 SESSIONS = TypeAdapter(Annotated[list[Environment], Field(min_length=1)])
 RESULT = TypeAdapter(RunResult)
 ENVIRONMENT = TypeAdapter(Annotated[EnvironmentRecord, AfterValidator(_sessions_known)])

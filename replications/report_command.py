@@ -151,6 +151,7 @@ def section(report: Report, results: Path) -> Section:
             if (folder / f"{name}.svg").exists()
         },
         how=how_to_reproduce(report.records.experiment.experiment),
+        focus=FOCUS,
     )
 
 

@@ -149,8 +149,8 @@ def fields_read(declared: str, sources: Iterable[str]) -> set[tuple[str, str]]:
             name = node.arg if isinstance(node, ast.arg) else _last_name(node.target)
             words = re.findall(r"\w+", ast.unparse(node.annotation or ast.Constant("")))
             held |= {(name, word) for word in words if word in owners}
-    for node in others:  # what is given another name
-        for target in node.targets if isinstance(node, ast.Assign) else ():
+    for node in (each for each in others if isinstance(each, ast.Assign)):  # by another name
+        for target in node.targets:
             pairs = [(target, node.value)]
             if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                 pairs = list(zip(target.elts, node.value.elts, strict=False))

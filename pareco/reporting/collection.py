@@ -28,6 +28,7 @@ from pareco.schema import (
     FRONT_TYPES,
     RESULT,
     SESSIONS,
+    SPLITS,
     VISIT_TYPES,
     Environment,
     EnvironmentRecord,
@@ -84,6 +85,7 @@ def records_of(folders: Sequence[Path]) -> Records:
     shared = ExperimentRecord(
         **{field.name: getattr(runs[0].result, field.name) for field in fields(Subject)},
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
+        test_images=_test_images(folders[0]),
     )
     order = ["method", "seed", shared.cost, "search_loss", "widths"]
     fronts = pd.concat([_front(run) for run in runs])
@@ -104,6 +106,14 @@ def records_of(folders: Sequence[Path]) -> Records:
             }
         ),
     )
+
+
+def _test_images(folder: Path) -> int | None:
+    """How many images the splits of a run have to test on; None where they were not kept."""
+    path = folder / "splits.json"
+    if not path.exists():
+        return None
+    return sum(end - first for first, end in read_json(path, SPLITS)["test"])
 
 
 def with_kept_times(records: Records, before: Records) -> Records:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pareco.config import COSTS
 from pareco.files import write_text
@@ -103,10 +103,14 @@ class ExperimentRecord(Subject):
 
     budget_exempt: tuple[str, ...] = ()
     """Methods that may spend another training budget than the rest, in alphabetical order."""
+    test_images: Annotated[int, Field(gt=0)] | None = None
+    """How many images the errors are measured on; None where that was not recorded."""
 
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
         record = asdict(self)
+        if self.test_images is None:
+            del record["test_images"]
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 

@@ -22,7 +22,6 @@ HYPERVOLUME = "hypervolume"
 RESAMPLES = 9_999
 _GRID = (20, 40, 60, 80, 100)
 _STEP = 5
-_END = 1.02
 
 
 def method_order(methods: Iterable[str], focus: str) -> list[str]:
@@ -52,19 +51,6 @@ def errors_at(front: pd.DataFrame, cost: str, budgets: Sequence[float] | np.ndar
     steps = staircase(front, cost)
     errors = np.concatenate(([np.nan], steps["test_top1_error"].to_numpy(dtype=np.float64)))
     return errors[np.searchsorted(steps[cost].to_numpy(), np.asarray(budgets), side="right")]
-
-
-def seed_errors(fronts: pd.DataFrame, cost: str, full_cost: float) -> tuple[np.ndarray, np.ndarray]:
-    """Budgets (n) up to the full cost, and the errors (seeds x n) they select in each seed.
-
-    The budgets are the costs of all networks of one method, in ascending order, and the full cost;
-    the last is 2% more, with the errors of the full cost, so that a last step can be drawn.
-    """
-    costs = fronts[cost].to_numpy(dtype=np.float64)
-    budgets = np.unique(np.append(costs[costs <= full_cost], full_cost))
-    errors = np.stack([errors_at(front, cost, budgets) for _, front in fronts.groupby("seed")])
-    drawn = np.append(budgets, _END * full_cost)
-    return drawn, np.concatenate([errors, errors[:, -1:]], axis=1)
 
 
 def cost_percents(fronts: pd.DataFrame, cost: str, full_cost: float) -> tuple[int, ...]:

@@ -1,36 +1,15 @@
 """Sections over synthetic runs, for the tests of the page's text and of the page in a browser."""
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pareco.reporting.claims import Verdict
 from pareco.reporting.page import Section
-from pareco.reporting.records import ExperimentRecord, Records, with_latency
+from pareco.reporting.records import LATENCY, Records
 from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import experiment_tables
-from pareco.schema import GroupSize
 
-GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
-FULL_COSTS = {
-    "macs": 4_120_000,
-    "params": 272_000,
-    "activations": 62_500,
-    "peak_activations": 8_200,
-}
-ENVIRONMENT = {
-    "commit": "0123abc",
-    "dirty": False,
-    "python": "3.12.1",
-    "packages": {"torch": "2.9.0"},
-    "cpu": "A processor",
-    "gpus": [],
-    "device": "cpu",
-    "processes": 1,
-}
-METHODS = ("pareco", "random", "uniform")
 HOSTILE = '</script><img src=x onerror="window.broken=1">&\'\u2028<!--'
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40"><path d="M0 0\nL9 9"/></svg>'
 CLAIM = Verdict(
@@ -56,93 +35,25 @@ RAN = SummaryRow(
 )
 
 
-def records_of(*, count: int = 10, scale: str = "paper") -> Records:
-    """The records of three methods with two seeds each and `count` networks in every run."""
-    fronts = pd.DataFrame(
-        _network(method, seed, index / (count - 1))
-        for method in METHODS
-        for seed in (0, 1)
-        for index in range(count)
-    )
-    run = {
-        "sessions": [0],
-        "seconds": 31.5,
-        "images_per_second": 812.0,
-        "data_waiting_percent": 1.5,
-        "damaged_images": 0,
-    }
-    return Records(
-        experiment=ExperimentRecord(
-            experiment="digits",
-            network="resnet8",
-            data="cifar10",
-            image_size=32,
-            scale=scale,
-            cost="macs",
-            full_costs=FULL_COSTS,
-            groups=tuple(GroupSize(name=name, maximum=maximum) for name, maximum in GROUPS),
-        ),
-        fronts=fronts,
-        curves=pd.DataFrame(),
-        visits=pd.DataFrame(),
-        environment={
-            "environments": [ENVIRONMENT],
-            "runs": {method: {"seed0": run, "seed1": run} for method in METHODS},
-        },
-    )
-
-
-def _network(method: str, seed: int, share: float) -> dict[str, Any]:
-    """A row of the fronts; its costs grow and its error falls with `share`, from 0 to 1."""
-    rank = METHODS.index(method)
-    jitter = np.random.default_rng([rank, seed, round(1e6 * share)]).uniform(-0.1, 0.1, len(GROUPS))
-    multipliers = np.clip(0.4 + 0.6 * share + jitter * (share < 1), 0.3, 1)
-    widths = [int(m * each) for m, (_, each) in zip(multipliers, GROUPS, strict=True)]
-    part = sum(widths) / sum(maximum for _, maximum in GROUPS)
-    powers = {"macs": 2, "params": 1.8, "activations": 1, "peak_activations": 1}
-    error = 14 - 9 * part + 1.1 * rank + 0.3 * seed + jitter[0]
-    return {
-        "experiment": "digits",
-        "method": method,
-        "seed": seed,
-        "widths": " ".join(map(str, widths)),
-        **{cost: round(FULL_COSTS[cost] * part**power) for cost, power in powers.items()},
-        "search_loss": error / 30,
-        "test_top1_error": error,
-        "test_top5_error": error / 10,
-        "calibration_images": 512,
-        "gradient_steps": 400,
-        "passes": 1600,
-        "search_evaluations": 120,
-        "widths_visited": 96,
-    }
-
-
-def measured(records: Records) -> Records:
-    """The records with a latency of 2 ms for the full network and less for narrower ones."""
-    full = sum(group.maximum for group in records.experiment.groups)
-    widths = [
-        *records.fronts["widths"],
-        " ".join(str(g.maximum) for g in records.experiment.groups),
-    ]
-    times = {each: 1 + sum(map(int, each.split())) / full for each in widths}
-    conditions = {"device": "cpu", "cpu": "A processor", "gpus": [], "cpu_threads": 2}
-    return with_latency(records, {**conditions, "batch_size": 1, "milliseconds": times})
+def without_latency(records: Records) -> Records:
+    """The records as if no latency had been measured."""
+    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
+    experiment = replace(records.experiment, full_costs=costs)
+    fronts = records.fronts.drop(columns=LATENCY)
+    return replace(records, experiment=experiment, fronts=fronts, latency=None)
 
 
 def renamed(records: Records, name: str) -> Records:
     """The records with `name` as experiment, network, first group, first method and commit."""
-    experiment = records.experiment
-    first, *groups = experiment.groups
-    changed = replace(
-        experiment, experiment=name, network=name, groups=(replace(first, name=name), *groups)
-    )
-    fronts = records.fronts.replace({"method": {"pareco": name}})
-    runs = {
-        name if key == "pareco" else key: run for key, run in records.environment["runs"].items()
+    first, *groups = records.experiment.groups
+    names = {"experiment": name, "network": name, "groups": (replace(first, name=name), *groups)}
+    runs = records.environment["runs"]
+    environment = {
+        "environments": [{**each, "commit": name} for each in records.environment["environments"]],
+        "runs": {name if key == "pareco" else key: run for key, run in runs.items()},
     }
-    environments = [{**each, "commit": name} for each in records.environment["environments"]]
-    environment = {"environments": environments, "runs": runs}
+    fronts = records.fronts.replace({"method": {"pareco": name}})
+    changed = replace(records.experiment, **names)
     return replace(records, experiment=changed, fronts=fronts, environment=environment)
 
 
@@ -154,4 +65,5 @@ def section_of(records: Records) -> Section:
         tables=experiment_tables(records, published, "pareco"),
         figures={"error_vs_flops": SVG},
         how=f"make replicate-{records.experiment.experiment}",
+        focus="pareco",
     )

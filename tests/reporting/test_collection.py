@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,22 @@ def test_a_new_network_brings_all_latencies_anew(
         [1],
         [0],
     )
+
+
+def test_the_test_images_are_counted_from_the_splits_where_they_were_kept(
+    runs: Path, tmp_path: Path
+) -> None:
+    assert collected_runs("digits", runs).records.experiment.test_images is None
+    first = min((runs / "digits").glob("*/seed*"))
+    splits = {"train": [[0, 90]], "search": [[90, 95]], "test": [[95, 98], [107, 111]]}
+    (first / "splits.json").write_text(json.dumps(splits))
+    records = collected_runs("digits", runs).records
+    assert records.experiment.test_images == 7
+    write_records(records, tmp_path / "digits")
+    assert read_records(tmp_path / "digits").experiment == records.experiment
+    unknown = replace(records.experiment, test_images=None)
+    assert "test_images" not in unknown.to_json()
+    path = tmp_path / "digits" / "records" / "network.json"
+    path.write_text(path.read_text().replace('"test_images": 7', '"test_images": 0'))
+    with pytest.raises(InvalidRecord, match=r"network\.json.*test_images"):
+        read_records(tmp_path / "digits")

@@ -12,22 +12,22 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pandas as pd
 import pytest
-import seaborn as sns
 
 import pareco.reporting.page as package
 from pareco.reporting.page import page_html
-from pareco.reporting.page.chart import attainment, method_looks
+from pareco.reporting.page.chart import chart_data
+from pareco.reporting.page.document import first_section, what_it_shows
 from pareco.reporting.records import Records
+from pareco.reporting.statistics import run_measures
 from tests.reporting.pages import (
     ABSENT,
     CLAIM,
     HOSTILE,
     RAN,
     SVG,
-    measured,
-    records_of,
     renamed,
     section_of,
+    without_latency,
 )
 
 VENDOR = Path(package.__file__).parent / "files" / "vendor" / "chart.js"
@@ -75,31 +75,27 @@ class Page(HTMLParser):
         return [json.loads(text) for kind, text in scripts if kind == "application/json"]
 
 
-@pytest.fixture
-def records() -> Records:
-    return records_of()
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def text(records: Records) -> str:
-    return page_html([section_of(records)], [CLAIM], [RAN, ABSENT])
+    return page_html([section_of(without_latency(records))], [CLAIM], [RAN, ABSENT])
 
 
 def test_everything_that_a_reader_looks_for_is_there(text: str, records: Records) -> None:
     shown = " ".join(Page(text).visible.split())
     for each in (
         *RAN.cells,
-        *ABSENT.cells,
+        "1 not run elsewhere: resnet8 on imagenet, 224 px, scale paper",
         *(CLAIM.statement, CLAIM.source, CLAIM.outcome, CLAIM.ours, CLAIM.evidence),
         *("0 reproduced", "0 not reproduced", "1 not run at that scale"),
         "digits: resnet8 on cifar10, 32 x 32 pixels",
         "make replicate-digits",
-        *("commit 0123abc", "A processor", "torch", "2.9.0", "6 runs, 3 min in all"),
+        *("3 methods, 2 seeds; A processor; commit 0123abc.", "torch 2.9.0"),
+        *("pareco, seed0", "images per second812.0", "gpusnone"),
         "Error against MACs",
         "Latency not measured",
     ):
         assert each in shown
-    tables = section_of(records).tables
+    tables = section_of(without_latency(records)).tables
     for each in (*tables.notes, *tables.footnotes):
         assert " ".join(each.split()) in shown
     best = [c.text for t in tables.tables for row in t.rows for c in row if c.best]
@@ -107,20 +103,17 @@ def test_everything_that_a_reader_looks_for_is_there(text: str, records: Records
     assert Page(text).texts["strong"] == best
 
 
-def test_a_smaller_scale_and_uncommitted_changes_are_told() -> None:
-    small = records_of(scale="short: 3 epochs")
-    environment = {**small.environment}
-    environment["environments"] = [{**small.environment["environments"][0], "dirty": True}]
-    page = Page(page_html([section_of(replace(small, environment=environment))], [], [RAN]))
+def test_a_smaller_scale_and_uncommitted_changes_are_told(records: Records) -> None:
+    environment = {**records.environment}
+    environment["environments"] = [{**records.environment["environments"][0], "dirty": True}]
+    experiment = replace(records.experiment, scale="short: 3 epochs")
+    small = replace(records, experiment=experiment, environment=environment)
+    page = Page(page_html([section_of(small)], [], [RAN]))
     shown = " ".join(page.visible.split())
     assert "scale: short: 3 epochs, not the published schedule" in shown
     assert "Run at a smaller scale: digits" in shown
     assert "commit 0123abc with uncommitted changes" in shown
     assert "whole schedule" not in shown
-
-
-def test_a_page_without_any_experiment_says_so() -> None:
-    assert "No experiment has run." in Page(page_html([], [], [ABSENT])).visible
 
 
 def test_names_and_cells_stay_text(records: Records) -> None:
@@ -173,8 +166,9 @@ def test_the_policy_lets_only_the_scripts_and_the_style_of_the_page_run(text: st
     assert rules["style-src"] == f"'sha256-{digests[2]}'"
 
 
-def test_the_same_records_give_the_same_bytes(text: str) -> None:
-    assert page_html([section_of(records_of())], [CLAIM], [RAN, ABSENT]) == text
+def test_the_same_records_give_the_same_bytes(text: str, records: Records) -> None:
+    again = section_of(without_latency(records))
+    assert page_html([again], [CLAIM], [RAN, ABSENT]) == text
 
 
 def test_references_within_the_page_lead_somewhere(text: str) -> None:
@@ -203,72 +197,90 @@ def test_experiments_whose_names_differ_in_signs_only_have_links_of_their_own(
 
 
 def test_a_figure_is_embedded_byte_for_byte(text: str) -> None:
-    [image] = Page(text).all("img")
-    kind, _, content = (image["src"] or "").partition(",")
-    assert kind == "data:image/svg+xml"
-    assert unquote_to_bytes(content) == SVG
+    images = Page(text).all("img")
+    assert len(images) == 2  # at the top, and in its section
+    for image in images:
+        kind, _, content = (image["src"] or "").partition(",")
+        assert kind == "data:image/svg+xml"
+        assert unquote_to_bytes(content) == SVG
 
 
-def test_the_networks_of_the_chart_are_those_of_the_front(text: str, records: Records) -> None:
-    [data] = Page(text).data
+def test_the_chart_has_the_networks_of_the_front_and_the_costs_that_were_measured(
+    records: Records,
+) -> None:
+    page = Page(page_html([section_of(records)], [], []))
+    [data] = page.data
     fronts, networks = records.fronts, data["networks"]
     labels = [data["methods"][index]["label"] for index in networks["method"]]
     assert labels == list(fronts["method"])
-    assert networks["seed"] == list(fronts["seed"])
-    assert networks["widths"] == list(fronts["widths"])
+    for column in ("seed", "widths"):
+        assert networks[column] == list(fronts[column])
     assert networks["costs"]["params"] == list(fronts["params"])
     assert networks["top1"] == pytest.approx(list(fronts["test_top1_error"]), abs=1e-4)
     assert data["groups"] == [[each.name, each.maximum] for each in records.experiment.groups]
-    assert "latency_ms" not in data["costs"]
-
-
-def test_latency_can_be_chosen_where_it_was_measured(records: Records) -> None:
-    timed = measured(records)
-    page = Page(page_html([section_of(timed)], [], []))
+    assert data["costs"]["latency_ms"]["full"] == 2.6
+    latencies = networks["costs"]["latency_ms"]
+    assert latencies == pytest.approx(list(fronts["latency_ms"]), abs=1e-4)
     assert not [each for each in page.all("input") if "disabled" in each]
-    assert page.data[0]["costs"]["latency_ms"]["full"] == 2.0
-    assert page.data[0]["networks"]["costs"]["latency_ms"] == pytest.approx(
-        list(timed.fronts["latency_ms"]), abs=1e-4
-    )
     assert "How latency was measured" in page.visible
+    assert "latency_ms" not in chart_data(without_latency(records), "pareco")["costs"]
 
 
-def test_a_line_has_the_mean_the_least_and_the_most_of_two_seeds() -> None:
+def test_a_line_has_the_mean_the_least_and_the_most_of_the_seeds(records: Records) -> None:
     columns = ["seed", "macs", "search_loss", "test_top1_error"]
     rows = [(0, 10, 1.0, 50.0), (0, 20, 0.5, 30.0), (1, 15, 0.9, 40.0), (1, 30, 0.4, 20.0)]
     rows += [(1, 25, 0.95, 1.0)]  # of a worse search loss: no budget selects it
-    front = pd.DataFrame(rows, columns=columns).assign(
-        params=1, activations=1, peak_activations=1, widths="1"
+    front = records.fronts.iloc[: len(rows)].assign(
+        **dict(zip(columns, zip(*rows, strict=True), strict=True))
     )
-    assert attainment(front, "macs", 100) == [
-        [15, 45, 40, 50],
-        [20, 35, 30, 40],
-        [30, 25, 20, 30],
-        [102, 25, 20, 30],
+    lines = chart_data(replace(records, fronts=front), "pareco")["lines"]["macs"]
+    assert lines == [
+        [[15, 40, 40, 40], [20, 31.6667, 30, 33.3333], [30, 25, 20, 30]],
     ]
 
 
-def test_a_line_ends_at_the_full_cost_though_a_network_measured_more() -> None:
-    columns = ["seed", "latency_ms", "search_loss", "test_top1_error"]
-    rows = [(0, 1.5, 1.0, 50.0), (0, 2.0, 0.5, 30.0), (0, 2.5, 0.4, 20.0)]
-    front = pd.DataFrame(rows, columns=columns).assign(
-        macs=1, params=1, activations=1, peak_activations=1, widths="1"
-    )
-    assert attainment(front, "latency_ms", 2.0) == [
-        [1.5, 50, 50, 50],
-        [2, 30, 30, 30],
-        [2.04, 30, 30, 30],
-    ]
-
-
-def test_methods_have_the_colours_of_the_figures_and_shapes_of_their_own(records: Records) -> None:
+def test_methods_have_shapes_of_their_own(records: Records) -> None:
     fronts = [records.fronts.assign(method=f"method{index}") for index in range(7)]
     many = replace(records, fronts=pd.concat(fronts, ignore_index=True))
-    looks = list(method_looks(many, "method3").values())
-    assert looks[0].label == "method3"
-    assert [look.color for look in looks] == sns.color_palette("colorblind", 7).as_hex()
-    assert len({(look.shape.point, look.shape.rotation) for look in looks}) == 7
-    assert looks[0].dash == ()
+    methods = chart_data(many, "method3")["methods"]
+    assert methods[0]["label"] == "method3"
+    assert len({(method["point"], method["rotation"]) for method in methods}) == 7
+    assert len({method["outline"] for method in methods}) == 7
+    assert methods[0]["dash"] == []
+
+
+def test_the_page_opens_with_the_best_experiment(records: Records) -> None:
+    """The published scale, then the seeds of every method, test images, and networks."""
+    ranked = [
+        replace(records, experiment=replace(records.experiment, scale="short")),
+        replace(records, fronts=records.fronts.drop(index=records.fronts.query("seed == 1").index)),
+        replace(records, fronts=records.fronts.iloc[:-1]),
+        records,
+        replace(records, experiment=replace(records.experiment, test_images=9)),
+    ]
+    sections = [section_of(each) for each in ranked]
+    for count in range(1, 5):
+        assert first_section(sections[count::-1]) is sections[count]
+    assert first_section([replace(sections[0], figures={})]) is None
+    assert Page(page_html([replace(sections[0], figures={})], [], [])).all("img") == []
+    assert "No experiment has run." in Page(page_html([], [], [ABSENT])).visible
+
+
+def test_the_first_sentence_is_true_of_the_records(records: Records) -> None:
+    measures = run_measures(records.fronts, "macs", records.experiment.full_cost)
+    areas = {
+        name: f"{mean:.2f}" for name, mean in measures["area"].groupby("method").mean().items()
+    }
+    span = "over budgets from 20 to 100% of the full network’s MACs, the mean test error is"
+    end = "the least of 3 methods with equal budgets (means over 2 seeds)."
+    assert what_it_shows(records, "pareco") == f"{span} {areas['pareco']}% with pareco, {end}"
+    assert what_it_shows(records, "uniform") == (
+        f"{span} {areas['uniform']}% with uniform and {areas['pareco']}% with pareco, {end}"
+    )
+    one = replace(records, fronts=records.fronts[records.fronts["seed"] == 0])
+    assert "1 seed each; that settles no order" in what_it_shows(one, "pareco")
+    exempt = replace(records.experiment, budget_exempt=("pareco",))
+    assert "settles no order" in what_it_shows(replace(records, experiment=exempt), "pareco")
 
 
 def test_the_chart_library_is_as_published_and_its_license_goes_with_it(text: str) -> None:

@@ -8,20 +8,10 @@ from matplotlib.figure import Figure
 from pareco.reporting.figures.curves import curves_figure, prediction_figure, visits_figure
 from pareco.reporting.figures.errors import error_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
-from pareco.reporting.figures.widths import widths_figure
+from pareco.reporting.figures.width_map import widths_figure
 from pareco.reporting.records import AXES, COST_WORDS, LATENCY, Records
 
-__all__ = [
-    "FIGURE_FILES",
-    "SUFFIXES",
-    "curves_figure",
-    "error_figure",
-    "experiment_figures",
-    "prediction_figure",
-    "visits_figure",
-    "widths_figure",
-    "write_figure",
-]
+__all__ = ["FIGURE_FILES", "SUFFIXES", "experiment_figures", "write_figure"]
 
 _SHOWN_COSTS = ("macs", "peak_activations", LATENCY)
 _OTHERS: dict[str, Callable[[Records, str], Figure | None]] = {
@@ -40,12 +30,11 @@ def experiment_figures(records: Records, published: pd.DataFrame, focus: str) ->
     Errors over MACs, memory and latency too, where the latter was measured; the others where the
     records have what they show. `published` networks stand in the plot over MACs.
     """
-    experiment = records.experiment
-    costs = dict.fromkeys((experiment.cost, *_SHOWN_COSTS))
-    figures: dict[str, Figure] = {
+    costs = dict.fromkeys((records.experiment.cost, *_SHOWN_COSTS))
+    figures: dict[str, Figure | None] = {
         COST_WORDS[cost].figure: error_figure(records, published, focus, cost)
         for cost in costs
-        if cost in experiment.full_costs
+        if cost in records.experiment.full_costs
     }
-    drawn = {name: draw(records, focus) for name, draw in _OTHERS.items()}
-    return figures | {name: figure for name, figure in drawn.items() if figure is not None}
+    figures |= {name: draw(records, focus) for name, draw in _OTHERS.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}

@@ -1,6 +1,5 @@
 """What happened on the way: training losses, what searches visited, how well they predicted."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures.style import add_legend, looks, styled, title
+from pareco.reporting.figures.style import add_legend, entitle, method_looks, styled
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import method_order
 
@@ -26,49 +25,32 @@ def curves_figure(records: Records, focus: str) -> Figure | None:
     A band goes from the least to the most of the seeds. Methods that train several sets of
     weights one after the other, as an exempt budget says, are left out. None without any curve.
     """
-    experiment = records.experiment
-    curves = records.curves[~records.curves["method"].isin(experiment.budget_exempt)]
+    exempt = records.experiment.budget_exempt
+    curves = records.curves[~records.curves["method"].isin(exempt)]
     if curves.empty:
         return None
-    methods = method_order(records.fronts["method"], focus)
+    looks = method_looks(records, focus)
+    shown = [method for method in looks if method in set(curves["method"])]
     with styled():
-        figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+        figure = Figure(figsize=(8.0, 3.6))
         panels = figure.subplots(1, 2)
-        for axes, (column, label) in zip(panels, _PANELS.items(), strict=True):
-            for method, look in zip(methods, looks(methods), strict=True):
-                own = curves[curves["method"] == method]
-                if len(own):
-                    _draw(
-                        axes, own.pivot(index="step", columns="seed", values=column), look, method
-                    )
-            axes.set_xlabel("gradient step")
-            axes.set_ylabel("training loss (nats)")
-            axes.set_title(label, loc="left", fontsize="medium")
-            axes.grid(color="0.9", linewidth=0.6)
-        absent = [each for each in methods if each in experiment.budget_exempt]
-        heading = "line: mean over seeds\nband: lowest to highest"
-        heading = heading if curves["seed"].nunique() > 1 else "one seed"
-        heading += "\n(lines may coincide)"
-        heading += f"\nnot shown: {', '.join(absent)}" if absent else ""
-        add_legend(figure, heading, panels[0])
-        figure.suptitle(title(experiment, 90), fontsize="medium", x=0.01, ha="left")
-        sns.despine(figure)
+        for axes, (column, heading) in zip(panels, _PANELS.items(), strict=True):
+            axes.set(xlabel="gradient step", ylabel="training loss (nats)", title=heading)
+            for method in shown:
+                look = looks[method]
+                of_step = curves[curves["method"] == method].groupby("step")[column]
+                axes.plot(of_step.mean(), label=method, **look.line)
+                if look.seeds > 1:
+                    ends = of_step.agg(["min", "max"])
+                    band = {"color": look.color, "alpha": 0.12, "linewidth": 0}
+                    axes.fill_between(ends.index, ends["min"], ends["max"], **band)
+        several = curves["seed"].nunique() > 1
+        heading = "line: mean over seeds\nband: lowest to highest" if several else "one seed"
+        absent = ", ".join(method for method in looks if method in exempt)
+        heading += "\n(lines may coincide)" + (f"\nnot shown: {absent}" if absent else "")
+        add_legend(figure, panels[:1], title=heading, loc="outside right upper")
+        entitle(figure, records)
     return figure
-
-
-def _draw(axes: Axes, by_seed: pd.DataFrame, look: dict[str, Any], method: str) -> None:
-    line = {key: look[key] for key in ("color", "linestyle", "linewidth", "zorder")}
-    mean = by_seed.mean(axis=1)
-    axes.plot(by_seed.index, mean, label=method, **line)
-    if by_seed.shape[1] > 1:
-        axes.fill_between(
-            by_seed.index,
-            by_seed.min(axis=1),
-            by_seed.max(axis=1),
-            facecolor=look["color"],
-            alpha=0.12,
-            linewidth=0,
-        )
 
 
 # What a visit's origin is called, and how it looks; the palette is colour-blind safe.
@@ -78,7 +60,7 @@ _ORIGINS = {
     "model": ("of the GPs", "o"),
     "random": ("random, where the GPs had nothing new", "^"),
 }
-_BINS = 20
+_BINS = np.linspace(0, 100, 21)
 _DEVIATIONS = 2
 
 
@@ -88,35 +70,48 @@ def visits_figure(records: Records, focus: str) -> Figure | None:
     A row for each method that searches, its first seed; beside it the distribution of the targets
     and of the costs visited. None without any visit.
     """
-    experiment, cost = records.experiment, records.experiment.cost
-    methods = _searching(records.visits, focus)
+    experiment = records.experiment
+    share = 100 / experiment.full_cost
+    visits = records.visits.assign(
+        share=records.visits[experiment.cost] * share, aim=records.visits["target_cost"] * share
+    )
+    methods = method_order(visits["method"], focus)
     if not methods:
         return None
     with styled():
-        figure = Figure(figsize=(8.0, 1.1 + 2.4 * len(methods)), layout="constrained")
-        panels = figure.subplots(
-            len(methods), 2, sharey=True, squeeze=False, width_ratios=(4, 1), sharex="col"
-        )
+        figure = Figure(figsize=(8.0, 1.1 + 2.4 * len(methods)))
+        shape = {"squeeze": False, "width_ratios": (4, 1), "sharex": "col", "sharey": True}
+        panels = figure.subplots(len(methods), 2, **shape)
         for (left, right), method in zip(panels, methods, strict=True):
-            own = records.visits[records.visits["method"] == method]
-            seed = own["seed"].min()
-            own = own[own["seed"] == seed]
-            share = 100 / experiment.full_cost
-            _draw_visits(left, own.assign(share=own[cost] * share, aim=own["target_cost"] * share))
-            _draw_distribution(right, own[cost] * share, own["target_cost"].dropna() * share)
-            left.set_title(f"{method}, seed {seed}", loc="left", fontsize="medium")
+            own = visits[visits["method"] == method]
+            own = own[own["seed"] == own["seed"].min()]
+            _draw_visits(left, own)
+            for column, look in (
+                ("share", {"color": "0.8", "label": "visited"}),
+                ("aim", {"color": "0.25", "label": "targets", "histtype": "step"}),
+            ):
+                values = own[column].dropna()
+                weights = np.full(len(values), 100 / max(len(values), 1))
+                right.hist(values, _BINS, weights=weights, orientation="horizontal", **look)
+            left.set_title(f"{method}, seed {own['seed'].min()}")
             left.set_ylabel(f"{experiment.words.name} (% of full)")
         panels[-1][0].set_xlabel("visit (order in which widths entered the history)")
         panels[-1][1].set_xlabel("part (%)")
-        _add_legend(figure, [panels[0][0], panels[0][1]])
-        figure.suptitle(
-            f"{title(experiment, 90)}\ncost of the widths visited, and the targets",
-            fontsize="medium",
-            x=0.01,
-            ha="left",
-        )
-        sns.despine(figure)
+        add_legend(figure, panels[0], loc="outside lower center", ncols=4)
+        entitle(figure, records, "cost of the widths visited, and the targets")
     return figure
+
+
+def _draw_visits(axes: Axes, visits: pd.DataFrame) -> None:
+    aim = {"marker": "_", "s": 36, "color": "0.55", "label": "target", "zorder": 1}
+    axes.scatter(visits["visit"], visits["aim"], **aim)
+    palette = sns.color_palette("colorblind")
+    for color, (origin, (label, marker)) in zip(palette, _ORIGINS.items(), strict=False):
+        own = visits[visits["origin"] == origin]
+        size = 60 if marker == "*" else 13
+        look = {"marker": marker, "s": size, "color": color, "label": label, "zorder": 2}
+        axes.scatter(own["visit"], own["share"], **look)
+    axes.set_ylim(0, 105)
 
 
 def prediction_figure(records: Records, focus: str) -> Figure | None:
@@ -126,102 +121,38 @@ def prediction_figure(records: Records, focus: str) -> Figure | None:
     (without observation noise), colours the order of the visits. None where nothing was predicted.
     """
     known = records.visits.dropna(subset=["predicted_loss", "refreshed_loss"])
-    methods = _searching(known, focus)
+    methods = method_order(known["method"], focus)
     if not methods:
         return None
-    order = int(known["visit"].min()), int(known["visit"].max())
+    colors = {"cmap": "cividis", "vmin": known["visit"].min(), "vmax": known["visit"].max()}
     with styled():
-        figure = Figure(figsize=(1.6 + 3.2 * len(methods), 3.9), layout="constrained")
+        figure = Figure(figsize=(1.6 + 3.2 * len(methods), 3.9))
         panels = figure.subplots(1, len(methods), squeeze=False)[0]
         points = [
-            _draw_predictions(axes, known[known["method"] == method], method, order)
+            _draw_predictions(axes, known[known["method"] == method], colors)
             for axes, method in zip(panels, methods, strict=True)
         ]
         figure.colorbar(points[0], ax=panels, label="visit", pad=0.02)
-        figure.suptitle(
-            f"{title(records.experiment, 40 + 40 * len(methods))}\n"
-            f"bars: {_DEVIATIONS} posterior standard deviations; line: prediction = measurement",
-            fontsize="medium",
-            x=0.01,
-            ha="left",
-        )
-        sns.despine(figure)
+        bars = f"bars: {_DEVIATIONS} posterior standard deviations; line: prediction = measurement"
+        entitle(figure, records, bars)
     return figure
 
 
-def _searching(visits: pd.DataFrame, focus: str) -> list[str]:
-    return method_order(visits["method"], focus)
-
-
-def _draw_visits(axes: Axes, visits: pd.DataFrame) -> None:
-    palette = sns.color_palette("colorblind")
-    axes.scatter(
-        visits["visit"], visits["aim"], marker="_", s=36, color="0.55", label="target", zorder=1
-    )
-    for index, (origin, (label, marker)) in enumerate(_ORIGINS.items()):
-        own = visits[visits["origin"] == origin]
-        axes.scatter(
-            own["visit"],
-            own["share"],
-            marker=marker,
-            s=60 if marker == "*" else 13,
-            color=palette[index],
-            label=label,
-            zorder=2,
-        )
-    axes.set_ylim(0, 105)
-    axes.grid(color="0.9", linewidth=0.6)
-
-
-def _draw_distribution(axes: Axes, visited: pd.Series, targets: pd.Series) -> None:
-    bins = np.linspace(0, 100, _BINS + 1).tolist()
-    looks: list[tuple[pd.Series, dict[str, Any]]] = [
-        (visited, {"color": "0.8", "label": "visited"}),
-        (targets, {"color": "0.25", "histtype": "step", "label": "targets", "linewidth": 1.2}),
-    ]
-    for values, look in looks:
-        if len(values):
-            weights = np.full(len(values), 100 / len(values))
-            axes.hist(values, bins=bins, weights=weights, orientation="horizontal", **look)
-
-
-def _add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    found = [axes.get_legend_handles_labels() for axes in panels]
-    figure.legend(
-        [handle for handles, _ in found for handle in handles],
-        [label for _, labels in found for label in labels],
-        fontsize="small",
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
-
-
-def _draw_predictions(
-    axes: Axes, visits: pd.DataFrame, method: str, order: tuple[int, int]
-) -> PathCollection:
-    """The points of one panel; colours go from the first to the last visit of all panels."""
+def _draw_predictions(axes: Axes, visits: pd.DataFrame, colors: dict[str, Any]) -> PathCollection:
+    """The points of one panel, and how well they agree over it."""
     predicted, refreshed = visits["predicted_loss"], visits["refreshed_loss"]
     spread = _DEVIATIONS * visits["predicted_deviation"]
-    axes.errorbar(
-        refreshed, predicted, yerr=spread, fmt="none", ecolor="0.8", elinewidth=0.6, zorder=1
-    )
-    color = {"c": visits["visit"], "cmap": "cividis", "vmin": order[0], "vmax": order[1]}
-    points = axes.scatter(refreshed, predicted, s=12, zorder=2, **color)
-    ends = [
-        float(min(predicted.min(), refreshed.min())),
-        float(max(predicted.max(), refreshed.max())),
-    ]
+    bars = {"fmt": "none", "ecolor": "0.8", "elinewidth": 0.6, "zorder": 1}
+    axes.errorbar(refreshed, predicted, yerr=spread, **bars)
+    points = axes.scatter(refreshed, predicted, s=12, zorder=2, c=visits["visit"], **colors)
+    ends = [min(predicted.min(), refreshed.min()), max(predicted.max(), refreshed.max())]
     axes.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1.5)
-    axes.set_xlabel("measured loss (nats)")
-    axes.set_ylabel("predicted loss (nats)")
-    inside = 100 * float(((predicted - refreshed).abs() <= spread).mean())
+    axes.set(xlabel="measured loss (nats)", ylabel="predicted loss (nats)")
     seeds = visits["seed"].nunique()
-    of_seeds = f" of {seeds} seeds" if seeds > 1 else ""
-    lines = [f"{method}: {len(visits)} proposals{of_seeds}", f"{inside:.0f}% within the bars"]
+    text = f"{visits['method'].iloc[0]}: {len(visits)} proposals"
+    text += f" of {seeds} seeds" if seeds > 1 else ""
+    text += f"\n{100 * ((predicted - refreshed).abs() <= spread).mean():.0f}% within the bars"
     if len(visits) > 2 and predicted.nunique() > 1 and refreshed.nunique() > 1:
-        rank = float(predicted.corr(refreshed, method="spearman"))
-        lines[1] += f", rank correlation {rank:.2f}"
-    axes.set_title("\n".join(lines), loc="left", fontsize="medium")
-    axes.grid(color="0.9", linewidth=0.6)
+        text += f", rank correlation {predicted.corr(refreshed, method='spearman'):.2f}"
+    axes.set_title(text)
     return points

@@ -1,114 +1,174 @@
-"""Error over cost, all methods in one plot."""
+"""Error over cost: the fronts of all methods, and how far the others are from the first."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from textwrap import fill
 
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from pareco.reporting.figures.style import add_legend, looks, styled, title
-from pareco.reporting.records import COST_WORDS, LATENCY, Records
-from pareco.reporting.statistics import budget_marks, method_order, seed_errors
+from pareco.reporting.figures.style import (
+    STRONG,
+    MethodLook,
+    add_legend,
+    entitle,
+    method_looks,
+    styled,
+)
+from pareco.reporting.records import COST_WORDS, LATENCY, CostWords, Records
+from pareco.reporting.statistics import EXEMPT, UNEQUAL, staircase
 
-_HOLLOW = "osD^v<>pP"
-_PUBLISHED_COST = "macs"
+SEEDS_OF_A_BAND = 3
+_HOLLOW = "oD^v<>pP"
+PUBLISHED = ", published"
+_COLUMNS = 78
+_APART = 0.06
+
+
+def joined_errors(front: pd.DataFrame, cost: str, costs: np.ndarray | None = None) -> pd.DataFrame:
+    """Test top-1 errors (%) on the line that joins the networks of one method's front.
+
+    A row for each seed, a column for each of the `costs`: those of all networks that are joined
+    unless given. These are the ones that budgets select, see `staircase`, each with its own error
+    at its own cost. Past the last of a seed its error stays, as a larger budget selects that
+    network too; NaN before the first.
+    """
+    steps = {seed: staircase(own, cost) for seed, own in front.groupby("seed")}
+    if costs is None:
+        costs = np.unique(np.concatenate([each[cost] for each in steps.values()]))
+    errors = [np.interp(costs, e[cost], e["test_top1_error"], left=np.nan) for e in steps.values()]
+    return pd.DataFrame(errors, index=list(steps), columns=costs)
 
 
 def error_figure(
     records: Records, published: pd.DataFrame, focus: str, cost: str | None = None
 ) -> Figure:
-    """A plot of test top-1 error (%) over a cost (% of the full network's), all methods in it.
+    """Test top-1 error (%) over a cost (% of the full network's; its amount at the top).
 
-    Per method: the mean over seeds of the error that a cost budget selects, from the cost at
-    which every seed has a network up to the full cost; a band from the least to the most of the
-    seeds; a marker for every evaluated network. `published` networks in the range of ours are
-    hollow markers in the plot over MACs. `cost` is the experiment's own unless given.
+    The upper panel has the line of `joined_errors` of each method, the mean over its seeds where
+    all have one, with a band from the least to the most of three seeds or more. The first STRONG
+    of the `method_looks` have colours, and a marker for each network that a line joins; others
+    are thin and grey, with their names at the ends. `published` networks in the range of ours are
+    hollow markers in the plot over MACs. The lower panel, where there are several methods, has
+    the strong lines minus that of the first, seed by seed, so that above zero the first is better.
+    `cost` is the experiment's own unless given.
     """
-    experiment, fronts = records.experiment, records.fronts
-    cost = cost or experiment.cost
-    words, full = COST_WORDS[cost], experiment.full_costs[cost]
-    methods = method_order(fronts["method"], focus)
+    cost = cost or records.experiment.cost
+    full = records.experiment.full_costs[cost]
+    looks = method_looks(records, focus)
+    fronts = records.fronts.assign(percent=100 * records.fronts[cost] / full)
+    rows = {looks[str(method)]: own for method, own in fronts.groupby("method")}
+    strong, weak = list(looks.values())[:STRONG], list(looks.values())[STRONG:]
     with styled():
-        figure = Figure(figsize=(8.0, 4.4), layout="constrained")
-        axes = figure.subplots()
-        marks = budget_marks(fronts, experiment.budget_exempt, methods)
-        for method, look in zip(methods, looks(methods), strict=True):
-            label = f"{method} {marks.get(method, '')}".strip()
-            _draw_method(axes, fronts[fronts["method"] == method], (cost, full), label, look)
-        shown = _in_range(published, fronts) if cost == _PUBLISHED_COST else published.iloc[:0]
-        _draw_published(axes, shown, full)
-        axes.set_xlabel(f"{words.axis} (% of the full network's {words.amount(full)})")
-        axes.set_ylabel("Test top-1 error (%)")
-        axes.set_title(title(experiment, 70), loc="left")
-        axes.grid(color="0.9", linewidth=0.6)
-        if cost == LATENCY:
-            axes.text(
-                1,
-                1.01,
-                "differences of a few percent may be noise",
-                transform=axes.transAxes,
-                ha="right",
-                fontsize="small",
-                color="0.3",
-            )
-        several = fronts["seed"].nunique() > 1
-        heading = _heading(marks, several_seeds=several, hollow=len(shown) > 0)
-        add_legend(figure, heading, axes)
-        sns.despine(figure)
+        count = min(len(looks), 2)
+        figure = Figure(figsize=(4.6, 3.6 + 1.4 * count))
+        heights = {"height_ratios": (5, 3)[:count], "squeeze": False, "sharex": True}
+        panels = list(figure.subplots(count, 1, **heights)[:, 0])
+        for look in strong:
+            _draw_front(panels[0], rows[look], look)
+        _draw_weak(panels[0], {look.label: joined_errors(rows[look], "percent") for look in weak})
+        if cost == "macs":
+            _draw_published(panels[0], published, fronts["macs"], full)
+        for look in strong[1:]:
+            _draw_line(panels[1], _difference(rows[look], rows[strong[0]]), look)
+        panels[0].set_ylabel("Test top-1 error (%)")
+        if count > 1:
+            panels[1].axhline(0, **(strong[0].line | {"zorder": 1}))
+            panels[1].set_ylabel(f"Difference to\n{strong[0].label} (points)")
+        words = COST_WORDS[cost]
+        panels[-1].set_xlabel(f"{words.axis}\n(% of the full network's {words.amount(full)})")
+        _draw_amounts(panels[0], words, full)
+        entitle(figure, records)
+        hollow = any(str(each.get_label()).endswith(PUBLISHED) for each in panels[0].collections)
+        caption = _caption(records, cost, list(looks.values()), hollow=hollow)
+        add_legend(figure, panels[:1], title=caption, loc="outside lower left", ncols=2)
     return figure
 
 
-def _draw_method(
-    axes: Axes, rows: pd.DataFrame, cost: tuple[str, float], label: str, look: dict[str, Any]
-) -> None:
-    name, full = cost
-    point = {key: look[key] for key in ("marker", "color", "zorder")}
-    percent = 100 * rows[name] / full
-    axes.scatter(percent, rows["test_top1_error"], s=14, alpha=0.6, linewidths=0, **point)
-    budgets, by_seed = seed_errors(rows, name, full)
-    percent = 100 * budgets / full
-    axes.plot(percent, by_seed.mean(axis=0), drawstyle="steps-post", **{**look, "marker": None})
-    if len(by_seed) > 1:
-        least, most = by_seed.min(axis=0), by_seed.max(axis=0)
-        band = {"step": "post", "zorder": look["zorder"] - 1, "linewidth": 0.5}
-        fill, edge = to_rgba(look["color"], 0.07), to_rgba(look["color"], 0.4)
-        axes.fill_between(percent, least, most, facecolor=fill, edgecolor=edge, **band)
-    seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
-    axes.plot([], [], label=f"{label} ({seeds})", markersize=3.5, **look)
+def _draw_front(axes: Axes, front: pd.DataFrame, look: MethodLook) -> None:
+    """The line of a strong method, its networks, and its place in the legend."""
+    _draw_line(axes, joined_errors(front, "percent"), look)
+    steps = pd.concat([staircase(own, "percent") for _, own in front.groupby("seed")])
+    point = {"color": look.color, "marker": look.marker, "zorder": look.zorder}
+    point |= {"alpha": 0.75, "linewidths": 0}
+    axes.scatter(steps["percent"], steps["test_top1_error"], 13, **point)
+    axes.plot([], [], **look.line, marker=look.marker, markersize=4.5, label=look.legend)
 
 
-def _in_range(published: pd.DataFrame, fronts: pd.DataFrame) -> pd.DataFrame:
-    """The published networks about as costly as ours: others would take the space of the plot."""
-    least, most = 0.9e-6 * fronts[_PUBLISHED_COST].min(), 1.1e-6 * fronts[_PUBLISHED_COST].max()
-    return published[published["macs_millions"].between(least, most)]
+def _draw_line(axes: Axes, by_seed: pd.DataFrame, look: MethodLook) -> None:
+    """The mean over seeds, and the band of several, where every seed has a value."""
+    known = by_seed.dropna(axis=1)
+    axes.plot(known.mean(), **look.line)
+    if len(known) >= SEEDS_OF_A_BAND:
+        band = {"color": look.color, "alpha": 0.15, "linewidth": 0, "zorder": 1}
+        axes.fill_between(known.columns, known.min(), known.max(), **band)
 
 
-def _draw_published(axes: Axes, published: pd.DataFrame, full: float) -> None:
-    groups = published.groupby("method", sort=True)
-    for index, (method, networks) in enumerate(groups):
-        axes.scatter(
-            networks["macs_millions"] * 1e8 / full,
-            networks["top1_error"],
-            s=18,
-            marker=_HOLLOW[index % len(_HOLLOW)],
-            facecolors="none",
-            edgecolors="0.35",
-            linewidths=0.8,
-            zorder=1.5,
-            label=f"{method}, published",
-        )
+def _difference(front: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """A line minus another at the same costs, for the seeds that both methods have."""
+    both = front, reference
+    costs = np.unique(np.concatenate([joined_errors(each, "percent").columns for each in both]))
+    theirs, own = (joined_errors(each, "percent", costs) for each in both)
+    return (theirs - own).dropna(how="all")
 
 
-def _heading(marks: Mapping[str, str], *, several_seeds: bool, hollow: bool) -> str:
-    """What stands over the legend."""
-    text = "line: error of the network with the\nlowest search loss within a budget"
-    text += ",\nmean over seeds; band: lowest to\nhighest seed\n" if several_seeds else "\n"
-    text += "markers: measured networks"
+def _draw_weak(axes: Axes, lines: Mapping[str, pd.DataFrame]) -> None:
+    """Thin grey lines, with the names at their right ends, moved apart where they would meet."""
+    means = {label: line.dropna(axis=1).mean() for label, line in lines.items()}
+    for mean in means.values():
+        axes.plot(mean, color="0.6", linewidth=0.8, zorder=1)
+    least, most = axes.get_ylim()
+    height = -np.inf
+    for label, mean in sorted(means.items(), key=lambda each: each[1].iloc[-1]):
+        height = max(mean.iloc[-1], height + _APART * (most - least))
+        halo = [withStroke(linewidth=2, foreground="white")]
+        look = {"color": "0.4", "fontsize": "small", "va": "center", "zorder": 4}
+        axes.text(mean.index[-1], height, f"  {label}", path_effects=halo, **look)
+
+
+def _draw_amounts(axes: Axes, words: CostWords, full: float) -> None:
+    """A second axis at the top: what the percentages amount to."""
+    scales = (lambda percent: percent * full / 100, lambda value: 100 * value / full)
+    amounts = axes.secondary_xaxis("top", functions=scales)
+    amounts.xaxis.set_major_formatter(lambda value, _: words.amount(value))
+    amounts.locator_params("x", nbins=5)
+    amounts.tick_params(labelsize="small")
+    amounts.set_xlabel(words.name, fontsize="small")
+
+
+def _draw_published(axes: Axes, published: pd.DataFrame, macs: pd.Series, full: float) -> None:
+    """Hollow markers of those networks that cost about as much as ours do."""
+    millions = published["macs_millions"]
+    near = published[millions.between(0.9e-6 * macs.min(), 1.1e-6 * macs.max())]
+    hollow = {"facecolors": "none", "edgecolors": "0.35", "linewidths": 0.8, "zorder": 1.5}
+    for (method, networks), marker in zip(near.groupby("method"), cycle(_HOLLOW), strict=False):
+        percents = networks["macs_millions"] * 1e8 / full
+        label = f"{method}{PUBLISHED}"
+        axes.scatter(percents, networks["top1_error"], 18, marker=marker, label=label, **hollow)
+
+
+def _caption(records: Records, cost: str, looks: Sequence[MethodLook], *, hollow: bool) -> str:
+    """What a reader must know of the lines and of the errors."""
+    seeds, images = max(look.seeds for look in looks), records.experiment.test_images
+    marks = sorted({mark for look in looks for mark in (EXEMPT, UNEQUAL) if mark in look.label})
+    text = "Points: networks of the fronts, at their own cost; lines join them"
+    if seeds > 1:
+        text += " (mean over seeds; past the last network of one its error stays)"
+    if seeds >= SEEDS_OF_A_BAND:
+        text += "; bands: lowest to highest seed"
+    if len(looks) > 1:
+        text += f". Lower panel: minus the line of {looks[0].label}, at equal cost"
+    if len(looks) > STRONG:
+        text += ". Grey: the other methods"
     if hollow:
-        text += "\nhollow: published (sources in the table)"
+        text += ". Hollow: published (sources in the table)"
     if marks:
-        text += f"\n{' '.join(sorted(set(marks.values())))} other training budget"
-    return text
+        text += f". {' '.join(marks)} other training budget"
+    if images:
+        text += f". Test set: {images:,} images; one is {100 / images:.2g} points"
+    if cost == LATENCY:
+        text += ". Latencies that differ by a few percent may be noise"
+    return fill(f"{text}.", _COLUMNS)

@@ -3,7 +3,7 @@
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,114 +15,19 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from pareco.reporting.claims import Outcome, Verdict
-from pareco.reporting.collection import commit_name, duration
-from pareco.reporting.page.chart import axes, chart_data, method_looks
-from pareco.reporting.records import COST_WORDS, PUBLISHED_SCALE, Records
+from pareco.reporting.collection import commit_name
+from pareco.reporting.figures.style import mean_areas, method_looks
+from pareco.reporting.page.chart import chart_data
+from pareco.reporting.records import AXES, COST_WORDS, PUBLISHED_SCALE, Records
+from pareco.reporting.statistics import cost_percents
 from pareco.reporting.summary import SummaryRow
-from pareco.reporting.tables import Cell, Table, Tables
-
-_RUN_COLUMNS = (
-    "run",
-    "seconds",
-    "images per second",
-    "waiting for data (%)",
-    "damaged images",
-    "environments",
-)
-
-
-def provenance_tables(records: Records) -> tuple[Table, ...]:
-    """The environments one beside the other, the runs, and how latency was measured, if it was."""
-    tables = [_environment_table(records.environment), _run_table(records.environment)]
-    if records.latency is not None:
-        tables.append(_latency_table(records.latency))
-    return tuple(table for table in tables if table.rows)
-
-
-def provenance_line(records: Records) -> str:
-    """How many runs there are, the time of all of them, the commits, and the processors."""
-    environments = records.environment["environments"]
-    seconds = [run["seconds"] for _, _, run in _runs(records.environment)]
-    commits = dict.fromkeys(commit_name(each, 10) for each in environments)
-    machines = dict.fromkeys(_machine(each) for each in environments)
-    runs = f"{len(seconds)} run{'' if len(seconds) == 1 else 's'}"
-    return (
-        f"{runs}, {duration(sum(seconds))} in all, on {' and '.join(machines)};"
-        f" commit {', '.join(commits)}"
-    )
-
-
-def _environment_table(environment: Mapping[str, Any]) -> Table:
-    """One row for each field, one column for each environment."""
-    fields = [_fields(each) for each in environment["environments"]]
-    names = dict.fromkeys(name for each in fields for name in each)
-    return Table(
-        title="Environments",
-        columns=("field", *(f"environment {index}" for index in range(1, len(fields) + 1))),
-        rows=tuple((Cell(name), *(Cell(each.get(name, "–")) for each in fields)) for name in names),
-    )
-
-
-def _fields(environment: Mapping[str, Any]) -> dict[str, str]:
-    shown: dict[str, str] = {"commit": commit_name(environment, None)}
-    for name, value in environment.items():
-        if name in ("commit", "dirty", "packages"):
-            continue
-        if isinstance(value, list):
-            value = ", ".join(map(str, value)) or "none"
-        shown[name.replace("_", " ")] = str(value)
-    return shown | {str(name): str(version) for name, version in environment["packages"].items()}
-
-
-def _run_table(environment: Mapping[str, Any]) -> Table:
-    rows = tuple(
-        (
-            Cell(f"{method}, {seed.replace('seed', 'seed ')}"),
-            Cell(f"{run['seconds']:,.1f}"),
-            Cell(_number(run["images_per_second"])),
-            Cell(_number(run["data_waiting_percent"])),
-            Cell(f"{run['damaged_images']:,}"),
-            Cell(", ".join(str(index + 1) for index in dict.fromkeys(run["sessions"]))),
-        )
-        for method, seed, run in _runs(environment)
-    )
-    return Table(title="Runs", columns=_RUN_COLUMNS, rows=rows)
-
-
-def _latency_table(latency: Mapping[str, Any]) -> Table:
-    conditions = {
-        name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in latency.items()
-        if name != "milliseconds"
-    }
-    conditions["networks measured"] = len(latency["milliseconds"])
-    rows = tuple((Cell(name), Cell(str(value) or "none")) for name, value in conditions.items())
-    return Table(title="How latency was measured", columns=("field", "value"), rows=rows)
-
-
-def _runs(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield method, seed and record of each run, in the order of the record."""
-    for method, seeds in environment["runs"].items():
-        for seed, run in seeds.items():
-            yield method, seed, run
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    """The GPUs where they were used, else the processor with its cores."""
-    if environment["gpus"] and environment.get("device") != "cpu":
-        return ", ".join(environment["gpus"])
-    cores = environment.get("cpu_cores")
-    return f"{environment['cpu']}{f' ({cores} cores)' if cores else ''}"
-
+from pareco.reporting.tables import Tables
 
 _FILES = Path(__file__).parent / "files"
 _CHART_LIBRARY = _FILES / "vendor" / "chart.js"
 _SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*\n?", re.MULTILINE)
 _UNQUOTED = " /:;=,()"
+_FIRST_FIGURE = COST_WORDS["macs"].figure
 _CAPTIONS = {words.figure: f"Error against {words.name}" for words in COST_WORDS.values()} | {
     "widths": "Channels of each group along the front",
     "curves": "Training losses of the largest and the smallest network",
@@ -133,7 +38,6 @@ _ABOUT = {
     "the paper": "Claims of the paper",
     "costs": "Published costs that our cost model is held to, nothing trained",
 }
-_NOT_IN_ANCHORS = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +52,7 @@ class Section:
     how: str
     """The command that makes these results again."""
 
-    focus: str = "pareco"
+    focus: str
     """The method that stands first; where it has no runs, the first in alphabetical order."""
 
 
@@ -157,12 +61,11 @@ def page_html(
 ) -> str:
     """The text of an HTML file that shows all results and needs no other file and no network.
 
-    The same arguments give the same text. What they hold is shown as text: no name and no cell of
-    a table becomes markup, and no script runs but the page's own. Each experiment may have one
-    section.
+    It opens with the errors over MACs of the `first_section`. The same arguments give the same
+    text. What they hold is shown as text: no name and no cell of a table becomes markup, and no
+    script runs but the page's own. Each experiment may have one section.
     """
     experiments = [section.records.experiment for section in sections]
-    anchors = _anchors([each.experiment for each in experiments])
     style, scripts = _read("style.css"), [_chart_library(), _read("page.js")]
     environment = Environment(
         loader=FileSystemLoader(_FILES),
@@ -176,35 +79,107 @@ def page_html(
         policy=_policy(style, scripts),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
+        first=_opening(first_section(sections)),
         sections=[_shown(section) for section in sections],
-        anchors=anchors,
+        costs={name: COST_WORDS[name] for name in AXES},
+        anchors={
+            each.experiment: f"experiment-{quote(each.experiment, safe='')}" for each in experiments
+        },
         whole=[each.experiment for each in experiments if each.scale == PUBLISHED_SCALE],
         smaller=[each.experiment for each in experiments if each.scale != PUBLISHED_SCALE],
         claims=claims,
         counted=_counted(claims),
-        summary=summary,
+        ran=[row for row in summary if row.folder is not None],
+        absent=[row for row in summary if row.folder is None],
     )
+
+
+def first_section(sections: Sequence[Section]) -> Section | None:
+    """The section whose picture opens the page; None where none has errors over MACs.
+
+    One at the published scale comes before others, then one with more seeds of every method, then
+    one with more test images (0 where they were not recorded), then one with more networks.
+    """
+
+    def rank(section: Section) -> tuple[bool, int, int, int]:
+        experiment, fronts = section.records.experiment, section.records.fronts
+        seeds = int(fronts.groupby("method")["seed"].nunique().min())
+        published = experiment.scale == PUBLISHED_SCALE
+        return published, seeds, experiment.test_images or 0, len(fronts)
+
+    return max((each for each in sections if _FIRST_FIGURE in each.figures), key=rank, default=None)
+
+
+def what_it_shows(records: Records, focus: str) -> str:
+    """One sentence of an experiment's errors over MACs; of one seed it claims no order."""
+    fronts, full = records.fronts, records.experiment.full_costs["macs"]
+    looks, areas = method_looks(records, focus), mean_areas(fronts, "macs", full)
+    equal = [name for name, look in looks.items() if name == look.label and areas[name] > 0]
+    first, seeds = next(iter(looks)), min(look.seeds for look in looks.values())
+    if seeds == 1 or first not in equal[:1] or len(equal) == 1:
+        errors = fronts["test_top1_error"]
+        return (
+            f"the {len(fronts)} networks of {len(looks)} methods have test errors of"
+            f" {errors.min():.1f} to {errors.max():.1f}%, with {seeds} seed"
+            f"{'' if seeds == 1 else 's'} each; that settles no order of the methods."
+        )
+    best = min(equal, key=lambda name: areas[name])
+    return (
+        f"over budgets from {cost_percents(fronts, 'macs', full)[0]} to 100% of the full network’s"
+        f" MACs, the mean test error is {areas[first]:.2f}% with {first}"
+        + ("" if best == first else f" and {areas[best]:.2f}% with {best}")
+        + f", the least of {len(equal)} methods with equal budgets (means over {seeds} seeds)."
+    )
+
+
+def environment_tables(records: Records) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """By title the columns of a table, of environments, runs, and how latency was measured."""
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {"Environments": {}, "Runs": {}}
+    for number, each in enumerate(records.environment["environments"], start=1):
+        tables["Environments"][f"environment {number}"] = each
+    for method, seeds in records.environment["runs"].items():
+        for seed, run in seeds.items():
+            environments = [index + 1 for index in run["sessions"]]
+            tables["Runs"][f"{method}, {seed}"] = {**run, "sessions": environments}
+    if records.latency is not None:
+        tables["How latency was measured"] = {"value": records.latency}
+    return tables
+
+
+def _opening(section: Section | None) -> dict[str, str] | None:
+    """The first picture, and what it shows."""
+    if section is None:
+        return None
+    return {
+        "experiment": section.records.experiment.experiment,
+        "title": section.records.experiment.title,
+        "image": _address(section.figures[_FIRST_FIGURE]),
+        "sentence": what_it_shows(section.records, section.focus),
+    }
 
 
 def _shown(section: Section) -> dict[str, Any]:
     """What the template needs of one experiment."""
     records = section.records
-    data = chart_data(records, section.focus)
+    chart = chart_data(records, section.focus)
+    commits = [commit_name(each, 10) for each in records.environment["environments"]]
     return {
+        "records": records,
         "experiment": records.experiment,
         "tables": section.tables,
         "figures": {
-            _CAPTIONS.get(name, name): f"data:image/svg+xml,{quote(svg, safe=_UNQUOTED)}"
-            for name, svg in section.figures.items()
+            _CAPTIONS.get(name, name): _address(svg) for name, svg in section.figures.items()
         },
         "how": section.how,
-        "looks": list(method_looks(records, section.focus).values()),
-        "axes": axes(records.experiment),
-        "data": htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
-        "networks": len(records.fronts),
-        "provenance": provenance_line(records),
-        "provenance_tables": provenance_tables(records),
+        "methods": chart["methods"],
+        "data": htmlsafe_json_dumps(chart, separators=(",", ":"), allow_nan=False),
+        "commits": ", ".join(dict.fromkeys(commits)),
+        "environments": environment_tables(records),
     }
+
+
+def _address(svg: bytes) -> str:
+    return f"data:image/svg+xml,{quote(svg, safe=_UNQUOTED)}"
 
 
 def _counted(claims: Sequence[Verdict]) -> list[tuple[str, list[tuple[str, int]]]]:
@@ -216,17 +191,6 @@ def _counted(claims: Sequence[Verdict]) -> list[tuple[str, list[tuple[str, int]]
             outcomes = dict.fromkeys((*get_args(Outcome), *counts))
             counted.append((title, [(outcome, counts[outcome]) for outcome in outcomes]))
     return counted
-
-
-def _anchors(experiments: Sequence[str]) -> dict[str, str]:
-    """An id of an HTML element for each experiment."""
-    found: dict[str, str] = {}
-    for experiment in experiments:
-        anchor = f"experiment-{_NOT_IN_ANCHORS.sub('-', experiment)}"
-        while anchor in found.values():
-            anchor += "-"
-        found[experiment] = anchor
-    return found
 
 
 def _chart_library() -> str:

@@ -1,21 +1,22 @@
-"""Errors over costs: lines, bands and published markers, against values worked by hand.
+"""Errors over costs: lines, bands, differences and published markers, by values worked by hand.
 
 Points are compared to 1e-7, relatively: they are a division or a mean of two numbers away.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import Collection, PathCollection
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from pareco.config import COSTS, Cost
-from pareco.reporting.figures import error_figure
-from pareco.reporting.records import CURVE_TYPES, LATENCY, VISIT_TYPES, ExperimentRecord, Records
+from pareco.config import COSTS
+from pareco.reporting.figures.errors import error_figure, joined_errors
+from pareco.reporting.records import LATENCY, Records
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 PUBLISHED = pd.DataFrame(
@@ -27,173 +28,179 @@ PUBLISHED = pd.DataFrame(
     ],
     columns=list(NONE.columns),
 )
+# Method, seed, MACs, parameters, search loss, error; that of 500 MACs has a worse loss than 400.
+NETWORKS = [
+    ("a", 0, 200, 7, 0.5, 9.0),
+    ("a", 0, 600, 3, 0.4, 5.0),
+    ("a", 1, 400, 5, 0.5, 7.0),
+    ("a", 1, 500, 6, 0.6, 1.0),
+]
 
 
-def legend(figure: Figure) -> list[str]:
-    (found,) = figure.legends
-    return [text.get_text() for text in found.get_texts()]
+def worked(records: Records, networks: Sequence[tuple] = NETWORKS) -> Records:
+    """Records of these networks alone; the full one has 1000 MACs and 10 parameters."""
+    columns = ["method", "seed", "macs", "params", "search_loss", "test_top1_error"]
+    rows = pd.DataFrame(networks, columns=columns)
+    constant = {"activations": 1, "peak_activations": 1, "widths": "1"}
+    fronts = rows.assign(**constant, gradient_steps=1, passes=1)
+    costs = {**dict.fromkeys(COSTS, 1000), "params": 10}
+    return replace(records, fronts=fronts, experiment=replace(records.experiment, full_costs=costs))
 
 
-def hollow(figure: Figure) -> dict[str, PathCollection]:
-    """The published markers by their label."""
-    (axes,) = figure.axes
-    return {
-        str(points.get_label()): points
-        for points in axes.collections
-        if isinstance(points, PathCollection) and "published" in str(points.get_label())
-    }
+def method(name: str, change: float) -> list[tuple]:
+    """The networks as those of a method with other errors."""
+    return [(name, *each[1:5], each[5] + change) for each in NETWORKS]
 
 
-def places(points: Collection) -> np.ndarray:
-    """Where the markers stand: n x 2."""
+def drawn(axes: Axes, kind: type) -> list:
+    return [each for each in axes.collections if type(each) is kind]
+
+
+def places(points: PathCollection) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(points.get_offsets(), dtype=np.float64), np.nan)
 
 
-def two_seeds(cost: Cost) -> Records:
-    """Three networks of one method, in two seeds."""
-    rows = pd.DataFrame(
-        {
-            "method": "a",
-            "seed": [0, 0, 1],
-            "macs": [200, 600, 400],
-            "search_loss": [0.5, 0.4, 0.5],
-            "test_top1_error": [9.0, 5.0, 7.0],
-            "params": [7, 3, 5],
-            "activations": 1,
-            "peak_activations": 1,
-            "widths": "1",
-            "gradient_steps": 1,
-            "passes": 1,
-        }
-    )
-    experiment = ExperimentRecord(
-        experiment="e",
-        network="n",
-        data="d",
-        image_size=8,
-        scale="paper",
-        cost=cost,
-        full_costs={**dict.fromkeys(COSTS, 1000), "params": 10},
-        groups=(),
-    )
-    return Records(
-        experiment=experiment,
-        fronts=rows,
-        curves=pd.DataFrame(columns=list(CURVE_TYPES)),
-        visits=pd.DataFrame(columns=list(VISIT_TYPES)),
-        environment={},
-    )
-
-
-def test_each_method_has_its_own_look_and_place_in_the_legend(records: Records) -> None:
-    figure = error_figure(records, NONE, "pareco")
-    (axes,) = figure.axes
-    handles, labels = axes.get_legend_handles_labels()
-    assert labels == ["pareco (2 seeds)", "random (2 seeds)", "uniform (2 seeds)"]
-    assert legend(figure) == labels
-    lines = [handle for handle in handles if isinstance(handle, Line2D)]
-    assert len({to_hex(line.get_color()) for line in lines}) == 3
-    assert len({str(line.get_marker()) for line in lines}) == 3
-    widths = [line.get_linewidth() for line in lines]
-    assert widths[0] > widths[1] == widths[2]
-    assert axes.get_xlabel() == "MACs (% of the full network's 4.12 M)"
-    assert axes.get_ylabel() == "Test top-1 error (%)"
+def legend(figure: Figure) -> tuple[list[str], str]:
+    """The labels, and the caption in one line."""
+    (found,) = figure.legends
+    caption = " ".join(found.get_title().get_text().split())
+    return [text.get_text() for text in found.get_texts()], caption
 
 
 @pytest.mark.parametrize(
-    ("cost", "percents", "errors"),
+    ("cost", "costs", "errors"),
     [
-        ("macs", [20, 40, 60, 100, 102], [np.nan, 8, 6, 6, 6]),
+        ("macs", [200, 400, 600], [[9, 7, 5], [np.nan, 7, 7]]),
         # By parameters the second network is cheaper than the first, which drops out.
-        ("params", [30, 50, 70, 100, 102], [np.nan, 6, 6, 6, 6]),
+        ("params", [3, 5], [[5, 5], [np.nan, 7]]),
     ],
 )
-def test_the_line_is_the_mean_of_the_seeds_steps(
-    cost: Cost, percents: list[float], errors: list[float]
+def test_a_line_joins_the_networks_that_budgets_select(
+    records: Records, cost: str, costs: list[int], errors: list[list[float]]
 ) -> None:
-    (axes,) = error_figure(two_seeds(cost), NONE, "a").axes
-    line = axes.lines[0]
-    np.testing.assert_allclose(np.asarray(line.get_xdata()), percents)
-    np.testing.assert_allclose(np.asarray(line.get_ydata()), errors)
-    assert line.get_drawstyle() == "steps-post"
+    """A second network of the first seed, and past a seed's last one its error."""
+    joined = joined_errors(worked(records).fronts, cost)
+    assert list(joined.columns) == costs
+    assert list(joined.index) == [0, 1]
+    np.testing.assert_allclose(joined, errors)
 
 
-def test_the_band_goes_from_seed_to_seed_and_every_network_has_a_marker() -> None:
-    """At 40% the errors are 9 and 7, from 60% on 5 and 7; before, a seed has no network."""
-    (axes,) = error_figure(two_seeds("macs"), NONE, "a").axes
-    markers, band = axes.collections
+def test_the_line_is_the_mean_of_the_seeds_where_all_have_one(records: Records) -> None:
+    figure = error_figure(worked(records), NONE, "a")
+    (axes,) = figure.axes
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_xydata()), [[40, 7], [60, 6]])
+    (markers,) = drawn(axes, PathCollection)
     np.testing.assert_allclose(places(markers), [[20, 9], [60, 5], [40, 7]])
-    (outline,) = band.get_paths()
-    points = np.asarray(outline.vertices)
-    assert set(points[:, 0].round(7)) == {40, 60, 100, 102}
-    for left, right, ends in ((40, 60, {7, 9}), (60, 100, {5, 7})):
-        inside = points[(points[:, 0] > left - 1e-7) & (points[:, 0] < right + 1e-7)]
-        assert ends <= set(inside[:, 1])
-    assert set(points[:, 1]) == {5, 7, 9}
+    assert len(axes.collections) == 1
+    labels, caption = legend(figure)
+    assert labels == ["a (2 seeds)"]
+    assert "mean over seeds" in caption
+    assert "band" not in caption
 
 
-def test_one_seed_has_no_band() -> None:
-    records = two_seeds("macs")
-    records = replace(records, fronts=records.fronts[records.fronts["seed"] == 0])
-    figure = error_figure(records, NONE, "a")
-    assert len(figure.axes[0].collections) == 1
-    assert legend(figure) == ["a (1 seed)"]
-    assert "band" not in figure.legends[0].get_title().get_text()
+def test_three_seeds_have_a_band_from_the_least_to_the_most(records: Records) -> None:
+    third = [("a", 2, 200, 1, 0.5, 3.0), ("a", 2, 400, 1, 0.4, 1.0)]
+    figure = error_figure(worked(records, NETWORKS + third), NONE, "a")
+    (band,) = [each for each in figure.axes[0].collections if not isinstance(each, PathCollection)]
+    vertices = np.asarray(band.get_paths()[0].vertices)
+    corners = {tuple(map(float, point.round(7))) for point in vertices}
+    assert corners == {(40, 1), (40, 7), (60, 1), (60, 7)}
+    assert "bands: lowest to highest seed" in legend(figure)[1]
 
 
-def test_methods_of_another_budget_are_marked_in_the_legend(records: Records) -> None:
-    experiment = replace(records.experiment, budget_exempt=("random",))
-    fronts = records.fronts.assign(
-        passes=records.fronts["passes"].where(records.fronts["method"] != "uniform", 7)
-    )
-    figure = error_figure(replace(records, experiment=experiment, fronts=fronts), NONE, "pareco")
-    marked = ["pareco (2 seeds)", "random † (2 seeds)", "uniform ‡ (2 seeds)"]
-    assert legend(figure) == marked
-    assert "† ‡ other training budget" in figure.legends[0].get_title().get_text()
+def test_differences_are_taken_seed_by_seed(records: Records) -> None:
+    """The other method is 2 points worse in the first seed; it has no second, but a third."""
+    other = [*method("b", 2)[:2], ("b", 7, 200, 1, 0.1, 90.0)]
+    _, lower = error_figure(worked(records, [*NETWORKS, *other]), NONE, "a").axes
+    (zero,) = [line for line in lower.lines if np.array_equal(line.get_ydata(), [0, 0])]
+    (line,) = [line for line in lower.lines if line is not zero]
+    np.testing.assert_allclose(np.asarray(line.get_xydata())[[0, -1]], [[20, 2], [60, 2]])
+    assert lower.get_ylabel() == "Difference to\na (points)"
+    assert zero.get_color() != line.get_color()
+
+
+def test_four_methods_have_colours_and_the_others_their_names_at_the_ends(
+    records: Records,
+) -> None:
+    """Strong are the focus and the three of least area; of another budget comes after all."""
+    # From the first budget of the tables on, so that there is an area to order by.
+    whole = [("", 0, 100, 1, 0.9, 9.0), ("", 0, 600, 1, 0.1, 5.0)]
+    shifts = {"a": 6, "b": 0, "c": 3, "d": 2, "e": 1, "f": 3.01, "g": -4}
+    networks = [(n, *w[1:5], w[5] + s) for n, s in shifts.items() for w in whole]
+    many = worked(records, networks)
+    many = replace(many, experiment=replace(many.experiment, budget_exempt=("g",)))
+    figure = error_figure(many, NONE, "a")
+    upper, lower = figure.axes
+    labels, caption = legend(figure)
+    assert labels == [f"{name} (1 seed)" for name in "abed"]
+    assert "Grey: the other methods. † other training budget" in caption
+    strong = [line for line in upper.lines if str(line.get_label()) in labels]
+    assert len({to_hex(line.get_color()) for line in strong}) == 4
+    assert len({str(line.get_marker()) for line in strong}) == 4
+    assert strong[0].get_linewidth() > strong[1].get_linewidth() == strong[3].get_linewidth()
+    grey = [line for line in upper.lines if line.get_color() == "0.6"]
+    assert [np.asarray(line.get_ydata())[0] for line in grey] == [12, 12.01, 5]
+    names = {text.get_text().strip(): text.get_position() for text in upper.texts}
+    assert list(names) == ["g †", "c", "f"]
+    assert names["f"][1] - names["c"][1] > 0.5
+    assert len(lower.lines) == 4
+
+
+def test_methods_of_another_budget_are_marked(records: Records) -> None:
+    passes = records.fronts["passes"].where(records.fronts["method"] != "uniform", 7)
+    unequal = replace(records, fronts=records.fronts.assign(passes=passes))
+    unequal = replace(unequal, experiment=replace(unequal.experiment, budget_exempt=("random",)))
+    labels, caption = legend(error_figure(unequal, NONE, "pareco"))
+    assert labels == ["pareco (2 seeds)", "random † (2 seeds)", "uniform ‡ (2 seeds)"]
+    assert "† ‡ other training budget" in caption
 
 
 def test_published_networks_are_hollow_markers_where_they_belong(records: Records) -> None:
     """Of 4.12 M MACs 2.06 M are 50%; those of 90 M would take the space of ours."""
+
+    def hollow(figure: Figure) -> dict[str, PathCollection]:
+        found = drawn(figure.axes[0], PathCollection)
+        return {str(e.get_label()): e for e in found if "published" in str(e.get_label())}
+
     figure = error_figure(records, PUBLISHED, "pareco")
     points = hollow(figure)
     assert list(points) == ["AutoSlim, published", "US-Net, published"]
     np.testing.assert_allclose(places(points["AutoSlim, published"]), [[25, 12]])
     np.testing.assert_allclose(places(points["US-Net, published"]), [[50, 8], [100, 5]])
-    for each in points.values():
-        assert len(each.get_facecolor()) == 0
-        assert np.asarray(each.get_edgecolor())[:, 3].tolist() == [1]
+    assert all(len(each.get_facecolor()) == 0 for each in points.values())
     first, second = (np.asarray(each.get_paths()[0].vertices) for each in points.values())
     assert not np.array_equal(first, second)
-    assert legend(figure)[-2:] == list(points)
-    assert "hollow: published" in figure.legends[0].get_title().get_text()
-
-
-def test_published_networks_stand_in_the_plot_over_macs_only(records: Records) -> None:
-    for cost in ("params", LATENCY):
-        figure = error_figure(records, PUBLISHED, "pareco", cost)
-        assert hollow(figure) == {}
-        assert "hollow" not in figure.legends[0].get_title().get_text()
+    assert legend(figure)[0][-2:] == list(points)
+    assert "Hollow: published" in legend(figure)[1]
     far = PUBLISHED[PUBLISHED["macs_millions"] > 5]
-    figure = error_figure(records, far, "pareco")
-    assert hollow(figure) == {}
-    assert "hollow" not in figure.legends[0].get_title().get_text()
+    for published, cost in ((PUBLISHED, "params"), (PUBLISHED, LATENCY), (far, "macs")):
+        without = error_figure(records, published, "pareco", cost)
+        assert hollow(without) == {}
+        assert "Hollow" not in legend(without)[1]
 
 
-def test_the_axis_follows_the_cost(records: Records) -> None:
+def test_the_axes_follow_the_cost(records: Records) -> None:
+    """Percent below, amounts at the top; the full network takes 2.6 ms."""
+    label = "Peak activations: elements held at once\n(% of the full network's 8.2 k)"
     own = replace(records, experiment=replace(records.experiment, cost="peak_activations"))
-    label = "Peak activations: elements held at once (% of the full network's 8.2 k)"
-    assert error_figure(own, NONE, "pareco").axes[0].get_xlabel() == label
-    other = error_figure(records, NONE, "pareco", "peak_activations")
-    assert other.axes[0].get_xlabel() == label
+    assert error_figure(own, NONE, "pareco").axes[-1].get_xlabel() == label
+    assert error_figure(records, NONE, "pareco", "peak_activations").axes[-1].get_xlabel() == label
+    figure = error_figure(records, NONE, "pareco", LATENCY)
+    upper, lower = figure.axes
+    assert lower.get_xlabel() == "Latency: measured, of one image\n(% of the full network's 2.6 ms)"
+    assert "Latencies that differ by a few percent may be noise" in legend(figure)[1]
+    upper.set_xlim(50, 100)
+    figure.draw_without_rendering()
+    (amounts,) = upper.child_axes
+    np.testing.assert_allclose(amounts.get_xlim(), [1.3, 2.6])
+    assert "2 ms" in [text.get_text() for text in amounts.get_xticklabels()]
 
 
-def test_latency_has_its_unit_and_its_own_order(records: Records) -> None:
-    """The full network takes 2.6 ms."""
-    (axes,) = error_figure(records, NONE, "pareco", LATENCY).axes
-    label = "Latency: measured, of one image (% of the full network's 2.6 ms)"
-    assert axes.get_xlabel() == label
-    own = records.fronts[records.fronts["method"] == "pareco"]
-    channels = [sum(map(int, widths.split())) for widths in own["widths"]]
-    times = [100 * (1 + 0.01 * count) / 2.6 for count in channels]
-    expected = list(zip(times, own["test_top1_error"], strict=True))
-    np.testing.assert_allclose(places(axes.collections[0]), expected)
+@pytest.mark.parametrize(("images", "said"), [(597, "597 images; one is 0.17 points"), (None, "")])
+def test_the_caption_says_what_one_image_is_worth(
+    records: Records, images: int | None, said: str
+) -> None:
+    known = replace(records, experiment=replace(records.experiment, test_images=images))
+    caption = legend(error_figure(known, NONE, "pareco"))[1]
+    assert said in caption
+    assert ("image" in caption) is bool(said)

@@ -6,36 +6,17 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
-from pareco.reporting.figures import (
-    FIGURE_FILES,
-    error_figure,
-    experiment_figures,
-    widths_figure,
-    write_figure,
-)
-from pareco.reporting.records import LATENCY, Records
+from pareco.reporting.figures import FIGURE_FILES, experiment_figures, write_figure
+from pareco.reporting.figures.style import method_looks
+from pareco.reporting.records import Records
+from tests.reporting.pages import without_latency
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 OTHERS = ["widths", "curves", "visits", "predictions"]
 
 
-def without_latency(records: Records) -> Records:
-    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
-    return replace(
-        records,
-        experiment=replace(records.experiment, full_costs=costs),
-        fronts=records.fronts.drop(columns=LATENCY),
-        latency=None,
-    )
-
-
-def heading(figure: Figure) -> str:
-    return figure.get_suptitle() or figure.axes[0].get_title("left")
-
-
-def test_the_own_cost_comes_first_and_latency_where_it_was_measured(records: Records) -> None:
+def test_the_own_cost_comes_first_and_what_was_not_recorded_is_left_out(records: Records) -> None:
     plots = ["error_vs_flops", "error_vs_peak_activations"]
     drawn = experiment_figures(records, NONE, "pareco")
     assert list(drawn) == [*plots, "error_vs_latency", *OTHERS]
@@ -45,11 +26,8 @@ def test_the_own_cost_comes_first_and_latency_where_it_was_measured(records: Rec
     by_params = replace(plain, experiment=replace(plain.experiment, cost="params"))
     drawn = experiment_figures(by_params, NONE, "pareco")
     assert list(drawn) == ["error_vs_params", *plots, *OTHERS]
-
-
-def test_figures_of_what_was_not_recorded_are_left_out(records: Records) -> None:
-    few = replace(records, curves=records.curves.iloc[:0], visits=records.visits.iloc[:4])
-    assert list(experiment_figures(few, NONE, "pareco"))[3:] == ["widths", "visits"]
+    few = replace(plain, curves=records.curves.iloc[:0], visits=records.visits.iloc[:4])
+    assert list(experiment_figures(few, NONE, "pareco")) == [*plots, "widths", "visits"]
 
 
 def test_settings_of_matplotlib_neither_leak_nor_matter(records: Records, tmp_path: Path) -> None:
@@ -76,8 +54,7 @@ def test_all_figures_say_data_and_a_scale_that_is_not_published(
     figures = experiment_figures(scaled, NONE, "pareco")
     assert len(figures) == 7
     for name, figure in figures.items():
-        lines = heading(figure).splitlines()
-        text = " ".join(lines)
+        text = " ".join(figure.get_suptitle().splitlines())
         assert "digits: resnet8 on cifar10, 32 x 32 pixels" in text, name
         label = "scale: short: 1/10 of the epochs, not the published schedule"
         assert (label in text) is said, name
@@ -88,9 +65,23 @@ def test_a_label_is_drawn_as_it_is_and_wrapped(records: Records, tmp_path: Path)
     """As mathematics it could not be drawn: \\everything is no command."""
     label = "half of $\\everything$ " * 12
     scaled = replace(records, experiment=replace(records.experiment, scale=label.strip()))
-    figure = error_figure(scaled, NONE, "pareco")
-    (axes,) = figure.axes
-    assert max(map(len, axes.get_title("left").splitlines())) <= 70
-    assert max(map(len, widths_figure(scaled, "pareco").get_suptitle().splitlines())) <= 90
-    write_figure(figure, tmp_path / "figure.svg")
+    figures = experiment_figures(scaled, NONE, "pareco")
+    for name, columns in (("error_vs_flops", 73), ("widths", 121)):
+        assert columns - 20 < max(map(len, figures[name].get_suptitle().splitlines())) <= columns
+    write_figure(figures["error_vs_flops"], tmp_path / "figure.svg")
     assert "half of $\\everything$" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_method_looks_the_same_in_all_figures(records: Records) -> None:
+    """The focus first, then by ascending area: errors are least with pareco, most with uniform."""
+    looks = method_looks(records, "uniform")
+    assert list(looks) == ["uniform", "pareco", "random"]
+    assert looks["uniform"].legend == "uniform (2 seeds)"
+    figures = experiment_figures(records, NONE, "uniform")
+    for name in ("error_vs_flops", "error_vs_latency", "curves"):
+        lines = {str(line.get_label()).split()[0]: line for line in figures[name].axes[0].lines}
+        for method, look in looks.items():
+            assert (lines[method].get_color(), lines[method].get_linewidth()) == (
+                look.color,
+                look.width,
+            )

@@ -1,5 +1,6 @@
 """What searches visited and predicted: points by hand, ranks by scipy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from scipy.stats import spearmanr
 
-from pareco.reporting.figures import prediction_figure, visits_figure
+from pareco.reporting.figures.curves import prediction_figure, visits_figure
 from pareco.reporting.records import VISIT_TYPES, Records
 
 ORIGINS = ["uniform", "uniform", "largest", "model", "model", "model", "random", "model"]
@@ -35,8 +36,14 @@ VISITS = pd.DataFrame(
 )[list(VISIT_TYPES)]
 
 
-def with_visits(records: Records, *visits: pd.DataFrame) -> Records:
-    return replace(records, visits=pd.concat(visits, ignore_index=True))
+Draw = Callable[[Records, str], Figure | None]
+
+
+def drawn(draw: Draw, records: Records, *visits: pd.DataFrame) -> Figure:
+    """The figure of some visits."""
+    figure = draw(replace(records, visits=pd.concat(visits, ignore_index=True)), "pareco")
+    assert figure is not None
+    return figure
 
 
 def points(figure: Figure, panel: int = 0) -> dict[str, list[list[float]]]:
@@ -50,8 +57,7 @@ def points(figure: Figure, panel: int = 0) -> dict[str, list[list[float]]]:
 
 
 def test_visits_stand_at_their_share_of_the_full_cost(records: Records) -> None:
-    figure = visits_figure(with_visits(records, VISITS), "pareco")
-    assert figure is not None
+    figure = drawn(visits_figure, records, VISITS)
     found = points(figure)
     expected = {
         "target": [[3, 60], [4, 25], [5, 70], [7, 10]],
@@ -69,12 +75,15 @@ def test_visits_stand_at_their_share_of_the_full_cost(records: Records) -> None:
     assert right.get_xlabel() == "part (%)"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*expected, "visited", "targets"]
+    own = replace(records, experiment=replace(records.experiment, cost="activations"))
+    by_activations = drawn(visits_figure, own, VISITS)
+    np.testing.assert_allclose(points(by_activations)["uniform, at the start"], [[0, 10], [1, 20]])
+    assert by_activations.axes[0].get_ylabel() == "activations (% of full)"
 
 
 def test_the_distribution_is_in_percent_of_what_it_counts(records: Records) -> None:
     """20 bins of 5%: one of eight visits in each but none elsewhere, and four targets."""
-    figure = visits_figure(with_visits(records, VISITS), "pareco")
-    assert figure is not None
+    figure = drawn(visits_figure, records, VISITS)
     patches = figure.axes[1].patches
     bars = [patch for patch in patches if isinstance(patch, Rectangle)]
     widths = {round(bar.get_y()): bar.get_width() for bar in bars if bar.get_width()}
@@ -87,25 +96,15 @@ def test_the_distribution_is_in_percent_of_what_it_counts(records: Records) -> N
 def test_each_method_that_searches_has_a_row_for_its_first_seed(records: Records) -> None:
     other = VISITS.assign(method="another", seed=4)
     later = VISITS.assign(seed=2, macs=1)
-    figure = visits_figure(with_visits(records, later, other, VISITS), "pareco")
-    assert figure is not None
+    figure = drawn(visits_figure, records, later, other, VISITS)
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["pareco, seed 1", "", "another, seed 4", ""]
     np.testing.assert_allclose(points(figure)["the largest network"], [[2, 100]])
 
 
-def test_visits_follow_the_cost(records: Records) -> None:
-    own = replace(records, experiment=replace(records.experiment, cost="activations"))
-    figure = visits_figure(with_visits(own, VISITS), "pareco")
-    assert figure is not None
-    np.testing.assert_allclose(points(figure)["uniform, at the start"], [[0, 10], [1, 20]])
-    assert figure.axes[0].get_ylabel() == "activations (% of full)"
-
-
 def test_predictions_stand_over_the_losses_measured(records: Records) -> None:
     """Of visits that have both; 1.0 and 0.5 are within two deviations, 2.0 is not."""
-    figure = prediction_figure(with_visits(records, VISITS), "pareco")
-    assert figure is not None
+    figure = drawn(prediction_figure, records, VISITS)
     axes = figure.axes[0]
     scatter = next(each for each in axes.collections if isinstance(each, PathCollection))
     np.testing.assert_array_equal(scatter.get_offsets(), [[1.1, 1.0], [1.7, 2.0], [0.6, 0.5]])
@@ -126,8 +125,7 @@ def test_the_rank_correlation_is_that_of_scipy(records: Records) -> None:
     refreshed = generator.normal(size=40).round(1)  # with ties
     predicted = refreshed + generator.normal(size=40)
     many = many.assign(visit=range(40), refreshed_loss=refreshed, predicted_loss=predicted)
-    figure = prediction_figure(with_visits(records, many), "pareco")
-    assert figure is not None
+    figure = drawn(prediction_figure, records, many)
     expected = float(np.asarray(spearmanr(predicted, refreshed))[0])
     assert 0.3 < expected < 0.95
     assert figure.axes[0].get_title("left").endswith(f"rank correlation {expected:.2f}")
@@ -135,16 +133,14 @@ def test_the_rank_correlation_is_that_of_scipy(records: Records) -> None:
 
 @pytest.mark.parametrize("changes", [{"predicted_loss": 1.0}, {"refreshed_loss": 1.0}])
 def test_equal_values_have_no_rank_correlation(records: Records, changes: dict[str, float]) -> None:
-    figure = prediction_figure(with_visits(records, VISITS.assign(**changes)), "pareco")
-    assert figure is not None
+    figure = drawn(prediction_figure, records, VISITS.assign(**changes))
     assert "correlation" not in figure.axes[0].get_title("left")
 
 
 def test_a_colour_is_the_same_visit_in_every_panel(records: Records) -> None:
     """One bar of colours explains all panels, whose searches differ in length."""
     other = VISITS.assign(method="another", visit=VISITS["visit"] + 100)
-    figure = prediction_figure(with_visits(records, other, VISITS), "pareco")
-    assert figure is not None
+    figure = drawn(prediction_figure, records, other, VISITS)
     limits = {
         each.get_clim()
         for axes in figure.axes[:2]
@@ -155,7 +151,7 @@ def test_a_colour_is_the_same_visit_in_every_panel(records: Records) -> None:
 
 
 def test_there_is_no_figure_of_nothing(records: Records) -> None:
-    assert visits_figure(with_visits(records, VISITS.iloc[:0]), "pareco") is None
-    for nothing in (VISITS.iloc[:3], VISITS.iloc[6:]):
-        assert prediction_figure(with_visits(records, nothing), "pareco") is None
-        assert visits_figure(with_visits(records, nothing), "pareco") is not None
+    for visits in (VISITS.iloc[:0], VISITS.iloc[:3], VISITS.iloc[6:]):
+        known = replace(records, visits=visits)
+        assert prediction_figure(known, "pareco") is None
+        assert (visits_figure(known, "pareco") is None) is visits.empty

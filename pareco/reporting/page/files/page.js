@@ -60,7 +60,7 @@
     datasets() {
       const radius = this.count > MANY ? 2.4 : 3.8;
       return this.data.methods.flatMap((method, index) => {
-        const line = { type: "line", stepped: true, pointRadius: 0, borderWidth: 0, parsing: false };
+        const line = { type: "line", pointRadius: 0, borderWidth: 0, parsing: false };
         const band = { ...line, order: 1000 + index, backgroundColor: method.color + BAND_ALPHA };
         const shape = {
           pointStyle: method.point,
@@ -72,7 +72,7 @@
         };
         return [
           { ...band, data: [], fill: false },
-          { ...band, data: [], fill: method.seeds > 1 ? "-1" : false },
+          { ...band, data: [], fill: method.seeds > 2 ? "-1" : false },
           { ...line, data: [], order: 2 * index, borderColor: method.color, borderWidth: method.width + 0.3, borderDash: method.dash },
           { type: "scatter", data: [], order: 2 * index + 1, parsing: false, ...shape },
         ];
