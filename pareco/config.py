@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,8 @@ from typing import Any, Literal, get_args
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
+DATA_SETS = ("digits", "digits_rgb", "cifar10", "cifar100", "imagenet")
+"""The data sets that `pareco.data.load_data` has by name."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -104,6 +107,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        near = ", ".join(difflib.get_close_matches(self.name, DATA_SETS, n=3, cutoff=0.0))
+        known = self.name in DATA_SETS
+        _require(known, f"data.name: unknown data set {self.name!r}; known: {near}")
         _require(self.image_size >= 8, f"image_size must be at least 8, got {self.image_size}")
         _require(self.search_images >= 1, "search_images must be at least 1")
         _require(self.test_images is None or self.test_images >= 1, "test_images must be positive")
