@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import tyro
+from rich.text import Text
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 """A flag that is off unless it is given."""
@@ -44,9 +45,10 @@ def in_one_line() -> Iterator[None]:
 
 def _one_line(box: str) -> str:
     """Return the message in a box, and the nearest flag or the known commands where it has them."""
-    rows = [row.strip("│╭╮╰╯─ ") for row in box.strip().splitlines()]
-    text = "\n".join(rows[1:])  # the first row is a title; a rule between paragraphs is now empty
-    message = text.partition("\n\n")[0].replace("\n", " ")
+    rows = [row.strip(" │╭╮╰╯") for row in Text.from_ansi(box).plain.strip().splitlines()]
+    # Without the title, and with empty rows for rules and edges.
+    text = "\n".join("" if set(row) <= {*"─-"} else row for row in rows[1:]).strip()
+    message = text.partition("\n\n")[0].replace("\n", " ").strip()
     message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
     if near := re.search(r"Perhaps you meant:\s+(--\S+)", text):
         message += f"; did you mean {near[1]}?"

@@ -61,7 +61,7 @@ def wandb_report(name: str | None, arguments: list[str], console: Console) -> in
     from pareco.reporting.report import loaded_report
     from pareco.reporting.tables import markdown
     from pareco.reporting.wandb_report import summary_runs, upload_summary
-    from replications.report_command import FOCUS, how_to_reproduce
+    from replications.site import FOCUS, how_to_reproduce
 
     loaded = loaded_report(chosen.results / name, focus=FOCUS)
     summaries = summary_runs(loaded.records, FOCUS)
@@ -91,7 +91,7 @@ def wandb_report(name: str | None, arguments: list[str], console: Console) -> in
 def _claims(name: str, results: Path) -> str:
     """The claims that an experiment tests, with what was found, as a table in Markdown."""
     from pareco.reporting.tables import Cell, Table, markdown_table
-    from replications.report_command import catalogued
+    from replications.catalogue import catalogued
     from replications.verdicts import claim_outcomes
 
     tested = {experiment for known, experiment, _ in catalogued() if known == name}
