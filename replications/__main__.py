@@ -67,19 +67,13 @@ class Report:
         """Write the results; return 0."""
         if self.all == (self.name is not None):
             raise ValueError("report needs the name of an experiment, or --all without a name")
-        name = (
-            self.name if self.name is None or self.scale is None else name_at(self.name, self.scale)
-        )
-        from replications import site
+        name = name_at(self.name, self.scale) if self.name and self.scale else self.name
+        from replications.site import write_all_reports, write_report
 
-        folders = self.folders
         if name is None:
-            site.write_all_reports(folders.results, console)
+            write_all_reports(self.folders.results, console)
         else:
-            allowed = folders.allow_unequal_budgets
-            site.write_report(
-                name, folders.runs, folders.results, console, allow_unequal_budgets=allowed
-            )
+            write_report(name, self.folders, console)
         return 0
 
 

@@ -44,11 +44,8 @@ class Folders:
     """Report methods side by side though their training budgets differ."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """The flag that says which configuration the other flags change."""
-
-    scale: str = "paper"
+def _scale(*, scale: str = "paper") -> str:
+    return scale  # the flag that other flags' defaults depend on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +87,7 @@ class Run:
         if not arguments or arguments[0].startswith("-"):
             known = ", ".join(experiment_names())
             raise ValueError(f"run needs the name of an experiment first; known: {known}")
-        scale = tyro.cli(Scale, args=arguments, return_unknown_args=True, add_help=False)[0].scale
+        scale, _ = tyro.cli(_scale, args=arguments, return_unknown_args=True, add_help=False)
         experiment = replace(experiment_named(arguments[0], scale), scale=scale)
         return cls(of=arguments[0], experiment=experiment)
 
@@ -200,8 +197,7 @@ class Run:
                 measure_latencies(self.experiment, runs, self.machine)
         except (RuntimeError, MemoryError) as error:
             console.print(f"[yellow]no latency:[/yellow] {escape(str(error))}", highlight=False)
-        allowed = self.folders.allow_unequal_budgets
-        write_report(name, runs, results, console, allow_unequal_budgets=allowed)
+        write_report(name, self.folders, console)
 
     def _workers(self) -> int:
         """Return how many runs go side by side: by default one where they share a GPU."""

@@ -15,24 +15,24 @@ from pareco.reporting.records import FOLDER, PUBLISHED_SCALE
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from replications.catalogue import catalogued, experiment_named
+from replications.run import Folders
 from replications.verdicts import claim_outcomes
 
 FOCUS = "pareco"
 
 
-def write_report(
-    name: str, runs: Path, results: Path, console: Console, *, allow_unequal_budgets: bool = False
-) -> None:
+def write_report(name: str, folders: Folders, console: Console) -> None:
     """Write the results of one experiment, show its tables, and renew the site.
 
-    They are made from the finished runs in `runs/<name>/`, or without one from the records in
-    `results/<name>/`. Raises `InvalidRecord` where neither is there.
+    They are made from its finished runs, or without one from the records in the results. Raises
+    `InvalidRecord` where neither is there.
     """
-    unfinished: tuple[Path, ...] = ()
+    runs, results, unfinished = folders.runs, folders.results, ()
     known = recorded(results)
     if any((runs / name).glob("*/seed*/DONE")):
+        allowed = folders.allow_unequal_budgets
         unfinished = collect_records(
-            name, runs, results, allow_unequal_budgets=allow_unequal_budgets, focus=FOCUS
+            name, runs, results, allow_unequal_budgets=allowed, focus=FOCUS
         )
     elif name in known:
         _print(console, f"no runs in {runs / name}: from the records")

@@ -264,12 +264,9 @@ class _Sweep:
         say = self._bars.console.print
         for job in self.ended("failed"):
             say(f"[red]{job} failed:[/red] {escape(self.results[job].problem)}")
-        names = [
-            f"{job} (killed: back to its last checkpoint)"
-            if self.results[job].problem == _KILLED.problem
-            else f"{job}"
-            for job in self.ended("interrupted", "killed")
-        ]
+        cut_off = {job: self.results[job].problem for job in self.ended("interrupted", "killed")}
+        back = " (killed: back to its last checkpoint)"
+        names = [f"{job}{back if cut_off[job] == _KILLED.problem else ''}" for job in cut_off]
         say(f"interrupted: {', '.join(names) or 'none'}")
         say(f"not begun: {len(jobs) - len(self.results)} of {len(jobs)} runs")
 

@@ -17,7 +17,6 @@ from rich.console import Console
 import replications
 from pareco import latency
 from pareco.config import Machine
-from replications import run as run_command
 from replications import sweep, verdicts, wandb_commands
 from replications.__main__ import main
 from replications.scales import SCALES

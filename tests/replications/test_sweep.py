@@ -33,8 +33,8 @@ def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 600  # ends a hang
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -107,9 +107,8 @@ def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
 
     def work() -> None:
         wait_for(lambda: steps(job.folder) > 0)
-        (process,) = [each for each in multiprocessing.active_children() if each.name == str(job)]
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGTERM)
+        (process,) = multiprocessing.active_children()
+        process.terminate()
 
     with meanwhile(work):
         failures = run_jobs([job, short], workers=1, console=Console())
@@ -117,6 +116,50 @@ def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
     assert "interrupted by SIGTERM; the same command goes on" in failures[0].message
     assert checkpoints(job.folder) == [steps(job.folder)]
     assert short.run_folder.done
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
+    tmp_path: Path, kills: int
+) -> None:
+    names = ("pareco", "us_net", "random_widths")
+    jobs = [Job(experiment=TINY, method=name, seed=0, runs=tmp_path / "runs") for name in names]
+    sessions = jobs[0].folder / "env.json"
+
+    def work() -> None:
+        for kill in range(kills):
+            wait_for(lambda: sessions.exists() and len(json.loads(sessions.read_text())) > kill)  # noqa: B023
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with meanwhile(work):
+        failures = run_jobs(jobs, workers=1, console=Console())
+    assert all(job.run_folder.done for job in jobs[1:])
+    assert jobs[0].run_folder.done is (kills == 1)
+    assert [failure.job for failure in failures] == (jobs[:1] if kills == 2 else [])
+    assert all("worker process was killed" in failure.message for failure in failures)
+    assert not run_jobs(jobs, workers=1, console=Console())  # it goes on
+    assert jobs[0].run_folder.done
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from rich.console import Console;"
+        "from replications.sweep import Job, run_jobs; from tests.experiments import TINY;"
+        "from dataclasses import replace;"
+        "long = replace(TINY, training=replace(TINY.training, epochs=10000));"
+        f"job = Job(experiment=long, method='us_net', seed=0, runs=Path({str(tmp_path)!r}));"
+        "run_jobs([job], workers=1, console=Console())"
+    )
+    record = tmp_path / "tiny/us_net/seed0/metrics.jsonl"
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(lambda: record.exists() and record.stat().st_size > 0)
+    parent.kill()
+    parent.wait()
+    time.sleep(2)
+    size = record.stat().st_size
+    time.sleep(1)
+    assert record.stat().st_size == size
 
 
 def stopped_worker(job: Job) -> int:
@@ -130,8 +173,12 @@ def stopped_worker(job: Job) -> int:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(
-    tmp_path: Path, signum: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    signum: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 10_000.0)
     (job,) = jobs_in(tmp_path, "us_net")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -142,14 +189,12 @@ def test_a_second_signal_ends_at_once(
         os.kill(os.getpid(), signum)
 
     error = Interrupted if signum == signal.SIGTERM else KeyboardInterrupt
-    begun = time.monotonic()
     try:
         with meanwhile(work), pytest.raises(error):
             run_jobs([job], workers=1, console=Console(width=200))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - begun < 60
-    wait_for(lambda: not multiprocessing.active_children(), 5)
+    wait_for(lambda: not multiprocessing.active_children())
     if error is Interrupted:
         shown = capsys.readouterr().out
         assert "interrupted: us_net seed 0 (killed: back to its last checkpoint)" in shown
@@ -213,9 +258,9 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
     done = 0
     for signum, status, send in ((signal.SIGTERM, 143, os.kill), (signal.SIGINT, 130, os.killpg)):
         process = command(runs)
-        wait_for(lambda: steps(run) > done + 2, 120)  # noqa: B023
+        wait_for(lambda: steps(run) > done + 2)  # noqa: B023
         send(process.pid, signum)
-        shown, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate()
         assert process.returncode == status, errors
         assert f"interrupted: {METHODS[0]} seed 0" in shown
         assert "not begun: 1 of 2 runs" in shown
@@ -250,9 +295,9 @@ def test_slurm_signals_every_process_of_a_step(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, start_new_session=True
     )
-    wait_for(lambda: all(steps(job.folder) > 0 for job in jobs), 120)
+    wait_for(lambda: all(steps(job.folder) > 0 for job in jobs))
     os.killpg(parent.pid, signal.SIGTERM)
-    assert parent.wait(timeout=60) == 143
+    assert parent.wait() == 143
     for job in jobs:
         assert checkpoints(job.folder) == [steps(job.folder)]
 
