@@ -17,7 +17,7 @@ from rich.console import Console
 import replications
 from pareco import latency
 from pareco.config import Machine
-from replications import sweep, verdicts, wandb_commands
+from replications import sweep
 from replications.__main__ import main
 from replications.scales import SCALES
 from replications.sweep import Job
@@ -324,29 +324,3 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
     assert "is in use by another process" in " ".join(shown.split())
     assert "2 of 3 runs failed" in shown
     assert (tmp_path / "runs/tiny/random_widths/seed0/DONE").exists()
-
-
-def test_commands_of_other_modules_get_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[object, ...]] = []
-
-    def noted(*arguments: object) -> int:
-        asked.append(arguments[:-1])
-        return 0
-
-    monkeypatch.setattr(verdicts, "print_claims", noted, raising=False)
-    for name in ("wandb_sync", "wandb_report"):
-        monkeypatch.setattr(wandb_commands, name, noted)
-    results = ["--results", "there"]
-    for line in (
-        ["claims", "--json", *results, "--file", "own.toml"],
-        ["claims"],
-        ["wandb-sync", "--runs", "there"],
-        ["wandb-report", "digits", *results, "--json", "report.json"],
-    ):
-        assert main(line) == 0
-    assert asked == [
-        (Path("there"), Path("own.toml"), True),
-        (Path("results"), verdicts.PATH, False),
-        (Path("there"),),
-        ("digits", Path("there"), Path("report.json")),
-    ]

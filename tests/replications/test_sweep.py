@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from pareco.config import Machine
@@ -142,53 +143,36 @@ def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
     assert jobs[0].run_folder.done
 
 
-def test_workers_end_with_their_parent(tmp_path: Path) -> None:
-    script = (
-        "from pathlib import Path; from rich.console import Console;"
-        "from replications.sweep import Job, run_jobs; from tests.experiments import TINY;"
-        "from dataclasses import replace;"
-        "long = replace(TINY, training=replace(TINY.training, epochs=10000));"
-        f"job = Job(experiment=long, method='us_net', seed=0, runs=Path({str(tmp_path)!r}));"
-        "run_jobs([job], workers=1, console=Console())"
-    )
-    record = tmp_path / "tiny/us_net/seed0/metrics.jsonl"
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
-    wait_for(lambda: record.exists() and record.stat().st_size > 0)
-    parent.kill()
-    parent.wait()
-    time.sleep(2)
-    size = record.stat().st_size
-    time.sleep(1)
-    assert record.stat().st_size == size
-
-
-def stopped_worker(job: Job) -> int:
-    """Stop the process of a job, so that it cannot answer; return its identifier."""
-    wait_for(lambda: steps(job.folder) > 0)
-    (process,) = multiprocessing.active_children()
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGSTOP)
-    return process.pid
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(
+@pytest.mark.parametrize(
+    ("signals", "seconds_to_save", "error"),
+    [
+        ([signal.SIGTERM, signal.SIGTERM], 10_000.0, Interrupted),
+        ([signal.SIGINT, signal.SIGINT], 10_000.0, KeyboardInterrupt),
+        ([signal.SIGTERM], 1.0, Interrupted),
+    ],
+)
+def test_a_second_signal_or_five_minutes_end_at_once(
     tmp_path: Path,
-    signum: int,
+    signals: list[int],
+    seconds_to_save: float,
+    error: type[BaseException],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 10_000.0)
+    """Of a worker that cannot answer, as it is stopped."""
+    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", seconds_to_save)
     (job,) = jobs_in(tmp_path, "us_net")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def work() -> None:
-        stopped_worker(job)
-        os.kill(os.getpid(), signum)
-        time.sleep(1.5)
-        os.kill(os.getpid(), signum)
+        wait_for(lambda: steps(job.folder) > 0)
+        (process,) = multiprocessing.active_children()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        for signum in signals:
+            os.kill(os.getpid(), signum)
+            time.sleep(1.5)  # two within a second are one
 
-    error = Interrupted if signum == signal.SIGTERM else KeyboardInterrupt
     try:
         with meanwhile(work), pytest.raises(error):
             run_jobs([job], workers=1, console=Console(width=200))
@@ -198,21 +182,6 @@ def test_a_second_signal_ends_at_once(
     if error is Interrupted:
         shown = capsys.readouterr().out
         assert "interrupted: us_net seed 0 (killed: back to its last checkpoint)" in shown
-
-
-def test_a_worker_that_does_not_answer_is_ended_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 1.0)
-    (job,) = jobs_in(tmp_path, "us_net")
-
-    def work() -> None:
-        stopped_worker(job)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    with meanwhile(work), pytest.raises(Interrupted):
-        run_jobs([job], workers=1, console=Console())
-    assert not multiprocessing.active_children()
 
 
 def test_a_signal_before_the_workers_hear_is_not_lost(tmp_path: Path) -> None:
@@ -279,27 +248,38 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
             assert (runs / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-def test_slurm_signals_every_process_of_a_step(tmp_path: Path) -> None:
-    """The fork server too, which must not take the workers with it before they have saved."""
-    jobs = jobs_in(tmp_path, *METHODS)
+def sweeping(folder: Path) -> subprocess.Popen[bytes]:
+    """Return a process that sweeps two long runs in two workers."""
     lines = (
         "import sys; from pathlib import Path; from rich.console import Console",
         "from tests.replications.test_sweep import jobs_in",
         "from replications.sweep import run_jobs",
         "from pareco.training.interruption import Interrupted",
         "try:",
-        f"    run_jobs(jobs_in(Path({str(tmp_path)!r}), *{METHODS}), workers=2, console=Console())",
+        f"    run_jobs(jobs_in(Path({str(folder)!r}), *{METHODS}), workers=2, console=Console())",
         "except Interrupted as error:",
         "    sys.exit(error.exit_status)",
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, start_new_session=True
-    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_ended_leaves_no_worker(tmp_path: Path, signum: int) -> None:
+    """As by Slurm, which signals every process, the fork server too; or killed, without a word."""
+    jobs = jobs_in(tmp_path, *METHODS)
+    parent = sweeping(tmp_path)
     wait_for(lambda: all(steps(job.folder) > 0 for job in jobs))
-    os.killpg(parent.pid, signal.SIGTERM)
-    assert parent.wait() == 143
+    if signum == signal.SIGKILL:
+        parent.kill()
+        parent.wait()
+    else:
+        os.killpg(parent.pid, signum)
+        assert parent.wait() == 143
     for job in jobs:
-        assert checkpoints(job.folder) == [steps(job.folder)]
+        with FileLock(job.folder / ".lock", timeout=600):  # a worker holds it to its end
+            saved = [steps(job.folder)] if signum == signal.SIGTERM else []
+            assert checkpoints(job.folder) == saved
 
 
 def test_a_diverging_run_ends_the_command_with_status_1(
