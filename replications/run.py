@@ -168,8 +168,7 @@ class Run:
         else:
             failures = sweep.run_jobs(jobs, workers=self._workers(), console=console)
         for failure in failures:
-            text = escape(f"{failure.job} failed: {failure.message}")
-            console.print(f"\n[red]{text}[/red]", highlight=False)
+            console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
         if failures:
             place = escape(f"{failures[0].job.folder}")
             console.print(f"\n{len(failures)} of {len(jobs)} runs failed; see {place}")

@@ -34,11 +34,7 @@ from replications.catalogue import method_named
 
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
-_SHOWN = {
-    "done": "done   ",
-    "failed": "[red]failed[/red] ",
-    "interrupted": "[yellow]interrupted[/]",
-}
+_SHOWN = {"done": "done   ", "failed": "[red]failed[/] ", "interrupted": "[yellow]interrupted[/]"}
 _TOLD = [field.name for field in fields(StepReport)]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_SAVE = 300.0
@@ -243,7 +239,7 @@ class _Sweep:
                 job = waiting.popleft()
                 self._bars.begin(job)
                 self._underway.append(Worker.begun(job, self._context))
-            futures = [worker.future for worker in self._underway]
+            futures = {worker.future for worker in self._underway}
             wait(futures, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
             if requested() is not None:
                 self._stop()
