@@ -10,8 +10,6 @@ from math import ceil
 
 import numpy as np
 import pandas as pd
-import torch
-from botorch.utils.multi_objective.hypervolume import Hypervolume
 from scipy.stats import bootstrap
 
 from pareco.config import COSTS
@@ -99,6 +97,9 @@ def hypervolume(front: pd.DataFrame, cost: str, full_cost: float) -> float:
     Of the networks that budgets select, with the reference point (100% error, 100% of the full
     cost); more is better. A network that costs as much as the full one adds nothing.
     """
+    import torch
+    from botorch.utils.multi_objective.hypervolume import Hypervolume
+
     steps = staircase(front, cost)
     shares = torch.tensor(
         np.stack([steps[cost].to_numpy() / full_cost, steps["test_top1_error"].to_numpy() / 100], 1)

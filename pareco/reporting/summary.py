@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.claims import Verdict
 from pareco.reporting.collection import duration
 from pareco.reporting.records import Records
 from pareco.reporting.statistics import (
@@ -65,7 +65,7 @@ def summary_row(records: Records, focus: str) -> SummaryRow:
     )
 
 
-def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[ClaimOutcome]) -> str:
+def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[Verdict]) -> str:
     """The text of results/README.md."""
     linked = [tuple(Cell(text, link=link) for text, link in _linked(row)) for row in rows]
     return f"""# Results
@@ -98,7 +98,7 @@ def _linked(row: SummaryRow) -> list[tuple[str, str]]:
     return [(first, link), *((text, "") for text in others)]
 
 
-def _claim_table(claims: Sequence[ClaimOutcome]) -> str:
+def _claim_table(claims: Sequence[Verdict]) -> str:
     rows = [
         tuple(map(Cell, (claim.statement, claim.outcome, claim.ours, claim.source, claim.why)))
         for claim in claims

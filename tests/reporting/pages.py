@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.claims import Verdict
 from pareco.reporting.page import Section
 from pareco.reporting.records import ExperimentRecord, Group, Records, with_latency
 from pareco.reporting.summary import SummaryRow
@@ -32,7 +32,7 @@ ENVIRONMENT = {
 METHODS = ("pareco", "random", "uniform")
 HOSTILE = '</script><img src=x onerror="window.broken=1">&\'\u2028<!--'
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40"><path d="M0 0\nL9 9"/></svg>'
-CLAIM = ClaimOutcome(
+CLAIM = Verdict(
     id="layers",
     statement="Widths per layer give the better trade-off",
     source="slides, page 3",

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from pareco.reporting.claims import ClaimOutcome
+from pareco.reporting.claims import Verdict
 from pareco.reporting.records import Records
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from tests.reporting.claim_records import ENVIRONMENT, records_of
 
-CLAIM = ClaimOutcome(
+CLAIM = Verdict(
     id="a",
     statement="wide | narrow",
     source="a table",

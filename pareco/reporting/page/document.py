@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from pareco.reporting.claims import ClaimOutcome, Outcome
+from pareco.reporting.claims import Outcome, Verdict
 from pareco.reporting.collection import commit_name, duration
 from pareco.reporting.page.chart import axes, chart_data, method_looks
 from pareco.reporting.records import COST_WORDS, PUBLISHED_SCALE, Records
@@ -153,7 +153,7 @@ class Section:
 
 
 def page_html(
-    sections: Sequence[Section], claims: Sequence[ClaimOutcome], summary: Sequence[SummaryRow]
+    sections: Sequence[Section], claims: Sequence[Verdict], summary: Sequence[SummaryRow]
 ) -> str:
     """The text of an HTML file that shows all results and needs no other file and no network.
 
@@ -207,7 +207,7 @@ def _shown(section: Section) -> dict[str, Any]:
     }
 
 
-def _counted(claims: Sequence[ClaimOutcome]) -> list[tuple[str, list[tuple[str, int]]]]:
+def _counted(claims: Sequence[Verdict]) -> list[tuple[str, list[tuple[str, int]]]]:
     """How many claims of each sort have each outcome, those included that none has."""
     counted = []
     for about, title in _ABOUT.items():

@@ -1,0 +1,201 @@
+"""The rules of the house, each as a function from source text to what breaks it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
+
+ROOMS = (
+    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "models"),
+    *("slimmable", "search", "methods", "processes", "data", "evaluation", "tracking", "training"),
+    *("latency", "reporting", "cli"),
+)
+"""The rooms of pareco in their order; a room uses only rooms before it."""
+
+HOUSES = ("pareco", "baselines", "replications", "tests")
+"""The packages in their order."""
+
+_DRAWS = ("bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm")
+_DRAWS_IN_PLACE = ("bernoulli_", "exponential_", "normal_", "random_", "uniform_")
+_PATTERNS = ("compile", "findall", "finditer", "fullmatch", "match", "search", "split", "sub")
+_PARTS = ("endswith", "partition", "removeprefix", "removesuffix", "rpartition", "startswith")
+
+
+def imports(source: str) -> set[str]:
+    """Return the full names of all modules that are imported, on first use or by name too.
+
+    What is imported from the root of a package counts as a module of it; relative imports begin
+    with a dot.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            within = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {module} if "." in module else within
+        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+            found |= set(list(_strings(node.args))[:1])
+    return found
+
+
+def imported_too_early(place: PurePath, source: str) -> set[str]:
+    """Return the imports of a file of ours that its place in HOUSES and ROOMS does not allow."""
+    house, own = place.parts[0], PurePath(place.parts[1]).stem
+    wrong = set()
+    for name in imports(source):
+        package, room = [*name.split("."), ""][:2]
+        if package == house == "pareco":
+            allowed = room in ROOMS[: ROOMS.index(own) + 1]
+        else:
+            allowed = package not in HOUSES[HOUSES.index(house) + 1 :] and package != ""
+        if not allowed:
+            wrong.add(name)
+    return wrong
+
+
+def branches(source: str, names: Collection[str]) -> set[str]:
+    """Return the names that the source compares with, matches or looks up.
+
+    Of a regular expression, and of a test of a part of a word, the part is returned that a name
+    begins with or, with `in`, has in it.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            constants = set(_strings([node.left, *node.comparators]))
+            found |= constants & set(names)
+            if isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(node.left, ast.Constant):
+                found |= {each for each in constants if _in_some(each, names)}
+        elif isinstance(node, ast.MatchValue):
+            found |= set(_strings([node.value])) & set(names)
+        elif isinstance(node, ast.Subscript):
+            found |= set(_strings([node.slice])) & set(names)
+        elif isinstance(node, ast.Call) and _called(node) in (*_PATTERNS, *_PARTS):
+            words = re.findall("[a-z][a-z_-]{3,}", " ".join(_strings(node.args)))
+            found |= {word for word in words if any(name.startswith(word) for name in names)}
+    return found
+
+
+def _in_some(part: str, names: Iterable[str]) -> bool:
+    return len(part) > 3 and any(part in name for name in names)
+
+
+def tables(source: str, names: Collection[str]) -> set[str]:
+    """Return the names that the source holds: in a collection, as a key, or as a default.
+
+    A default is that of a parameter, of a field or of a class; what a call passes by keyword as
+    `focus`, `method` or `baseline` is held too.
+    """
+    held: list[ast.expr | None] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Dict):
+            held += node.keys
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+            held += node.elts
+        elif isinstance(node, ast.arguments):
+            held += [*node.defaults, *node.kw_defaults]
+        elif isinstance(node, ast.ClassDef):
+            assigned = (each for each in node.body if isinstance(each, ast.Assign | ast.AnnAssign))
+            held += [each.value for each in assigned]
+        elif isinstance(node, ast.keyword) and node.arg in ("focus", "method", "baseline"):
+            held.append(node.value)
+    return set(_strings(each for each in held if isinstance(each, ast.Constant))) & set(names)
+
+
+def draws_from_a_global_stream(source: str) -> set[str]:
+    """Return the calls of random functions that are given no generator."""
+    found = {name for name in imports(source) if re.match(r"random\b|numpy\.random", name)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if re.match(r"(np|numpy)\.random\.(?!Generator)", text):
+                found.add(text)
+        elif isinstance(node, ast.Call):
+            text, given = ast.unparse(node.func), [each.arg for each in node.keywords]
+            draws = _called(node) in _DRAWS_IN_PLACE or text in [f"torch.{x}" for x in _DRAWS]
+            if (draws and "generator" not in given) or text in ("torch.manual_seed", "torch.seed"):
+                found.add(text)
+    return found
+
+
+def fields(source: str) -> dict[tuple[str, str], bool]:
+    """Return the fields of a file's classes, and of each whether a text stands below it."""
+    return {
+        (each.name, ast.unparse(node.target)): isinstance(following, ast.Expr)
+        for each in ast.walk(ast.parse(source))
+        if isinstance(each, ast.ClassDef)
+        for node, following in zip(each.body, [*each.body[1:], None], strict=True)
+        if isinstance(node, ast.AnnAssign)
+    }
+
+
+def classes(source: str) -> list[str]:
+    """Return the names of all classes of a file."""
+    return [node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+
+
+def method_names_in(source: str) -> list[str]:
+    """Return what the classes of a file call themselves: the values of `name = ...`."""
+    return re.findall(r"^    name = \"(\w+)\"$", source, re.MULTILINE)
+
+
+def mixed_up(files: Iterable[PurePath]) -> set[str]:
+    """Return the names of modules, without a plural's s, that more than one file or folder has."""
+    modules = {file.parent if file.stem == "__init__" else file.with_suffix("") for file in files}
+    counts = Counter(module.name.removesuffix("s") for module in modules)
+    return {name for name, count in counts.items() if count > 1}
+
+
+def not_derived(experiments: Mapping[str, str]) -> set[str]:
+    """Return the experiments, of sources by name, that are neither a diff nor a parent.
+
+    A diff is a `replace` of an imported EXPERIMENT. Built anew may only be one that another one
+    imports, or the only one on its data set.
+    """
+    imported = {name for source in experiments.values() for name in imports(source)}
+    built = {
+        name: re.findall(r"\bDataConfig\(\s*name=\"(\w+)\"", source)
+        for name, source in experiments.items()
+        if re.search(r"^EXPERIMENT = Experiment\(", source, re.MULTILINE)
+    }
+    times = Counter(data for each in built.values() for data in each)
+    wrong = {
+        name
+        for name, data in built.items()
+        if f"replications.{name}.experiment" not in imported and times[data[0]] > 1
+    }
+    for name in set(experiments) - set(built):
+        parents = re.findall(r"import EXPERIMENT as (\w+)", experiments[name])
+        made_of = re.findall(r"^EXPERIMENT = replace\(\s*(\w+),", experiments[name], re.MULTILINE)
+        if not set(made_of) & set(parents):
+            wrong.add(name)
+    return wrong
+
+
+def places_of_a_machine(text: str) -> list[str]:
+    """Return the beginnings of absolute paths that a text names."""
+    return [each for each in ("/work/", "/tmp/", "/home/", "/root/", "/Users/") if each in text]
+
+
+def dead_links(folder: Path, text: str) -> list[str]:
+    """Return the targets of a document's links to files that are not there."""
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    return [target for target in targets if not (folder / target).exists()]
+
+
+def _called(call: ast.Call) -> str:
+    """Return the last name of what is called."""
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def _strings(nodes: Iterable[ast.expr]) -> Iterator[str]:
+    """Yield the constant strings in expressions, those in f-strings too."""
+    for node in nodes:
+        for each in ast.walk(node):
+            if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                yield each.value
