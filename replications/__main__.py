@@ -68,10 +68,13 @@ class Report:
         if self.all == (self.name is not None):
             raise ValueError("report needs the name of an experiment, or --all without a name")
         name = name_at(self.name, self.scale) if self.name and self.scale else self.name
+        runs, results = self.folders.runs, self.folders.results
+        if name and not ((runs / name).exists() or (results / name).exists()):
+            raise ValueError(f"no runs in {runs / name}, and no records in {results / name}")
         from replications.site import write_all_reports, write_report
 
         if name is None:
-            write_all_reports(self.folders.results, console)
+            write_all_reports(results, console)
         else:
             write_report(name, self.folders, console)
         return 0

@@ -1,8 +1,6 @@
 """The command line, as a user meets it."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -102,9 +100,3 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     for option in ("NETWORK", "--image-size", "--width", "--divisor", "--alpha-min", "Exit status"):
         assert option in " ".join(out.split())
-
-
-def test_json_is_all_there_is_on_standard_output() -> None:
-    command = [sys.executable, "-m", "pareco.cli", "profile", "cifar_resnet8", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["network"] == "cifar_resnet8"

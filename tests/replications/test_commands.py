@@ -83,6 +83,8 @@ LIGHT = {
     "run digits --images /no/where": (2, "--images /no/where: no such folder; meanwhile, on emb"),
     "report": (2, "report needs the name of an experiment, or --all without a name"),
     "report digits --all": (2, "or --all without a name"),
+    "report nothing": (2, "no runs in runs/nothing, and no records in results/nothing"),
+    "report longer --scale cpu": (2, "no runs in runs/longer-cpu, and no records in results/long"),
     "report longer --scale cpuu": (2, "unknown scale 'cpuu'. Did you mean 'cpu'?"),
     "wandb-report": (2, "NAME"),
     "--help": (0, "{list,run,report,claims,wandb-sync,wandb-report}"),
@@ -144,8 +146,6 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["report", "tiny"], "no finished run of 'tiny'"),
-        (["report", "tinny", "--scale", "short"], "no finished run of 'tinny-short'"),
         (["report", "--all"], "there are no records in results"),
         (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
         (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
@@ -317,6 +317,8 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
     folder.mkdir(parents=True)
     (tmp_path / "runs/tiny/pareco").mkdir()
     (tmp_path / "runs/tiny/pareco/seed0").write_text("in the way")
+    assert main(["report", "tiny"]) == 2
+    assert "no finished run of 'tiny' in runs/tiny, and no records in" in capsys.readouterr().err
     with FileLock(folder / ".lock"):
         assert main(["run", "tiny", "--methods", "pareco", "us_net", "random_widths"]) == 1
     shown = capsys.readouterr().out
