@@ -16,7 +16,7 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 """A flag that is off unless it is given."""
 
 
-def requested(
+def chosen_command(
     commands: Mapping[str, Any], arguments: Sequence[str] | None, *, prog: str, description: str
 ) -> Any:
     """Return the command that the arguments (None: the process's own) ask for, with its flags set.

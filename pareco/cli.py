@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pareco.arguments import Flag, requested
+from pareco.arguments import Flag, chosen_command
 
 if TYPE_CHECKING:
     from pareco.slimmable import SlimmableNet
@@ -29,7 +29,7 @@ _CAPTION = "per image; activations in MiB of 32-bit floats"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class ProfileCommand:
     """Show the channel groups of a network and its costs at the full and the smallest width.
 
     Exit status: 0; 1 if the network cannot be made slimmable; 2 for an unknown network or a wrong
@@ -147,9 +147,9 @@ def _cell(cost: str, value: int, full: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default the process's own) and return its exit status."""
-    commands = {"profile": Profile(network=tyro.MISSING)}
+    commands = {"profile": ProfileCommand(network=tyro.MISSING)}
     try:
-        request = requested(commands, arguments, prog="pareco", description=DESCRIPTION)
+        request = chosen_command(commands, arguments, prog="pareco", description=DESCRIPTION)
         return request.carried_out()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

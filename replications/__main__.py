@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from pareco.arguments import Flag, in_one_line, requested
+from pareco.arguments import Flag, chosen_command, in_one_line
 from replications.catalogue import experiment_named, experiment_names, name_at, scales_of
-from replications.run import Folders, Run
+from replications.run import Folders, RunCommand
 
 DESCRIPTION = """Replications of slimmable networks, from training to tables.
 
@@ -27,7 +27,7 @@ _NAME = (tyro.conf.Positional, tyro.conf.arg(metavar="NAME"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class List:
+class ListCommand:
     """Show the experiments, and the scales at which they can be run."""
 
     def carried_out(self, console: Console) -> int:
@@ -45,7 +45,7 @@ class List:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ReportCommand:
     """Make the results of one experiment, or of --all, and the summary and the page of all.
 
     An experiment that has finished runs is reported from these; one without, and --all, from the
@@ -81,7 +81,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claims:
+class ClaimsCommand:
     """Show the paper's claims: reproduced, not reproduced, not run at that scale."""
 
     results: Path = Path("results")
@@ -101,7 +101,7 @@ class Claims:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbSync:
+class WandbSyncCommand:
     """Upload to Weights & Biases what was recorded offline."""
 
     runs: Path = Path("runs")
@@ -115,7 +115,7 @@ class WandbSync:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbReport:
+class WandbReportCommand:
     """Upload fronts and curves of an experiment to Weights & Biases, and write a report there."""
 
     name: Annotated[str, *_NAME]
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     rank = os.environ.get("RANK", "0")  # of a launcher's processes one speaks
     try:
-        request = requested(
+        request = chosen_command(
             _commands(arguments), arguments, prog="python -m replications", description=DESCRIPTION
         )
         return request.carried_out(Console(quiet=rank != "0"))
@@ -159,14 +159,14 @@ def main(arguments: Sequence[str]) -> int:
 def _commands(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the commands with the defaults of their flags; those of `run` depend on its NAME."""
     with in_one_line():
-        defaults = Run.defaults(arguments)
+        defaults = RunCommand.defaults(arguments)
     return {
-        "list": List(),
+        "list": ListCommand(),
         "run": defaults,
-        "report": Report(),
-        "claims": Claims(),
-        "wandb-sync": WandbSync(),
-        "wandb-report": WandbReport(name=tyro.MISSING),
+        "report": ReportCommand(),
+        "claims": ClaimsCommand(),
+        "wandb-sync": WandbSyncCommand(),
+        "wandb-report": WandbReportCommand(name=tyro.MISSING),
     }
 
 

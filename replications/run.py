@@ -49,7 +49,7 @@ def _scale(*, scale: str = "paper") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunCommand:
     """Train and measure every method of an experiment with every seed, then report.
 
     Any field of the configuration is a flag; they change what --scale names: paper (as published),
@@ -79,7 +79,7 @@ class Run:
     """Only say whether this could run; begin nothing."""
 
     @classmethod
-    def defaults(cls, arguments: Sequence[str]) -> Run:
+    def defaults(cls, arguments: Sequence[str]) -> RunCommand:
         """Return what its flags default to, where arguments are `run NAME` and maybe a scale."""
         if arguments[:1] != ["run"] or {"-h", "--help"} & set(arguments[1:2]):
             return cls(of=tyro.MISSING, experiment=tyro.MISSING)
