@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -225,7 +226,7 @@ class _Sweep:
         self._underway: list[Worker] = []
         self._others = multiprocessing.active_children()
         self._stopping_since: float | None = None
-        self._asked_at = 0.0
+        self._asked_at = -math.inf
 
     def ended(self, *endings: Ending) -> list[Job]:
         """Return the jobs that have ended so."""
