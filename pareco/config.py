@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 Granularity = Literal["network", "stage", "layer"]
@@ -18,6 +18,14 @@ DATA_SETS = ("digits", "digits_rgb", "cifar10", "cifar100", "imagenet")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _at_least(least: float, config: Any, *names: str) -> None:
+    """Raise `ValueError` naming the first of these fields that is set and less than `least`."""
+    bound = f"be at least {least}" if least else "not be negative"
+    for name in names:
+        value = getattr(config, name)
+        _require(value is None or value >= least, f"{name} must {bound}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +51,8 @@ class NetworkConfig:
     """Whether the final head convolution may be slimmed too."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         _require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
-        _require(self.divisor >= 1, f"divisor must be at least 1, got {self.divisor}")
-        width = self.base_width
-        _require(width is None or width >= 1, f"base_width must be at least 1, got {width}")
+        _at_least(1, self, "divisor", "base_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +111,16 @@ class DataConfig:
     """Standard deviation of the PCA lighting noise (Krizhevsky et al. 2012, section 4.1)."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         near = ", ".join(difflib.get_close_matches(self.name, DATA_SETS, n=3, cutoff=0.0))
         known = self.name in DATA_SETS
         _require(known, f"data.name: unknown data set {self.name!r}; known: {near}")
-        _require(self.image_size >= 8, f"image_size must be at least 8, got {self.image_size}")
-        _require(self.search_images >= 1, "search_images must be at least 1")
-        _require(self.test_images is None or self.test_images >= 1, "test_images must be positive")
-        _require(
-            self.train_images is None or self.train_images >= 1, "train_images must be positive"
-        )
-        _require(self.crop_padding >= 0, "crop_padding must not be negative")
+        _at_least(8, self, "image_size")
+        _at_least(1, self, "search_images", "test_images", "train_images")
+        _at_least(0, self, "crop_padding", "lighting")
         _require(0 < self.central_crop <= 1, "central_crop must be in (0, 1]")
         scale = self.crop_scale
         _require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
         _require(0 <= self.colour_jitter <= 1, "colour_jitter must be in [0, 1]")
-        _require(self.lighting >= 0, "lighting must not be negative")
         _require(len(self.mean) == len(self.std), "mean and std must have the same length")
         _require(all(value > 0 for value in self.std), "std must be positive")
         decoded_anew = scale is not None or self.colour_jitter > 0
@@ -175,15 +174,11 @@ class TrainingConfig:
     """CPU threads of one run; fixed, as sums in another order give other floats."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("epochs", "batch_size", "ask_every_steps"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        _require(self.cpu_threads >= 1, "cpu_threads must be at least 1")
-        _require(self.sampled_per_step >= 0, "sampled_per_step must not be negative")
+        _at_least(1, self, "epochs", "batch_size", "ask_every_steps", "cpu_threads")
+        _at_least(0, self, "sampled_per_step", "weight_decay")
         _require(self.lr_per_256 > 0, f"lr_per_256 must be positive, got {self.lr_per_256}")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
-        _require(self.weight_decay >= 0, "weight_decay must not be negative")
         _require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs must be below epochs")
 
 
@@ -198,8 +193,7 @@ class EvaluationConfig:
     """Images per forward pass; calibration takes whole batches."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _require(self.batch_size >= 2, "batch_size must be at least 2")
+        _at_least(2, self, "batch_size")
         whole = self.calibration_images >= 1 and self.calibration_images % self.batch_size == 0
         _require(whole, "calibration_images must be a positive multiple of evaluation.batch_size")
 
@@ -239,15 +233,12 @@ class SearchConfig:
     """Most SLSQP iterations of the inner optimizer for each start."""
 
     def __post_init__(self) -> None:
-        for name in ("target_bins", "trials", "raw_samples", "starts", "iterations"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("initial_widths", "beta", "augmentation", "tolerance"):
+        _at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")
+        _at_least(0, self, "initial_widths", "beta", "augmentation", "tolerance")
+        _require(self.reference < 0, f"reference must be negative, got {self.reference}")
+        for name in ("beta", "augmentation", "tolerance", "reference"):
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
-        if not (self.reference < 0 and math.isfinite(self.reference)):
-            raise ValueError(f"reference must be finite and negative, got {self.reference}")
+            _require(math.isfinite(value), f"{name} must be finite, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +267,6 @@ class Experiment:
     """Each method runs once with each; it sets weights, batches and search."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name)
         _require(bool(named), f"name must be letters, digits, '.', '_' and '-', got {self.name!r}")
         for field_name in ("methods", "seeds"):
@@ -303,24 +293,18 @@ class Machine:
     """Most minutes of training that an interruption can cost; 0 saves after every step."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _require(self.decoding_workers >= 0, "decoding_workers must not be negative")
-        _require(self.checkpoint_minutes >= 0, "checkpoint_minutes must not be negative")
+        _at_least(0, self, "decoding_workers", "checkpoint_minutes")
 
 
-def as_json(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON-ready nested dictionaries (tuples as lists)."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in _flat(asdict(config)).items()
-    }
+def as_json(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a configuration as one flat, JSON-ready dictionary.
 
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    The names of nested fields are joined by dots and begin with `prefix`; tuples become lists.
+    """
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+    for name, value in vars(config).items():
+        if is_dataclass(value):
+            flat |= as_json(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return flat

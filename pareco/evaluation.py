@@ -57,7 +57,7 @@ class SearchEvaluations:
 
     def state(self) -> dict[str, Any]:
         """Return the counts, ready for JSON."""
-        return {"count": self.count, "visited": sorted(list(each) for each in self.visited)}
+        return {"count": self.count, "visited": sorted(self.visited)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned."""
@@ -99,52 +99,53 @@ def counted(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).cpu().double()
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Calibrates sub-networks of frozen weights and measures them; each is calibrated once.
 
     Every process takes its share of the batches, in the same calls; all get the same answers.
     """
 
-    def __init__(
-        self,
-        net: SlimmableNet,
-        train: Images,
-        search: Images,
-        config: EvaluationConfig,
-        seed: int,
-        processes: Processes,
-    ) -> None:
-        """Choose the calibration images: the same for every method and sub-network of a seed."""
-        if config.calibration_images > len(train):
+    net: SlimmableNet
+    training_images: Images
+    search_images: Images
+    config: EvaluationConfig
+    seed: int
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        """Check that there are enough images to calibrate with."""
+        wanted, there = self.config.calibration_images, len(self.training_images)
+        if wanted > there:
             raise ValueError(
-                f"evaluation.calibration_images: {config.calibration_images} asked for, the "
-                f"training split has {len(train)}"
+                f"evaluation.calibration_images: {wanted} asked for, the training split has {there}"
             )
-        generator = derived_generator(seed, "calibration")
-        chosen = torch.randperm(len(train), generator=generator)[: config.calibration_images]
-        self._calibration_images = train.subset(tuple(chosen.tolist()))
-        self._search_images = search
-        self._net, self._batch_size, self._processes = net, config.batch_size, processes
         self._statistics: dict[Widths, NormStatistics] = {}
 
     @cached_property
     def calibration(self) -> Images:
-        """The calibration images of this process, held in memory."""
-        return self._calibration_images.held(self._batch_size, self._processes.share)
+        """The calibration images of this process, held in memory.
+
+        They are the same for every method and sub-network of a seed.
+        """
+        generator = derived_generator(self.seed, "calibration")
+        order = torch.randperm(len(self.training_images), generator=generator)
+        chosen = self.training_images.subset(order[: self.config.calibration_images])
+        return chosen.held(self.config.batch_size, self.processes.share)
 
     @cached_property
     def search(self) -> Images:
         """The search images of this process, held in memory."""
-        return self._search_images.held(self._batch_size, self._processes.share)
+        return self.search_images.held(self.config.batch_size, self.processes.share)
 
     def search_losses(self, widths: Sequence[Widths]) -> list[float]:
         """Return the calibrated cross-entropies (nats) `n` on the search images."""
-        batches = self.search.batches(self._batch_size)
+        batches = self.search.batches(self.config.batch_size)
         return [measured.loss for measured in self._measured(batches, widths)]
 
     def on(self, images: Images, widths: Sequence[Widths]) -> list[Measurement]:
         """Return calibrated losses and errors `n` of sub-networks on these images."""
-        batches = images.batches(self._batch_size, self._processes.share)
+        batches = images.batches(self.config.batch_size, self.processes.share)
         return self._measured(batches, widths)
 
     @torch.no_grad()
@@ -152,50 +153,46 @@ class Evaluator:
         """Return what is measured in evaluation mode; each batch is loaded once."""
         statistics = [self.statistics(each) for each in widths]
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
-        training = self._net.training
-        self._net.eval()
+        training = self.net.training
+        self.net.eval()
         for images, labels in batches:
             for row, each, own in zip(counts, widths, statistics, strict=True):
-                with self._net.at(each, own):
-                    row += counted(self._net(images), labels)
-        self._net.train(training)
+                with self.net.at(each, own):
+                    row += counted(self.net(images), labels)
+        self.net.train(training)
         return [
             Measurement(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
-            for loss, top1, top5, count in self._processes.total(counts).tolist()
+            for loss, top1, top5, count in self.processes.total(counts).tolist()
         ]
 
     def statistics(self, widths: Widths) -> NormStatistics:
         """Return the batch-norm statistics of a sub-network over all calibration images."""
         if widths not in self._statistics:
-            batches = (images for images, _ in self.calibration.batches(self._batch_size))
-            if len(self.calibration):
-                own = calibrated_statistics(self._net, widths, batches)
-            else:  # there are fewer batches than processes
-                own = self._no_statistics(widths)
-            if self._processes.several:
-                own = self._over_processes(own)
-            self._statistics[widths] = own
+            own = NormStatistics()
+            if len(self.calibration):  # else there are fewer batches than processes
+                batches = self.calibration.batches(self.config.batch_size)
+                own = calibrated_statistics(self.net, widths, (images for images, _ in batches))
+            several = self.processes.several
+            self._statistics[widths] = self._over_processes(widths, own) if several else own
         return self._statistics[widths]
 
-    def _no_statistics(self, widths: Widths) -> NormStatistics:
-        """Return zeros in the shape and order of a sub-network's statistics."""
-        like = next(self._net.parameters())
-        with self._net.at(widths):
-            zeros = {layer.name: like.new_zeros(layer.used_outputs) for layer in self._net.norms()}
-        return NormStatistics(zeros, {name: each.clone() for name, each in zeros.items()})
-
-    def _over_processes(self, own: NormStatistics) -> NormStatistics:
+    def _over_processes(self, widths: Widths, own: NormStatistics) -> NormStatistics:
         """Return the statistics over the batches of all processes, every batch alike."""
-        names = sorted(own.means)
-        tensors = [*(own.means[name] for name in names), *(own.variances[name] for name in names)]
-        joined = torch.cat([tensor.cpu().double() for tensor in tensors]) * own.batches
-        joined = torch.cat([joined, joined.new_tensor([own.batches])])
-        total = self._processes.total(joined)
-        count = int(total[-1])
-        parts = (total[:-1] / count).to(tensors[0]).split([len(tensor) for tensor in tensors])
-        means, variances = parts[: len(names)], parts[len(names) :]
+        with self.net.at(widths):
+            channels = {layer.name: layer.used_outputs for layer in self.net.norms()}
+        sizes = [*channels.values()] * 2
+        sums = torch.zeros(sum(sizes) + 1, dtype=torch.double)
+        if own.batches:
+            kinds = (own.means, own.variances)
+            tensors = [kind[name].cpu().double() for kind in kinds for name in channels]
+            sums = torch.cat([*tensors, sums.new_ones(1)]) * own.batches
+        total = self.processes.total(sums)
+        parts = (total[:-1] / total[-1]).to(next(self.net.parameters())).split(sizes)
+        means, variances = parts[: len(channels)], parts[len(channels) :]
         return NormStatistics(
-            dict(zip(names, means, strict=True)), dict(zip(names, variances, strict=True)), count
+            dict(zip(channels, means, strict=True)),
+            dict(zip(channels, variances, strict=True)),
+            int(total[-1]),
         )
 
 

@@ -6,8 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,9 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
     """
     folder = runs / experiment.name
     path = folder / LATENCY_FILE
-    fronts = sorted(file.with_name("front.csv") for file in folder.glob("*/seed*/DONE"))
-    found = {row["widths"] for front in fronts for row in _rows(front)}
+    fronts = [file.with_name("front.csv") for file in folder.glob("*/seed*/DONE")]
+    texts = [front.read_text(encoding="utf-8").splitlines() for front in fronts]
+    found = {row["widths"] for text in texts for row in csv.DictReader(text)}
     if found <= _measured(path):
         return False
     processes = joined_processes(machine.device)
@@ -67,23 +67,6 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
     return True
 
 
-@contextmanager
-def _silenced(name: str) -> Iterator[None]:
-    """Let a logger pass on errors alone, inside the `with` block."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _measured(path: Path) -> set[str]:
     """Return the widths, as text, that the file at `path` has a latency of; none without a file."""
     if not path.exists():
@@ -99,9 +82,10 @@ def _measured(path: Path) -> set[str]:
 def _milliseconds(
     net: SlimmableNet, widths: Sequence[Widths], image: Tensor
 ) -> dict[Widths, float]:
-    # This import says on standard error when it finds a compiler for CUDA but no GPU.
-    with _silenced("torch.utils.cpp_extension"):
-        from torch.utils.benchmark import Timer
+    # The import says on standard error when it finds a compiler for CUDA but no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
     least = dict.fromkeys(widths, math.inf)
     for first in range(0, len(widths), _HELD):
         timers = {

@@ -6,14 +6,14 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pareco.config import Cost, SearchConfig
 from pareco.cost import CostModel
-from pareco.search import Mobo, Origin, Proposal
+from pareco.search import Mobo, Origin
 from pareco.widths import Widths, WidthSpace
 
 
@@ -21,54 +21,26 @@ from pareco.widths import Widths, WidthSpace
 class Visit:
     """One entry of a search's history, with the circumstances in which it was chosen.
 
-    Losses are in nats, costs in the objective's units; None where there is none.
+    It was chosen before the training step `step` (None: once training had ended) for its
+    `target_cost`. `predicted_deviation` is the GP's posterior standard deviation of the loss, noise
+    left out; `refreshed_loss` is the first loss that was measured afterwards, `final_loss` the
+    last. Losses are in nats, costs in the objective's units; None where there is none.
     """
 
     widths: Widths
     step: int | None
-    """The training step before which it was chosen; None once training had ended."""
-
     origin: Origin
     target_cost: float | None = None
-    """The cost that was aimed at."""
-
     predicted_loss: float | None = None
     predicted_deviation: float | None = None
-    """The GP's posterior standard deviation of the loss, observation noise left out."""
-
     refreshed_loss: float | None = None
-    """The first loss that was measured afterwards."""
-
     final_loss: float | None = None
-    """The last loss that was measured."""
-
-    @classmethod
-    def of(cls, proposal: Proposal, widths: Widths, step: int | None) -> Self:
-        """Return the visit of a proposal that decodes to these widths."""
-        return cls(
-            widths=widths,
-            step=step,
-            origin=proposal.origin,
-            target_cost=_known(proposal.target),
-            predicted_loss=_known(proposal.predicted_loss),
-            predicted_deviation=_known(proposal.predicted_deviation),
-        )
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Return the visit that `state` described."""
-        return cls(**{**state, "widths": Widths(state["widths"])})
-
-    def state(self) -> dict[str, Any]:
-        """Return all fields, ready for JSON."""
-        return {**asdict(self), "widths": list(self.widths)}
 
     def measured(self, loss: float) -> None:
         """Take note of a loss; one that is not finite was not measured."""
-        value = _known(loss)
-        self.final_loss = value
+        self.final_loss = _known(loss)
         if self.refreshed_loss is None:
-            self.refreshed_loss = value
+            self.refreshed_loss = self.final_loss
 
 
 def _known(value: float) -> float | None:
@@ -84,9 +56,9 @@ class Task:
 
     `evaluate` returns the search losses `n` (double, less is better) of `n` sub-networks with the
     current weights; every sub-network it measures is counted. `objective` is the cost that is
-    traded against the loss. `widths_budget` is how many
-    sub-networks a search may visit, `sampled_per_step` (M) how many train in each step beside the
-    largest and the smallest, `ask_every_steps` (tau) how often PareCO asks for new ones.
+    traded against the loss. `widths_budget` is how many sub-networks a search may visit,
+    `sampled_per_step` (M) how many train in each step beside the largest and the smallest,
+    `ask_every_steps` (tau) how often PareCO asks for new ones.
     """
 
     space: WidthSpace
@@ -219,30 +191,31 @@ class WidthSearch:
         Fewer only where all that was proposed is in the history. `step` is the training step, for
         the record; None once training has ended.
         """
-        known = set(self.visited)
-        new: dict[Widths, Visit] = {}
+        space, before = self.task.space, len(self.visits)
         for proposal in self._mobo.proposals(count):
-            widths = self.task.space.decode(proposal.alpha)
-            if widths not in known and widths not in new:
-                new[widths] = Visit.of(proposal, widths, step)
-        for widths in new:
-            alpha = self.task.space.encode(widths)
-            self._mobo.tell(alpha, float("nan"), self.task.costs([widths]))
-        self.visits += new.values()
-        return list(new)
+            widths = space.decode(proposal.alpha)
+            if widths not in self.visited:
+                visit = Visit(
+                    widths=widths,
+                    step=step,
+                    origin=proposal.origin,
+                    target_cost=_known(proposal.target),
+                    predicted_loss=_known(proposal.predicted_loss),
+                    predicted_deviation=_known(proposal.predicted_deviation),
+                )
+                self.visits.append(visit)
+                self._mobo.tell(space.encode(widths), math.nan, self.task.costs([widths]))
+        return self.visited[before:]
 
     def refresh(self) -> None:
         """Measure the loss of every entry again, with the current weights."""
-        if self.visits:
-            self._measured(self.visits)
+        self._measure(self.visits)
 
     def measure_new(self) -> None:
         """Measure the entries that have no loss yet, and keep the other losses."""
-        missing = torch.isnan(self._mobo.history.losses).tolist()
-        self._measured([visit for visit, new in zip(self.visits, missing, strict=True) if new])
+        self._measure([visit for visit in self.visits if visit.final_loss is None])
 
-    def _measured(self, visits: list[Visit]) -> None:
-        """Measure these entries, and keep the other losses."""
+    def _measure(self, visits: Sequence[Visit]) -> None:
         losses = self.task.evaluate([visit.widths for visit in visits]).tolist()
         for visit, loss in zip(visits, losses, strict=True):
             visit.measured(loss)
@@ -255,12 +228,14 @@ class WidthSearch:
 
     def state(self) -> dict[str, Any]:
         """Return the history, ready for JSON."""
-        return {"mobo": self._mobo.state(), "visits": [visit.state() for visit in self.visits]}
+        return {"mobo": self._mobo.state(), "visits": [asdict(visit) for visit in self.visits]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned."""
         self._mobo.load_state(state["mobo"])
-        self.visits = [Visit.from_state(each) for each in state["visits"]]
+        self.visits = [
+            Visit(**{**each, "widths": Widths(each["widths"])}) for each in state["visits"]
+        ]
 
     def _canonical(self, alphas: Tensor) -> Tensor:
         space = self.task.space
@@ -298,7 +273,7 @@ class PareCO(Method):
 
     def state(self) -> dict[str, Any]:
         """Return the search and the current widths."""
-        return {"search": self.search.state(), "current": [list(each) for each in self.current]}
+        return {"search": self.search.state(), "current": list(self.current)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned."""

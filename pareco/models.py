@@ -14,7 +14,6 @@ class ZeroPadShortcut(nn.Module):
     """Every other pixel, with zeros for the new channels: He et al.'s option A, no weights."""
 
     def __init__(self, added_channels: int) -> None:
-        """Remember how many channels of zeros to append."""
         super().__init__()
         self.added_channels = added_channels
 
@@ -24,10 +23,9 @@ class ZeroPadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut around them."""
+    """Two 3x3 convolutions and a shortcut; halves the resolution where the channels increase."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        """Halve the resolution where the channels increase."""
         super().__init__()
         stride = 1 if inputs == outputs else 2
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)

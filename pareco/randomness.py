@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +18,17 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 def derived_generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a CPU generator for this purpose; equal arguments give equal streams."""
     return torch.Generator().manual_seed(derived_seed(seed, *purpose))
+
+
+@contextmanager
+def seeded_globally(seed: int, *purpose: str | int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global streams inside the block, for layers that draw from them.
+
+    Such are initial weights and dropout. Afterwards the streams of the CPU and of `device` go on as
+    if nothing had been drawn.
+    """
+    accelerators = [] if device.type == "cpu" else [device]
+    kind = "cuda" if device.type == "cpu" else device.type
+    with torch.random.fork_rng(devices=accelerators, device_type=kind):
+        torch.manual_seed(derived_seed(seed, *purpose))
+        yield

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
-from timm.layers import make_divisible
 from torch import Tensor
 
 from pareco.config import Granularity
@@ -27,7 +27,6 @@ class Widths(tuple[int, ...]):
     __slots__ = ()
 
     def __new__(cls, counts: Iterable[int]) -> Widths:
-        """Return the widths with these channel counts."""
         values = tuple(_integer(count) for count in counts)
         if any(count < 1 for count in values):
             raise ValueError(f"widths must be at least 1 channel each, got {values}")
@@ -43,14 +42,12 @@ class Widths(tuple[int, ...]):
         return cls(int(word) for word in text.split())
 
 
-def _integer(count: object) -> int:
-    if isinstance(count, bool):
-        raise TypeError("widths are channel counts (integers), got a bool")
-    try:
-        return operator.index(count)  # type: ignore[arg-type]
-    except TypeError:
-        kind = type(count).__name__
-        raise TypeError(f"widths are channel counts (integers), got {count!r} ({kind})") from None
+def _integer(count: Any) -> int:
+    with suppress(TypeError):
+        if not isinstance(count, bool):
+            return operator.index(count)
+    kind = type(count).__name__
+    raise TypeError(f"widths are channel counts (integers), got {count!r} ({kind})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +84,6 @@ class WidthSpace:
     only: Widths | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if not self.groups:
             raise ValueError("groups: the network has no free channel group to slim")
         if not 0 < self.alpha_min <= 1:
@@ -153,10 +149,11 @@ class WidthSpace:
             raise ValueError(f"multipliers must be in [{self.alpha_min}, 1], got {multipliers}")
         if self.only is not None:
             return self.only
-        counts: list[int] = []
-        for group, index in zip(self.groups, self.multiplier_of_group, strict=True):
-            counts.append(self._channels(multipliers[index], group.maximum))
-        return self._repaired(counts)
+        shares = [multipliers[index] for index in self.multiplier_of_group]
+        counts = list(map(self._channels, shares, self.maxima))
+        for index, group in enumerate(self.groups):
+            counts[index] = max([counts[index], *(counts[other] for other in group.at_least)])
+        return Widths(counts)
 
     def encode(self, widths: Widths) -> Tensor:
         """Return the `d` multipliers (double) that stand for these widths.
@@ -172,27 +169,27 @@ class WidthSpace:
         alpha = least.scatter_reduce(0, index, shares, "amax")
         if self.decode(alpha) == widths:
             return alpha
-        return torch.tensor(
-            [self._least_multiplier(each, widths) for each in range(self.dimensions)],
-            dtype=torch.double,
-        )
+        exact = [self._least_multiplier(each, widths) for each in range(self.dimensions)]
+        return torch.tensor(exact, dtype=torch.double)
 
     def _least_multiplier(self, index: int, widths: Widths) -> float:
         """Return the least multiplier whose groups reach their counts, but for what is repaired."""
-        reached = [
+        groups = zip(self.groups, self.multiplier_of_group, widths, strict=True)
+        aims = [
             (group.maximum, count)
-            for group, which, count in zip(
-                self.groups, self.multiplier_of_group, widths, strict=True
-            )
+            for group, which, count in groups
             if which == index and count > max((widths[i] for i in group.at_least), default=0)
         ]
+
+        def reaches(multiplier: float) -> bool:
+            return all(self._channels(multiplier, maximum) >= count for maximum, count in aims)
+
         low, high = self.alpha_min, 1.0
-        if all(self._channels(low, maximum) >= count for maximum, count in reached):
+        if reaches(low):
             return low
         while high - low > _BISECTION_TOLERANCE:
             middle = (low + high) / 2
-            enough = all(self._channels(middle, maximum) >= count for maximum, count in reached)
-            low, high = (low, middle) if enough else (middle, high)
+            low, high = (low, middle) if reaches(middle) else (middle, high)
         return high
 
     def sample_alpha(self, generator: torch.Generator) -> Tensor:
@@ -233,9 +230,6 @@ class WidthSpace:
             return maximum
         if self.divisor == 1:
             return min(max(int(multiplier * maximum + _FLOOR_TOLERANCE), 1), maximum)
-        return min(make_divisible(multiplier * maximum, self.divisor), maximum)
+        from timm.layers import make_divisible  # seconds to import, and rarely needed
 
-    def _repaired(self, counts: list[int]) -> Widths:
-        for index, group in enumerate(self.groups):
-            counts[index] = max([counts[index], *(counts[other] for other in group.at_least)])
-        return Widths(counts)
+        return min(make_divisible(multiplier * maximum, self.divisor), maximum)

@@ -2,89 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from pareco.files import write_text
-from pareco.tracking.mirror import NO_KEY, unreachable
-from pareco.tracking.sync import upload
 
 PROJECT = "pareco"
 
 
-def wandb_sync(name: str | None, arguments: list[str], console: Console) -> int:
-    """Upload what was recorded offline, run by run; return the exit status.
+def wandb_sync(runs: Path, console: Console) -> int:
+    """Upload what the server lacks of the runs in a folder; return the exit status.
 
-    0 if all of it is there, 1 if some part failed (it is named), 2 without a key or a server.
+    0 if all of it is there, 1 if some run failed (it is named). Raises `ValueError` without a key
+    or a server.
     """
-    if name is not None:
-        raise ValueError("wandb-sync takes no name; --runs FOLDER says which runs")
-    parser = argparse.ArgumentParser(prog="python -m replications wandb-sync", allow_abbrev=False)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of all runs")
-    runs = parser.parse_args(arguments).runs
     _check_reachable()
-    failed = count = 0
-    for outcome in upload(runs):
-        count += 1
-        failed += bool(outcome.problem)
-        text = escape(f"{outcome.part.parent}: {outcome.problem or outcome.done}")
-        line = f"[red]failed[/red] {text}" if outcome.problem else text
-        console.print(line, highlight=False, soft_wrap=True)
+    from pareco.reporting.report import run_publication
+    from pareco.tracking.sync import sync_runs
+
+    count, failed = 0, 0
+    for folder, problem in sync_runs(runs, project=PROJECT, publication=run_publication):
+        count, failed = count + 1, failed + bool(problem)
+        line = f"{folder}: {problem or 'uploaded'}"
+        style = "red" if problem else None
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
     if not count:
-        console.print(f"nothing to upload in {runs}", highlight=False)
+        console.print(f"nothing to upload in {runs}", markup=False, highlight=False)
     if failed:
-        console.print(f"{failed} of {count} parts were not uploaded; the same command tries again")
+        console.print(f"{failed} of {count} runs were not uploaded; the same command tries again")
     return 1 if failed else 0
 
 
-def wandb_report(name: str | None, arguments: list[str], console: Console) -> int:
-    """Write a W&B report of an experiment from its records; return the exit status.
+def wandb_report(name: str, results: Path, json: Path | None, console: Console) -> int:
+    """Write a W&B report of an experiment from its records; return the exit status, 0.
 
-    0 if it is there, 2 without records, a key or a server. With --json FILE it is written to a
-    file, and nothing is asked of the network.
+    With a file for JSON it is written there, and nothing is asked of the network. Raises
+    `InvalidRecord` without records, `ValueError` without a key or a server.
     """
-    if name is None:
-        raise ValueError("wandb-report needs the name of an experiment in the results")
-    prog = f"python -m replications wandb-report {name}"
-    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
-    parser.add_argument("--json", type=Path, help="write the report to a file instead")
-    chosen = parser.parse_args(arguments)
-    if chosen.json is None:
+    if json is None:
         _check_reachable()
     from pareco.reporting import wandb_report as reports
     from pareco.reporting.report import loaded_report
     from pareco.reporting.tables import markdown
-    from pareco.reporting.wandb_report import summary_runs, upload_summary
     from replications.site import FOCUS, how_to_reproduce
 
-    loaded = loaded_report(chosen.results / name, focus=FOCUS)
-    summaries = summary_runs(loaded.records, FOCUS)
-    entity = ""
-    if chosen.json is None:
-        with console.status("uploading a summary of each method"), _told():
-            entity = upload_summary(loaded.records, summaries, PROJECT)
-    report = reports.wandb_report(
+    loaded = loaded_report(results / name, focus=FOCUS)
+    make = partial(
+        reports.wandb_report,
         loaded.records,
-        summaries,
         project=PROJECT,
-        entity=entity,
-        claims=_claims(name, chosen.results),
+        claims=_claims(name, results),
         tables=markdown(loaded.tables),
         command=how_to_reproduce(name),
     )
-    if chosen.json is not None:
-        write_text(chosen.json, reports.spec_json(report))
-        console.print(str(chosen.json), highlight=False, soft_wrap=True)
-    else:
-        with _told():
+    if json is not None:
+        write_text(json, reports.report_json(make(entity="")))
+        console.print(str(json), highlight=False, soft_wrap=True, markup=False)
+        return 0
+    summaries = reports.summary_runs(loaded.records, FOCUS)
+    try:
+        with console.status("uploading a summary of each method"):
+            report = make(entity=reports.upload_summary(loaded.records, summaries, PROJECT))
             report.save()
-        console.print(report.url, highlight=False, soft_wrap=True, markup=False)
+    except Exception as error:  # wandb has many for a server's refusal
+        raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
+    console.print(report.url, highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -105,19 +89,9 @@ def _claims(name: str, results: Path) -> str:
     return markdown_table(Table("", ("claim", "outcome", "ours", "source"), rows), align="---")
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Raise `ValueError` in place of the many exceptions that wandb has for a server's refusal."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
-
-
 def _check_reachable() -> None:
-    """Raise `ValueError`, saying what to do, without a key or a server that answers."""
-    problem = unreachable()
-    if problem == NO_KEY:
-        problem += ": run `wandb login`, or set WANDB_API_KEY"
-    if problem is not None:
+    """Raise `ValueError`, saying why, without a key or a server that answers."""
+    from pareco.tracking.mirror import unreachable
+
+    if problem := unreachable():
         raise ValueError(f"Weights & Biases: {problem}")

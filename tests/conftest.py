@@ -1,6 +1,6 @@
 """The networks that the proofs of slimming run on."""
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 
 import pytest
@@ -59,16 +59,12 @@ def network(request: pytest.FixtureRequest) -> Network:
     return Network(name, model, make_slimmable(model, images[:1]), images)
 
 
-@pytest.fixture
-def shapes_only() -> Callable[..., SlimmableNet]:
-    """Return a function that makes a network slimmable without any memory for its weights."""
-
-    def make(name: str, image_size: int, num_classes: int = 1000, **options) -> SlimmableNet:
-        model = create_model(name, num_classes=num_classes).to("meta")
-        image = torch.zeros(1, 3, image_size, image_size, device="meta")
-        return make_slimmable(model, image, **options)
-
-    return make
+@functools.cache
+def shapes_only(name: str, image_size: int, num_classes: int = 1000, **options) -> SlimmableNet:
+    """Return a slimmable network without memory for its weights, the same one to every test."""
+    model = create_model(name, num_classes=num_classes).to("meta")
+    image = torch.zeros(1, 3, image_size, image_size, device="meta")
+    return make_slimmable(model, image, **options)
 
 
 @pytest.fixture

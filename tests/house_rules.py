@@ -134,6 +134,33 @@ def fields(source: str) -> dict[tuple[str, str], bool]:
     }
 
 
+def fields_read(declared: str, sources: Iterable[str]) -> set[tuple[str, str]]:
+    """Return class and field of every read, in the sources, of the classes of a declaring source.
+
+    A read is an attribute of something whose last name is annotated somewhere with the class, so
+    `images.mean()` is none of a configuration's field `mean`. Reads in the declaring source, such
+    as the checks of its classes, do not count.
+    """
+    others = [node for source in sources for node in ast.walk(ast.parse(source))]
+    owners = set(classes(declared))
+    held: set[tuple[str, str]] = set()
+    for node in [*ast.walk(ast.parse(declared)), *others]:
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            name = node.arg if isinstance(node, ast.arg) else _last_name(node.target)
+            words = re.findall(r"\w+", ast.unparse(node.annotation or ast.Constant("")))
+            held |= {(name, word) for word in words if word in owners}
+    for node in others:  # what is given another name
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            given = {(_last_name(to), _last_name(value)) for to, value in pairs}
+            held |= {(to, owner) for to, value in given for name, owner in held if name == value}
+    read = [node for node in others if isinstance(node, ast.Attribute)]
+    reads = {(_last_name(each.value), each.attr) for each in read if isinstance(each.ctx, ast.Load)}
+    return {(owner, field) for name, owner in held for by, field in reads if by == name}
+
+
 def classes(source: str) -> list[str]:
     """Return the names of all classes of a file."""
     return [node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
@@ -188,9 +215,14 @@ def dead_links(folder: Path, text: str) -> list[str]:
     return [target for target in targets if not (folder / target).exists()]
 
 
+def _last_name(node: ast.expr) -> str:
+    """Return the last name of a dotted expression."""
+    return ast.unparse(node).rpartition(".")[2]
+
+
 def _called(call: ast.Call) -> str:
     """Return the last name of what is called."""
-    return ast.unparse(call.func).rpartition(".")[2]
+    return _last_name(call.func)
 
 
 def _strings(nodes: Iterable[ast.expr]) -> Iterator[str]:

@@ -9,7 +9,6 @@ import pytest
 
 from replications.catalogue import experiment_named, experiment_names, method_names, scales_of
 from replications.scales import SCALES
-from tests.field_reads import fields_read
 from tests.house_rules import (
     ROOMS,
     branches,
@@ -17,6 +16,7 @@ from tests.house_rules import (
     dead_links,
     draws_from_a_global_stream,
     fields,
+    fields_read,
     imported_too_early,
     imports,
     method_names_in,

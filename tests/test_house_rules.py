@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.field_reads import fields_read
 from tests.house_rules import (
     branches,
     classes,
     dead_links,
     draws_from_a_global_stream,
     fields,
+    fields_read,
     imported_too_early,
     method_names_in,
     mixed_up,
@@ -110,7 +110,6 @@ DIFF = "from replications.a.experiment import EXPERIMENT as P\nEXPERIMENT = repl
         (unread, "def f(x): return x.mean(), x.std, x.data", {"mean", "std", "data"}),
         (unread, OF_THE_WHOLE, {"mean"}),
         (unread, "def f(data: 'Data | None', w: Whole): data.std = w.data", {"mean", "std"}),
-        (unread, "def g() -> Data: ...\ndef f(): return replace(g()).mean", {"std", "data"}),
         (undocumented, 'class A:\n    a: int\n    """Text."""\n    b: int = 0', {"b"}),
         (method_names_in, 'class A:\n    name = "us_net"', ["us_net"]),
         (classes, "class A:\n    class B: pass", ["A", "B"]),

@@ -19,6 +19,18 @@ from urllib.parse import unquote
 
 ENTITY = "someone"
 KEY = "k" * 40
+_DAY = "2026-01-01T00:00:00Z"
+_VIEWER = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
+_ALWAYS: dict[str, Any] = {
+    "Viewer": {"viewer": {**_VIEWER, "teams": {"edges": []}}},
+    "GetDefaultEntity": {"viewer": {"id": "dg==", "entity": ENTITY}},
+    "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    "OrganizationCoreWeaveOrganizationID": {
+        "entity": {"organization": {"coreWeaveOrganizationId": None}}
+    },
+    "ArtifactType": {"project": {"artifact": None}},
+}
+"""What is answered to some operations, whatever is asked."""
 
 
 @dataclass
@@ -26,7 +38,6 @@ class ReceivedRun:
     """What arrived of one run."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
-    starts: int = 0
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None
@@ -153,7 +164,10 @@ class WandbServer:
         if command == "POST" and parts == ["graphql"]:
             request = json.loads(body)
             named = re.search(r"\b(?:query|mutation)\s+(\w+)", request["query"])
-            operation: Callable[..., Any] | None = getattr(self, f"_{named and named[1]}", None)
+            name = named[1] if named else ""
+            if name in _ALWAYS:
+                return 200, {"data": _ALWAYS[name]}
+            operation: Callable[..., Any] | None = getattr(self, f"_{name}", None)
             if operation is not None:
                 return 200, {"data": operation(request.get("variables") or {})}
         elif command == "POST" and parts[-1] == "file_stream":
@@ -219,30 +233,16 @@ class WandbServer:
             bucket[f"{kind}Tail"] = json.dumps(lines[-1:])
         return {"model": {**self._project(variables["project"]), "bucket": bucket}}
 
-    def _Viewer(self, variables: dict[str, Any]) -> Any:
-        viewer = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
-        return {"viewer": {**viewer, "teams": {"edges": []}}}
-
-    def _GetDefaultEntity(self, variables: dict[str, Any]) -> Any:
-        return {"viewer": {"id": "dg==", "entity": ENTITY}}
-
-    def _ServerFeaturesQuery(self, variables: dict[str, Any]) -> Any:
-        return {"serverInfo": {"features": []}}
-
-    def _OrganizationCoreWeaveOrganizationID(self, variables: dict[str, Any]) -> Any:
-        return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
-
     def _Run(self, variables: dict[str, Any]) -> Any:
         if variables["name"] not in self.runs:
             return {"project": {"run": None}}
         run = self.runs[variables["name"]]
         steps = [row["_step"] for row in run.history]
         texts = ("id", "name", "displayName", "state", "group", "jobType", "commit", "notes")
-        times = dict.fromkeys(("createdAt", "heartbeatAt"), "2026-01-01T00:00:00Z")
         found = {
             **dict.fromkeys((*texts, "description"), ""),
             **dict.fromkeys(("config", "systemMetrics", "summaryMetrics"), "{}"),
-            **times,
+            **dict.fromkeys(("createdAt", "heartbeatAt"), _DAY),
             "name": variables["name"],
             "tags": [],
             "sweepName": None,
@@ -259,19 +259,9 @@ class WandbServer:
     def _GetProjects(self, variables: dict[str, Any]) -> Any:
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         names = {run.attributes["project"] for run in self.runs.values()}
-        day = "2026-01-01T00:00:00Z"
-        nodes = [
-            {
-                "id": "1",
-                "name": name,
-                "entityName": ENTITY,
-                "createdAt": day,
-                "isBenchmark": False,
-                "user": None,
-            }
-            for name in sorted(names)
-        ]
-        return {"models": {"pageInfo": page, "edges": [{"node": node} for node in nodes]}}
+        same = {"id": "1", "entityName": ENTITY, "createdAt": _DAY, "isBenchmark": False}
+        edges = [{"node": {**same, "name": name, "user": None}} for name in sorted(names)]
+        return {"models": {"pageInfo": page, "edges": edges}}
 
     def _upsertView(self, variables: dict[str, Any]) -> Any:
         self.views.append(variables)
@@ -285,23 +275,39 @@ class WandbServer:
         files = [{"name": name, "uploadUrl": f"{self.address}/run/{run}/{name}"} for name in names]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
 
-    def _ArtifactType(self, variables: dict[str, Any]) -> Any:
-        return {"project": {"artifact": None}}
-
     def _CreateArtifact(self, variables: dict[str, Any]) -> Any:
-        identity = f"artifact{len(self.artifacts)}"
-        self.artifacts[identity] = ReceivedArtifact(variables["input"])
+        described = variables["input"]
+        identity = f"artifact-{described['digest']}"
+        received = self.artifacts.setdefault(identity, ReceivedArtifact(described))
+        state = "COMMITTED" if received.committed else "PENDING"
         sequence = {"latestArtifact": None}
-        artifact = {"id": identity, "state": "PENDING", "artifactSequence": sequence}
+        artifact = {"id": identity, "state": state, "artifactSequence": sequence}
         return {"createArtifact": {"artifact": artifact}}
+
+    def _ArtifactByID(self, variables: dict[str, Any]) -> Any:
+        artifact = self.artifacts[variables["id"]]
+        texts = ("description", "metadata", "historyStep", "commitHash", "updatedAt")
+        sequence = {"__typename": "ArtifactSequence", "name": "sequence", "project": None}
+        found = {
+            **dict.fromkeys(texts),
+            **dict.fromkeys(("versionIndex", "ttlDurationSeconds", "size", "fileCount"), 0),
+            "__typename": "Artifact",
+            "id": variables["id"],
+            "artifactSequence": sequence,
+            "artifactType": {"name": artifact.input["artifactTypeName"]},
+            "ttlIsInherited": True,
+            "tags": [],
+            "aliases": [],
+            "state": "COMMITTED",
+            "digest": artifact.input["digest"],
+            "createdAt": _DAY,
+        }
+        return {"artifact": found}
 
     def _CreateArtifactManifest(self, variables: dict[str, Any]) -> Any:
         identity = variables["artifactID"]
-        file = {
-            "id": "Zg==",
-            "uploadUrl": f"{self.address}/manifest/{identity}",
-            "uploadHeaders": [],
-        }
+        address = f"{self.address}/manifest/{identity}"
+        file = {"id": "Zg==", "uploadUrl": address, "uploadHeaders": []}
         manifest = {"id": f"manifest-{identity}", "file": file}
         return {"createArtifactManifest": {"artifactManifest": manifest}}
 

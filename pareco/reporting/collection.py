@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,84 +10,30 @@ import numpy as np
 import pandas as pd
 
 from pareco.reporting.records import (
-    BUDGET_TYPES,
-    CURVE_TYPES,
-    FRONT_TYPES,
-    VISIT_MAY_LACK,
-    VISIT_TYPES,
     ExperimentRecord,
     InvalidRecord,
     Records,
     blaming,
     check_front,
+    read_json,
     read_latency,
     read_table,
+    table_text,
     with_latency,
 )
-
-# Named one by one, so that no path of a machine and no host name gets into the results.
-_REQUIRED = ("commit", "dirty", "python", "packages", "cpu", "gpus")
-_OPTIONAL = ("system", "cpu_instructions", "cpu_cores", "device", "processes", "data_fingerprint")
-_TIMES = ("seconds", "images_per_second", "data_waiting_percent")
-
-
-def environment_record(finished: Sequence[Path]) -> dict[str, Any]:
-    """The content of environment.json: distinct environments, and by method and seed the runs.
-
-    A run names the environment of each of its sessions by position, and gives its timing and the
-    number of damaged images. The same folders give the same record. Raises InvalidRecord for an
-    env.json or result.json that is missing, damaged or incomplete.
-    """
-    environments: list[dict[str, Any]] = []
-    runs: dict[str, dict[str, Any]] = {}
-    for folder in sorted(finished, key=_method_and_seed):
-        sessions = _sessions(folder)
-        environments += [each for each in _distinct(sessions) if each not in environments]
-        method, seed = _method_and_seed(folder)
-        runs.setdefault(method, {})[f"seed{seed}"] = {
-            "sessions": [environments.index(each) for each in sessions],
-            **_spent(folder),
-        }
-    return {"environments": environments, "runs": runs}
-
-
-def commit_name(environment: Mapping[str, Any], digits: int | None) -> str:
-    """The commit, to some digits, with a remark where the tree had changed; or `unknown`."""
-    name = "unknown" if environment["commit"] is None else str(environment["commit"])[:digits]
-    return f"{name} with uncommitted changes" if environment["dirty"] else name
-
-
-def duration(seconds: float) -> str:
-    """A time in whole minutes, or from two hours on in hours, such as `2.5 h`."""
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _method_and_seed(folder: Path) -> tuple[str, int]:
-    return folder.parent.name, int(folder.name.removeprefix("seed"))
-
-
-def _sessions(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "env.json"
-    with blaming(path):
-        sessions = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            {name: session[name] for name in _REQUIRED}
-            | {name: session[name] for name in _OPTIONAL if name in session}
-            for session in sessions
-        ]
-
-
-def _distinct(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each for index, each in enumerate(sessions) if each not in sessions[:index]]
-
-
-def _spent(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    with blaming(path):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        timing = {name: record["timing"][name] for name in _TIMES}
-        return {**timing, "damaged_images": record["damaged_images"]}
-
+from pareco.schema import (
+    BUDGET_TYPES,
+    CONFIGURATION,
+    CURVE_TYPES,
+    FRONT_TYPES,
+    RESULT,
+    SESSIONS,
+    VISIT_TYPES,
+    Environment,
+    EnvironmentRecord,
+    RunResult,
+    Subject,
+)
 
 _CURVE_POINTS = 100
 
@@ -113,106 +59,142 @@ def collected_runs(experiment: str, runs: Path) -> CollectedRuns:
         raise InvalidRecord(
             f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
         )
-    records = records_of(finished)
-    latency = runs / experiment / "latency.json"
+    latency = read_latency(runs / experiment / "latency.json")
     return CollectedRuns(
-        records=with_latency(records, read_latency(latency) if latency.exists() else None),
+        records=with_latency(records_of(finished), latency),
         unfinished=tuple(folder for folder in folders if folder not in finished),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _FinishedRun:
+    """What the folder of a run holds, beside its tables."""
+
+    folder: Path
+    result: RunResult
+    sessions: list[Environment]
+    common: Mapping[str, Any]
+    """What every run of an experiment must have in common, by what a message calls it."""
+
+
 def records_of(folders: Sequence[Path]) -> Records:
     """The records of these runs, of which there is at least one; see `collected_runs`."""
-    _check_alike(folders)
-    shared = _shared_experiment(folders)
+    runs = [_finished_run(folder) for folder in folders]
+    _check_alike(runs)
+    shared = ExperimentRecord(
+        **{field.name: getattr(runs[0].result, field.name) for field in fields(Subject)},
+        budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
+    )
     order = ["method", "seed", shared.cost, "search_loss", "widths"]
-    fronts = pd.concat([_front(folder, shared) for folder in folders])
-    curves = pd.concat([_curve(folder) for folder in folders])
-    visits = pd.concat([_visits(folder) for folder in folders])
+    fronts = pd.concat([_front(run) for run in runs])
+    curves = pd.concat([_curve(run) for run in runs])
+    visits = pd.concat([_own_rows(run, "visits.csv", VISIT_TYPES) for run in runs])
     return Records(
         experiment=shared,
         fronts=fronts.sort_values(order, ignore_index=True),
         curves=curves.sort_values(["method", "seed", "step"], ignore_index=True),
         visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
-        environment=environment_record(folders),
+        environment=_environment_record(
+            {
+                (run.result.method, run.result.seed): (
+                    run.sessions,
+                    {**run.result.timing, "damaged_images": run.result.damaged_images},
+                )
+                for run in runs
+            }
+        ),
     )
 
 
-def _shared_experiment(finished: Sequence[Path]) -> ExperimentRecord:
-    """The experiment that all runs agree on, with the methods that any run exempts."""
-    first, *others = [_experiment(folder) for folder in finished]
-    exempt = {*first.budget_exempt}
-    alike = replace(first, budget_exempt=())
-    for folder, own in zip(finished[1:], others, strict=True):
-        exempt.update(own.budget_exempt)
-        own = replace(own, budget_exempt=())
-        if own != alike:
-            names = [name for name in asdict(own) if getattr(own, name) != getattr(alike, name)]
-            raise InvalidRecord(f"{folder} and {finished[0]} differ in {', '.join(names)}")
-    return replace(alike, budget_exempt=tuple(sorted(exempt)))
+def with_kept_times(records: Records, before: Records) -> Records:
+    """The records, with the times and environments of `before` for each run of the same front.
+
+    The same is a front whose rows, budget included, are written alike in both. Latencies are kept
+    as they stand where `before` has one for every network: they are measured all at once.
+    """
+    types = {**FRONT_TYPES, **BUDGET_TYPES}
+    fronts, fronts_before = (
+        {run: table_text(front, types) for run, front in each.fronts.groupby(["method", "seed"])}
+        for each in (records, before)
+    )
+    runs, runs_before = _runs(records.environment), _runs(before.environment)
+    same = [run for run in runs if run in runs_before and fronts[run] == fronts_before[run]]
+    runs |= {run: runs_before[run] for run in same}
+    records = replace(records, environment=_environment_record(runs))
+    network, network_before = (
+        (each.experiment.network, each.experiment.image_size, each.experiment.groups)
+        for each in (records, before)
+    )
+    return with_latency(records, before.latency) if network == network_before else records
 
 
-def _check_alike(finished: Sequence[Path]) -> None:
-    """Raise InvalidRecord, naming the fields, unless all runs have one configuration and data."""
-    first, *others = [_configuration(folder) for folder in finished]
-    for folder, other in zip(finished[1:], others, strict=True):
-        fields = sorted(key for key in first | other if first.get(key) != other.get(key))
-        if fields:
-            changes = "; ".join(f"{key}: {first.get(key)}, {other.get(key)}" for key in fields)
+def commit_name(environment: Mapping[str, Any], digits: int | None) -> str:
+    """The commit, to some digits, with a remark where the tree had changed; or `unknown`."""
+    name = "unknown" if environment["commit"] is None else str(environment["commit"])[:digits]
+    return f"{name} with uncommitted changes" if environment["dirty"] else name
+
+
+def duration(seconds: float) -> str:
+    """A time in whole minutes, or from two hours on in hours, such as `2.5 h`."""
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _finished_run(folder: Path) -> _FinishedRun:
+    configuration = read_json(folder / "config.json", CONFIGURATION)
+    sessions = read_json(folder / "env.json", SESSIONS)
+    result = read_json(folder / "result.json", RESULT)
+    with blaming(folder / "result.json"):
+        identity = (result.experiment, result.method, f"seed{result.seed}")
+        if identity != folder.parts[-3:]:
+            raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
+    common = {key: configuration[key] for key in configuration if key not in ("method", "seed")}
+    common |= {field.name: getattr(result, field.name) for field in fields(Subject)}
+    common["data fingerprint"] = sessions[0].get("data_fingerprint")
+    return _FinishedRun(folder=folder, result=result, sessions=sessions, common=common)
+
+
+def _check_alike(runs: Sequence[_FinishedRun]) -> None:
+    """Raise InvalidRecord, naming what differs, unless all runs have one configuration and data."""
+    first = runs[0]
+    for other in runs[1:]:
+        changes = [
+            f"{key}: {first.common.get(key)}, {other.common.get(key)}"
+            for key in sorted(first.common.keys() | other.common.keys())
+            if first.common.get(key) != other.common.get(key)
+        ]
+        if changes:
             raise InvalidRecord(
-                f"{finished[0]} and {folder} have other configurations ({changes}):"
+                f"{first.folder} and {other.folder} differ in {'; '.join(changes)}:"
                 " only runs of one configuration can be compared"
             )
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
-    """What every run of an experiment must have in common."""
-    with blaming(folder / "config.json"):
-        configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for own in ("method", "seed"):
-            del configuration[own]
-    with blaming(folder / "env.json"):
-        sessions = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-        return configuration | {"data fingerprint": sessions[0]["data_fingerprint"]}
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def _experiment(folder: Path) -> ExperimentRecord:
-    with blaming(folder / "result.json"):
-        record = _result(folder)
-        experiment = ExperimentRecord.from_record(record)
-        identity = (experiment.experiment, str(record["method"]), f"seed{record['seed']}")
-        if identity != folder.parts[-3:]:
-            raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-        return experiment
-
-
-def _front(folder: Path, experiment: ExperimentRecord) -> pd.DataFrame:
-    """The front of a run, with the columns of its budget."""
-    with blaming(folder / "result.json"):
-        budget = {name: int(_result(folder)["budget"][name]) for name in BUDGET_TYPES}
-    path = folder / "front.csv"
-    front = read_table(path, FRONT_TYPES)
-    with blaming(path):
-        if front.empty:
-            raise ValueError("there is no network in it")
-        seeds = "seed" + front["seed"].astype(str)
-        rows = zip(front["experiment"], front["method"], seeds, strict=True)
-        if any(row != folder.parts[-3:] for row in rows):
+def _own_rows(run: _FinishedRun, name: str, types: Mapping[str, str]) -> pd.DataFrame:
+    """A table of a run, in which every row names the run."""
+    table = read_table(run.folder / name, types)
+    own = (table["method"] == run.result.method) & (table["seed"] == run.result.seed)
+    if "experiment" in table:
+        own &= table["experiment"] == run.result.experiment
+    with blaming(run.folder / name):
+        if not own.all():
             raise ValueError("a row belongs to another run than its folder")
-        check_front(front, experiment)
-    return front.assign(**budget)
+    return table
 
 
-def _curve(folder: Path) -> pd.DataFrame:
+def _front(run: _FinishedRun) -> pd.DataFrame:
+    """The front of a run, with the columns of its budget."""
+    front = _own_rows(run, "front.csv", FRONT_TYPES)
+    with blaming(run.folder / "front.csv"):
+        check_front(front, run.result)
+    return front.assign(**asdict(run.result.budget))
+
+
+def _curve(run: _FinishedRun) -> pd.DataFrame:
     """The training losses of a run: means over as many steps each, to one, at most _CURVE_POINTS.
 
     `step` is the last step of each mean.
     """
-    path = folder / "metrics.jsonl"
+    path = run.folder / "metrics.jsonl"
     with blaming(path):
         lines = path.read_text(encoding="utf-8").splitlines()
         table = pd.DataFrame([json.loads(line) for line in lines])
@@ -220,20 +202,33 @@ def _curve(folder: Path) -> pd.DataFrame:
         points = min(_CURVE_POINTS, len(losses))
         parts = losses.groupby(np.arange(len(losses)) * points // max(len(losses), 1))
         means = parts.mean().assign(step=parts["step"].max())
-        means = means.assign(method=folder.parent.name, seed=_seed(folder))
+        means = means.assign(method=run.result.method, seed=run.result.seed)
         return means[list(CURVE_TYPES)].astype(CURVE_TYPES)
 
 
-def _visits(folder: Path) -> pd.DataFrame:
-    path = folder / "visits.csv"
-    visits = read_table(path, VISIT_TYPES, may_lack=VISIT_MAY_LACK)
-    with blaming(path):
-        if set(zip(visits["method"], visits["seed"], strict=True)) - {
-            (folder.parent.name, _seed(folder))
-        }:
-            raise ValueError("a row belongs to another run than its folder")
-    return visits
+_Run = tuple[Sequence[Environment], Mapping[str, Any]]
+"""The environments of a run's sessions, and the rest of what environment.json says of it."""
 
 
-def _seed(folder: Path) -> int:
-    return int(folder.name.removeprefix("seed"))
+def _environment_record(runs: Mapping[tuple[str, int], _Run]) -> EnvironmentRecord:
+    """The content of environment.json, from the runs by method and seed, in any order."""
+    environments: list[Environment] = []
+    record: dict[str, dict[str, Any]] = {}
+    for (method, seed), (sessions, times) in sorted(runs.items(), key=lambda run: run[0]):
+        for each in sessions:
+            if each not in environments:
+                environments.append(each)
+        numbers = [environments.index(each) for each in sessions]
+        record.setdefault(method, {})[f"seed{seed}"] = {"sessions": numbers, **times}
+    return {"environments": environments, "runs": record}
+
+
+def _runs(record: Mapping[str, Any]) -> dict[tuple[str, int], _Run]:
+    """What `_environment_record` made the record of."""
+    found = {}
+    for method, seeds in record["runs"].items():
+        for seed, run in seeds.items():
+            times = {name: value for name, value in run.items() if name != "sessions"}
+            sessions = [record["environments"][index] for index in run["sessions"]]
+            found[method, int(seed.removeprefix("seed"))] = sessions, times
+    return found

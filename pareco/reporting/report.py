@@ -1,6 +1,7 @@
 """One command's work: from finished runs, or from their records, to a folder of results."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pandas as pd
 import rich.console
 
 from pareco.files import write_text
-from pareco.reporting.collection import collected_runs, records_of
+from pareco.reporting.collection import collected_runs, records_of, with_kept_times
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
 from pareco.reporting.records import (
+    InvalidRecord,
     Records,
     published_folder,
     published_for,
@@ -80,27 +82,28 @@ def collect_records(
     runs: Path,
     results: Path,
     *,
+    focus: str,
     allow_unequal_budgets: bool = False,
-    focus: str = "pareco",
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
-    Returns the folders of runs that were left out as they have not finished. Raises InvalidRecord
-    for runs that do not fit, and UnequalBudgets unless these are allowed, before anything is
-    written.
+    Over earlier records, times, environments and latencies stay as they are where no number of a
+    front has changed, see `with_kept_times`. Returns the folders of runs that were left out as
+    they have not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets
+    unless these are allowed, before anything is written.
     """
     collected = collected_runs(experiment, runs)
+    records = collected.records
     if not allow_unequal_budgets:
-        fronts = collected.records.fronts
-        exempt = collected.records.experiment.budget_exempt
-        check_equal_budgets(fronts, exempt, method_order(fronts["method"], focus))
-    write_records(collected.records, results / experiment)
+        methods = method_order(records.fronts["method"], focus)
+        check_equal_budgets(records.fronts, records.experiment.budget_exempt, methods)
+    with suppress(InvalidRecord):  # nothing to keep
+        records = with_kept_times(records, read_records(results / experiment))
+    write_records(records, results / experiment)
     return collected.unfinished
 
 
-def render_report(
-    folder: Path, *, focus: str = "pareco", unfinished: tuple[Path, ...] = ()
-) -> Report:
+def render_report(folder: Path, *, focus: str, unfinished: tuple[Path, ...] = ()) -> Report:
     """The report made from the records in `folder`: tables and figures beside them.
 
     The same records give the same bytes. `focus` is the method that stands first, whose widths are
@@ -128,7 +131,7 @@ def render_report(
     return replace(report, paths=paths, unfinished=unfinished)
 
 
-def loaded_report(folder: Path, *, focus: str = "pareco") -> Report:
+def loaded_report(folder: Path, *, focus: str) -> Report:
     """The report of the records in `folder`, with nothing written."""
     records = read_records(folder)
     tables = experiment_tables(records, _published(records, folder.parent), focus)

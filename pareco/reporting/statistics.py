@@ -5,7 +5,8 @@ network's. Errors are percent. Of both, less is better; of hypervolume, more.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -13,7 +14,8 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from pareco.config import COSTS
-from pareco.reporting.records import BUDGET_TYPES
+from pareco.reporting.records import Records
+from pareco.schema import BUDGET_TYPES
 
 AREA = "area"
 HYPERVOLUME = "hypervolume"
@@ -136,7 +138,16 @@ def seed_statistics(measures: pd.DataFrame) -> pd.DataFrame:
     `intervals`. A mean is NaN as soon as one seed's value is, so that all means are over the same
     seeds; for a single seed only the mean is there.
     """
-    return _summarized(measures)
+    columns = ["method", "measure", "mean", "deviation", "low", "high", "n"]
+    rows = []
+    for method, runs in measures.groupby(level="method", sort=True):
+        values = runs.to_numpy(dtype=np.float64)
+        low, high = intervals(values)
+        deviations = values.std(axis=0, ddof=1) if len(values) > 1 else np.full_like(low, np.nan)
+        numbers = np.stack([values.mean(axis=0), deviations, low, high], axis=1).tolist()
+        names = zip(measures.columns, numbers, strict=True)
+        rows += [(method, measure, *own, len(values)) for measure, own in names]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def paired_differences(measures: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -150,7 +161,7 @@ def paired_differences(measures: pd.DataFrame, reference: str) -> pd.DataFrame:
     others = measures.drop(index=reference, level="method")
     paired = others.subtract(own.reindex(others.index, level="seed"))
     common = others.index.get_level_values("seed").isin(own.index)
-    return _summarized(paired[common])
+    return seed_statistics(paired[common])
 
 
 def intervals(values: np.ndarray) -> np.ndarray:
@@ -173,22 +184,6 @@ def intervals(values: np.ndarray) -> np.ndarray:
         ).confidence_interval
         low_and_high[:, known] = found.low, found.high
     return low_and_high
-
-
-def _summarized(measures: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `seed_statistics` for measures by method and seed."""
-    columns = ["method", "measure", "mean", "deviation", "low", "high", "n"]
-    rows = []
-    for method, runs in measures.groupby(level="method", sort=True):
-        values = runs.to_numpy(dtype=np.float64)
-        low, high = intervals(values)
-        deviations = np.full_like(low, np.nan)
-        if len(values) > 1:
-            deviations = np.std(values, axis=0, ddof=1)
-        for index, measure in enumerate(measures.columns):
-            numbers = (values[:, index].mean(), deviations[index], low[index], high[index])
-            rows.append((method, measure, *map(float, numbers), len(values)))
-    return pd.DataFrame(rows, columns=columns)
 
 
 EXEMPT, UNEQUAL = "†", "‡"
@@ -225,16 +220,27 @@ def budget_marks(
     return {method: marks[method] for method in methods if method in marks}
 
 
+def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, list[str]]:
+    """Each method's budget, in the order of BUDGET_TYPES: `least to most` where seeds differ."""
+    budgets = fronts.groupby("method")[list(BUDGET_TYPES)].agg(["min", "max"])
+    return {
+        method: [
+            f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            for least, most in budgets.loc[method].unstack().itertuples(index=False)
+        ]
+        for method in methods
+    }
+
+
 def check_equal_budgets(
     fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
 ) -> None:
     """Raise UnequalBudgets, with every method's numbers, where `unequal_methods` finds one."""
-    unequal = unequal_methods(fronts, exempt, methods)
-    if unequal:
+    if unequal := unequal_methods(fronts, exempt, methods):
         budgets = budget_table(fronts, [method for method in methods if method not in exempt])
         numbers = "; ".join(
-            f"{method}: {row['gradient_steps']} gradient steps, {row['passes']} passes"
-            for method, row in budgets.items()
+            f"{method}: {steps} gradient steps, {passes} passes"
+            for method, (steps, passes, *_) in budgets.items()
         )
         raise UnequalBudgets(
             f"unequal training budgets ({numbers}): run {', '.join(unequal)} again with the budget"
@@ -242,17 +248,29 @@ def check_equal_budgets(
         )
 
 
-def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Each method's budget by column name: a number, or `least to most` where its seeds differ."""
-    return {
-        method: {
-            column: _extent(fronts.loc[fronts["method"] == method, column])
-            for column in BUDGET_TYPES
-        }
-        for method in methods
-    }
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The methods of an experiment, in the order to show, by the experiment's own cost."""
+
+    labels: Mapping[str, str]
+    """The name of each method with its mark, if it has one."""
+    compared: list[str]
+    """The methods without a mark."""
+    statistics: pd.DataFrame
+    """The `seed_statistics` of the `run_measures`."""
+    differences: pd.DataFrame
+    """The `paired_differences` of these to the first method."""
 
 
-def _extent(values: pd.Series) -> str:
-    least, most = int(values.min()), int(values.max())
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+def comparison(records: Records, focus: str) -> Comparison:
+    """The comparison of all methods of some records, `focus` first where it is among them."""
+    experiment, fronts = records.experiment, records.fronts
+    methods = method_order(fronts["method"], focus)
+    marks = budget_marks(fronts, experiment.budget_exempt, methods)
+    measures = run_measures(fronts, experiment.cost, experiment.full_cost)
+    return Comparison(
+        labels={method: f"{method} {marks.get(method, '')}".strip() for method in methods},
+        compared=[method for method in methods if method not in marks],
+        statistics=seed_statistics(measures),
+        differences=paired_differences(measures, methods[0]),
+    )

@@ -1,19 +1,13 @@
 """One line for each experiment: what ran, at which scale, on what, with which outcome."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from pareco.reporting.claims import Verdict
 from pareco.reporting.collection import duration
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import (
-    AREA,
-    budget_marks,
-    method_order,
-    run_measures,
-    seed_statistics,
-)
-from pareco.reporting.tables import Cell, Table, markdown_table
+from pareco.reporting.statistics import AREA, Comparison, comparison
+from pareco.reporting.tables import Cell, Table, markdown_table, markdown_text
 
 NOT_RUN = "not run"
 _COLUMNS = ("experiment", "scale", "network and data", "runs", "outcome", "on what")
@@ -39,35 +33,26 @@ class SummaryRow:
     @property
     def cells(self) -> tuple[str, ...]:
         """The texts, in the order of the summary's columns."""
-        return (
-            self.experiment,
-            self.scale,
-            self.subject,
-            self.runs,
-            self.outcome,
-            self.machine,
-        )
+        return astuple(self)[:-1]
 
 
 def summary_row(records: Records, focus: str) -> SummaryRow:
     """The summary of an experiment that has run."""
-    experiment = records.experiment
-    methods = method_order(records.fronts["method"], focus)
+    experiment, found = records.experiment, comparison(records, focus)
     seeds = records.fronts["seed"].nunique()
     return SummaryRow(
         experiment=experiment.experiment,
         scale=experiment.scale,
         subject=f"{experiment.network} on {experiment.data}, {experiment.image_size} px",
-        runs=f"{_count(len(methods), 'method')}, {_count(seeds, 'seed')}",
-        outcome=_outcome(records, methods[0]),
+        runs=f"{_count(len(found.labels), 'method')}, {_count(seeds, 'seed')}",
+        outcome=_outcome(found),
         machine=_machine(records),
         folder=experiment.experiment,
     )
 
 
 def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[Verdict]) -> str:
-    """The text of results/README.md."""
-    linked = [tuple(Cell(text, link=link) for text, link in _linked(row)) for row in rows]
+    """The text of results/README.md: what ran, what did not in one folded line, and the claims."""
     return f"""# Results
 
 Made by `python -m replications report --all` from the records in `*/records/`; never edited by
@@ -77,7 +62,7 @@ give the same bytes. [index.html](index.html) shows all of it in one page that n
 The outcome is the mean test top-1 error (%) over budgets of the experiment's cost, as in its
 table. Only the paper's experiments, at the scale `paper`, say something about its numbers.
 
-{markdown_table(Table("", _COLUMNS, tuple(linked)), align="---")}
+{_experiments(rows)}
 
 ## Claims of the paper
 
@@ -92,10 +77,20 @@ nothing is trained.
 """
 
 
-def _linked(row: SummaryRow) -> list[tuple[str, str]]:
-    first, *others = row.cells
-    link = f"{row.folder}/table.md" if row.folder else ""
-    return [(first, link), *((text, "") for text in others)]
+def _experiments(rows: Sequence[SummaryRow]) -> str:
+    """A table of those that ran, with links, and the names of the others in one folded line."""
+    ran = [
+        (Cell(row.experiment, link=f"{row.folder}/table.md"), *map(Cell, row.cells[1:]))
+        for row in rows
+        if row.folder is not None
+    ]
+    table = markdown_table(Table("", _COLUMNS, tuple(ran)), align="---")
+    others = [f"{row.experiment} ({row.subject})" for row in rows if row.folder is None]
+    if not others:
+        return table
+    title = f"{_count(len(others), 'experiment')} not run at the scale of the paper"
+    names = markdown_text(", ".join(others))
+    return f"{table}\n\n<details><summary>{title}</summary>\n\n{names}.\n\n</details>"
 
 
 def _claim_table(claims: Sequence[Verdict]) -> str:
@@ -107,17 +102,14 @@ def _claim_table(claims: Sequence[Verdict]) -> str:
     return markdown_table(Table("", columns, tuple(rows)), align="---")
 
 
-def _outcome(records: Records, focus: str) -> str:
-    """The area of the focus, and its place among the methods of equal budget.
+def _outcome(found: Comparison) -> str:
+    """The area of the first method, and its place among the methods of equal budget.
 
     With one seed only the areas: nothing says how sure an order is.
     """
-    experiment, fronts = records.experiment, records.fronts
-    measures = run_measures(fronts, experiment.cost, experiment.full_cost)
-    table = seed_statistics(measures).query("measure == @AREA").set_index("method")
-    methods = method_order(fronts["method"], focus)
-    marked = budget_marks(fronts, experiment.budget_exempt, methods)
-    order = table["mean"].drop(index=list(marked)).dropna().sort_values(kind="stable")
+    focus = next(iter(found.labels))
+    table = found.statistics.query("measure == @AREA").set_index("method")
+    order = table["mean"].loc[found.compared].dropna().sort_values(kind="stable")
     if focus not in order.index:
         return "no area to compare"
     own = f"{AREA}: {focus} {order[focus]:.2f}"
@@ -134,15 +126,13 @@ def _outcome(records: Records, focus: str) -> str:
 
 def _machine(records: Records) -> str:
     """Processors or GPUs of all sessions, and the time of all runs."""
-    environments = records.environment["environments"]
     devices = dict.fromkeys(
         gpu if each.get("device") != "cpu" and each["gpus"] else each["cpu"]
-        for each in environments
+        for each in records.environment["environments"]
         for gpu in (each["gpus"] or [""])
     )
-    seconds = sum(
-        run["seconds"] for seeds in records.environment["runs"].values() for run in seeds.values()
-    )
+    runs = records.environment["runs"].values()
+    seconds = sum(run["seconds"] for seeds in runs for run in seeds.values())
     return f"{', '.join(devices)}; {duration(seconds)} in all runs"
 
 

@@ -1,9 +1,11 @@
 """The tables of an experiment, as Markdown, LaTeX, CSV and for the terminal."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from functools import partial
+from math import inf, isnan
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -13,20 +15,18 @@ import rich.console
 import rich.table
 from rich.text import Text
 
-from pareco.reporting.records import BUDGET_TYPES, COST_WORDS, ExperimentRecord, Records
+from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import (
     AREA,
     EXEMPT,
     HYPERVOLUME,
     UNEQUAL,
-    budget_marks,
+    Comparison,
     budget_table,
+    comparison,
     cost_percents,
-    method_order,
-    paired_differences,
-    run_measures,
-    seed_statistics,
 )
+from pareco.schema import BUDGET_TYPES
 
 
 @dataclass(frozen=True)
@@ -93,32 +93,30 @@ def latex(tables: Tables) -> str:
     The warnings stand in every caption, the notes below the first table, and footnotes below the
     tables that have their marks, as that is all that a reader of a table sees.
     """
-    lines = [f"% {' '.join(tables.heading.split())}", "% needs \\usepackage{booktabs}"]
+    parts = [f"% {' '.join(tables.heading.split())}\n% needs \\usepackage{{booktabs}}"]
     for position, table in enumerate(tables.tables):
+        caption = ". ".join(
+            part.rstrip(".") for part in (tables.heading, *tables.warnings, table.title)
+        )
         remarks = [*(() if position else tables.notes), *_footnotes_of(table, tables)]
-        body = [_shown(row, _latex_text, r"\textbf{{{}}}") for row in table.rows]
-        caption = (tables.heading, *tables.warnings, table.title)
-        lines += [
-            "",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex_text('. '.join(part.rstrip('.') for part in caption))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-            r"\toprule",
-            rf"{' & '.join(map(_latex_text, table.columns))} \\",
-            r"\midrule",
-            *(rf"{{}}{' & '.join(row)} \\" for row in body),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([_latex_remarks(remarks)] if remarks else []),
-            r"\end{table}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_remarks(remarks: list[str]) -> str:
-    text = _latex_text(" ".join(" ".join(remarks).split()))
-    return rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {text}}}"
+        text = _latex_text(" ".join(" ".join(remarks).split()))
+        # Without the braces a bracket that begins a row would be an argument of the line break.
+        rows = "\n".join(rf"{{}}{' & '.join(map(_latex_cell, row))} \\" for row in table.rows)
+        parts.append(rf"""
+\begin{{table}}
+\centering
+\caption{{{_latex_text(caption)}}}
+\begin{{tabular}}{{l{"r" * (len(table.columns) - 1)}}}
+\toprule
+{" & ".join(map(_latex_text, table.columns))} \\
+\midrule
+{rows}
+\bottomrule
+\end{{tabular}}""")
+        if remarks:
+            parts.append(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {text}}}")
+        parts.append(r"\end{table}")
+    return "\n".join(parts) + "\n"
 
 
 def _footnotes_of(table: Table, tables: Tables) -> list[str]:
@@ -156,13 +154,6 @@ def _markdown_cell(cell: Cell) -> str:
     return f"[{text}]({quote(cell.link)})" if cell.link else text
 
 
-def _shown(row: tuple[Cell, ...], escaped: Callable[[str], str], bold: str) -> tuple[str, ...]:
-    texts = [escaped(cell.text) for cell in row]
-    return tuple(
-        bold.format(text) if cell.best else text for cell, text in zip(row, texts, strict=True)
-    )
-
-
 def markdown_text(text: str) -> str:
     """The text as Markdown that shows it as it is, in one line."""
     shown = re.sub(r"([\\`*<|])", r"\\\1", " ".join(text.split()))
@@ -194,6 +185,11 @@ def _latex_text(text: str) -> str:
     return text.translate(_LATEX)
 
 
+def _latex_cell(cell: Cell) -> str:
+    text = _latex_text(cell.text)
+    return rf"\textbf{{{text}}}" if cell.best else text
+
+
 MISSING = "–"
 _FOOTNOTES = {
     EXEMPT: "exempt from the equal training budget, so not in the running for bold.",
@@ -218,7 +214,11 @@ _PUBLISHED = (
     "Published: the least error of the networks that the source lists within the budget (its"
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
 )
-_SLACK = 0.01
+_SLACK = 1.0
+_BOLD = "Bold: the best mean among methods of equal training budget."
+
+_Statistic = Mapping[Hashable, Any]
+"""A row of `seed_statistics`."""
 
 
 def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> Tables:
@@ -228,36 +228,25 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
     empty. Methods whose training budget is exempt or unequal carry a mark, explained in a
     footnote, and do not count for the best of a column.
     """
-    experiment, fronts = records.experiment, records.fronts
-    methods = method_order(fronts["method"], focus)
-    marks = budget_marks(fronts, experiment.budget_exempt, methods)
-    labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}
-    measures = run_measures(fronts, experiment.cost, experiment.full_cost)
-    compared = fronts[~fronts["method"].isin(list(marks))]
-    seeds = (fronts if compared.empty else compared).groupby("method")["seed"].unique().map(set)
-    several = seeds.map(len).min() > 1
-    not_bold = marks if several else dict.fromkeys(methods, "")
-    seed_warnings = [] if several else [_ONE_SEED]
-    if len({frozenset(each) for each in seeds}) > 1:
-        seed_warnings.append(_OTHER_SEEDS)
-    statistics = seed_statistics(measures)
-    shown = [
-        _error_table(
-            statistics, labels, not_bold, _published_rows(experiment, measures, published)
-        ),
-        _front_table(statistics, labels, not_bold),
-        _difference_table(measures, labels),
-        _budget_table(fronts, labels),
-    ]
+    found, experiment, fronts = comparison(records, focus), records.experiment, records.fronts
+    own = fronts[fronts["method"].isin(found.compared)] if found.compared else fronts
+    seeds = own.groupby("method")["seed"].unique().map(frozenset)
+    least_seeds = int(seeds.map(len).min())
+    labels = " ".join(found.labels.values())
     return Tables(
         heading=experiment.title,
-        warnings=(*experiment.warnings, *seed_warnings),
-        notes=_notes(records, seeds.map(len).min()),
-        tables=tuple(table for table in shown if table.rows),
+        warnings=(
+            *experiment.warnings,
+            *([_ONE_SEED] if least_seeds < 2 else []),
+            *([_OTHER_SEEDS] if seeds.nunique() > 1 else []),
+        ),
+        notes=_notes(records, least_seeds),
+        tables=tuple(_tables(found, records, published, found.compared if least_seeds > 1 else ())),
         footnotes=(
             _SEARCH_BUDGETS,
-            *([_PUBLISHED, *_references(published)] if len(published) else []),
-            *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in marks.values()),
+            *([_PUBLISHED] if len(published) else []),
+            *(f"[{number}] {source}" for source, number in _sources(published).items()),
+            *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in labels),
         ),
     )
 
@@ -268,17 +257,12 @@ def measure_csv(records: Records, focus: str) -> str:
     `statistic` is `value`, or `difference to` a method: how much more, over the seeds that both
     have. Numbers have four digits after the point; one that is not there is empty.
     """
-    experiment = records.experiment
-    measures = run_measures(records.fronts, experiment.cost, experiment.full_cost)
-    methods = method_order(records.fronts["method"], focus)
-    marks = budget_marks(records.fronts, experiment.budget_exempt, methods)
-    parts = [
-        seed_statistics(measures).assign(statistic="value"),
-        paired_differences(measures, methods[0]).assign(statistic=f"difference to {methods[0]}"),
-    ]
-    table = pd.concat([part for part in parts if len(part)])
-    equal = table["method"].map(lambda method: "no" if method in marks else "yes")
-    table = table.assign(cost=experiment.cost, equal_training_budget=equal)
+    found = comparison(records, focus)
+    difference = f"difference to {next(iter(found.labels))}"
+    parts = {"value": found.statistics, difference: found.differences}
+    table = pd.concat([part.assign(statistic=name) for name, part in parts.items() if len(part)])
+    equal = table["method"].isin(found.compared).map({True: "yes", False: "no"})
+    table = table.assign(cost=records.experiment.cost, equal_training_budget=equal)
     columns = ["method", "statistic", "cost", "measure", "n", "mean", "deviation", "low", "high"]
     return table[[*columns, "equal_training_budget"]].to_csv(
         index=False, float_format="%.4f", lineterminator="\n"
@@ -289,14 +273,9 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
     experiment, fronts = records.experiment, records.fronts
     images = sorted(set(fronts["calibration_images"]))
     first = cost_percents(fronts, experiment.cost, experiment.full_cost)[0]
+    costs = (COST_WORDS[cost].full(value) for cost, value in experiment.full_costs.items())
     return (
-        "The full network: "
-        + ", ".join(
-            COST_WORDS[cost].full(value)
-            + (f" ({COST_WORDS[cost].definition})" if COST_WORDS[cost].definition else "")
-            for cost, value in experiment.full_costs.items()
-        )
-        + ".",
+        f"The full network: {', '.join(costs)}.",
         "Test top-1 error in % (less is better)"
         + (_OVER_SEEDS if fronts["seed"].nunique() > 1 else "."),
         "A column x% is the error of the network with the lowest search loss among those of at"
@@ -304,154 +283,114 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
         f" ({MISSING} where none fits in some seed); {AREA} is the mean of that error over"
         f" {first}% to 100%; {HYPERVOLUME} (more is better) is the part, in %, of the square up to"
         " 100% error and 100% cost that these networks dominate.",
-        *_seed_notes(least_seeds),
+        *([_FEW_SEEDS] if 1 < least_seeds < _ENOUGH_SEEDS else []),
+        *([_BOLD] if least_seeds > 1 else []),
         "Batch norm of each network re-calibrated on "
         + " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1])))
         + " training images.",
     )
 
 
-def _seed_notes(least_seeds: int) -> list[str]:
-    """What there is to say of intervals and bold, by the least number of seeds of a method."""
-    if least_seeds < 2:
-        return []
-    bold = "Bold: the best mean among methods of equal training budget."
-    return [bold] if least_seeds >= _ENOUGH_SEEDS else [_FEW_SEEDS, bold]
+def _tables(
+    found: Comparison, records: Records, published: pd.DataFrame, best: Collection[str]
+) -> Iterator[Table]:
+    """Errors, the whole front, differences (if there is another method), and budgets.
 
-
-def _error_table(
-    statistics: pd.DataFrame,
-    labels: Mapping[str, str],
-    marks: Mapping[str, str],
-    published: Sequence[tuple[Cell, ...]],
-) -> Table:
-    names = [name for name in statistics["measure"].unique() if name != HYPERVOLUME]
-    columns = [
-        _best(statistics, name, labels, marks, sign=1, text=_mean_and_deviation) for name in names
-    ]
-    return Table(
+    In the first two, the best of the methods `best` in each column is bold.
+    """
+    labels, statistics = found.labels, found.statistics
+    names = list(statistics["measure"].unique())
+    errors = [name for name in names if name != HYPERVOLUME]
+    budgets = budget_table(records.fronts, list(labels))
+    first = next(iter(labels))
+    yield Table(
         title="Test top-1 error at a cost budget",
-        columns=("method", "seeds", *names),
-        rows=(*_rows(labels, _seed_counts(statistics, labels), *columns), *published),
-    )
-
-
-def _front_table(
-    statistics: pd.DataFrame, labels: Mapping[str, str], marks: Mapping[str, str]
-) -> Table:
-    """Area and hypervolume, with their intervals where there are several seeds."""
-    seeds = statistics["n"]
-    columns = [
-        _best(statistics, name, labels, marks, sign=sign, text=_mean_and_interval)
-        for name, sign in ((AREA, 1), (HYPERVOLUME, -1))
-    ]
-    return Table(
-        title="The whole front" + (": mean and 95% interval" if seeds.max() > 1 else ""),
-        columns=("method", "seeds", AREA, HYPERVOLUME),
-        rows=_rows(labels, _seed_counts(statistics, labels), *columns),
-    )
-
-
-def _difference_table(measures: pd.DataFrame, labels: Mapping[str, str]) -> Table:
-    """Differences to the first method; no rows where there is no other one."""
-    reference, *others = labels
-    statistics = paired_differences(measures, reference)
-    present = {name: labels[name] for name in others if name in set(statistics["method"])}
-    columns = [
-        [Cell(_mean_and_interval(_of(statistics, method, name), signed=True)) for method in present]
-        for name in measures.columns
-    ]
-    return Table(
-        title=f"Paired difference to {reference}, seed by seed (positive errors: {reference} is"
-        " better)",
-        columns=("method", "seeds", *measures.columns),
-        rows=_rows(present, _seed_counts(statistics, present), *columns),
-        wide=True,
-    )
-
-
-def _budget_table(fronts: pd.DataFrame, labels: Mapping[str, str]) -> Table:
-    budgets = budget_table(fronts, list(labels))
-    return Table(
-        title="Budget per run",
-        columns=("method", *(name.replace("_", " ") for name in BUDGET_TYPES)),
-        rows=tuple(
-            (Cell(label), *(Cell(text) for text in budgets[method].values()))
-            for method, label in labels.items()
+        columns=("method", "seeds", *errors),
+        rows=(
+            *_rows(statistics, labels, errors, _mean_and_deviation, best),
+            *_published_rows(published, errors, records.experiment.full_costs["macs"]),
         ),
     )
+    yield Table(
+        title="The whole front" + (": mean and 95% interval" if statistics["n"].max() > 1 else ""),
+        columns=("method", "seeds", AREA, HYPERVOLUME),
+        rows=tuple(_rows(statistics, labels, [AREA, HYPERVOLUME], _mean_and_interval, best)),
+    )
+    if len(found.differences):
+        yield Table(
+            title=f"Paired difference to {first}, seed by seed"
+            f" (positive errors: {first} is better)",
+            columns=("method", "seeds", *names),
+            rows=tuple(
+                _rows(found.differences, labels, names, partial(_mean_and_interval, sign="+"))
+            ),
+            wide=True,
+        )
+    yield Table(
+        title="Budget per run",
+        columns=("method", *(name.replace("_", " ") for name in BUDGET_TYPES)),
+        rows=tuple((Cell(label), *map(Cell, budgets[name])) for name, label in labels.items()),
+    )
+
+
+def _rows(
+    statistics: pd.DataFrame,
+    labels: Mapping[str, str],
+    names: Sequence[str],
+    text: Callable[[_Statistic], str],
+    compared: Collection[str] = (),
+) -> Iterator[tuple[Cell, ...]]:
+    """A row for each method that has one, with seeds and measures; bold the best of `compared`."""
+    rows = {(row["method"], row["measure"]): row for row in statistics.to_dict("records")}
+    means = {key: round(float(row["mean"]), 2) for key, row in rows.items()}
+    best = {}
+    for name in names:
+        known = [means[method, name] for method in compared if not isnan(means[method, name])]
+        best[name] = (max if name == HYPERVOLUME else min)(known, default=None)
+    for method, label in labels.items():
+        if (method, names[0]) in rows:
+            cells = (
+                Cell(
+                    text(rows[method, name]),
+                    best=method in compared and means[method, name] == best[name],
+                )
+                for name in names
+            )
+            yield Cell(label), Cell(str(rows[method, names[0]]["n"])), *cells
 
 
 def _published_rows(
-    experiment: ExperimentRecord, measures: pd.DataFrame, published: pd.DataFrame
-) -> list[tuple[Cell, ...]]:
+    published: pd.DataFrame, columns: Sequence[str], full: float
+) -> Iterator[tuple[Cell, ...]]:
     """A row for each published method and source: its least error within each budget."""
-    rows, sources = [], _sources(published)
-    percents = [int(name[:-1]) for name in measures.columns if name.endswith("%")]
+    sources = _sources(published)
     for (method, source), networks in published.groupby(["method", "source"], sort=True):
-        shares = networks["macs_millions"] * 1e6 / experiment.full_costs["macs"]
-        least = [
-            networks.loc[shares <= percent / 100 + _SLACK, "top1_error"].min()
-            for percent in percents
-        ]
-        texts = [MISSING if isnan(error) else f"{error:.2f}" for error in least]
-        label = f"{method}, published [{sources.index(str(source)) + 1}]"
-        rows.append((Cell(label), Cell(MISSING), *map(Cell, texts), Cell(MISSING)))
-    return rows
+        percents = networks["macs_millions"] * 1e8 / full
+        texts = []
+        for name in columns:
+            budget = float(name[:-1]) if name.endswith("%") else -inf
+            error = networks.loc[percents <= budget + _SLACK, "top1_error"].min()
+            texts.append(MISSING if isnan(error) else f"{error:.2f}")
+        label = f"{method}, published [{sources[str(source)]}]"
+        yield tuple(map(Cell, (label, MISSING, *texts)))
 
 
-def _references(published: pd.DataFrame) -> list[str]:
-    return [f"[{index}] {source}" for index, source in enumerate(_sources(published), start=1)]
+def _sources(published: pd.DataFrame) -> dict[str, int]:
+    """The number of each source."""
+    return {source: number for number, source in enumerate(sorted(set(published["source"])), 1)}
 
 
-def _sources(published: pd.DataFrame) -> list[str]:
-    return sorted(set(published["source"]))
-
-
-def _rows(labels: Mapping[str, str], *columns: Sequence[Cell]) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(zip(map(Cell, labels.values()), *columns, strict=True))
-
-
-def _seed_counts(statistics: pd.DataFrame, labels: Mapping[str, str]) -> list[Cell]:
-    counts = statistics.groupby("method")["n"].max()
-    return [Cell(str(counts[method])) for method in labels]
-
-
-def _of(statistics: pd.DataFrame, method: str, measure: str) -> pd.Series:
-    row = statistics[(statistics["method"] == method) & (statistics["measure"] == measure)]
-    return row.iloc[0]
-
-
-def _best(
-    statistics: pd.DataFrame,
-    measure: str,
-    labels: Mapping[str, str],
-    marks: Mapping[str, str],
-    *,
-    sign: int,
-    text: Callable[[pd.Series], str],
-) -> list[Cell]:
-    """A column's cells; bold the best mean without a mark: least for sign 1, greatest for -1."""
-    rows = [_of(statistics, method, measure) for method in labels]
-    means = np.array([sign * round(float(row["mean"]), 2) for row in rows])
-    compared = [method not in marks for method in labels]
-    lowest = np.fmin.reduce(means, initial=np.inf, where=compared)
-    return [
-        Cell(text(row), best=own and mean == lowest)
-        for row, mean, own in zip(rows, means, compared, strict=True)
-    ]
-
-
-def _mean_and_deviation(row: pd.Series) -> str:
+def _mean_and_deviation(row: _Statistic) -> str:
     if isnan(row["mean"]):
         return MISSING
     mean = f"{row['mean']:.2f}"
     return mean if isnan(row["deviation"]) else f"{mean} ± {row['deviation']:.2f}"
 
 
-def _mean_and_interval(row: pd.Series, *, signed: bool = False) -> str:
+def _mean_and_interval(row: _Statistic, sign: str = "") -> str:
     if isnan(row["mean"]):
         return MISSING
-    sign = "+" if signed else ""
-    mean, low, high = (f"{round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high"))
+    mean, low, high = (
+        f"{np.round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high")
+    )
     return mean if isnan(row["low"]) else f"{mean} [{low}, {high}]"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,11 +17,17 @@ import pandas as pd
 
 from pareco.reporting.records import COST_WORDS, LATENCY, ExperimentRecord, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
-from pareco.tracking.mirror import quiet_settings
+from pareco.tracking.mirror import define_curve, log_missing, started_run
 
-LOSSES = ("loss_largest", "loss_smallest")
+LOSSES = {
+    "loss_largest": "Training loss of the largest network (nats)",
+    "loss_smallest": "Training loss of the smallest network, on soft output (nats)",
+}
+"""The titles of the losses that are drawn."""
+
 CURVE_STEP = "curve/step"
 WIDTHS_PERCENT = 60
+_START_SECONDS, _FINISH_SECONDS = 30, 60
 _COSTS = ("macs", "peak_activations", LATENCY)
 
 
@@ -29,11 +36,10 @@ class SummaryRun:
     """What the runs of one method have found, as means over its seeds."""
 
     method: str
-    fronts: dict[str, list[tuple[float, float]]]
-    """For each cost: budgets in percent of the full network's, and the errors they select."""
-
-    curves: dict[str, list[tuple[float, float]]]
-    """For each of LOSSES: gradient steps and losses; empty for a method that may train longer."""
+    lines: dict[tuple[str, str], list[tuple[float, float]]]
+    """Points by their two names in W&B: for each cost the budgets, in percent of the full
+    network's, and the errors that they select; then, but for a method that may train longer, the
+    gradient steps and each of LOSSES."""
 
     widths: dict[str, float]
     """By channel group: channels in percent of the full network's, of the network that
@@ -45,15 +51,23 @@ def front_names(cost: str) -> tuple[str, str]:
     return f"front/{cost}/percent", f"front/{cost}/error"
 
 
+def curve_name(loss: str) -> str:
+    """The name in W&B of one of LOSSES."""
+    return f"curve/{loss}"
+
+
 def width_name(group: str) -> str:
     """The name in W&B of a channel group's width; dots would be taken for levels."""
     return f"width/{group.replace('.', '-')}"
 
 
-def shown_costs(experiment: ExperimentRecord) -> list[str]:
-    """The experiment's own cost, then MACs, memory, and latency where it was measured."""
+def shown_costs(experiment: ExperimentRecord) -> dict[str, float]:
+    """The experiment's own cost, then MACs, memory, and latency where it was measured.
+
+    With what the full network has of each.
+    """
     costs = dict.fromkeys((experiment.cost, *_COSTS))
-    return [cost for cost in costs if cost in experiment.full_costs]
+    return {cost: experiment.full_costs[cost] for cost in costs if cost in experiment.full_costs}
 
 
 def summary_group(records: Records) -> str:
@@ -74,8 +88,13 @@ def summary_runs(records: Records, focus: str) -> list[SummaryRun]:
     return [
         SummaryRun(
             method=method,
-            fronts={cost: _front(records, method, cost) for cost in shown_costs(experiment)},
-            curves={} if method in experiment.budget_exempt else _curves(records, method),
+            lines={
+                **{
+                    front_names(cost): _front(records, method, cost)
+                    for cost in shown_costs(experiment)
+                },
+                **({} if method in experiment.budget_exempt else _curves(records, method)),
+            },
             widths=_widths(records, method),
         )
         for method in method_order(records.fronts["method"], focus)
@@ -87,14 +106,14 @@ def upload_summary(records: Records, runs: Sequence[SummaryRun], project: str) -
 
     Needs a key and a server that answers. Raises what wandb raises, and TimeoutError.
     """
-    import wandb
-
-    settings = quiet_settings(init_timeout=30, finish_timeout=60, finish_timeout_raises=True)
     experiment, key, entity = records.experiment, digest(records), ""
     with TemporaryDirectory() as folder:
         for summary in runs:
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{summary.method}")
-            run = wandb.init(
+            run = started_run(
+                "online",
+                _START_SECONDS,
+                _FINISH_SECONDS,
                 project=project,
                 group=summary_group(records),
                 job_type=summary.method,
@@ -107,58 +126,36 @@ def upload_summary(records: Records, runs: Sequence[SummaryRun], project: str) -
                     "scale": experiment.scale,
                 },
                 dir=folder,
-                mode="online",
-                resume="allow",
-                reinit="create_new",
-                settings=settings,
             )
             entity = run.entity
-            _fill(run, summary)
+            for axis, values in summary.lines:
+                define_curve(run, axis, values)
+            points = ((names, each) for names, line in summary.lines.items() for each in line)
+            log_missing(run, enumerate(dict(zip(*point, strict=True)) for point in points))
+            run.summary.update({width_name(name): each for name, each in summary.widths.items()})
             run.finish()
     return entity
 
 
-def _fill(run: Any, summary: SummaryRun) -> None:
-    """Log what a W&B run lacks of a summary: it may be there, whole or in part."""
-    for cost in summary.fronts:
-        axis, error = front_names(cost)
-        run.define_metric(axis, hidden=True)
-        run.define_metric(error, step_metric=axis)
-    run.define_metric(CURVE_STEP, hidden=True)
-    run.define_metric("curve/*", step_metric=CURVE_STEP)
-    for step, row in enumerate(_rows(summary)):
-        if step >= run.starting_step:
-            run.log(row, step=step)
-    run.summary.update({width_name(group): value for group, value in summary.widths.items()})
-
-
-def _rows(summary: SummaryRun) -> Iterator[dict[str, float]]:
-    """Yield the rows of a summary's history: the points of its fronts, then of its curves."""
-    for cost, points in summary.fronts.items():
-        for point in points:
-            yield dict(zip(front_names(cost), point, strict=True))
-    for name, points in summary.curves.items():
-        for point in points:
-            yield dict(zip((CURVE_STEP, f"curve/{name}"), point, strict=True))
-
-
 def _front(records: Records, method: str, cost: str) -> list[tuple[float, float]]:
     """The mean over seeds of the error at each whole percent at which every seed has a network."""
-    full = records.experiment.full_costs[cost]
     fronts = records.fronts[records.fronts["method"] == method]
     percents = np.arange(1, 101)
-    budgets = percents * full / 100
+    budgets = percents * records.experiment.full_costs[cost] / 100
     means = np.mean([errors_at(front, cost, budgets) for _, front in fronts.groupby("seed")], 0)
     known = ~np.isnan(means)
     return list(zip(percents[known].astype(float).tolist(), means[known].tolist(), strict=True))
 
 
-def _curves(records: Records, method: str) -> dict[str, list[tuple[float, float]]]:
+def _curves(records: Records, method: str) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """The mean losses over seeds, by step."""
     curves = records.curves[records.curves["method"] == method]
-    means = curves.groupby("step")[list(LOSSES)].mean()
+    means = curves.groupby("step")[[*LOSSES]].mean()
     steps = means.index.astype(float).tolist()
-    return {name: list(zip(steps, means[name].tolist(), strict=True)) for name in LOSSES}
+    return {
+        (CURVE_STEP, curve_name(loss)): list(zip(steps, means[loss].tolist(), strict=True))
+        for loss in LOSSES
+    }
 
 
 def _widths(records: Records, method: str) -> dict[str, float]:
@@ -180,60 +177,6 @@ def _widths(records: Records, method: str) -> dict[str, float]:
 
 
 _TITLE_LENGTH = 128
-_CURVE_TITLES = {
-    "loss_largest": "Training loss of the largest network (nats)",
-    "loss_smallest": "Training loss of the smallest network, on soft output (nats)",
-}
-
-
-def wandb_report(
-    records: Records,
-    summaries: Sequence[SummaryRun],
-    *,
-    project: str,
-    entity: str,
-    claims: str,
-    tables: str,
-    command: str,
-) -> Any:
-    """The report, a `wandb_workspaces.reports.v2.Report` that is not saved yet.
-
-    Its panels draw the summaries, once `upload_summary` has brought them there. `claims` and
-    `tables` are Markdown; `command` makes the experiment's results. Nothing is asked of the
-    network: without an `entity` the report cannot be saved.
-    """
-    wr = reports_library()
-
-    experiment = records.experiment
-    notes = "\n\n".join(f"**{warning}**" for warning in experiment.warnings)
-    texts = [wr.MarkdownBlock(text=notes)] if notes else []
-    return wr.Report(
-        project=project,
-        entity=entity,
-        title=experiment.title[:_TITLE_LENGTH],
-        description="; ".join((experiment.title, *experiment.warnings)),
-        width="fluid",
-        blocks=[
-            *texts,
-            wr.H2(text="Claims of the paper"),
-            wr.MarkdownBlock(text=claims),
-            wr.H2(text="Error over cost"),
-            wr.P(text=_FRONT_TEXT),
-            _grid(records, _front_panels(records)),
-            wr.H2(text="Training curves"),
-            wr.P(text="Means over the seeds, of as many steps for each point."),
-            _grid(records, _curve_panels()),
-            wr.H2(text="Widths"),
-            wr.P(text=_WIDTH_TEXT),
-            _grid(records, [_width_panel(records)]),
-            wr.H2(text="Results"),
-            wr.MarkdownBlock(text=tables),
-            wr.H2(text="How to reproduce"),
-            wr.MarkdownBlock(text=reproduction(records, command, len(summaries))),
-        ],
-    )
-
-
 _FRONT_TEXT = (
     "At each whole percent of the full network's cost: the test top-1 error (%) of the network "
     "with the lowest search loss within that budget, mean over the seeds. There are networks only "
@@ -245,6 +188,62 @@ _WIDTH_TEXT = (
 )
 
 
+def wandb_report(
+    records: Records, *, project: str, entity: str, claims: str, tables: str, command: str
+) -> Any:
+    """The report, a `wandb_workspaces.reports.v2.Report` that is not saved yet.
+
+    Its panels draw the summaries, once `upload_summary` has brought them there. `claims` and
+    `tables` are Markdown; `command` makes the experiment's results. Nothing is asked of the
+    network: without an `entity` the report cannot be saved.
+    """
+    wr, experiment = reports_library(), records.experiment
+    runs = wr.Runset(name="Methods", filters=f"Group = '{summary_group(records)}'")
+
+    def grid(panels: list[Any]) -> Any:
+        return wr.PanelGrid(runsets=[runs], panels=panels)
+
+    fronts = [
+        (
+            f"Error over {COST_WORDS[cost].name}",
+            *front_names(cost),
+            f"{COST_WORDS[cost].axis} (% of the full network's {COST_WORDS[cost].amount(full)})",
+            "Test top-1 error (%)",
+        )
+        for cost, full in shown_costs(experiment).items()
+    ]
+    curves = [
+        (title, CURVE_STEP, curve_name(loss), "gradient step", "nats")
+        for loss, title in LOSSES.items()
+    ]
+    notes = "\n\n".join(f"**{warning}**" for warning in experiment.warnings)
+    return wr.Report(
+        project=project,
+        entity=entity,
+        title=experiment.title[:_TITLE_LENGTH],
+        description="; ".join((experiment.title, *experiment.warnings)),
+        width="fluid",
+        blocks=[
+            *([wr.MarkdownBlock(text=notes)] if notes else []),
+            wr.H2(text="Claims of the paper"),
+            wr.MarkdownBlock(text=claims),
+            wr.H2(text="Error over cost"),
+            wr.P(text=_FRONT_TEXT),
+            grid(_lines(wr, fronts)),
+            wr.H2(text="Training curves"),
+            wr.P(text="Means over the seeds, of as many steps for each point."),
+            grid(_lines(wr, curves)),
+            wr.H2(text="Widths"),
+            wr.P(text=_WIDTH_TEXT),
+            grid([_bars(wr, records)]),
+            wr.H2(text="Results"),
+            wr.MarkdownBlock(text=tables),
+            wr.H2(text="How to reproduce"),
+            wr.MarkdownBlock(text=reproduction(records, command)),
+        ],
+    )
+
+
 def reports_library() -> Any:
     """The module `wandb_workspaces.reports.v2`, whose import warns of its own old pydantic."""
     with warnings.catch_warnings():
@@ -253,84 +252,47 @@ def reports_library() -> Any:
     return reports
 
 
-def spec_json(report: Any) -> str:
-    """The whole report as W&B stores it, as JSON; nothing is asked of the network."""
-    text = report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
-    head = {"title": report.title, "description": report.description, "project": report.project}
-    return json.dumps({**head, "spec": json.loads(text)}, indent=1, ensure_ascii=False) + "\n"
+def report_json(report: Any) -> str:
+    """The whole report as JSON: each of its parts with the name of its type and what is set in it.
+
+    These are the public names and fields of `wandb_workspaces.reports.v2`; nothing is asked of the
+    network.
+    """
+    return json.dumps(_plain(report), indent=1, ensure_ascii=False) + "\n"
 
 
-def reproduction(records: Records, command: str, methods: int) -> str:
-    """How to make these results again, and with what they were made; Markdown."""
-    lines = [f"    {command}", ""]
-    for each in records.environment["environments"]:
-        commit = f"{each['commit']}{' with changes' if each['dirty'] else ''}"
-        packages = [f"{name} {version}" for name, version in each["packages"].items()]
-        gpu = each.get("device") != "cpu" and each["gpus"]
-        device = ", ".join(each["gpus"]) if gpu else each["cpu"]
-        versions = ", ".join((f"Python {each['python']}", *packages))
-        lines.append(f"- commit {_code(commit)}; {_code(versions)}; on {_code(device)}")
-    seeds = records.fronts["seed"].nunique()
-    lines += ["", f"{methods} methods with {seeds} seeds; records {_code(digest(records))}."]
-    return "\n".join(lines) + "\n"
+def _plain(part: Any) -> Any:
+    if isinstance(part, list | tuple):
+        return [_plain(each) for each in part]
+    if not dataclasses.is_dataclass(part):
+        return part
+    names = [each.name for each in dataclasses.fields(part) if not each.name.startswith("_")]
+    values = {name: _plain(getattr(part, name)) for name in names}
+    is_set = {name: value for name, value in values.items() if value not in (None, "", [], {})}
+    return {"type": type(part).__name__, **is_set}
 
 
-def _code(text: str) -> str:
-    """Text that stays as it is in Markdown."""
-    return f"`{' '.join(str(text).split()).replace('`', chr(39))}`"
+def _lines(wr: Any, plots: Sequence[tuple[str, str, str, str, str]]) -> list[Any]:
+    """Plots with a line for each method, two side by side of the 24 columns of a grid.
 
-
-def _grid(records: Records, panels: Sequence[Any]) -> Any:
-    """Panels over the summaries of these records, which are in the report's own project."""
-    wr = reports_library()
-
-    runs = wr.Runset(name="Methods", filters=f"Group = '{summary_group(records)}'")
-    return wr.PanelGrid(runsets=[runs], panels=list(panels))
-
-
-def _front_panels(records: Records) -> list[Any]:
-    wr = reports_library()
-
-    panels = []
-    for position, cost in enumerate(shown_costs(records.experiment)):
-        axis, error = front_names(cost)
-        words, full = COST_WORDS[cost], records.experiment.full_costs[cost]
-        panels.append(
-            wr.LinePlot(
-                title=f"Error over {words.name}",
-                x=axis,
-                y=[error],
-                title_x=f"{words.axis} (% of the full network's {words.amount(full)})",
-                title_y="Test top-1 error (%)",
-                groupby=wr.Config("method"),
-                groupby_aggfunc="mean",
-                layout=_layout(position),
-            )
-        )
-    return panels
-
-
-def _curve_panels() -> list[Any]:
-    wr = reports_library()
-
+    Each is given by its title, the names in W&B of its x and y, and the titles of these axes.
+    """
     return [
         wr.LinePlot(
-            title=_CURVE_TITLES[name],
-            x=CURVE_STEP,
-            y=[f"curve/{name}"],
-            title_x="gradient step",
-            title_y="nats",
+            title=title,
+            x=x,
+            y=[y],
+            title_x=title_x,
+            title_y=title_y,
             groupby=wr.Config("method"),
             groupby_aggfunc="mean",
-            layout=_layout(position),
+            layout=wr.Layout(x=12 * (position % 2), y=9 * (position // 2), w=12, h=9),
         )
-        for position, name in enumerate(LOSSES)
+        for position, (title, x, y, title_x, title_y) in enumerate(plots)
     ]
 
 
-def _width_panel(records: Records) -> Any:
-    wr = reports_library()
-
+def _bars(wr: Any, records: Records) -> Any:
     groups = records.experiment.groups
     return wr.BarPlot(
         title="Channels by group (% of the full network's)",
@@ -341,8 +303,21 @@ def _width_panel(records: Records) -> Any:
     )
 
 
-def _layout(position: int) -> Any:
-    """Two panels side by side, of the 24 columns of a grid."""
-    wr = reports_library()
+def reproduction(records: Records, command: str) -> str:
+    """How to make these results again, and with what they were made; Markdown."""
+    lines = [f"    {command}", ""]
+    for each in records.environment["environments"]:
+        commit = f"{each['commit']}{' with changes' if each['dirty'] else ''}"
+        packages = [f"{name} {version}" for name, version in each["packages"].items()]
+        gpu = each.get("device") != "cpu" and each["gpus"]
+        device = ", ".join(each["gpus"]) if gpu else each["cpu"]
+        versions = ", ".join((f"Python {each['python']}", *packages))
+        lines.append(f"- commit {_code(commit)}; {_code(versions)}; on {_code(device)}")
+    methods, seeds = (records.fronts[column].nunique() for column in ("method", "seed"))
+    lines += ["", f"{methods} methods with {seeds} seeds; records {_code(digest(records))}."]
+    return "\n".join(lines) + "\n"
 
-    return wr.Layout(x=12 * (position % 2), y=9 * (position // 2), w=12, h=9)
+
+def _code(text: str) -> str:
+    """Text that stays as it is in Markdown."""
+    return f"`{' '.join(str(text).split()).replace('`', chr(39))}`"

@@ -7,13 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from botorch.utils.multi_objective.hypervolume import Hypervolume
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
 from pareco.config import SearchConfig
 from pareco.search.solver import ScalarizationSolver, SolverError, search_cost_weight, target_cost
-from pareco.search.surrogate import Surrogate
+from pareco.search.surrogate import NUMERICAL_ERRORS, Surrogate
+
+logger = logging.getLogger(__name__)
+
+TARGETS = 3
+DRAWS = 100
+
+Key = tuple[float, ...]
+Origin = Literal["uniform", "largest", "model", "random"]
 
 
 class History:
@@ -77,16 +84,6 @@ class History:
         indices = indices[is_non_dominated(objectives, maximize=False)]
         return indices[torch.argsort(self.costs[indices])]
 
-    def hypervolume(self, reference: tuple[float, float]) -> float:
-        """Return the area dominated by the front up to `reference` (loss, cost); more is better.
-
-        Entries which don't improve on the reference in both count nothing.
-        """
-        front = self.front()
-        objectives = torch.stack([self.losses[front], self.costs[front]], dim=1)
-        volume = Hypervolume(ref_point=-torch.tensor(reference, dtype=torch.double))
-        return float(volume.compute(-objectives))
-
     def state(self) -> dict[str, Any]:
         """Return the entries as plain lists fit for JSON; an unmeasured loss is None."""
         losses = [None if math.isnan(loss) else loss for loss in self.losses.tolist()]
@@ -120,17 +117,6 @@ def _finite_or_nan(losses: Tensor) -> Tensor:
     return _plain(losses).nan_to_num(nan=math.nan, posinf=math.nan, neginf=math.nan)
 
 
-logger = logging.getLogger(__name__)
-
-TARGETS = 3
-DRAWS = 100
-# What a fit or the solver raises on bad numerics; SurrogateError and NanError are RuntimeErrors.
-NUMERICAL_ERRORS = (RuntimeError, ValueError, ArithmeticError)
-
-
-Origin = Literal["uniform", "largest", "model", "random"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
     """Multipliers to evaluate next, and why they were chosen.
@@ -147,7 +133,7 @@ class Proposal:
 
 
 class Mobo:
-    """MOBO-RS over multipliers in [alpha_min, 1]^d (PareCO, section 3; DESIGN section 4, "Ask").
+    """MOBO-RS over multipliers in [alpha_min, 1]^d (PareCO, section 3).
 
     `cost` maps multipliers `n x d` to `n` costs. `canonical` maps multipliers `n x d` that
     describe the same network onto one representative, which it leaves as it is; by default
@@ -171,10 +157,8 @@ class Mobo:
         self._cost, self._generator = cost, generator
         self._canonical = canonical if canonical is not None else torch.Tensor.clone
         self._surrogate = Surrogate(alpha_min, dimensions, config.beta)
-        self._cost_range = (
-            self._cost_of(torch.full((dimensions,), alpha_min, dtype=torch.double)),
-            self._cost_of(torch.ones(dimensions, dtype=torch.double)),
-        )
+        smallest = torch.full((dimensions,), alpha_min, dtype=torch.double)
+        self._cost_range = self._cost_of(smallest), self._cost_of(torch.ones_like(smallest))
 
     def ask(self, n: int) -> Tensor:
         """Return the multipliers of `n` proposals, `n x d`; see `proposals`."""
@@ -203,9 +187,8 @@ class Mobo:
             proposals.append(proposal)
         solver = self._solver() if len(proposals) < n else None
         while len(proposals) < n:
-            proposal = None if solver is None else self._targeted(solver, known)
-            if proposal is None:
-                proposal = Proposal(alpha=self._unknown(known), origin="random")
+            targeted = None if solver is None else self._targeted(solver, known)
+            proposal = self._stand_in(known) if targeted is None else targeted
             known.add(_key(proposal.alpha))
             proposals.append(proposal)
         return proposals if solver is None else self._predicted(proposals)
@@ -218,11 +201,10 @@ class Mobo:
         except NUMERICAL_ERRORS as error:
             logger.warning("no predicted losses: %s: %s", type(error).__name__, error)
             return proposals
+        predictions = zip(proposals, means.tolist(), deviations.tolist(), strict=True)
         return [
             replace(proposal, predicted_loss=mean, predicted_deviation=deviation)
-            for proposal, mean, deviation in zip(
-                proposals, means.tolist(), deviations.tolist(), strict=True
-            )
+            for proposal, mean, deviation in predictions
         ]
 
     def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor) -> None:
@@ -253,23 +235,21 @@ class Mobo:
         self.history = history
         self._surrogate.last_good = dict(state["hyperparameters"])
 
-    def _initial(self, known: set[tuple[float, ...]], index: int) -> Proposal | None:
+    def _initial(self, known: set[Key], index: int) -> Proposal | None:
         """Return a new uniform proposal or the largest network, or None once that is known."""
         largest = self._representative(self.history.alphas.new_ones(self.history.dimensions))
         if _key(largest) in known:
             return None
         if index < self.config.initial_widths:
-            for _ in range(DRAWS):
-                proposal = self._random(free=1)
-                if _key(proposal) not in known and not torch.equal(proposal, largest):
-                    return Proposal(alpha=proposal, origin="uniform")
+            uniform = self._unknown(known | {_key(largest)}, free=1)
+            if uniform is not None:
+                return Proposal(alpha=uniform, origin="uniform")
             logger.info("no new uniform network in %d draws: %d entries precede", DRAWS, index)
         return Proposal(alpha=largest, origin="largest")
 
     def _solver(self) -> ScalarizationSolver | None:
         """Return a solver on GPs fitted to the measured entries, or None where that fails."""
-        history, config = self.history, self.config
-        measured = history.measured
+        history, measured = self.history, self.history.measured
         if int(measured.sum()) < 2:
             logger.info("no GPs: fewer than two losses are measured")
             return None
@@ -281,25 +261,24 @@ class Mobo:
                 self._surrogate.optimistic_bounds,
                 history.alphas[history.front()],
                 self.alpha_min,
+                self.config,
                 self._generator,
-                raw_samples=config.raw_samples,
-                starts=config.starts,
-                iterations=config.iterations,
-                reference=config.reference,
-                augmentation=config.augmentation,
             )
         except NUMERICAL_ERRORS as error:
             logger.warning("no GPs: %s: %s", type(error).__name__, error)
             return None
 
-    def _targeted(
-        self, solver: ScalarizationSolver, known: set[tuple[float, ...]]
-    ) -> Proposal | None:
+    def _targeted(self, solver: ScalarizationSolver, known: set[Key]) -> Proposal | None:
         """Return unknown canonical multipliers near a newly drawn target cost.
 
         Where the nearest is known, the next nearest trial of the binary search stands in, then
         another target's; None where all of these are known or the solver fails.
         """
+
+        def propose(cost_weight: float) -> tuple[Tensor, float]:
+            alpha = self._representative(solver.minimize(cost_weight))
+            return alpha, self._cost_of(alpha)
+
         front = self.history.front()
         tolerance = self.config.tolerance * self._cost_range[1]
         for _ in range(TARGETS):
@@ -311,12 +290,7 @@ class Mobo:
                 self.config.target_bins,
             )
             try:
-                trials = search_cost_weight(
-                    lambda weight: self._minimizer(solver, weight),
-                    target,
-                    tolerance,
-                    self.config.trials,
-                )
+                trials = search_cost_weight(propose, target, tolerance, self.config.trials)
             except SolverError as error:
                 logger.warning("no proposal of the GPs: %s", error)
                 return None
@@ -326,32 +300,27 @@ class Mobo:
         logger.info("no proposal of the GPs: those for %d targets are known", TARGETS)
         return None
 
-    def _minimizer(self, solver: ScalarizationSolver, cost_weight: float) -> tuple[Tensor, float]:
-        """Return the solver's canonical multipliers `d` and their cost. Raises SolverError."""
-        try:
-            minimizer = solver.minimize(cost_weight)
-        except NUMERICAL_ERRORS as error:
-            raise SolverError(f"{type(error).__name__}: {error}") from error
-        alpha = self._representative(minimizer)
-        return alpha, self._cost_of(alpha)
+    def _stand_in(self, known: set[Key]) -> Proposal:
+        """Return random multipliers that are not known, else some that are; logs which."""
+        alpha = self._unknown(known)
+        if alpha is None:
+            logger.warning("random proposal: nothing unknown in %d draws, one is repeated", DRAWS)
+            alpha = self._random()
+        else:
+            logger.info("random proposal")
+        return Proposal(alpha=alpha, origin="random")
 
-    def _unknown(self, known: set[tuple[float, ...]]) -> Tensor:
-        """Return random multipliers `d` that are not known, else some that are; logs which."""
-        for _ in range(DRAWS):
-            proposal = self._random()
-            if _key(proposal) not in known:
-                logger.info("random proposal")
-                return proposal
-        logger.warning("random proposal: nothing unknown in %d draws, one is repeated", DRAWS)
-        return self._random()
+    def _unknown(self, known: set[Key], free: int | None = None) -> Tensor | None:
+        """Return the first of 100 draws of `_random` that is not known, or None."""
+        draws = (self._random(free) for _ in range(DRAWS))
+        return next((alpha for alpha in draws if _key(alpha) not in known), None)
 
     def _random(self, free: int | None = None) -> Tensor:
         """Return canonical multipliers `d`, `free` of them (by default all) drawn by itself."""
         dimensions = self.history.dimensions
         drawn = torch.rand(free or dimensions, dtype=torch.double, generator=self._generator)
-        return self._representative(
-            (self.alpha_min + (1 - self.alpha_min) * drawn).expand(dimensions)
-        )
+        multipliers = self.alpha_min + (1 - self.alpha_min) * drawn
+        return self._representative(multipliers.expand(dimensions))
 
     def _representative(self, alpha: Tensor) -> Tensor:
         return self._canonical(alpha.unsqueeze(0)).squeeze(0).double()
@@ -361,6 +330,6 @@ class Mobo:
             return float(self._cost(alpha.unsqueeze(0)))
 
 
-def _key(alpha: Tensor) -> tuple[float, ...]:
+def _key(alpha: Tensor) -> Key:
     """Return multipliers `d` as a hashable."""
     return tuple(alpha.tolist())

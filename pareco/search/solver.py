@@ -10,12 +10,17 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from pareco.config import SearchConfig
+from pareco.search.surrogate import NUMERICAL_ERRORS
+
+POOL_CHUNK = 256
+PRECISION = 1e-6
+
+Array = NDArray[np.float64]
+
 
 def tchebyshev(
-    objectives: Tensor,
-    cost_weight: float,
-    reference: float = -3.0,
-    augmentation: float = 1e-6,
+    objectives: Tensor, cost_weight: float, reference: float, augmentation: float
 ) -> Tensor:
     """Return T_lambda of `m x 2` objectives (loss, cost) as `m` values; less is better.
 
@@ -30,9 +35,7 @@ def tchebyshev(
     return torch.amax(weighted, dim=-1) + augmentation * weighted.sum(dim=-1)
 
 
-def bin_masses(
-    costs: Tensor, losses: Tensor, cost_range: tuple[float, float], bins: int = 50
-) -> Tensor:
+def bin_masses(costs: Tensor, losses: Tensor, cost_range: tuple[float, float], bins: int) -> Tensor:
     """Return the area which a front leaves open, in each of `bins` equal bins of the cost range.
 
     `costs` and `losses` are the front's, `k` each, sorted by cost. The gap between neighbours
@@ -52,7 +55,7 @@ def target_cost(
     losses: Tensor,
     cost_range: tuple[float, float],
     generator: torch.Generator,
-    bins: int = 50,
+    bins: int,
 ) -> float:
     """Return a cost drawn where the front leaves much area: a bin by mass, then evenly in it.
 
@@ -68,12 +71,6 @@ def target_cost(
     return low + (high - low) * (drawn + within) / bins
 
 
-POOL_CHUNK = 256
-PRECISION = 1e-6
-
-Array = NDArray[np.float64]
-
-
 class SolverError(RuntimeError):
     """The scalarization could not be minimized."""
 
@@ -84,8 +81,9 @@ class ScalarizationSolver:
     The pool of starting points (Sobol points and the front's alphas) and its bounds are computed
     once; every weight refines the best few of them and the previous weight's minimizer. T_lambda
     has a kink where both terms are equal, which is where its minimum mostly lies: each start is
-    refined in epigraph form, the least t above both terms, which is smooth. Raises
-    FloatingPointError, from the constructor too, where bounds or gradients are not finite.
+    refined in epigraph form, the least t above both terms, which is smooth. `front` is `k x d`;
+    `generator` draws the Sobol points' seed. Raises FloatingPointError where the bounds of the
+    pool are not finite.
     """
 
     def __init__(
@@ -93,18 +91,13 @@ class ScalarizationSolver:
         optimistic_bounds: Callable[[Tensor], Tensor],
         front: Tensor,
         alpha_min: float,
+        config: SearchConfig,
         generator: torch.Generator,
-        *,
-        raw_samples: int,
-        starts: int,
-        iterations: int,
-        reference: float,
-        augmentation: float,
     ) -> None:
+        self._alpha_min, self._config, self._bounds = alpha_min, config, optimistic_bounds
         seed = int(torch.randint(2**31, (), generator=generator))
         sobol = SobolEngine(front.shape[1], scramble=True, seed=seed)
-        samples = alpha_min + (1.0 - alpha_min) * sobol.draw(raw_samples, dtype=torch.double)
-        self._bounds = optimistic_bounds
+        samples = alpha_min + (1.0 - alpha_min) * sobol.draw(config.raw_samples, dtype=torch.double)
         self._pool = torch.cat([samples, front.clamp(alpha_min, 1.0)])
         with torch.no_grad():
             parts = [optimistic_bounds(part) for part in self._pool.split(POOL_CHUNK)]
@@ -112,24 +105,29 @@ class ScalarizationSolver:
         if not self._pool_bounds.isfinite().all():
             raise FloatingPointError("non-finite bounds at the starting points")
         self._previous = front[:0]
-        self._alpha_min, self._starts, self._iterations = alpha_min, starts, iterations
-        self._reference, self._augmentation = reference, augmentation
 
     def minimize(self, cost_weight: float) -> Tensor:
-        """Return the multipliers `d` with the least T_lambda found for lambda_F = `cost_weight`."""
+        """Return the multipliers `d` with the least T_lambda found for lambda_F = `cost_weight`.
+
+        Raises SolverError where bounds or gradients are not finite, or the optimizer fails.
+        """
         values = self._scalarized(self._pool_bounds, cost_weight)
-        best = values.topk(min(self._starts, len(values)), largest=False).indices
+        best = values.topk(min(self._config.starts, len(values)), largest=False).indices
         starts = torch.cat([self._pool[best], self._previous])
-        refined = torch.stack([self._refined(start, cost_weight) for start in starts])
-        candidates = torch.cat([starts, refined])
-        with torch.no_grad():
-            values = self._scalarized(self._bounds(candidates), cost_weight)
+        try:
+            refined = torch.stack([self._refined(start, cost_weight) for start in starts])
+            candidates = torch.cat([starts, refined])
+            with torch.no_grad():
+                values = self._scalarized(self._bounds(candidates), cost_weight)
+        except NUMERICAL_ERRORS as error:
+            raise SolverError(f"{type(error).__name__}: {error}") from error
         self._previous = candidates[values.argmin()].unsqueeze(0)
         return self._previous.squeeze(0)
 
     def _refined(self, start: Tensor, cost_weight: float) -> Tensor:
         """Return a local minimizer `d` of T_lambda near `start`, by SLSQP over (alpha, t)."""
         weights = np.array([1.0 - cost_weight, cost_weight])
+        augmentation = self._config.augmentation
 
         @lru_cache(maxsize=1)
         def terms(alpha: bytes) -> tuple[Array, Array]:
@@ -140,13 +138,13 @@ class ScalarizationSolver:
             (gradients,) = torch.autograd.grad(bounds.diagonal().sum(), rows)
             if not (bounds.isfinite().all() and gradients.isfinite().all()):
                 raise FloatingPointError("non-finite bounds or gradients")
-            distances = bounds[0].detach().numpy() - self._reference
+            distances = bounds[0].detach().numpy() - self._config.reference
             return weights * distances, weights[:, None] * gradients.numpy()
 
         def objective(point: Array) -> tuple[float, Array]:
             values, gradients = terms(point[:-1].tobytes())
-            gradient = np.append(self._augmentation * gradients.sum(axis=0), 1.0)
-            return point[-1] + self._augmentation * values.sum(), gradient
+            gradient = np.append(augmentation * gradients.sum(axis=0), 1.0)
+            return point[-1] + augmentation * values.sum(), gradient
 
         def slack(point: Array) -> Array:
             return point[-1] - terms(point[:-1].tobytes())[0]
@@ -162,25 +160,26 @@ class ScalarizationSolver:
             jac=True,
             bounds=[(self._alpha_min, 1.0)] * len(alpha) + [(None, None)],
             constraints={"type": "ineq", "fun": slack, "jac": slack_gradients},
-            options={"maxiter": self._iterations, "ftol": PRECISION},
+            options={"maxiter": self._config.iterations, "ftol": PRECISION},
         )
         return torch.tensor(result.x[:-1]).clamp(self._alpha_min, 1.0)
 
     def _scalarized(self, objectives: Tensor, cost_weight: float) -> Tensor:
-        return tchebyshev(objectives, cost_weight, self._reference, self._augmentation)
+        config = self._config
+        return tchebyshev(objectives, cost_weight, config.reference, config.augmentation)
 
 
 def search_cost_weight(
     propose: Callable[[float], tuple[Tensor, float]],
     target: float,
     tolerance: float,
-    trials: int = 10,
+    trials: int,
 ) -> list[Tensor]:
     """Return the multipliers `d` of all trials of a binary search, nearest to `target` first.
 
     `propose` maps lambda_F in [0, 1] to (multipliers, true cost); more weight on the cost must
     give a lower cost. Stops after `trials` trials or once the cost is within `tolerance` of the
-    target, both in the cost's units. DESIGN section 4, item 6.
+    target, both in the cost's units.
     """
     low, high = 0.0, 1.0
     tried: list[tuple[float, Tensor]] = []

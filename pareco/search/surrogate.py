@@ -3,6 +3,8 @@
 import logging
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +19,17 @@ from gpytorch.priors import GammaPrior
 from gpytorch.settings import cholesky_jitter, cholesky_max_tries
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+FIRST_ITERATIONS = 40
+WARM_ITERATIONS = 10
+PLAIN_JITTER = 1e-8
+JITTER = 1e-4
+# What bad numerics raise in a fit or an optimizer; SurrogateError and NanError are RuntimeErrors.
+NUMERICAL_ERRORS = (RuntimeError, ValueError, ArithmeticError)
+
+Hyperparameters = dict[str, Any]
 
 
 class AdditiveMaternKernel(Kernel):
@@ -47,20 +60,8 @@ class AdditiveMaternKernel(Kernel):
         """Return the `d` output scales (variances)."""
         return self._positive.transform(cast(Tensor, self.raw_outputscale))
 
-    def forward(
-        self,
-        x1: Tensor,
-        x2: Tensor,
-        diag: bool = False,
-        last_dim_is_batch: bool = False,
-        **params: Any,
-    ) -> Tensor:
-        """Return the covariances `n x m` of `n x d` with `m x d` inputs, or `n` with `diag`.
-
-        Raises NotImplementedError for `last_dim_is_batch`, which has no use here.
-        """
-        if last_dim_is_batch:
-            raise NotImplementedError("last_dim_is_batch")
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, *_: Any, **__: Any) -> Tensor:
+        """Return the covariances `n x m` of `n x d` with `m x d` inputs, or `n` with `diag`."""
         if diag:
             return self._covariance(x1 - x2)
         if x1.requires_grad or x1.shape != x2.shape or not torch.equal(x1, x2):
@@ -78,14 +79,10 @@ class AdditiveMaternKernel(Kernel):
         ) @ self.outputscale
 
 
-logger = logging.getLogger(__name__)
-
-FIRST_ITERATIONS = 40
-WARM_ITERATIONS = 10
-PLAIN_JITTER = 1e-8
-JITTER = 1e-4
-
-Hyperparameters = dict[str, Any]
+KERNELS: dict[str, Callable[[int], Kernel]] = {
+    "loss": partial(get_covar_module_with_dim_scaled_prior, use_rbf_kernel=False),
+    "cost": AdditiveMaternKernel,
+}
 
 
 class SurrogateError(RuntimeError):
@@ -93,15 +90,24 @@ class SurrogateError(RuntimeError):
 
 
 class GaussianProcess:
-    """One output's GP, conditioned on unit-cube inputs `n x d` and standardized outputs `n`."""
+    """One output's GP on unit-cube inputs `n x d` and outputs `n`, which it standardizes.
+
+    `centre` and `scale` are the outputs' mean and standard deviation (n); a constant output has
+    the scale 0 and becomes zero.
+    """
 
     def __init__(self, inputs: Tensor, outputs: Tensor, kernel: Kernel) -> None:
+        self.centre = outputs.mean()
+        self.scale = (outputs - self.centre).square().mean().sqrt()
+        # Rounding leaves a constant with a deviation of about 1e-16 of its size.
+        if self.scale <= 1e-12 * outputs.abs().max():
+            self.scale = torch.zeros_like(self.scale)
+        self.outputs = (outputs - self.centre) / self.scale if self.scale else 0 * outputs
+        self.inputs, self.kernel = inputs, kernel
         model = SingleTaskGP(
-            inputs, outputs.unsqueeze(-1), covar_module=kernel, outcome_transform=None
+            inputs, self.outputs.unsqueeze(-1), covar_module=kernel, outcome_transform=None
         )
         self.model = model.double()
-        self.kernel = kernel
-        self.inputs, self.outputs = inputs, outputs
 
     def hyperparameters(self) -> Hyperparameters:
         """Return the raw (unconstrained) hyperparameters as plain lists fit for JSON."""
@@ -153,15 +159,14 @@ class Surrogate:
 
     The loss has BoTorch's length-scale prior for many dimensions (arXiv 2402.02229), under which
     fronts came out better than under its older Gamma prior, and unit output scale.
-    Multipliers in [alpha_min, 1] are scaled to the unit cube, outputs standardized (a constant
-    output becomes zero). The last good hyperparameters are kept: the next fit starts from them.
+    Multipliers in [alpha_min, 1] are scaled to the unit cube. The last good hyperparameters are
+    kept: the next fit starts from them.
     """
 
     def __init__(self, alpha_min: float, dimensions: int, beta: float) -> None:
         self.alpha_min, self.dimensions, self.beta = alpha_min, dimensions, beta
         self.processes: list[GaussianProcess] = []
         self.last_good: dict[str, Hyperparameters] = {}
-        self._losses = torch.empty(0, dtype=torch.double)
 
     def fit(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
         """Fit both GPs to `n x d` alphas, `n` losses and `n` costs, all finite.
@@ -171,11 +176,8 @@ class Surrogate:
         these fail too or there are none.
         """
         inputs = self._unit(alphas)
-        self._losses = losses
-        self.processes = [
-            self._fitted("loss", inputs, _standardized(losses)),
-            self._fitted("cost", inputs, _standardized(costs)),
-        ]
+        outputs = {"loss": losses, "cost": costs}
+        self.processes = [self._fitted(name, inputs, values) for name, values in outputs.items()]
 
     def optimistic_bounds(self, alphas: Tensor) -> Tensor:
         """Return mu - sqrt(beta) sigma of (loss, cost) at `m x d` alphas, `m x 2`.
@@ -192,9 +194,9 @@ class Surrogate:
 
         In the units of the fitted losses, observation noise left out.
         """
-        centre, scale = _location_and_scale(self._losses)
-        mean, sigma = self.processes[0].moments(self._unit(alphas))
-        return centre + scale * mean, scale * sigma
+        loss = self.processes[0]
+        mean, sigma = loss.moments(self._unit(alphas))
+        return loss.centre + loss.scale * mean, loss.scale * sigma
 
     def _unit(self, alphas: Tensor) -> Tensor:
         return (alphas - self.alpha_min) / (1.0 - self.alpha_min)
@@ -211,47 +213,16 @@ class Surrogate:
         for attempt, start, iterations, jitter, tries in attempts:
             try:
                 with cholesky_max_tries(tries), cholesky_jitter(double_value=jitter):
-                    process = self._attempt(name, inputs, outputs, start, iterations)
-            except (RuntimeError, ValueError, ArithmeticError) as error:
+                    process = GaussianProcess(inputs, outputs, KERNELS[name](self.dimensions))
+                    if start is not None:
+                        process.set_hyperparameters(start)
+                    if iterations:
+                        process.fit(iterations)
+                    process.condition()
+            except NUMERICAL_ERRORS as error:
                 reason = f"{type(error).__name__}: {error}"
                 logger.warning("GP of the %s: %s failed (%s)", name, attempt, reason)
             else:
                 self.last_good[name] = process.hyperparameters()
                 return process
         raise SurrogateError(f"no GP of the {name} for {len(inputs)} entries")
-
-    def _attempt(
-        self,
-        name: str,
-        inputs: Tensor,
-        outputs: Tensor,
-        start: Hyperparameters | None,
-        iterations: int,
-    ) -> GaussianProcess:
-        kernel = (
-            get_covar_module_with_dim_scaled_prior(self.dimensions, use_rbf_kernel=False)
-            if name == "loss"
-            else AdditiveMaternKernel(self.dimensions)
-        )
-        process = GaussianProcess(inputs, outputs, kernel)
-        if start is not None:
-            process.set_hyperparameters(start)
-        if iterations:
-            process.fit(iterations)
-        process.condition()
-        return process
-
-
-def _standardized(values: Tensor) -> Tensor:
-    """Return `n` values with mean 0 and standard deviation 1, or zeros where all are equal."""
-    centre, scale = _location_and_scale(values)
-    return torch.zeros_like(values) if scale == 0 else (values - centre) / scale
-
-
-def _location_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and standard deviation (n) of `n` values; zero where all are equal."""
-    centre = values.mean()
-    deviation = (values - centre).square().mean().sqrt()
-    # Rounding leaves a constant with a deviation of about 1e-16 of its size.
-    constant = deviation <= 1e-12 * values.abs().max()
-    return centre, torch.zeros_like(deviation) if constant else deviation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
@@ -35,10 +35,22 @@ class NormStatistics:
 
 
 class SlicedLayer(nn.Module):
-    """A layer that can be told how many of its input and output channels to use."""
+    """A layer that can be told how many of its input and output channels to use.
 
+    `name` is the layer's in the network.
+    """
+
+    name = ""
     used_inputs: int
     used_outputs: int
+
+    def take_over(self, layer: nn.Module, inputs: int, outputs: int) -> None:
+        """Share the parameters and buffers of `layer`, whose full width has these channels."""
+        nn.Module.__init__(self)
+        for key, value in layer.__dict__.items():
+            held = key in ("_parameters", "_buffers", "_modules")
+            self.__dict__[key] = dict(value) if held else value
+        self.use(inputs, outputs)
 
     def use(self, inputs: int, outputs: int) -> None:
         """Use the first `inputs` input channels and the first `outputs` output channels."""
@@ -53,12 +65,9 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
     """A convolution (ordinary or depthwise) over a prefix of its channels."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        """Take over the parameters of `layer`."""
-        nn.Module.__init__(self)
-        self.__dict__.update(_copy_of_state(layer))
+        self.take_over(layer, layer.in_channels, layer.out_channels)
         self.depthwise = layer.groups > 1
         self.same_padding = isinstance(layer, Conv2dSame)
-        self.use(layer.in_channels, layer.out_channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of `n x used_inputs x h x w` images."""
@@ -94,10 +103,7 @@ class SlicedLinear(SlicedLayer, nn.Linear):
     """A linear layer over a prefix of its features."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        """Take over the parameters of `layer`."""
-        nn.Module.__init__(self)
-        self.__dict__.update(_copy_of_state(layer))
-        self.use(layer.in_features, layer.out_features)
+        self.take_over(layer, layer.in_features, layer.out_features)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the linear map of `n x used_inputs` features."""
@@ -126,18 +132,14 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
     """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
-        """Take over the parameters and buffers of `layer`."""
-        nn.Module.__init__(self)
-        self.__dict__.update(_copy_of_state(layer))
+        self.take_over(layer, layer.num_features, layer.num_features)
         self.plain_type = type(layer)
-        self.name = ""
         self.in_full_network = True
         self.supplied: NormStatistics | None = None
         self.collecting: NormStatistics | None = None
         self.collected = 0
         self.switch: str | None = None
         self.parts: BatchParts | None = None
-        self.use(layer.num_features, layer.num_features)
 
     def add_private(self, switch: str, channels: int) -> None:
         """Give the sub-network `switch` affine parameters of its own, starting from the shared."""
@@ -147,10 +149,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized `n x used_outputs x h x w` activations."""
-        if self._is_ordinary() and (self.parts is None or not self.training):
-            output = nn.BatchNorm2d.forward(self, input)
-        else:
-            output = self._normalized(input)
+        output = self._normalized(input)
         if issubclass(self.plain_type, BatchNormAct2d):
             output = self.act(self.drop(output))  # type: ignore[operator]
         return output
@@ -162,20 +161,17 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         if self.collecting is not None:
             self.collected += 1
             by_batch, momentum = True, 1.0 / self.collected
-            mean, variance = self._collected(input)
-        elif by_batch and self._is_ordinary() and self.num_batches_tracked is not None:
+            mean, variance = self._collected(self.collecting, input)
+        elif by_batch and (self.supplied is not None or not self.in_full_network):
+            mean = variance = None
+        elif by_batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = self.momentum
             if momentum is None:  # the cumulative average
                 momentum = 1.0 / float(self.num_batches_tracked)
-        elif by_batch:
-            mean = variance = None
         if by_batch and self.parts is not None:
             return self._normalized_by_parts(self.parts, input, mean, variance, momentum)
         return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
-
-    def _is_ordinary(self) -> bool:
-        return self.in_full_network and self.supplied is None and self.collecting is None
 
     def _normalized_by_parts(
         self,
@@ -212,12 +208,11 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         channels = self.used_outputs
         return _prefix(self.running_mean, channels), _prefix(self.running_var, channels)
 
-    def _collected(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.collecting is not None
+    def _collected(self, into: NormStatistics, input: Tensor) -> tuple[Tensor, Tensor]:
         like = input if self.running_mean is None else self.running_mean
-        zeros = like.new_zeros(self.used_outputs)
-        means, variances = self.collecting.means, self.collecting.variances
-        return means.setdefault(self.name, zeros), variances.setdefault(self.name, zeros.clone())
+        mean, variance = like.new_zeros(self.used_outputs), like.new_zeros(self.used_outputs)
+        means, variances = into.means, into.variances
+        return means.setdefault(self.name, mean), variances.setdefault(self.name, variance)
 
     def plain(self) -> nn.Module:
         """Return a batch norm of the original type with the weights and statistics in use."""
@@ -241,7 +236,6 @@ class ChannelPad(SlicedLayer):
     """
 
     def __init__(self, spatial: tuple[int, ...], before: int, after: int, value: float) -> None:
-        """Remember the padding of the full network."""
         super().__init__()
         self.spatial, self.before, self.after, self.value = spatial, before, after, value
         self.use(0, before + after)
@@ -263,28 +257,23 @@ class ChannelPad(SlicedLayer):
         return layer
 
 
-def sliced(layer: nn.Module) -> SlicedLayer | None:
-    """Return the sliced form of a layer, sharing its parameters; None if it needs none."""
-    if isinstance(layer, SlicedLayer):
-        return layer
+def sliced(layer: nn.Module, name: str) -> SlicedLayer:
+    """Return the sliced form, of this name, of a layer that has one, sharing its parameters."""
     if isinstance(layer, nn.Conv2d):
-        return SlicedConv2d(layer)
-    if isinstance(layer, nn.Linear):
-        return SlicedLinear(layer)
-    if isinstance(layer, nn.BatchNorm2d):
-        return SlicedBatchNorm2d(layer)
-    return None
-
-
-def _copy_of_state(layer: nn.Module) -> Mapping[str, object]:
-    return {
-        key: (dict(value) if key in ("_parameters", "_buffers", "_modules") else value)
-        for key, value in layer.__dict__.items()
-    }
+        form: SlicedLayer = SlicedConv2d(layer)
+    elif isinstance(layer, nn.Linear):
+        form = SlicedLinear(layer)
+    elif isinstance(layer, nn.BatchNorm2d):
+        form = SlicedBatchNorm2d(layer)
+    else:
+        assert isinstance(layer, SlicedLayer)
+        form = layer
+    form.name = name
+    return form
 
 
 def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:
-    return None if tensor is None else tensor[:count]
+    return tensor if tensor is None or len(tensor) == count else tensor[:count]
 
 
 def _filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Module:

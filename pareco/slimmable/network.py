@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pareco.config import Granularity
-from pareco.cost import CostModel, Site
+from pareco.cost import CostModel, Trace
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
@@ -41,13 +41,11 @@ def make_slimmable(
 
     Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced.
     """
-    training = model.training
-    graph_module, layout = trace(copy.deepcopy(model), example_input, slim_head=slim_head)
+    graph_module, found = trace(copy.deepcopy(model), example_input, slim_head=slim_head)
     space = WidthSpace(
-        groups=layout.groups, alpha_min=alpha_min, divisor=divisor, granularity=granularity
+        groups=found.groups, alpha_min=alpha_min, divisor=divisor, granularity=granularity
     )
-    cost = CostModel(space, layout)
-    return SlimmableNet(graph_module, space, cost, layout.sites).train(training)
+    return SlimmableNet(graph_module, space, found).train(model.training)
 
 
 class SlimmableNet(nn.Module):
@@ -57,17 +55,11 @@ class SlimmableNet(nn.Module):
     channels of every layer.
     """
 
-    def __init__(
-        self,
-        graph_module: fx.GraphModule,
-        space: WidthSpace,
-        cost: CostModel,
-        sites: Sequence[Site],
-    ) -> None:
+    def __init__(self, graph_module: fx.GraphModule, space: WidthSpace, found: Trace) -> None:
         """Take over the modules of a traced network; see `make_slimmable`."""
         super().__init__()
-        self.space, self.cost = space, cost
-        self._sites = tuple(sites)
+        self.space, self.cost = space, CostModel(space, found)
+        self._sites = found.sites
         self._graph = graph_module.graph
         self._run: Callable[..., Tensor] = type(graph_module).forward
         for name, child in graph_module.named_children():
@@ -75,14 +67,10 @@ class SlimmableNet(nn.Module):
                 raise TracingError(name, "SlimmableNet has an attribute of that name", "Rename it")
             self.add_module(name, child)
         self._layers: dict[str, SlicedLayer] = {}
-        for name in dict.fromkeys(site.name for site in sites):
-            layer = sliced(self.get_submodule(name))
-            assert layer is not None
-            self._layers[name] = layer
+        for name in dict.fromkeys(site.name for site in found.sites):
+            self._layers[name] = sliced(self.get_submodule(name), name)
             parent, _, attribute = name.rpartition(".")
-            self.get_submodule(parent)._modules[attribute] = layer
-            if isinstance(layer, SlicedBatchNorm2d):
-                layer.name = name
+            self.get_submodule(parent)._modules[attribute] = self._layers[name]
         self._switches: dict[Widths, str] = {}
         self._widths = space.largest
         self._statistics: NormStatistics | None = None
@@ -107,8 +95,7 @@ class SlimmableNet(nn.Module):
         self.space.check(widths)
         self._widths, self._statistics = widths, statistics
         for site in self._sites:
-            inputs, outputs = site.inputs.count(widths), site.outputs.count(widths)
-            self._layers[site.name].use(inputs, outputs)
+            self._layers[site.name].use(site.inputs.at(widths), site.outputs.at(widths))
         for layer in self.norms():
             layer.in_full_network = widths == self.space.maxima
             layer.switch = self._switches.get(widths)
@@ -157,18 +144,11 @@ class SlimmableNet(nn.Module):
         `statistics` or, without, the first entries of the full network's.
         """
         with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
-            root = _PlainRoot(self, {layer: layer.plain() for layer in self._layers.values()})
+            plain: dict[int, Any] = {id(layer): layer.plain() for layer in self._layers.values()}
+        root = nn.Module()
+        for name, child in self.named_children():
+            root.add_module(name, copy.deepcopy(child, plain))
         return fx.GraphModule(root, copy.deepcopy(self._graph)).train(self.training)
-
-
-class _PlainRoot(nn.Module):
-    """The modules of a slimmable network with every sliced layer replaced by its plain form."""
-
-    def __init__(self, net: SlimmableNet, plain: dict[SlicedLayer, nn.Module]) -> None:
-        super().__init__()
-        memo: dict[int, Any] = {id(layer): copied for layer, copied in plain.items()}
-        for name, child in net.named_children():
-            self.add_module(name, copy.deepcopy(child, memo))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from timm.layers import Linear as TimmLinear
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import fx, nn
 
-from pareco.cost import Kind
+from pareco.cost import FeatureCount, Kind, Site
 from pareco.slimmable.layers import ChannelPad
 
 
@@ -23,16 +23,17 @@ class Variable:
     """An unknown channel count, unified with others that must agree (union-find).
 
     `size` is the count at full width, `producers` how many calls of convolutions and linear layers
-    put it out, `pooled_only` whether all of these see globally pooled features.
+    put it out, `pooled_only` whether all of these see globally pooled features, `group` the index
+    of its channel group once these are numbered (None: its channels are fixed).
     """
 
     def __init__(self, size: int, positions: int = 1, *, fixed: bool = False) -> None:
-        """Start a variable of its own."""
         self.size = size
         self.positions = positions
         self.fixed = fixed
         self.producers = 0
         self.pooled_only = True
+        self.group: int | None = None
         self._parent: Variable | None = None
 
     @property
@@ -44,12 +45,10 @@ class Variable:
         return node
 
     def unify(self, other: Variable) -> None:
-        """Make the two variables one. Raises `ValueError` if their sizes differ."""
+        """Make the two variables, which must have one size, one."""
         first, second = self.root, other.root
         if first is second:
             return
-        if first.size != second.size:
-            raise ValueError(f"{first.size} and {second.size} channels cannot be tied")
         second._parent = first
         first.fixed |= second.fixed
         first.producers += second.producers
@@ -61,7 +60,6 @@ class TracingError(ValueError):
     """A network that cannot be made slimmable: names the node, the reason and what would help."""
 
     def __init__(self, node: str, reason: str, advice: str) -> None:
-        """Compose the message."""
         super().__init__(f"cannot make the network slimmable at node '{node}': {reason}. {advice}")
         self.node = node
 
@@ -79,66 +77,39 @@ class Tag:
     pooled: bool = False
     vector: bool = False
 
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """A layer call before the groups are known: `Site` with tags in place of references."""
-
-    name: str
-    kind: Kind
-    inputs: Tag
-    outputs: Tag
-    positions: int = 1
-    kernel: int = 1
-    vectors: int = 0
-    repeated: bool = False
+    def count(self, positions: int = 1) -> FeatureCount:
+        """Return the features at so many positions, once the channel groups are numbered."""
+        variable = self.variable.root
+        channels = variable.size if variable.group is None else 1
+        return FeatureCount(variable.group, positions * self.factor * channels)
 
 
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-LINEARS = (nn.Linear, TimmLinear)
-NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-NOTHING_IN_INFERENCE = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d)
+_NOTHING_IN_INFERENCE = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d)
 _SPATIAL = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Upsample,
-    MaxPool2dSame,
-    AvgPool2dSame,
-    nn.ZeroPad2d,
-    nn.ConstantPad2d,
-    nn.ReflectionPad2d,
-    nn.ReplicationPad2d,
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
+    *(MaxPool2dSame, AvgPool2dSame, nn.ZeroPad2d, nn.ConstantPad2d),
+    *(nn.ReflectionPad2d, nn.ReplicationPad2d),
 )
 _SPATIAL_FUNCTIONS = (
-    F.max_pool2d,
-    F.avg_pool2d,
-    F.adaptive_avg_pool2d,
-    F.adaptive_max_pool2d,
-    F.interpolate,
-    F.pad,
-    torch.max_pool2d,
-    torch.mean,
-    "mean",
-    "amax",
+    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate),
+    *(F.pad, torch.max_pool2d, torch.mean, "mean", "amax"),
 )
-_NOT_ELEMENTWISE = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU)
+_NOT_ELEMENTWISE = (
+    *(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU),
+    nn.MultiheadAttention,
+)
 _ELEMENTWISE_FUNCTIONS = (
     *(F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid, F.gelu, F.leaky_relu),
     *(F.elu, F.mish, F.hardtanh, F.softplus, torch.relu, torch.sigmoid, torch.tanh),
     *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "float", "clamp"),
-)
-_BINARY = (
     *(operator.add, operator.iadd, operator.mul, operator.imul, operator.sub, operator.truediv),
     *(torch.add, torch.mul, torch.sub, "add", "add_", "mul", "mul_", "sub", "div", "div_"),
 )
-_ABOUT_TENSORS = ("size", "dim", "getattr")
-_ADVICE = {
-    "cat": "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
-    "without it (ResNet, MobileNet, EfficientNet, MNASNet)",
-    "grouped": "Use ordinary (groups=1) or depthwise (groups=channels) convolutions",
-}
+_CONCATENATION_ADVICE = (
+    "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
+    "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
+)
+_GROUPED_ADVICE = "Use ordinary (groups=1) or depthwise (groups=channels) convolutions"
 _GENERAL_ADVICE = (
     "Rewrite this part with convolutions, batch norm, linear layers, sums, products, pooling, "
     "activations and flatten, as torch modules"
@@ -148,10 +119,8 @@ _GENERAL_ADVICE = (
 def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
     """Raise the `TracingError` of this node."""
     modules = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    where = (
-        str(node.target) if node.op == "call_module" else " in ".join([node.name, *modules[-1:]])
-    )
-    raise TracingError(where, reason, advice)
+    names = [str(node.target)] if node.op == "call_module" else [node.name, *modules[-1:]]
+    raise TracingError(" in ".join(names), reason, advice)
 
 
 def elementwise_module(module: nn.Module) -> bool:
@@ -160,44 +129,49 @@ def elementwise_module(module: nn.Module) -> bool:
         return module.num_parameters == 1
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
-    excluded = (*_NOT_ELEMENTWISE, nn.MultiheadAttention)
-    return active and not isinstance(module, excluded)
+    return active and not isinstance(module, _NOT_ELEMENTWISE)
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """Return the shape of the node's output (batch first); None if it is not one tensor."""
-    return node.meta.get("shape")
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """Return an argument of the node's call, whether it is given by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of the node's output (batch first); empty if it is not one tensor."""
+    return node.meta.get("shape", ())
 
 
 def positions_of(node: fx.Node) -> int:
     """Return height times width of the node's output; 1 for a feature vector."""
-    return math.prod((shape_of(node) or ())[2:])
+    return math.prod(shape_of(node)[2:])
 
 
 def _tie(node: fx.Node, first: Tag, second: Tag) -> None:
     if (first.factor, first.vector) != (second.factor, second.vector):
         refuse(node, "features that must agree are laid out differently")
-    try:
-        first.variable.unify(second.variable)
-    except ValueError as error:
-        refuse(node, str(error))
+    sizes = first.variable.size, second.variable.size
+    if sizes[0] != sizes[1]:
+        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied")
+    first.variable.unify(second.variable)
 
 
 class Propagation:
-    """Assigns a `Tag` to every tensor of a shaped graph and collects the layer calls.
+    """Assigns a `Tag` to every tensor of a shaped graph and finds the layers to slice.
 
-    Raises `TracingError` at the first node that no rule covers.
+    `kinds` has the calls of these layers in order, `views` and `in_place` the nodes that need no
+    memory of their own, `wider` the pairs (narrow, wide) that zero-padding ties. Raises
+    `TracingError` at the first node that no rule covers.
     """
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
-        """Prepare for a graph over these modules."""
         self.modules = modules
         self.tags: dict[fx.Node, Tag] = {}
-        self.calls: list[Call] = []
+        self.kinds: dict[fx.Node, Kind] = {}
         self.views: set[fx.Node] = set()
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Variable, Variable]] = []
-        self._seen: dict[str, Call] = {}
+        self._first_calls: dict[str, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Tag one node; its inputs must have been visited."""
@@ -205,11 +179,14 @@ class Propagation:
             shape = shape_of(node)
             if self.tags:
                 refuse(node, "it is a second input", "The network must take the images alone")
-            if shape is None or len(shape) != 4:
+            if len(shape) != 4:
                 refuse(node, f"the input must be one image batch n x c x h x w, got {shape}")
             self.tags[node] = Tag(Variable(shape[1], positions_of(node), fixed=True))
         elif node.op == "output":
-            self._output(node)
+            result = node.args[0]
+            if not isinstance(result, fx.Node) or result not in self.tags:
+                refuse(node, "the network must return one tensor of class scores")
+            self.tags[result].variable.root.fixed = True
         elif node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
         elif node.op == "get_attr":
@@ -217,17 +194,32 @@ class Propagation:
         elif any(source in self.tags for source in node.all_input_nodes):
             self._function(node)
 
-    def _output(self, node: fx.Node) -> None:
-        result = node.args[0]
-        if not isinstance(result, fx.Node) or result not in self.tags:
-            refuse(node, "the network must return one tensor of class scores")
-        self.tags[result].variable.root.fixed = True
-
-    def _input(self, node: fx.Node) -> Tag:
-        source = node.args[0] if node.args else node.kwargs.get("input")
+    def input_of(self, node: fx.Node) -> Tag:
+        """Return the tag of the node's first argument."""
+        source = argument(node, 0, "input")
         if not isinstance(source, fx.Node) or source not in self.tags:
             refuse(node, "its first argument is not a traced tensor")
         return self.tags[source]
+
+    def kernel_of(self, node: fx.Node) -> int:
+        """Return how many weights the node's layer has per input and output channel."""
+        module = self.modules[str(node.target)]
+        return math.prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
+
+    def site(self, node: fx.Node) -> Site:
+        """Return what a call of a sliced layer costs, once the channel groups are numbered."""
+        name = str(node.target)
+        parameters = self.modules[name].parameters(recurse=False)
+        return Site(
+            name=name,
+            kind=self.kinds[node],
+            inputs=self.input_of(node).count(),
+            outputs=self.tags[node].count(),
+            positions=positions_of(node),
+            kernel=self.kernel_of(node),
+            vectors=sum(parameter.dim() == 1 for parameter in parameters),
+            repeated=self._first_calls[name] is not node,
+        )
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -242,11 +234,11 @@ class Propagation:
             self._channel_pad(node)
         elif isinstance(module, _SPATIAL):
             self._spatial(node)
-        elif isinstance(module, NOTHING_IN_INFERENCE):
+        elif isinstance(module, _NOTHING_IN_INFERENCE):
             self.views.add(node)
-            self.tags[node] = self._input(node)
+            self.tags[node] = self.input_of(node)
         elif elementwise_module(module):
-            self._keep(node)
+            self._elementwise(node)
         else:
             refuse(node, f"no rule for the module {type(module).__name__}")
 
@@ -254,83 +246,63 @@ class Propagation:
         target: Any = node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         rules: tuple[tuple[tuple[Any, ...], Callable[[fx.Node], None]], ...] = (
-            (_ELEMENTWISE_FUNCTIONS, self._keep),
-            (_BINARY, self._binary),
+            (_ELEMENTWISE_FUNCTIONS, self._elementwise),
             (_SPATIAL_FUNCTIONS, self._spatial),
             ((torch.flatten, "flatten"), self._flatten_call),
             ((torch.reshape, "view", "reshape"), self._reshape),
             ((operator.getitem,), self._getitem),
         )
-        if name in _ABOUT_TENSORS:
+        if target in (getattr, "size", "dim"):
             return None
         for targets, rule in rules:
             if target in targets:
                 return rule(node)
-        kind = "cat" if name in ("cat", "concat", "stack") else ""
-        return refuse(node, f"no rule for '{name}'", _ADVICE.get(kind, _GENERAL_ADVICE))
+        mixes = name in ("cat", "concat", "stack")
+        advice = _CONCATENATION_ADVICE if mixes else _GENERAL_ADVICE
+        return refuse(node, f"no rule for '{name}'", advice)
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
-        if type(module) not in CONVOLUTIONS or module.padding_mode != "zeros":
+        if type(module) not in (nn.Conv2d, Conv2dSame) or module.padding_mode != "zeros":
             kind = f"{type(module).__name__} with {module.padding_mode} padding"
             refuse(node, f"no rule for the convolution {kind}")
-        tag = self._input(node)
+        tag = self.input_of(node)
         depthwise = module.groups > 1
         if depthwise and not module.groups == module.in_channels == module.out_channels:
             sizes = f"{module.groups} groups, {module.in_channels} to {module.out_channels}"
-            refuse(node, f"grouped convolution ({sizes} channels)", _ADVICE["grouped"])
+            refuse(node, f"grouped convolution ({sizes} channels)", _GROUPED_ADVICE)
         variable = tag.variable if depthwise else Variable(module.out_channels, positions_of(node))
-        kernel = math.prod(module.kernel_size)
         kind = "depthwise" if depthwise else "convolution"
-        self._record(node, module, kind, Tag(variable, pooled=tag.pooled), kernel)
+        self._record(node, kind, Tag(variable, pooled=tag.pooled))
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
-        tag = self._input(node)
-        if type(module) not in LINEARS or not tag.vector:
+        tag = self.input_of(node)
+        if type(module) not in (nn.Linear, TimmLinear) or not tag.vector:
             refuse(node, "a linear layer must act on flattened features (n x features)")
         variable = Variable(module.out_features)
-        self._record(node, module, "linear", Tag(variable, pooled=tag.pooled, vector=True))
+        self._record(node, "linear", Tag(variable, pooled=tag.pooled, vector=True))
 
     def _norm(self, node: fx.Node, module: nn.modules.batchnorm._BatchNorm) -> None:
-        if type(module) not in NORMS:
+        if type(module) not in (nn.BatchNorm2d, BatchNormAct2d):
             refuse(node, f"no rule for the norm {type(module).__name__}")
-        tag = self._input(node)
+        tag = self.input_of(node)
         if tag.vector:
             refuse(node, "batch norm of flattened features")
         self.in_place.add(node)
-        self._record(node, module, "norm", tag)
+        self._record(node, "norm", tag)
 
-    def _record(
-        self, node: fx.Node, module: nn.Module, kind: Kind, outputs: Tag, kernel: int = 1
-    ) -> None:
-        name = str(node.target)
-        inputs = self._input(node)
+    def _record(self, node: fx.Node, kind: Kind, outputs: Tag) -> None:
+        inputs = self.input_of(node)
         if kind in ("convolution", "linear"):
             outputs.variable.producers += 1
             outputs.variable.pooled_only = inputs.pooled
-        earlier = self._seen.get(name)
-        if earlier is not None:
-            _tie(node, earlier.inputs, inputs)
-            _tie(node, earlier.outputs, outputs)
+        first = self._first_calls.setdefault(str(node.target), node)
+        if first is not node:
+            _tie(node, self.input_of(first), inputs)
+            _tie(node, self.tags[first], outputs)
         self.tags[node] = outputs
-        self.calls.append(
-            Call(
-                name=name,
-                kind=kind,
-                inputs=inputs,
-                outputs=outputs,
-                positions=positions_of(node),
-                kernel=kernel,
-                vectors=sum(parameter.dim() == 1 for parameter in module.parameters(False)),
-                repeated=earlier is not None,
-            )
-        )
-        self._seen.setdefault(name, self.calls[-1])
+        self.kinds[node] = kind
 
-    def _keep(self, node: fx.Node) -> None:
-        self.in_place.add(node)
-        self.tags[node] = self._input(node)
-
-    def _binary(self, node: fx.Node) -> None:
+    def _elementwise(self, node: fx.Node) -> None:
         if any(operand not in self.tags for operand in node.all_input_nodes):
             refuse(node, "an operand is not a traced tensor or a number")
         tags = [self.tags[operand] for operand in node.all_input_nodes]
@@ -341,33 +313,30 @@ class Propagation:
         self.tags[node] = replace(first, pooled=all(tag.pooled for tag in tags))
 
     def _spatial(self, node: fx.Node) -> None:
-        tag, before, after = self._input(node), shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
-        if tag.vector or before is None or after is None or before[:2] != after[:2]:
+        tag, before, after = self.input_of(node), shape_of(node.all_input_nodes[0]), shape_of(node)
+        if tag.vector or before[:2] != after[:2]:
             refuse(node, "it must keep the batch and channel dimensions")
         pooled = tag.pooled or math.prod(after[2:]) == 1
         self.tags[node] = replace(tag, pooled=pooled, vector=len(after) == 2)
 
     def _flatten_call(self, node: fx.Node) -> None:
-        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-        end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
-        self._flatten(node, start, end)
+        self._flatten(node, argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1))
 
     def _flatten(self, node: fx.Node, start: Any, end: Any) -> None:
-        tag = self._input(node)
+        tag = self.input_of(node)
         if tag.vector and start == 1:
-            return self._keep(node)
+            return self._elementwise(node)
         if start != 1 or end not in (-1, 3):
             refuse(node, f"flatten from {start} to {end}", "Flatten from dimension 1 to the last")
-        factor = tag.factor * positions_of(node.args[0])  # type: ignore[arg-type]
+        factor = tag.factor * positions_of(node.all_input_nodes[0])
         self.views.add(node)
         self.tags[node] = replace(tag, factor=factor, vector=True)
         return None
 
     def _reshape(self, node: fx.Node) -> None:
-        shape = shape_of(node) or ()
         sizes = node.args[1:]
         sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-        if len(shape) != 2 or len(sizes) != 2 or sizes[1] != -1:
+        if len(shape_of(node)) != 2 or len(sizes) != 2 or sizes[1] != -1:
             refuse(node, "a reshape other than (n, -1)", "Use torch.flatten(x, 1) or nn.Flatten")
         self._flatten(node, 1, -1)
 
@@ -379,16 +348,11 @@ class Propagation:
         if index[0] != whole or index[1] != whole:
             refuse(node, "indexing takes part of the batch or of the channels")
         self.views.add(node)
-        self.tags[node] = self._input(node)
+        self.tags[node] = self.input_of(node)
 
     def _channel_pad(self, node: fx.Node) -> None:
-        shape = node.meta["shape"]
-        inputs = self._input(node)
-        outputs = Tag(Variable(shape[1], positions_of(node)), pooled=inputs.pooled)
+        inputs = self.input_of(node)
+        outputs = Tag(Variable(shape_of(node)[1], positions_of(node)), pooled=inputs.pooled)
         outputs.variable.pooled_only = inputs.pooled
         self.wider.append((inputs.variable, outputs.variable))
-        self.tags[node] = outputs
-        name, positions = str(node.target), positions_of(node)
-        self.calls.append(
-            Call(name=name, kind="pad", inputs=inputs, outputs=outputs, positions=positions)
-        )
+        self._record(node, "pad", outputs)

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, fx, nn
 
-from pareco.cost import ChannelRef, Site, Trace
+from pareco.cost import FeatureCount, Trace
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.rules import (
-    Call,
     Propagation,
-    Tag,
     TracingError,
     Variable,
+    argument,
     positions_of,
     refuse,
     shape_of,
@@ -63,7 +62,7 @@ class _Shapes(fx.Interpreter):
 def trace(
     model: nn.Module, example_input: Tensor, *, slim_head: bool = False
 ) -> tuple[fx.GraphModule, Trace]:
-    """Return the model's graph, with width-dependent functions made modules, and its layout.
+    """Return the model's graph, with width-dependent functions made modules, and its trace.
 
     `example_input` is one image batch `n x c x h x w`; costs hold for its size. Unless
     `slim_head`, a pointwise convolution or linear layer that feeds only the classifier keeps its
@@ -83,7 +82,13 @@ def trace(
     propagation = Propagation(dict(graph_module.named_modules()))
     for node in graph_module.graph.nodes:
         propagation.visit(node)
-    return graph_module, _layout(graph_module.graph, propagation, slim_head)
+    _fix_kept(propagation, slim_head)
+    found = Trace(
+        groups=_groups(propagation),
+        sites=tuple(map(propagation.site, propagation.kinds)),
+        live=_live(graph_module.graph, propagation),
+    )
+    return graph_module, found
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -107,18 +112,16 @@ def _modularize(graph_module: fx.GraphModule) -> None:
         if node.op != "call_function":
             continue
         if node.target is F.dropout:
-            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            _replace(graph_module, node, nn.Dropout(float(probability)))
+            _replace(graph_module, node, nn.Dropout(float(argument(node, 1, "p", 0.5))))
         elif node.target is F.pad:
-            padding: Any = tuple(node.args[1] if len(node.args) > 1 else node.kwargs["pad"])
+            padding = tuple(argument(node, 1, "pad"))
             if len(padding) == 6 and any(padding[4:]):
                 _replace(graph_module, node, _channel_pad(node, padding))
     graph_module.recompile()
 
 
 def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
-    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-    value: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
     numbers = all(isinstance(part, int) for part in padding)
     if mode != "constant" or not numbers or min(padding) < 0:
         advice = "Pad by constants, by numbers of channels that do not depend on shapes"
@@ -129,87 +132,62 @@ def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
 def _replace(graph_module: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     graph_module.add_submodule(node.name, module)
     with graph_module.graph.inserting_before(node):
-        source: Any = node.args[0] if node.args else node.kwargs["input"]
-        replacement = graph_module.graph.call_module(node.name, (source,))
+        replacement = graph_module.graph.call_module(node.name, (argument(node, 0, "input"),))
     node.replace_all_uses_with(replacement)
     graph_module.graph.erase_node(node)
 
 
-def _layout(graph: fx.Graph, propagation: Propagation, slim_head: bool) -> Trace:
-    _fix_kept(propagation, slim_head)
-    names: dict[Variable, str] = {}
-    for call in propagation.calls:
-        variable = call.outputs.variable.root
-        if not variable.fixed:
-            names.setdefault(variable, call.name)
-    free = list(names)
-    resolutions = sorted({variable.positions for variable in free}, reverse=True)
-    groups = tuple(
-        ChannelGroup(
-            name=names[variable],
-            maximum=variable.size,
-            stage=resolutions.index(variable.positions),
-            at_least=tuple(
-                free.index(narrow)
-                for narrow in dict.fromkeys(_narrower(variable, propagation.wider))
-            ),
-        )
-        for variable in free
-    )
-    sites = tuple(_site(call, free) for call in propagation.calls)
-    return Trace(groups=groups, sites=sites, live=_live(graph, propagation, free))
-
-
-def _narrower(variable: Variable, wider: Sequence[tuple[Variable, Variable]]) -> Iterator[Variable]:
-    """Yield the variables that zero-padding makes this one of, directly or through others."""
-    for narrow, wide in wider:
-        if wide.root is variable:
-            yield narrow.root
-            yield from _narrower(narrow.root, wider)
-
-
 def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
     """Fix what keeps its width: heads, squeeze bottlenecks, and what pads a fixed width."""
-    consumers: dict[Variable, list[Call]] = {}
-    for call in propagation.calls:
-        if call.kind in ("convolution", "linear", "pad"):
-            consumers.setdefault(call.inputs.variable.root, []).append(call)
-    classifiers = [c for c in propagation.calls if c.outputs.variable.root.fixed]
-    for call in propagation.calls:
-        if call.kind not in ("convolution", "linear"):
+    kinds, tags = propagation.kinds, propagation.tags
+    consumers: dict[Variable, list[fx.Node]] = {}
+    for node, kind in kinds.items():
+        if kind in ("convolution", "linear", "pad"):
+            consumers.setdefault(propagation.input_of(node).variable.root, []).append(node)
+    classifiers = {node for node in kinds if tags[node].variable.root.fixed}
+    for node, kind in kinds.items():
+        if kind not in ("convolution", "linear"):
             continue
-        variable = call.outputs.variable.root
+        variable = tags[node].variable.root
         users = consumers.get(variable, [])
-        only_classifies = bool(users) and all(user in classifiers for user in users)
-        head = only_classifies and call.kernel == 1 and variable.producers == 1
+        only_classifies = bool(users) and classifiers.issuperset(users)
+        head = only_classifies and propagation.kernel_of(node) == 1 and variable.producers == 1
         if (head and not slim_head) or (variable.pooled_only and not head):
             variable.fixed = True
     for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
         wide.root.fixed |= narrow.root.fixed
 
 
-def _reference(tag: Tag, free: list[Variable]) -> ChannelRef:
-    variable = tag.variable.root
-    group = None if variable.fixed else free.index(variable)
-    return ChannelRef(group, tag.factor * variable.size, tag.factor)
-
-
-def _site(call: Call, free: list[Variable]) -> Site:
-    return Site(
-        name=call.name,
-        kind=call.kind,
-        inputs=_reference(call.inputs, free),
-        outputs=_reference(call.outputs, free),
-        positions=call.positions,
-        kernel=call.kernel,
-        vectors=call.vectors,
-        repeated=call.repeated,
+def _groups(propagation: Propagation) -> tuple[ChannelGroup, ...]:
+    """Number the free variables in the order of their first producers; return their groups."""
+    names: dict[Variable, str] = {}
+    for node in propagation.kinds:
+        variable = propagation.tags[node].variable.root
+        if not variable.fixed:
+            names.setdefault(variable, str(node.target))
+    for index, variable in enumerate(names):
+        variable.group = index
+    stages = sorted({variable.positions for variable in names}, reverse=True)
+    return tuple(
+        ChannelGroup(
+            name=name,
+            maximum=variable.size,
+            stage=stages.index(variable.positions),
+            at_least=tuple(dict.fromkeys(_narrower(variable, propagation.wider))),
+        )
+        for variable, name in names.items()
     )
 
 
-def _live(
-    graph: fx.Graph, propagation: Propagation, free: list[Variable]
-) -> tuple[tuple[tuple[int, ChannelRef], ...], ...]:
+def _narrower(variable: Variable, wider: Sequence[tuple[Variable, Variable]]) -> Iterator[int]:
+    """Yield the groups that zero-padding makes this one of, directly or through others."""
+    for narrow, wide in wider:
+        if wide.root is variable and narrow.root.group is not None:
+            yield narrow.root.group
+            yield from _narrower(narrow.root, wider)
+
+
+def _live(graph: fx.Graph, propagation: Propagation) -> tuple[tuple[FeatureCount, ...], ...]:
     """List what is held at each step: views share memory, in-place operations take it over."""
     nodes = [node for node in graph.nodes if node in propagation.tags]
     order = {node: index for index, node in enumerate(nodes)}
@@ -221,38 +199,20 @@ def _live(
     owners: dict[fx.Node, fx.Node] = {}
     held_until: dict[fx.Node, int] = {}
     for node in nodes:
-        owner = _memory(node, propagation, owners, held_until, order[node])
-        owners[node] = owner
+        taken = [owners[source] for source in node.all_input_nodes if source in owners]
+        if node not in propagation.views:
+            dying = [owner for owner in taken if held_until[owner] == order[node]]
+            fitting = [owner for owner in dying if _size(owner) == _size(node)]
+            taken = fitting if node in propagation.in_place else []
+        owners[node] = owner = taken[0] if taken else node
         held_until[owner] = max(held_until.get(owner, 0), needed_until[node])
     steps = []
-    for index, node in enumerate(nodes):
+    for now, node in enumerate(nodes):
         if owners[node] is node:
-            alive = [n for n in nodes[: index + 1] if owners[n] is n and held_until[n] >= index]
-            steps.append(
-                tuple((positions_of(n), _reference(propagation.tags[n], free)) for n in alive)
-            )
+            alive = [n for n in nodes[: now + 1] if owners[n] is n and held_until[n] >= now]
+            steps.append(tuple(propagation.tags[n].count(positions_of(n)) for n in alive))
     return tuple(steps)
 
 
-def _memory(
-    node: fx.Node,
-    propagation: Propagation,
-    owners: dict[fx.Node, fx.Node],
-    held_until: dict[fx.Node, int],
-    now: int,
-) -> fx.Node:
-    """Return the node whose memory this one uses: an input's if it can, else its own."""
-    for source in node.all_input_nodes:
-        owner = owners.get(source)
-        if owner is None:
-            continue
-        if node in propagation.views:
-            return owner
-        dying = held_until[owner] == now
-        if node in propagation.in_place and dying and _size(owner) == _size(node):
-            return owner
-    return node
-
-
 def _size(node: fx.Node) -> int:
-    return math.prod((shape_of(node) or ())[1:])
+    return math.prod(shape_of(node)[1:])

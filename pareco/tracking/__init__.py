@@ -1,4 +1,4 @@
-"""The record of a run's scalars (`metrics.jsonl`) and its mirror in Weights & Biases."""
+"""The metrics file of a run (`metrics.jsonl`), its mirror in Weights & Biases, and their sync."""
 
 from pareco.tracking.mirror import Publication
 from pareco.tracking.tracker import Tracker

@@ -1,33 +1,49 @@
-"""The run in Weights & Biases beside the record; it can neither block nor break a run."""
+"""The mirror: the W&B run beside the metrics file, which can neither block nor break a run."""
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import os
 import re
 import threading
-import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pareco.files import write_text
-from pareco.tracking.sync import last_step, mark_synced, recorded_parts, run_id
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-NO_KEY = "no API key is set"
+T = TypeVar("T")
+Row = tuple[int, Mapping[str, Any]]
+"""A step, and what is logged at it."""
+
+NO_KEY = "no API key is set: run `wandb login`, or set WANDB_API_KEY"
+_COST, _ERROR = "front/cost", "front/error"
 _PROBE_SECONDS = 3.0
+_ONLINE_START_SECONDS = 15
+_PUBLISH_SECONDS = 30.0
+_FINISH_SECONDS = 10
+_LOGGER = logging.getLogger(__name__)
+
+
+def wandb_settings() -> Any:
+    """W&B's settings, from its files and the environment: `base_url`, the server, and others."""
+    # W&B's reports on itself would hold a process at its end for seconds when the server is gone.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb.setup(settings=wandb.Settings(silent=True)).settings
 
 
 def unreachable() -> str | None:
@@ -35,59 +51,53 @@ def unreachable() -> str | None:
 
     It never prompts.
     """
+    address = wandb_settings().base_url
     import wandb
     from wandb.errors import AuthenticationError
 
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
     try:
         if not wandb.login(prompt=False, verify=False):
             return NO_KEY
     except AuthenticationError as error:
         return f"the API key is malformed: {error}"
-    return None if answers(settings.base_url) else f"{settings.base_url} does not answer"
+    return None if answers(address) else f"{address} does not answer"
 
 
 def answers(address: str) -> bool:
-    """Whether an HTTP answer, other than of a server that is down (5xx), comes in time.
+    """Whether an HTTP answer, other than of a server that is down (5xx), comes in time."""
 
-    It is asked for in a thread, as the look-up of a name has no time limit.
-    """
-    found: list[bool] = []
-
-    def ask() -> None:
+    def asked() -> bool:
         try:
             urllib.request.urlopen(address, timeout=_PROBE_SECONDS).close()
-            found.append(True)
         except urllib.error.HTTPError as error:
             error.close()
-            found.append(error.code < 500)
-        except Exception:
-            found.append(False)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS)
-    return bool(found) and found[0]
-
-
-def last_step_there(path: str) -> int:
-    """The last step of the history that the server has of a run, or -1 if it has none.
-
-    `path` is `project/run` or `entity/project/run`. Raises wandb's CommError if it cannot say.
-    """
-    import wandb
-    from wandb.errors import CommError
+            return error.code < 500
+        return True
 
     try:
-        run: Any = wandb.Api().run(path)
-        return int(run.lastHistoryStep)
-    except CommError as error:
-        if "Could not find run" in str(error):
-            return -1
-        raise
+        return within(_PROBE_SECONDS, asked)  # the look-up of a name has no time limit of its own
+    except Exception:
+        return False
 
 
-_LOGGER = logging.getLogger(__name__)
+def within(seconds: float, work: Callable[[], T], alive: Callable[[], bool] | None = None) -> T:
+    """What some work returns or raises, in a thread; TimeoutError, leaving it, after a time.
+
+    The time starts again where `alive` then says that it may go on.
+    """
+    future: Future[T] = Future()
+
+    def guarded() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=guarded, daemon=True).start()
+    while not wait([future], seconds).done:
+        if not (alive and alive()):
+            raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    return future.result()
 
 
 def wandb_mode() -> str:
@@ -96,29 +106,55 @@ def wandb_mode() -> str:
     A warning is logged where online was asked for, or a key is there, and it cannot be.
     """
     asked = os.environ.get("WANDB_MODE", "")
-    if asked == "disabled":
-        return asked
-    # W&B's reports on itself would hold a process at its end for seconds when the server is gone.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    if asked in ("offline", "dryrun"):
-        return "offline"
+    configured = asked if asked == "disabled" else wandb_settings().mode
+    if configured in ("disabled", "offline", "dryrun"):
+        return "disabled" if configured == "disabled" else "offline"
+    problem = unreachable()
+    if problem and (asked == "online" or problem != NO_KEY):
+        _LOGGER.warning("recording offline, as %s", problem)
+    return "offline" if problem else "online"
+
+
+def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments: Any) -> Any:
+    """A W&B run that prints nothing and goes on where its id has got to on the server.
+
+    `arguments` are those of `wandb.init`. Its start and its end raise after the given times.
+    """
     import wandb
 
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
-    if settings.mode in ("offline", "disabled"):
-        return settings.mode
-    problem = unreachable()
-    if problem is None:
-        return "online"
-    if asked == "online":
-        _LOGGER.warning("WANDB_MODE=online, but %s: recording offline", problem)
-    elif problem != NO_KEY:
-        _LOGGER.warning("recording offline, as %s", problem)
-    return "offline"
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        disable_git=True,
+        disable_code=True,
+        init_timeout=start_seconds,
+        finish_timeout=finish_seconds,
+        finish_timeout_raises=True,
+    )
+    return wandb.init(
+        **arguments,
+        mode="online" if mode == "online" else "offline",
+        resume="allow" if mode == "online" else None,
+        reinit="create_new",
+        settings=settings,
+    )
 
 
-COST, ERROR = "front/cost", "front/error"
-_COPIED_BYTES = 1_000_000
+def last_step_there(run: Any) -> int:
+    """The last step of the history that the server has of a W&B run, finished or not, or -1.
+
+    Raises what wandb raises if the server cannot say.
+    """
+    import wandb
+
+    return int(wandb.Api().run(run.path).lastHistoryStep)
+
+
+def log_missing(run: Any, rows: Iterable[Row]) -> None:
+    """Log the rows that come after the steps that the server had when a W&B run was started."""
+    for step, values in rows:
+        if step >= run.starting_step:
+            run.log(dict(values), step=step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,38 +179,20 @@ class Publication:
     summary: Mapping[str, float | str | None] = field(default_factory=dict)
     """The final numbers."""
 
+    def rows(self, first: int) -> Iterator[Row]:
+        """Yield the points of the front from step `first` on, then its table with the figures.
 
-def show(publication: Publication, run: Any, step: int) -> None:
-    """Log a publication to a W&B run, its rows of history from `step` on.
+        The points, one row each, can be plotted as a line: `front/error` over `front/cost`.
+        """
+        import wandb
 
-    The points of the front, one row each, can be plotted as a line: `front/error` over
-    `front/cost`.
-    """
-    import wandb
-
-    front = publication.front.sort_values(publication.cost, kind="stable")
-    define_curve(run, COST, [ERROR])
-    points = zip(front[publication.cost], front[publication.error], strict=True)
-    for at, (cost, error) in enumerate(points, start=step):
-        run.log({COST: float(cost), ERROR: float(error)}, step=at)
-    images = {f"figures/{name}": _image(figure) for name, figure in publication.figures.items()}
-    table = wandb.Table(dataframe=front.reset_index(drop=True))
-    run.log({"front/networks": table, **images}, step=step + len(front))
-    for kind, files in publication.artifacts.items():
-        artifact = wandb.Artifact(f"{run.id}-{kind}", type=kind)
-        for file in files:
-            # A large file is uploaded from where it lies: copies in W&B's folder are never removed.
-            large = file.stat().st_size > _COPIED_BYTES
-            artifact.add_file(str(file.resolve()), policy="immutable" if large else "mutable")
-        run.log_artifact(artifact)
-    run.summary.update(dict(publication.summary))
-
-
-def define_curve(run: Any, axis: str, metrics: Sequence[str]) -> None:
-    """Have some metrics of a W&B run plotted over another one in place of the step."""
-    run.define_metric(axis, hidden=True)
-    for metric in metrics:
-        run.define_metric(metric, step_metric=axis)
+        front = self.front.sort_values(self.cost, kind="stable")
+        points = zip(front[self.cost], front[self.error], strict=True)
+        for step, (cost, error) in enumerate(points, start=first):
+            yield step, {_COST: float(cost), _ERROR: float(error)}
+        images = {f"figures/{name}": _image(figure) for name, figure in self.figures.items()}
+        table = wandb.Table(dataframe=front.reset_index(drop=True))
+        yield first + len(front), {"front/networks": table, **images}
 
 
 def _image(figure: Figure) -> Any:
@@ -186,102 +204,106 @@ def _image(figure: Figure) -> Any:
     return wandb.Image(Image.open(content), file_type="png")
 
 
-T = TypeVar("T")
-_LOGGER = logging.getLogger(__name__)
-_ONLINE_START_SECONDS = 15
-_FLUSH_SECONDS = 1.0
-_WRITE_SECONDS = 2.0
-_FINISH_SECONDS = 10
-_PUBLISH_SECONDS = 30.0
+def show(publication: Publication, run: Any, first: int) -> list[Any]:
+    """Log a publication to a W&B run, from step `first` on; return the artifacts under way.
+
+    Shown again, no row is logged twice, and W&B keeps one version of an artifact for the same
+    files.
+    """
+    import wandb
+
+    define_curve(run, _COST, _ERROR)
+    log_missing(run, publication.rows(first))
+    artifacts = []
+    for kind, files in publication.artifacts.items():
+        artifact = wandb.Artifact(f"{run.id}-{kind}", type=kind)
+        for file in files:  # uploaded from where they lie: W&B never removes its copies
+            artifact.add_file(str(file.resolve()), policy="immutable")
+        artifacts.append(run.log_artifact(artifact))
+    run.summary.update(dict(publication.summary))
+    return artifacts
+
+
+def define_curve(run: Any, axis: str, metrics: str) -> None:
+    """Have metrics of a W&B run (a name, or a pattern) plotted over another, not the step."""
+    run.define_metric(axis, hidden=True)
+    run.define_metric(metrics, step_metric=axis)
+
+
+def sync_mark(server: str, run: str, last_step: int, published: bool) -> str:
+    """What `wandb/synced` in a run's folder says once the server was seen to have all this of it.
+
+    `run` is the id of the W&B run, `last_step` the last one of the metrics file.
+    """
+    has = {"server": server, "run": run, "last_step": last_step, "published": published}
+    return json.dumps(has) + "\n"
 
 
 class Mirror:
-    """The W&B run beside the record; its first exception is logged and ends it."""
+    """The W&B run beside the metrics file; its first exception is logged and ends it."""
 
-    def __init__(self, folder: Path, *, resumed: bool, run_arguments: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, *, resumed: bool, **run_arguments: Any) -> None:
         self._run: Any = None
-        self._online = False
-        self._last = -1  # the last step that W&B has
-        self._logged = -1  # the last step that was logged since the start
-        self._data_folder_before = os.environ.get("WANDB_DATA_DIR")
+        self._folder, self._mode = folder, "disabled"
+        self._last_step = -1  # of the metrics file
+        self._published_step = -1  # of the publication's last row
         with self._contained():
-            mode = wandb_mode()
-            _LOGGER.info("W&B mode for %s: %s", folder, mode)
-            if mode != "disabled":
-                os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
-                identifier = _run_identifier(folder, resumed)
-                before = _last_recorded(folder, identifier) if mode == "offline" else -1
-                self._start = partial(_started_run, folder, identifier, run_arguments)
-                self._run = self._start(mode)
-                self._online = mode == "online"
-                self._last = self._run.starting_step - 1 if self._online else before
+            self._mode = wandb_mode()
+            _LOGGER.info("W&B mode for %s: %s", folder, self._mode)
+            if self._mode != "disabled":
+                self._run = started_run(
+                    self._mode,
+                    _ONLINE_START_SECONDS,
+                    _FINISH_SECONDS,
+                    id=_run_identifier(folder, resumed),
+                    dir=folder,
+                    **run_arguments,
+                )
 
-    def catch_up(self, lines: Iterable[Mapping[str, float | None]]) -> None:
-        """Show the lines of the record that the mirror lacks, as it was killed or not there."""
-        if self._run is None:
+    def catch_up(self, rows: Sequence[Row]) -> None:
+        """Show the earlier rows that the server lacks, as the mirror was killed or not there.
+
+        Offline it does nothing: each start of a run has a folder of W&B's own.
+        """
+        if self._run is None or not rows:
             return
-        for line in lines:
-            values = {name: math.nan if v is None else v for name, v in line.items()}
-            self.log(int(values.pop("step")), values)
+        self._last_step = rows[-1][0]
+        if self._mode == "online":
+            with self._contained():
+                log_missing(self._run, rows)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Show scalars at a step, unless it has that step already."""
-        if self._run is not None and step > self._last:
+        """Show scalars at a step, unless the server has had that step before."""
+        if self._run is not None:
+            self._last_step = step
             with self._contained():
-                self._run.log(dict(values), step=step)
-                self._last = self._logged = step
+                log_missing(self._run, [(step, values)])
 
     def publish(self, make: Callable[[], Publication]) -> None:
         """Show what a run has found; give up after a time, as W&B may wait for a dead server."""
         if self._run is None:
             return
         with self._contained():
-            publication = make()
-            if self._online and not answers(self._run.settings.base_url):
-                self._go_on_offline()
-            run = self._run
-            first = self._last + 1
-            self._last = self._logged = first + len(publication.front)
-            _within(_PUBLISH_SECONDS, lambda: show(publication, run, first))
-
-    def _go_on_offline(self) -> None:
-        """Begin a part without the server, which would be asked before any file is recorded."""
-        _LOGGER.warning("W&B does not answer any more: the front is recorded offline")
-        with suppress(TimeoutError):
-            self._run.finish()
-        self._run = self._start("offline")
-        self._online = False
+            publication, run, first = make(), self._run, self._last_step + 1
+            if self._mode == "online" and not answers(run.settings.base_url):
+                _LOGGER.warning("W&B does not answer any more: wandb-sync can publish the front")
+                return
+            within(_PUBLISH_SECONDS, lambda: show(publication, run, first))
+            self._published_step = first + len(publication.front)
 
     def close(self, failed: bool) -> None:
-        """Finish the run; what has not been uploaded in time stays in its folder."""
+        """Finish the run; what has not been uploaded in time is left to `wandb-sync`."""
         if self._run is not None:
             with self._contained():
-                self._run.finish(exit_code=int(failed))
-                self._check_written(Path(self._run.settings.sync_file))
+                run = self._run
+                run.finish(exit_code=int(failed))
+                last = max(self._last_step, self._published_step)
+                online = self._mode == "online"
+                if online and within(_FINISH_SECONDS, lambda: last_step_there(run)) >= last:
+                    published = self._published_step >= 0
+                    mark = sync_mark(run.settings.base_url, run.id, self._last_step, published)
+                    write_text(self._folder / "wandb" / "synced", mark)
         self._run = None
-        if self._data_folder_before is None:
-            os.environ.pop("WANDB_DATA_DIR", None)
-        else:
-            os.environ["WANDB_DATA_DIR"] = self._data_folder_before
-
-    def _check_written(self, part: Path) -> None:
-        """Say so where W&B's own file lacks rows, as W&B does not; mark it if all has arrived."""
-        patience = time.monotonic() + _WRITE_SECONDS
-        while (written := last_step([part])) < self._logged and time.monotonic() < patience:
-            time.sleep(0.1)  # it is written to the end a little after `finish`
-        if written < self._logged:
-            _LOGGER.warning(
-                "W&B's file ends at step %d of %d (is the disk full?): %s",
-                written,
-                self._last,
-                part,
-            )
-        elif self._online and _within(_FINISH_SECONDS, self._last_there) >= self._last:
-            mark_synced(part)
-
-    def _last_there(self) -> int:
-        run = self._run
-        return last_step_there(f"{run.entity}/{run.project}/{run.id}")
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
@@ -289,52 +311,15 @@ class Mirror:
             yield
         except Exception as error:
             self._run = None
-            reason = next(iter(str(error).splitlines()), "")
             _LOGGER.warning(
-                "W&B mirroring stopped (metrics.jsonl goes on): %s: %s",
-                type(error).__name__,
-                reason,
+                "W&B mirroring stopped (metrics.jsonl goes on; wandb-sync uploads the rest): %s",
+                told(error),
             )
 
 
-def quiet_settings(**more: Any) -> Any:
-    """Return W&B settings that print nothing and look neither at the code nor at the machine."""
-    import wandb
-
-    return wandb.Settings(
-        console="off",
-        silent=True,
-        disable_git=True,
-        disable_code=True,
-        x_disable_meta=True,
-        x_disable_stats=True,
-        **more,
-    )
-
-
-def _started_run(folder: Path, identifier: str, run_arguments: Mapping[str, Any], mode: str) -> Any:
-    import wandb
-
-    settings = quiet_settings(
-        x_transaction_log_flush_interval=_FLUSH_SECONDS,
-        init_timeout=_ONLINE_START_SECONDS,
-        finish_timeout=_FINISH_SECONDS,
-        finish_timeout_raises=True,
-    )
-    return wandb.init(
-        **run_arguments,
-        id=identifier,
-        dir=folder,
-        mode="online" if mode == "online" else "offline",
-        resume="allow" if mode == "online" else None,
-        reinit="create_new",
-        settings=settings,
-    )
-
-
-def _last_recorded(folder: Path, identifier: str) -> int:
-    """The last step in the earlier parts of a run, or -1: W&B's own count starts anew offline."""
-    return last_step(part for part in recorded_parts(folder) if run_id(part) == identifier)
+def told(error: Exception) -> str:
+    """What an exception of wandb says, in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _run_identifier(folder: Path, resumed: bool) -> str:
@@ -350,24 +335,3 @@ def _run_identifier(folder: Path, resumed: bool) -> str:
     stored.parent.mkdir(exist_ok=True)
     write_text(stored, identifier)
     return identifier
-
-
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """What some work returns or raises, in a thread; TimeoutError, leaving it, after a time."""
-    returned: list[T] = []
-    raised: list[Exception] = []
-
-    def guarded() -> None:
-        try:
-            returned.append(work())
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if raised:
-        raise raised[0]
-    if not returned:
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    return returned[0]

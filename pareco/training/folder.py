@@ -1,38 +1,45 @@
-"""The folder of one run: its configuration, provenance, checkpoint, front and end mark."""
+"""The folder of one run: its configuration, environment, checkpoints, front and end mark.
+
+A checkpoint holds tensors and JSON in one safetensors file, with a checksum; nothing runs code. The
+last two are kept, so that one is left if the newest is damaged.
+"""
 
 from __future__ import annotations
 
-import csv
+import errno
+import hashlib
 import importlib.metadata
-import io
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pareco.config import COSTS, Experiment, as_json
-from pareco.cost import CostModel
 from pareco.data import DataSet
-from pareco.evaluation import Measurement
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
-from pareco.methods import Visit
 from pareco.processes import Processes
+from pareco.schema import BUDGET_TYPES, FRONT_TYPES, VISIT_TYPES
 from pareco.slimmable import SlimmableNet
-from pareco.training.checkpoint import add_checkpoint, newest_checkpoint
 from pareco.training.interruption import RunError
 from pareco.widths import Widths
 
+FORMAT = "pareco-checkpoint-3"
+_LOGGER = logging.getLogger("pareco.training")
 _PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate"),
     *("botorch", "gpytorch", "numpy", "scipy", "wandb"),
@@ -40,10 +47,7 @@ _PACKAGES = (
 
 
 def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
-    """Return commit, dirty flag, versions, hardware and data fingerprint, ready for JSON.
-
-    Commit and dirty flag are None outside a git checkout.
-    """
+    """Return commit, dirty flag (None outside a git checkout), versions, hardware, fingerprint."""
     status = _git("status", "--porcelain", "--", ":/", ":!/results")
     return {
         "commit": _git("rev-parse", "HEAD"),
@@ -58,9 +62,12 @@ def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """Return system, processor, GPUs and the kind of device that computes, ready for JSON."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": (names or [platform.processor()])[0],
         "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
         "cpu_cores": os.cpu_count(),
         "device": device.type,
@@ -69,102 +76,28 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
-        command = ["git", "-C", str(folder), *arguments]
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-FRONT_COLUMNS = (
-    *("experiment", "method", "seed", "widths", *COSTS, "search_loss"),
-    *("test_top1_error", "test_top5_error", "calibration_images"),
-)
-_VISIT_NUMBERS = {
-    "target_cost": ".1f",
-    "predicted_loss": ".6f",
-    "predicted_deviation": ".6f",
-    "refreshed_loss": ".6f",
-    "final_loss": ".6f",
-}
-VISIT_COLUMNS = (
-    *("experiment", "method", "seed", "visit", "step", "origin", "widths", *COSTS),
-    *_VISIT_NUMBERS,
-)
-
 Row = dict[str, Any]
-
-
-def front_rows(
-    run: Row,
-    cost: CostModel,
-    chosen: Sequence[tuple[Widths, float]],
-    tests: Sequence[Measurement],
-    calibration_images: int,
-) -> list[Row]:
-    """Return a row for each network of a front: its widths, costs, search loss and test errors.
-
-    `run` holds what the rows of a run share.
-    """
-    return [
-        {
-            **run,
-            **_costs(cost, widths),
-            "search_loss": f"{loss:.6f}",
-            "test_top1_error": f"{test.top1_error:.4f}",
-            "test_top5_error": f"{test.top5_error:.4f}",
-            "calibration_images": calibration_images,
-        }
-        for (widths, loss), test in zip(chosen, tests, strict=True)
-    ]
-
-
-def visit_rows(run: Row, cost: CostModel, visits: Sequence[Visit], first: int) -> list[Row]:
-    """Return a row for each visit, numbered from `first`; a number that is not there is empty."""
-    return [
-        {
-            **run,
-            "visit": first + index,
-            "step": visit.step,
-            "origin": visit.origin,
-            **_costs(cost, visit.widths),
-            **{
-                name: format(value, shape)
-                for name, shape in _VISIT_NUMBERS.items()
-                if (value := getattr(visit, name)) is not None
-            },
-        }
-        for index, visit in enumerate(visits)
-    ]
-
-
-def _costs(cost: CostModel, widths: Widths) -> Row:
-    return {"widths": str(widths), **{name: int(cost.of(name, widths)) for name in COSTS}}
 
 
 @dataclass(kw_only=True)
 class RunState:
     """What is done of a run: the sets of weights trained, their rows, and what was spent.
 
-    `rows` are those of front.csv, `visits` those of visits.csv.
-
-    `images` were trained on in `training_seconds`, of which `waiting_seconds` passed without any.
+    `rows` are those of front.csv, `visits` those of visits.csv. `images` were trained on in
+    `training_seconds`, of which `waiting_seconds` passed without any.
     """
 
     trained: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    visits: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    visits: list[Row] = field(default_factory=list)
     gradient_steps: int = 0
     passes: int = 0
     search_evaluations: int = 0
@@ -174,18 +107,6 @@ class RunState:
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
     damaged_images: int = 0
-
-    def timing(self) -> dict[str, float | None]:
-        """Return the time of the whole run, and the rates of its training (None if there was none).
-
-        Ready for JSON.
-        """
-        spent = self.training_seconds
-        return {
-            "seconds": round(self.seconds, 1),
-            "images_per_second": round(self.images / spent, 1) if spent else None,
-            "data_waiting_percent": round(100 * self.waiting_seconds / spent, 1) if spent else None,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,31 +123,54 @@ class RunFolder:
         """Whether the folder holds the finished run."""
         return (self.path / "DONE").exists()
 
-    def differences(self) -> list[str]:
-        """Return how the run that the folder holds is configured differently; none if it is new."""
-        file = self.path / "config.json"
-        if not file.exists():
-            return []
-        return self._differences(_read(file))
+    @property
+    def weights(self) -> Path:
+        """The folder of the trained weights, one file for each set."""
+        return self.path / "weights"
 
-    def _differences(self, theirs: dict[str, Any]) -> list[str]:
-        ours = self._configuration()
+    @property
+    def identity(self) -> Row:
+        """What every row of this run begins with."""
+        return {"experiment": self.experiment.name, "method": self.method, "seed": self.seed}
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _configuration(self) -> dict[str, Any]:
+        of_sweep = ("methods", "seeds")
+        ours = {key: each for key, each in as_json(self.experiment).items() if key not in of_sweep}
+        return ours | {"method": self.method, "seed": self.seed}
+
+    def differences(self, theirs: dict[str, Any] | None = None) -> list[str]:
+        """Return how the run that the folder holds is configured differently; none if it is new.
+
+        `theirs` is its configuration, unless given that of `config.json`.
+        """
+        file, ours = self.path / "config.json", self._configuration()
+        there: dict[str, Any] = theirs or (_read(file) if file.exists() else ours)
         return [
-            f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
-            for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key)
+            f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
+            for key in sorted(ours.keys() | there.keys())
+            if ours.get(key) != there.get(key)
         ]
 
-    def check(self) -> None:
-        """Raise `RunError` with the differences if it holds a run of another configuration."""
-        self._refuse(self.differences())
-
-    def _refuse(self, differences: list[str]) -> None:
-        if differences:
+    def _check(self, theirs: dict[str, Any] | None = None) -> None:
+        if differences := self.differences(theirs):
             raise RunError(
                 f"{self.path} holds a run of another configuration ({'; '.join(differences)}). "
                 "Remove that folder, or keep this run apart with --name NAME or --runs FOLDER"
             )
+
+    def finished(self) -> bool:
+        """Return whether nothing is left to do; checkpoints are then removed.
+
+        Raises `RunError` with the differences if it holds a run of another configuration.
+        """
+        self._check()
+        if self.done:
+            shutil.rmtree(self._checkpoints, ignore_errors=True)
+        return self.done
 
     @contextmanager
     def claimed(self, data: DataSet, processes: Processes) -> Iterator[None]:
@@ -242,16 +186,9 @@ class RunFolder:
         except Timeout:
             raise RunError(f"{self.path} is in use by another process") from None
         with lock:
-            self.check()
-            if not self.done:
+            if not self.finished():
                 self._describe(data, processes)
             yield
-
-    def _configuration(self) -> dict[str, Any]:
-        configuration = as_json(self.experiment)
-        for field_of_sweep in ("methods", "seeds"):
-            del configuration[field_of_sweep]
-        return configuration | {"method": self.method, "seed": self.seed}
 
     def _describe(self, data: DataSet, processes: Processes) -> None:
         self._checkpoints.mkdir(exist_ok=True)
@@ -259,23 +196,15 @@ class RunFolder:
             remove_leftovers(folder)
         file = self.path / "env.json"
         sessions = _read(file) if file.exists() else []
-        if sessions and sessions[0]["data_fingerprint"] != data.fingerprint:
-            raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
         if not sessions:
             _write(self.path / "config.json", self._configuration())
             _write(self.path / "splits.json", data.splits.as_json())
+        elif sessions[0]["data_fingerprint"] != data.fingerprint:
+            raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
         _write(file, [*sessions, environment(data.fingerprint, processes)])
 
-    @property
-    def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    def tidy(self) -> None:
-        """Remove the checkpoints that an ended run no longer needs."""
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
-
     def load(self) -> tuple[RunState, dict[str, Tensor], dict[str, Any] | None]:
-        """Return the progress, and tensors and state of a trainer if one was under way.
+        """Return the run's state, and tensors and state of a trainer if one was under way.
 
         They come from the newest checkpoint that is whole. Raises `RunError` if none of them is,
         or if it is of another format or configuration.
@@ -284,80 +213,65 @@ class RunFolder:
         if newest is None:
             return RunState(), {}, None
         tensors, state = newest
-        self._refuse(self._differences(state["configuration"]))
+        self._check(state["configuration"])
         return RunState(**state["progress"]), tensors, state["trainer"]
 
     def save(
-        self, progress: RunState, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
+        self, done: RunState, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
     ) -> None:
         """Write a checkpoint, after the record; `trainer` is None between two sets of weights."""
-        self._sync_record()
-        state = {
-            "configuration": self._configuration(),
-            "progress": asdict(progress),
-            "trainer": trainer,
-        }
-        step = progress.gradient_steps + (trainer["step"] if trainer else 0)
-        add_checkpoint(self._checkpoints, step, tensors, state)
+        self._sync_metrics()
+        own = {"configuration": self._configuration(), "progress": asdict(done)}
+        step = done.gradient_steps + (trainer["step"] if trainer else 0)
+        save_checkpoint(self._checkpoints, step, tensors, own | {"trainer": trainer})
 
-    def _sync_record(self) -> None:
-        """Bring the record of scalars to the disk, so that no checkpoint is ever ahead of it."""
-        record = self.path / "metrics.jsonl"
-        if record.exists():
-            sync(record)
+    def _sync_metrics(self) -> None:
+        """Bring the metrics file to the disk, so that no checkpoint is ever ahead of it."""
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists():
+            sync(metrics)
 
     def save_weights(self, index: int, weights: dict[str, Tensor]) -> None:
         """Write one set of trained weights, the `index`-th, to `weights/`."""
-        held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         self.weights.mkdir(exist_ok=True)
-        write_bytes(self.weights / f"{index}.safetensors", save(held))
+        write_bytes(self.weights / f"{index}.safetensors", save(_on_the_cpu(weights)))
 
-    @property
-    def weights(self) -> Path:
-        """The folder of the trained weights, one file for each set."""
-        return self.path / "weights"
-
-    def write_result(self, progress: RunState, net: SlimmableNet, *, budget_exempt: bool) -> None:
+    def write_result(self, done: RunState, net: SlimmableNet, *, budget_exempt: bool) -> None:
         """Write the front, what was visited, and the result."""
-        self._sync_record()
-        _write_csv(self.path / "front.csv", FRONT_COLUMNS, progress.rows)
-        _write_csv(self.path / "visits.csv", VISIT_COLUMNS, progress.visits)
-        space, cost, full = net.space, net.cost, Widths(net.space.maxima)
+        self._sync_metrics()
+        tables = {
+            "front": (done.rows, FRONT_TYPES),
+            "visits": (done.visits, ("experiment", *VISIT_TYPES)),
+        }
+        for name, (rows, columns) in tables.items():
+            table = pd.DataFrame(rows, columns=list(columns), dtype=object)
+            write_text(self.path / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        space, full = net.space, Widths(net.space.maxima)
+        spent, waited = done.training_seconds, done.waiting_seconds
         result = {
-            "experiment": self.experiment.name,
-            "method": self.method,
-            "seed": self.seed,
+            **self.identity,
             "network": self.experiment.network.name,
             "data": self.experiment.data.name,
             "image_size": self.experiment.data.image_size,
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
-            "full_costs": {name: int(cost.of(name, full)) for name in COSTS},
+            "full_costs": {name: int(net.cost.of(name, full)) for name in COSTS},
             "groups": [{"name": group.name, "maximum": group.maximum} for group in space.groups],
-            "budget": {
-                "gradient_steps": progress.gradient_steps,
-                "passes": progress.passes,
-                "search_evaluations": progress.search_evaluations,
-                "widths_visited": progress.widths_visited,
-            },
+            "budget": {name: getattr(done, name) for name in BUDGET_TYPES},
             "budget_exempt": budget_exempt,
-            "timing": progress.timing(),
-            "damaged_images": progress.damaged_images,
+            "timing": {
+                "seconds": round(done.seconds, 1),
+                "images_per_second": round(done.images / spent, 1) if spent else None,
+                "data_waiting_percent": round(100 * waited / spent, 1) if spent else None,
+            },
+            "damaged_images": done.damaged_images,
         }
         _write(self.path / "result.json", result)
 
-    def finish(self, progress: RunState) -> None:
+    def finish(self, done: RunState) -> None:
         """Write the end mark, last of all; drop the checkpoints."""
-        _write(self.path / "DONE", {"rows": len(progress.rows)})
-        self.tidy()
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+        _write(self.path / "DONE", {"rows": len(done.rows)})
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
 
 def _write(path: Path, content: Any) -> None:
@@ -369,3 +283,91 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); remove the folder to start anew") from error
+
+
+class DamagedCheckpoint(RunError):
+    """A file that is not what was written: truncated, or changed."""
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
+) -> None:
+    """Write tensors and a JSON-ready state after a step; keep this checkpoint and the one before.
+
+    Those of later steps go too: training has gone on from an earlier one, as they were damaged.
+    """
+    path = folder / f"{step:012}.safetensors"
+    held, text = _on_the_cpu(tensors), json.dumps(state)
+    metadata = {"format": FORMAT, "state": text, "sha256": _checksum(held, text)}
+    write_bytes(path, save(held, metadata))
+    earlier = [other for other in _files_of(folder) if other < path]
+    for other in set(_files_of(folder)) - {path, *earlier[-1:]}:
+        other.unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return tensors and state of the last checkpoint that is whole; None if there is none at all.
+
+    A damaged one is reported as a warning. Raises `RunError` if all are damaged, or one is of
+    another format.
+    """
+    damaged: list[str] = []
+    for path in reversed(_files_of(folder)):
+        try:
+            return load_checkpoint(path)
+        except DamagedCheckpoint as error:
+            _LOGGER.warning("%s; the checkpoint before it is tried", error)
+            damaged.append(str(error))
+    if not damaged:
+        return None
+    raise DamagedCheckpoint(
+        f"no checkpoint is whole: {'; '.join(damaged)}. Put back a copy of one, or remove "
+        f"{folder} to start this run from the beginning"
+    )
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors, on the CPU, and the state that `save_checkpoint` wrote.
+
+    Raises `DamagedCheckpoint` if the file has changed since, `RunError` if it is of another format.
+    """
+    try:
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header["__metadata__"]
+        found = metadata["format"]
+        if re.fullmatch(r"pareco-checkpoint-\d+", found) is None:
+            raise ValueError(f"it says that it is of the format {found!r}")
+        if found != FORMAT:
+            raise RunError(
+                f"{path} has the format {found}, this version reads {FORMAT}: go on with the one "
+                f"that wrote it, or remove {path.parent} to start this run from the beginning"
+            )
+        tensors = load(content)
+        if _checksum(tensors, metadata["state"]) != metadata["sha256"]:
+            raise ValueError("its checksum is another")
+        return tensors, json.loads(metadata["state"])
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged ({error})") from error
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _on_the_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest last."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def _checksum(tensors: dict[str, Tensor], state: str) -> str:
+    """Return the SHA-256 of the state and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps([FORMAT, state]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -20,10 +20,7 @@ class RunError(RuntimeError):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-_OUT_OF_MEMORY = (
-    *("can't allocate memory", "not enough memory", "bad_alloc"),  # torch on the CPU
-    *("out of memory", "_ALLOC_FAILED"),  # CUDA, its libraries, other accelerators
-)
+_OF_THE_CPU = "can't allocate memory"  # torch's error on the CPU is a RuntimeError like any other
 
 
 @contextmanager
@@ -34,20 +31,19 @@ def explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        message = _about_files(error, path)
+    except (OSError, MemoryError, RuntimeError) as error:
+        message = _explanation(error, path)
         if message is None:
             raise
         raise RunError(message) from error
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise RunError(_about_memory(error, path)) from error
 
 
-def _about_files(error: OSError, path: Path) -> str | None:
-    """Return what to say of a failed access to a file; None for other errors."""
-    reason, name = error.strerror, error.filename or path
+def _explanation(error: OSError | MemoryError | RuntimeError, path: Path) -> str | None:
+    """Return what has happened and how to go on; None for an error of another kind."""
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not isinstance(error, OSError):
+        return _about_memory(error, path) if out_of_memory or _OF_THE_CPU in str(error) else None
+    reason, name = error.strerror, Path(error.filename or path)
     if error.errno == errno.ENOMEM:
         return _about_memory(error, path)
     if error.errno in _FULL:
@@ -57,18 +53,12 @@ def _about_files(error: OSError, path: Path) -> str | None:
         )
     if error.errno not in _FORBIDDEN:
         return None
-    if path not in (Path(str(name)), *Path(str(name)).parents):
+    if path not in (name, *name.parents):
         return f"{name} cannot be used: {reason}. Nothing of the run in {path} is lost"
     return (
         f"{path} cannot be written: {reason} ({name}). What it holds is intact: make it writable "
         "and give the same command again, or choose another place with --runs FOLDER"
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _about_memory(error: Exception, path: Path) -> str:
@@ -83,9 +73,7 @@ def _about_memory(error: Exception, path: Path) -> str:
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_OF_ONE_REQUEST = 1.0  # `timeout` signals a process by itself and with its group
-_requested: int | None = None
-_requested_at = 0.0
-_insisted = False
+_heard: list[tuple[int, float]] = []  # the signals that have come, and when
 
 
 class Interrupted(Exception):
@@ -109,18 +97,18 @@ class Interrupted(Exception):
 
 def requested() -> int | None:
     """Return the signal that has asked for an end, or None."""
-    return _requested
+    return _heard[0][0] if _heard else None
 
 
 def insisted() -> bool:
     """Return whether a second signal has come, over a second after the first."""
-    return _insisted
+    return bool(_heard) and _heard[-1][1] - _heard[0][1] > _SECONDS_OF_ONE_REQUEST
 
 
 def check() -> None:
     """Raise `Interrupted` if a signal has asked for an end."""
-    if _requested is not None:
-        raise Interrupted(_requested)
+    if _heard:
+        raise Interrupted(_heard[0][0])
 
 
 @contextmanager
@@ -132,29 +120,23 @@ def interruptible() -> Iterator[None]:
     inside another is a part of it; outside the main thread nothing changes; a signal that the
     process was told to ignore (as by `nohup ... &`) stays ignored.
     """
-    global _requested, _insisted
     within = any(signal.getsignal(each) is _ask for each in _SIGNALS)
     if within or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _requested, _insisted = None, False
-    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, _ask) for each in heard}
+    _heard.clear()
+    asking = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, _ask) for each in asking}
     try:
         yield
         check()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler or signal.SIG_DFL)
-        _requested, _insisted = None, False
+        _heard.clear()
 
 
 def _ask(signum: int, frame: FrameType | None) -> None:
-    global _requested, _requested_at, _insisted
-    now = time.monotonic()
-    if _requested is None:
-        _requested, _requested_at = signum, now
-    elif now - _requested_at > _SECONDS_OF_ONE_REQUEST:
-        _insisted = True
-        if signum == signal.SIGINT:
-            raise KeyboardInterrupt
+    _heard.append((signum, time.monotonic()))
+    if insisted() and signum == signal.SIGINT:
+        raise KeyboardInterrupt

@@ -6,10 +6,9 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -20,56 +19,12 @@ from pareco.data import Batch, TrainingLoader
 from pareco.evaluation import SearchEvaluations, batch_losses
 from pareco.methods import Method
 from pareco.processes import Processes
-from pareco.randomness import derived_seed
+from pareco.randomness import seeded_globally
 from pareco.slimmable import BatchParts, SlimmableNet
+from pareco.training.folder import RunState
 from pareco.training.interruption import Interrupted, requested
 from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
 from pareco.widths import Widths
-
-_T = TypeVar("_T")
-_LAST_STEPS = 20
-
-
-class StepClock:
-    """Times the steps of training: in all (`seconds`, `waiting_seconds`, `images`) and the last."""
-
-    def __init__(self) -> None:
-        """Start at nothing."""
-        self.images = 0
-        self.seconds = self.waiting_seconds = 0.0
-        self._last: deque[tuple[int, float, float]] = deque(maxlen=_LAST_STEPS)
-        self._begun = self._waited = 0.0
-
-    def waited_for(self, batches: Iterable[_T]) -> Iterator[_T]:
-        """Yield the batches, and note how long each is waited for."""
-        iterator, end = iter(batches), object()
-        while True:
-            self._begun = time.perf_counter()
-            batch = next(iterator, end)
-            self._waited = time.perf_counter() - self._begun
-            if batch is end:
-                return
-            yield batch  # type: ignore[misc]
-
-    def step_done(self, images: int) -> None:
-        """Note that a step with so many images has ended."""
-        seconds = time.perf_counter() - self._begun
-        self.images += images
-        self.seconds += seconds
-        self.waiting_seconds += self._waited
-        self._last.append((images, seconds, self._waited))
-
-    @property
-    def images_per_second(self) -> float:
-        """Images a second over the last steps, waiting included."""
-        images, seconds, _ = map(sum, zip(*self._last, strict=True))
-        return images / seconds
-
-    @property
-    def waiting_percent(self) -> float:
-        """The part of the last steps, in percent, that was spent waiting for images."""
-        _, seconds, waited = map(sum, zip(*self._last, strict=True))
-        return 100 * waited / seconds
 
 
 class NonFiniteLoss(RuntimeError):
@@ -93,108 +48,110 @@ class StepReport:
     waiting_percent: float
 
 
+class StepClock:
+    """Times the steps of training: in all, in the state of the run, and the last ones."""
+
+    def __init__(self, spent: RunState) -> None:
+        """Add to the images and seconds of this state."""
+        self._spent = spent
+        self._last: deque[tuple[int, float, float]] = deque(maxlen=20)
+        self._begun = self._waited = 0.0
+
+    def waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches, and note how long each is waited for."""
+        self._begun = time.perf_counter()
+        for batch in batches:
+            self._waited = time.perf_counter() - self._begun
+            yield batch
+            self._begun = time.perf_counter()
+
+    def step_done(self, images: int) -> tuple[float, float]:
+        """Note the end of a step; return images a second and percent waited over the last steps."""
+        seconds = time.perf_counter() - self._begun
+        self._spent.images += images
+        self._spent.training_seconds += seconds
+        self._spent.waiting_seconds += self._waited
+        self._last.append((images, seconds, self._waited))
+        images_of_last, seconds_of_last, waited = map(sum, zip(*self._last, strict=True))
+        return images_of_last / seconds_of_last, 100 * waited / seconds_of_last
+
+
+@dataclass(kw_only=True, eq=False)
 class Trainer:
     """Trains one set of weights for one method; `step` is the number of steps done.
 
     `search_batch` turns the step and its training batch into the batch that the method's search
-    losses are measured on. `on_step` hears of every step; `on_checkpoint` of the moments to save,
-    in the main process.
+    losses are measured on. Images and seconds are added to `spent`. In the main process `on_step`
+    hears of every step, and `on_checkpoint` of the moments to save.
     """
 
-    def __init__(
-        self,
-        *,
-        net: SlimmableNet,
-        method: Method,
-        loader: TrainingLoader,
-        evaluations: SearchEvaluations,
-        search_batch: Callable[[int, Batch], Batch],
-        config: TrainingConfig,
-        seed: int,
-        processes: Processes,
-        checkpoint_seconds: float,
-        on_step: Callable[[StepReport], None],
-        on_checkpoint: Callable[[], None],
-    ) -> None:
+    net: SlimmableNet
+    method: Method
+    loader: TrainingLoader
+    evaluations: SearchEvaluations
+    search_batch: Callable[[int, Batch], Batch]
+    config: TrainingConfig
+    processes: Processes
+    spent: RunState
+    checkpoint_seconds: float
+    on_step: Callable[[StepReport], None]
+    on_checkpoint: Callable[[], None]
+
+    def __post_init__(self) -> None:
         """Start at step 0."""
-        self.net, self.method, self.loader = net, method, loader
-        self.evaluations, self.search_batch = evaluations, search_batch
-        self.config, self.seed, self.processes = config, seed, processes
-        self.checkpoint_seconds = checkpoint_seconds
-        self.on_step, self.on_checkpoint = on_step, on_checkpoint
+        config, self.clock = self.config, StepClock(self.spent)
         self.step = self.passes = 0
-        self.steps = config.epochs * loader.batches_per_epoch
-        self.clock = StepClock()
-        groups = param_groups_weight_decay(net, config.weight_decay)
+        self.steps = config.epochs * self.loader.batches_per_epoch
+        groups = param_groups_weight_decay(self.net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
             groups, lr=config.lr_per_256, momentum=config.momentum, nesterov=config.momentum > 0
         )
         scaled = config.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)
 
     def train(self) -> None:
         """Do the steps that are left.
 
         Raises `NonFiniteLoss`, or `Interrupted` once a checkpoint is saved.
         """
-        per_epoch = self.loader.batches_per_epoch
-        parts = BatchParts(self.processes.share.count, self.processes.average)
         joint = self.processes.several and self.config.sync_batch_norm
+        parts = BatchParts(self.processes.share.count, self.processes.average)
         self.net.share_batches(parts if joint else None)
         self.net.train()
         saved = time.perf_counter()
-        for epoch in range(self.step // per_epoch, self.config.epochs):
-            batches = self.loader.epoch(epoch, start=self.step % per_epoch)
-            for batch in self.clock.waited_for(batches):
-                interrupted = self._train_on(batch)
-                due = time.perf_counter() - saved >= self.checkpoint_seconds
-                if self.processes.main and (due or interrupted):
+        for batch in self.clock.waited_for(self._batches()):
+            widths = self._widths(batch)
+            largest, smallest, interrupted = self._gradients(batch, widths)
+            rate = self._update()
+            self.step += 1
+            self.passes += len(widths)
+            speed, waiting = self.clock.step_done(len(batch[1]) * self.processes.share.count)
+            if self.processes.main:
+                self.on_step(
+                    StepReport(
+                        step=self.step,
+                        steps=self.steps,
+                        loss_largest=largest,
+                        loss_smallest=smallest,
+                        learning_rate=rate,
+                        images_per_second=speed,
+                        waiting_percent=waiting,
+                    )
+                )
+                if interrupted or time.perf_counter() - saved >= self.checkpoint_seconds:
                     self.on_checkpoint()
                     saved = time.perf_counter()
-                if interrupted:
-                    raise Interrupted(interrupted)
+            if interrupted:
+                raise Interrupted(interrupted)
         self.net.share_batches(None)
         self.evaluations.begin(None)
         self.processes.check_agreement(list(self.net.parameters()))
 
-    def _train_on(self, batch: Batch) -> int:
-        """Take one step; return the signal that asks for an end, or 0."""
-        images, labels = batch
-        widths = self._widths(batch)
-        smoothing, precision = self.config.label_smoothing, self.config.precision
-        with self._seeded_layers():
-            losses = accumulate_gradients(
-                self.net,
-                images,
-                labels,
-                widths,
-                label_smoothing=smoothing,
-                forward=lambda: self.processes.autocast(precision),
-                backward=lambda loss: self.scaler.scale(loss).backward(),
-            )
-        parameters = self.net.parameters()
-        gradients = [each.grad for each in parameters if each.grad is not None]
-        finite = bool(losses.isfinite().all())
-        flags = [float(not finite), *losses[[0, -1]].tolist(), float(requested() or 0)]
-        failed, *ends, signals = self.processes.average_gradients(gradients, flags)
-        if failed:
-            self._raise_non_finite(losses, widths)
-        rate = self._update()
-        self.step += 1
-        self.passes += len(widths)
-        self.clock.step_done(len(labels) * self.processes.share.count)
-        self.on_step(
-            StepReport(
-                step=self.step,
-                steps=self.steps,
-                loss_largest=ends[0] / self.processes.share.count,
-                loss_smallest=ends[1] / self.processes.share.count,
-                learning_rate=rate,
-                images_per_second=self.clock.images_per_second,
-                waiting_percent=self.clock.waiting_percent,
-            )
-        )
-        return int(signals and (requested() or signal.SIGTERM))
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's part of every training batch that is left."""
+        per_epoch = self.loader.batches_per_epoch
+        for epoch in range(self.step // per_epoch, self.config.epochs):
+            yield from self.loader.epoch(epoch, start=self.step % per_epoch)
 
     def _widths(self, batch: Batch) -> list[Widths]:
         """Return the widths of this step; the main process asks the method, all measure."""
@@ -209,16 +166,36 @@ class Trainer:
         between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
 
-    @contextmanager
-    def _seeded_layers(self) -> Iterator[None]:
-        """Seed, in the block, what layers that draw by themselves use, such as dropout."""
-        device, rank = self.processes.device, self.processes.share.rank
+    def _gradients(self, batch: Batch, widths: Sequence[Widths]) -> tuple[float, float, int]:
+        """Add up the gradients of a sandwich step, and average them over processes.
+
+        Returns the mean losses of the largest and the smallest network, and the signal that asks
+        any process for an end, or 0. Raises `NonFiniteLoss`. Layers that draw by themselves, such
+        as dropout, draw the same when a step is done again.
+        """
+        count, rank = self.processes.share.count, self.processes.share.rank
         purpose = ("layers", self.step, *([rank] if rank else []))
-        accelerators = [] if device.type == "cpu" else [device]
-        kind = "cuda" if device.type == "cpu" else device.type
-        with torch.random.fork_rng(devices=accelerators, device_type=kind):
-            torch.manual_seed(derived_seed(self.seed, *purpose))
-            yield
+        with seeded_globally(self.loader.seed, *purpose, device=self.processes.device):
+            losses = accumulate_gradients(
+                self.net,
+                *batch,
+                widths,
+                label_smoothing=self.config.label_smoothing,
+                forward=lambda: self.processes.autocast(self.config.precision),
+                backward=lambda loss: self.scaler.scale(loss).backward(),
+            )
+        gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
+        finite = losses.isfinite()
+        flags = [float(not finite.all()), *losses[[0, -1]].tolist(), float(requested() or 0)]
+        failed, largest, smallest, signals = self.processes.average_gradients(gradients, flags)
+        if failed:
+            bad = [str(each) for each, well in zip(widths, finite, strict=True) if not well]
+            where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"
+            raise NonFiniteLoss(
+                f"the loss is not finite at step {self.step}, at {where}. "
+                "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
+            )
+        return largest / count, smallest / count, int(signals and (requested() or signal.SIGTERM))
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""
@@ -235,26 +212,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return rate
 
-    def _raise_non_finite(self, losses: Tensor, widths: Sequence[Widths]) -> None:
-        bad = [str(each) for each, loss in zip(widths, losses, strict=True) if not loss.isfinite()]
-        where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"
-        raise NonFiniteLoss(
-            f"the loss is not finite at step {self.step}, at {where}. "
-            "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return weights, momentum and the method's generator, for a checkpoint."""
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what a checkpoint must keep: tensors, and what is ready for JSON."""
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         for name, parameter in self.net.named_parameters():
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
-        return tensors | {"generator": self.method.task.generator.get_state()}
-
-    def state(self) -> dict[str, Any]:
-        """Return the counters and the method's state, ready for JSON."""
-        return {
+        return tensors | {"generator": self.method.task.generator.get_state()}, {
             "step": self.step,
             "passes": self.passes,
             "scaler": self.scaler.state_dict(),
@@ -263,7 +228,7 @@ class Trainer:
         }
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take up what `tensors` and `state` returned."""
+        """Take up what `state` returned."""
         self.net.load_state_dict(
             {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
         )

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from pareco.config import COSTS
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, Group, Records
+from pareco.reporting.records import ExperimentRecord, Records
+from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
 
 FULL = 1000
 ENVIRONMENT = {
@@ -41,7 +42,7 @@ def records_of(
         "scale": "paper",
         "cost": "macs",
         "full_costs": dict.fromkeys(COSTS, FULL),
-        "groups": (Group(name="stem", maximum=FULL),),
+        "groups": (GroupSize(name="stem", maximum=FULL),),
     }
     fields |= changes
     rows = [

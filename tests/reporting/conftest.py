@@ -15,7 +15,8 @@ import pytest
 
 from pareco.config import COSTS
 from pareco.reporting.collection import collected_runs
-from pareco.reporting.records import FRONT_TYPES, VISIT_TYPES, Records
+from pareco.reporting.records import Records
+from pareco.schema import FRONT_TYPES, VISIT_TYPES
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
 FULL_COSTS = {
@@ -149,6 +150,24 @@ def write_latency(runs: Path, *, leave_out: int = 0) -> Path:
     path = runs / "digits" / "latency.json"
     path.write_text(json.dumps({**conditions, **sizes, "milliseconds": times}))
     return path
+
+
+def changed(path: Path, **changes: object) -> None:
+    """Replace fields of the object in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def run_elsewhere(runs: Path) -> None:
+    """Change the folders as a run on another machine does: times and hardware, no front."""
+    for path in runs.glob("digits/*/*/result.json"):
+        timing = {"seconds": 7.25, "images_per_second": None, "data_waiting_percent": None}
+        changed(path, timing=timing, damaged_images=3)
+        path.with_name("env.json").write_text(json.dumps([ENVIRONMENT | {"cpu": "Another"}]))
+    latency = runs / "digits" / "latency.json"
+    if latency.exists():
+        times = json.loads(latency.read_text())["milliseconds"]
+        twice = {widths: 2 * time for widths, time in times.items()}
+        changed(latency, cpu="Another", milliseconds=twice)
 
 
 @pytest.fixture(name="write_run")

@@ -8,9 +8,10 @@ import pandas as pd
 
 from pareco.reporting.claims import Verdict
 from pareco.reporting.page import Section
-from pareco.reporting.records import ExperimentRecord, Group, Records, with_latency
+from pareco.reporting.records import ExperimentRecord, Records, with_latency
 from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import experiment_tables
+from pareco.schema import GroupSize
 
 GROUPS = [("stem", 16), ("layer1.0", 16), ("layer2.0", 32), ("layer2.1", 32), ("layer3.0", 64)]
 FULL_COSTS = {
@@ -79,7 +80,7 @@ def records_of(*, count: int = 10, scale: str = "paper") -> Records:
             scale=scale,
             cost="macs",
             full_costs=FULL_COSTS,
-            groups=tuple(Group(name=name, maximum=maximum) for name, maximum in GROUPS),
+            groups=tuple(GroupSize(name=name, maximum=maximum) for name, maximum in GROUPS),
         ),
         fronts=fronts,
         curves=pd.DataFrame(),

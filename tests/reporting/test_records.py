@@ -1,28 +1,36 @@
-"""The records of an experiment: written, read again, and refused by name where damaged."""
+"""Records and published numbers: written, read again, and refused by name where damaged."""
 
-import json
-from collections.abc import Callable
+import csv
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
+from pareco.config import COSTS
 from pareco.reporting.records import (
+    AXES,
+    COST_WORDS,
     LATENCY,
     InvalidRecord,
     Records,
-    read_experiment,
+    amount,
+    published_for,
+    read_published,
     read_records,
     write_records,
 )
+from pareco.schema import PUBLISHED_TYPES
+from replications.catalogue import experiment_named, experiment_names
 from tests.reporting.conftest import FULL
 
 FILES = (
     *("network.json", "fronts.csv", "curves.csv", "visits.csv"),
     *("environment.json", "latency.json"),
 )
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "results" / "published"
+REFERENCE = ROOT.parent / "shared" / "reference"
 HOSTILE = 'a,"b"|<script>\'; & \\input{x} – 網'
 
 
@@ -35,12 +43,6 @@ def folder(records: Records, tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
-
-
-def rewritten(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Replace what a JSON file holds by what `change` makes of it."""
-    path = folder / "records" / name
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
 def test_records_are_read_as_they_were_written(records: Records, folder: Path) -> None:
@@ -64,42 +66,37 @@ def test_records_are_stable_to_the_byte(folder: Path, tmp_path: Path) -> None:
         assert content.endswith(b"\n"), name
 
 
-def test_records_know_no_latency_but_in_its_file(records: Records, folder: Path) -> None:
-    for name, content in contents(folder).items():
-        assert (b"latency" in content or b"milliseconds" in content) is (name == "latency.json")
+def without_latency(records: Records) -> Records:
     costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
     experiment = replace(records.experiment, full_costs=costs)
     fronts = records.fronts.drop(columns=LATENCY)
-    without = replace(records, experiment=experiment, fronts=fronts, latency=None)
-    write_records(without, folder)
+    return replace(records, experiment=experiment, fronts=fronts, latency=None)
+
+
+def test_records_know_no_latency_but_in_its_file(records: Records, folder: Path) -> None:
+    for name, content in contents(folder).items():
+        assert (b"latency" in content or b"milliseconds" in content) is (name == "latency.json")
+    write_records(without_latency(records), folder)
     assert set(contents(folder)) == {*FILES} - {"latency.json"}
     assert read_records(folder).latency is None
     assert LATENCY not in read_records(folder).fronts
 
 
 def test_latencies_that_lack_a_network_are_left_out(folder: Path) -> None:
-    def reduced(record: dict[str, Any]) -> dict[str, Any]:
-        del record["milliseconds"][FULL]
-        return record
-
     assert LATENCY in read_records(folder).fronts
-    rewritten(folder, "latency.json", reduced)
+    path = folder / "records" / "latency.json"
+    path.write_text(path.read_text().replace(FULL, "1 1 1 1 1"))
     read = read_records(folder)
     assert read.latency is None
     assert LATENCY not in {*read.fronts, *read.experiment.full_costs}
 
 
-def test_an_experiment_survives_network_json(records: Records, tmp_path: Path) -> None:
-    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
-    experiment = replace(
-        records.experiment,
-        full_costs=costs,
-        budget_exempt=("independent",),
-        cost="params",
-        scale="half the classes",
-    )
-    (tmp_path / "network.json").write_text(experiment.to_json())
-    assert read_experiment(tmp_path / "network.json") == experiment
+def test_an_experiment_survives_its_file(records: Records, tmp_path: Path) -> None:
+    records = without_latency(records)
+    changes = {"budget_exempt": ("independent",), "cost": "params", "scale": "half the classes"}
+    changed = replace(records, experiment=replace(records.experiment, **changes))
+    write_records(changed, tmp_path / "digits")
+    assert read_records(tmp_path / "digits").experiment == changed.experiment
 
 
 def test_hostile_names_are_text_and_stay_as_they_are(records: Records, tmp_path: Path) -> None:
@@ -167,20 +164,23 @@ def test_a_file_that_is_something_else_is_named(folder: Path, name: str, content
         ("fronts.csv", ",4120000,", ",0,", "macs outside 1 to"),
         ("fronts.csv", ",4120000,", ",1.5,", "."),
         ("fronts.csv", ",512,", ",,", "."),
+        ("fronts.csv", "digits,pareco,", "digits, ,", "line 2: method is ' ', not a text"),
+        ("network.json", '"scale": "paper"', '"scale": "a\\nb"', "is not one line of text"),
+        ("network.json", '"params"', '"others"', "full_costs: .*lacks 'params'"),
         ("curves.csv", "loss_smallest", "loss", "loss_smallest"),
         ("curves.csv", "pareco,0,20,", "pareco,0,,", "."),
-        ("curves.csv", "pareco,0,20,", "pareco,0,20,inf,1\npareco,0,20,", "column loss_largest"),
+        ("curves.csv", "pareco,0,20,", "pareco,0,20,inf,1\npareco,0,20,", "line 2: loss_largest"),
         ("visits.csv", "pareco,0,", "pareco,,", "."),
         ("visits.csv", "origin", "source", "origin"),
-        ("network.json", '"macs"', '"watts"', "'macs'|watts"),
-        ("network.json", '"scale": "paper"', '"scale": ""', "scale '' is not one line"),
-        ("network.json", '"image_size"', '"size"', "lacks 'image_size'"),
-        ("latency.json", '"cpu_threads"', '"threads"', "lacks 'cpu_threads'"),
-        ("latency.json", "2.6", "-2.6", f"no time: that of '{FULL}'"),
-        ("latency.json", "2.6", "NaN", "no time"),
-        ("latency.json", "2.6", "Infinity", "no time"),
-        ("latency.json", "2.6", '"fast"', "could not convert"),
-        ("latency.json", '"milliseconds": {', '"milliseconds": [], "others": {', "'list'"),
+        ("network.json", '"macs"', '"watts"', "cost: Input should be 'macs', 'params'"),
+        ("network.json", '"scale": "paper"', '"scale": ""', "scale: .*'' is not one line"),
+        ("network.json", '"image_size"', '"size"', "image_size: Field required"),
+        ("latency.json", '"cpu_threads"', '"threads"', "cpu_threads: Field required"),
+        ("latency.json", "2.6", "-2.6", f"milliseconds.{FULL}: .* greater than 0"),
+        ("latency.json", "2.6", "NaN", f"milliseconds.{FULL}: .* finite"),
+        ("latency.json", "2.6", "Infinity", "finite"),
+        ("latency.json", "2.6", '"fast"', "valid number"),
+        ("latency.json", '"milliseconds": {', '"milliseconds": [], "others": {', "milliseconds"),
     ],
 )
 def test_damage_is_named_with_its_file(
@@ -208,3 +208,139 @@ def test_records_may_have_no_curve_and_no_visit(folder: Path) -> None:
     read = read_records(folder)
     assert read.curves.empty
     assert read.visits.empty
+
+
+ROW = {
+    "network": "resnet8",
+    "data": "cifar10",
+    "image_size": "32",
+    "method": "uniform",
+    "config": "width 1.0",
+    "macs_millions": "4.1",
+    "params_millions": "",
+    "top1_error": "8.40",
+    "source": "example.org, table 2",
+    "note": "",
+}
+
+
+def published(folder: Path, *changes: dict[str, str], name: str = "some.csv") -> Path:
+    """The folder, with a file of rows like ROW, each with changes."""
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, PUBLISHED_TYPES)
+        writer.writeheader()
+        writer.writerows({**ROW, **change} for change in changes)
+    return folder
+
+
+def test_published_rows_are_typed_and_a_missing_cost_is_nan(tmp_path: Path) -> None:
+    folder = published(tmp_path, {}, {"macs_millions": "", "params_millions": "0.27"})
+    table = read_published(folder)
+    assert table["macs_millions"].tolist()[0] == 4.1
+    assert table["macs_millions"].isna().tolist() == [False, True]
+    assert table["params_millions"].tolist()[1] == 0.27
+    assert table["image_size"].tolist() == [32, 32]
+    assert table["top1_error"].tolist() == [8.4, 8.4]
+    assert table["note"].tolist() == ["", ""]
+
+
+def test_published_files_come_one_after_the_other(tmp_path: Path) -> None:
+    published(tmp_path, {"method": "a"})
+    table = read_published(published(tmp_path, {"method": "b"}, name="other.csv"))
+    assert table["method"].tolist() == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": " "}, "some.csv: line 3: source is ' ', not a text"),
+        ({"network": ""}, "line 3: network is ''"),
+        ({"macs_millions": "0"}, r"line 3: macs_millions is 0.0, not a number from 1e-06"),
+        ({"params_millions": "inf"}, "line 3: params_millions is inf"),
+        ({"top1_error": "101"}, "line 3: top1_error is 101.0, not a number from 0 to 100"),
+        ({"top1_error": "inf"}, "line 3: top1_error is inf"),
+        ({"image_size": "0"}, "line 3: image_size is 0"),
+        ({"top1_error": "eight"}, "some.csv: .*eight"),
+        ({"top1_error": ""}, "some.csv: "),
+        ({"macs_millions": "many"}, "some.csv: .*many"),
+    ],
+)
+def test_damage_of_published_numbers_is_named(
+    tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidRecord, match=message):
+        read_published(published(tmp_path, {}, change))
+    (tmp_path / "some.csv").write_text("network,data\nresnet8,cifar10\n")
+    with pytest.raises(InvalidRecord, match=r"some.csv: .*'image_size'"):
+        read_published(tmp_path)
+
+
+def test_only_the_same_network_data_and_image_size_compare(
+    records: Records, tmp_path: Path
+) -> None:
+    others = [{"network": "resnet9"}, {"data": "cifar100"}, {"image_size": "16"}]
+    table = read_published(published(tmp_path, *others, {"macs_millions": ""}, {"method": "this"}))
+    ours = records.experiment
+    assert published_for(ours, table)["method"].tolist() == ["this"]
+    assert published_for(replace(ours, image_size=24), table).empty
+    assert published_for(replace(ours, data="digits_rgb"), table).empty
+    assert published_for(ours, read_published(tmp_path / "none")).empty
+
+
+def test_what_is_kept_here_is_of_networks_and_data_that_our_experiments_train() -> None:
+    table = read_published(PUBLISHED)
+    configs = [experiment_named(name) for name in experiment_names()]
+    ours = {(c.network.name, c.data.name, c.data.image_size) for c in configs}
+    kept = set(table[["network", "data", "image_size"]].itertuples(index=False, name=None))
+    assert kept < ours
+    assert {network for network, *_ in kept} == {each[0] for each in ours} - {"cifar_resnet8"}
+    us_net = table[table["method"] == "us_net"]
+    assert len(us_net) == 27
+    assert us_net["macs_millions"].nunique() == 24
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason=f"published numbers not found at {REFERENCE}")
+def test_what_is_kept_here_is_in_the_reference() -> None:
+    known = {
+        (
+            *(row["config"], row["mflops"], row["params_m"]),
+            *(f"{100 - float(row['top1_acc']):.2f}", row["source"]),
+        )
+        for path in REFERENCE.glob("*.csv")
+        for row in csv.DictReader(path.read_text().splitlines())
+        if row["top1_acc"]
+    }
+    names = ("config", "macs_millions", "params_millions", "top1_error", "source")
+    for path in PUBLISHED.glob("*.csv"):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            assert tuple(row[name] for name in names) in known, row
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (999, "999"),
+        (16_300, "16.3 k"),
+        (300_774_272, "301 M"),
+        (999_700_000, "1 G"),
+        (4_089_184_256, "4.09 G"),
+    ],
+)
+def test_amounts_have_three_digits(count: int, text: str) -> None:
+    assert amount(count) == text
+    assert COST_WORDS["macs"].full(count) == f"{text} MACs"
+
+
+def test_a_cost_with_a_unit_is_no_count() -> None:
+    assert COST_WORDS[LATENCY].amount(3.2149) == "3.21 ms"
+    latency = COST_WORDS[LATENCY].full(0.0123456)
+    assert latency == "0.0123 ms latency (measured, of one image)"
+
+
+def test_every_cost_has_words_and_a_plot_of_its_own() -> None:
+    assert tuple(COST_WORDS) == (*COSTS, LATENCY)
+    assert tuple(COST_WORDS) == AXES
+    figures = [words.figure for words in COST_WORDS.values()]
+    assert figures[0] == "error_vs_flops"
+    assert figures[-1] == "error_vs_latency"
+    assert figures[1:-1] == [f"error_vs_{cost}" for cost in COSTS[1:]]

@@ -1,7 +1,6 @@
 """From run folders to records, from records to results: the same bytes each time."""
 
 import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ import pytest
 import rich.console
 
 from pareco.reporting import InvalidRecord, UnequalBudgets
-from pareco.reporting.records import BUDGET_TYPES, FRONT_TYPES
 from pareco.reporting.report import collect_records, loaded_report, render_report
 from pareco.reporting.tables import markdown
-from tests.reporting.conftest import write_latency
+from pareco.schema import BUDGET_TYPES, FRONT_TYPES
+from tests.reporting.conftest import run_elsewhere, write_latency
 
 WriteRun = Callable[..., Path]
 
@@ -54,11 +53,11 @@ def test_records_alone_give_the_same_bytes_again(
     results = tmp_path / "results"
     (results / "published").mkdir(parents=True)
     (results / "published" / "some.csv").write_text(PUBLISHED)
-    left_out = collect_records("digits", runs, results)
+    left_out = collect_records("digits", runs, results, focus="pareco")
     assert left_out == (unfinished,)
     records = {*RECORDS, "records/latency.json"}
     assert contents(results / "digits").keys() == records
-    report = render_report(results / "digits", unfinished=left_out)
+    report = render_report(results / "digits", focus="pareco", unfinished=left_out)
     assert report.unfinished == (unfinished,)
     first = contents(results / "digits")
     latency = {"error_vs_latency.svg", "error_vs_latency.png"}
@@ -74,40 +73,42 @@ def test_records_alone_give_the_same_bytes_again(
 
     for name in ("digits/records", "published"):
         shutil.copytree(results / name, tmp_path / "again" / name)
-    render_report(tmp_path / "again" / "digits")
+    render_report(tmp_path / "again" / "digits", focus="pareco")
     assert contents(tmp_path / "again" / "digits") == first
     shutil.rmtree(runs / "digits" / "random" / "seed9")
-    collect_records("digits", runs, tmp_path / "third")
+    collect_records("digits", runs, tmp_path / "third", focus="pareco")
     assert contents(tmp_path / "third" / "digits") == {name: first[name] for name in records}
 
 
-def test_only_the_environment_knows_times_and_hardware(
-    runs: Path, tmp_path: Path, write_run: WriteRun
-) -> None:
-    """A re-run on another machine changes environment.json and nothing else."""
-    collect_records("digits", runs, tmp_path / "first")
-    timing = {"seconds": 7.25, "images_per_second": None, "data_waiting_percent": None}
-    for method in ("pareco", "random", "uniform"):
-        for seed in (0, 1):
-            folder = write_run(tmp_path / "again", method, seed, timing=timing, damaged_images=3)
-            sessions = json.loads((folder / "env.json").read_text())
-            (folder / "env.json").write_text(json.dumps([{**sessions[0], "cpu": "Another"}]))
-    collect_records("digits", tmp_path / "again", tmp_path / "second")
-    first, second = (contents(tmp_path / name / "digits") for name in ("first", "second"))
-    assert first.keys() == second.keys() == RECORDS
-    different = {name for name in RECORDS if first[name] != second[name]}
-    assert different == {"records/environment.json"}
+def test_runs_again_with_the_same_fronts_change_no_file(runs: Path, tmp_path: Path) -> None:
+    """As on another machine. Where there are no records, times and latencies differ."""
+    results, timed = tmp_path / "results", {"records/environment.json", "records/latency.json"}
+    write_latency(runs)
+    collect_records("digits", runs, results, focus="pareco")
+    first = contents(results / "digits")
+    run_elsewhere(runs)
+    collect_records("digits", runs, results, focus="pareco")
+    assert contents(results / "digits") == first
+    collect_records("digits", runs, tmp_path / "new", focus="pareco")
+    new = contents(tmp_path / "new" / "digits")
+    assert {name for name in first if first[name] != new[name]} == timed
+    (runs / "digits" / "latency.json").unlink()
+    collect_records("digits", runs, results, focus="pareco")
+    assert contents(results / "digits") == first
+    (results / "digits" / "records" / "fronts.csv").write_text("damaged")
+    collect_records("digits", runs, results, focus="pareco")
+    assert contents(results / "digits").keys() == first.keys() - {"records/latency.json"}
 
 
 def test_figures_of_earlier_records_are_removed(tmp_path: Path, write_run: WriteRun) -> None:
     """Of another cost, of latencies and of searches that are no longer there; notes stay."""
     folder = tmp_path / "results" / "digits"
     write_run(tmp_path / "runs", "uniform", 0, cost="peak_activations")
-    collect_records("digits", tmp_path / "runs", folder.parent)
+    collect_records("digits", tmp_path / "runs", folder.parent, focus="pareco")
     stale = {"error_vs_params.svg", "error_vs_latency.png", "visits.png", "predictions.svg"}
     for name in {*stale, "notes.txt", "other.svg"}:
         (folder / name).write_text("earlier")
-    report = render_report(folder)
+    report = render_report(folder, focus="pareco")
     expected = {name for name in FIGURES if name.partition(".")[0] not in ("visits", "predictions")}
     assert contents(folder).keys() == RECORDS | TABLES | expected | {"notes.txt", "other.svg"}
     assert {path.name for path in report.paths} == TABLES | expected
@@ -122,16 +123,16 @@ def test_published_networks_stand_beside_ours_only_at_their_own_cost(
     (results / "published" / "some.csv").write_text(PUBLISHED)
     for cost, said in (("macs", True), ("activations", False)):
         write_run(tmp_path / cost, "pareco", 0, cost=cost)
-        collect_records("digits", tmp_path / cost, results)
-        (errors, *_) = loaded_report(results / "digits").tables.tables
+        collect_records("digits", tmp_path / cost, results, focus="pareco")
+        (errors, *_) = loaded_report(results / "digits", focus="pareco").tables.tables
         labels = [row[0].text for row in errors.rows]
         assert labels == ["pareco", *(["US-Net, published [1]"] if said else [])]
 
 
 def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path / "runs", "pareco", 0, scale="short: 1/10 of the epochs")
-    collect_records("digits", tmp_path / "runs", tmp_path / "results")
-    report = render_report(tmp_path / "results" / "digits")
+    collect_records("digits", tmp_path / "runs", tmp_path / "results", focus="pareco")
+    report = render_report(tmp_path / "results" / "digits", focus="pareco")
     label = "scale: short: 1/10 of the epochs, not the published schedule"
     console = rich.console.Console(file=io.StringIO(), width=80)
     with console.capture() as capture:
@@ -150,9 +151,15 @@ def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path, write_run: Wr
     assert '"scale": "short: 1/10 of the epochs"' in written["records/network.json"].decode()
 
 
-def test_fronts_have_fixed_columns_and_format(runs: Path, tmp_path: Path) -> None:
-    collect_records("digits", runs, tmp_path / "results")
-    path = tmp_path / "results" / "digits" / "records" / "fronts.csv"
+def test_loading_writes_nothing_and_fronts_have_fixed_columns_and_format(
+    runs: Path, tmp_path: Path
+) -> None:
+    collect_records("digits", runs, tmp_path / "results", focus="pareco")
+    folder = tmp_path / "results" / "digits"
+    report = loaded_report(folder, focus="uniform")
+    assert report.tables.tables[0].rows[0][0].text == "uniform"
+    assert (contents(folder).keys(), report.paths) == (RECORDS, ())
+    path = folder / "records" / "fronts.csv"
     header, first, *_ = path.read_text().splitlines()
     assert header == ",".join([*FRONT_TYPES, *BUDGET_TYPES])
     cells = dict(zip(header.split(","), first.split(","), strict=True))
@@ -167,26 +174,17 @@ def test_nothing_is_written_of_runs_that_do_not_fit(
 ) -> None:
     write_run(runs, "other", 0, network="resnet20")
     with pytest.raises(InvalidRecord, match="differ in network"):
-        collect_records("digits", runs, tmp_path / "results")
+        collect_records("digits", runs, tmp_path / "results", focus="pareco")
     assert not (tmp_path / "results").exists()
 
 
 def test_nothing_is_written_from_records_that_are_damaged(runs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "digits"
-    collect_records("digits", runs, folder.parent)
+    collect_records("digits", runs, folder.parent, focus="pareco")
     (folder / "records" / "visits.csv").write_text("damaged")
     with pytest.raises(InvalidRecord, match=r"visits\.csv"):
-        render_report(folder)
+        render_report(folder, focus="pareco")
     assert contents(folder).keys() == RECORDS
-
-
-def test_loading_a_report_writes_nothing(runs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "results" / "digits"
-    collect_records("digits", runs, folder.parent)
-    report = loaded_report(folder, focus="uniform")
-    assert contents(folder).keys() == RECORDS
-    assert report.paths == ()
-    assert report.tables.tables[0].rows[0][0].text == "uniform"
 
 
 def test_unequal_budgets_write_nothing_unless_allowed(
@@ -201,7 +199,7 @@ def test_unequal_budgets_write_nothing_unless_allowed(
     write_run(runs, "short", 0, budget=budget)
     results = tmp_path / "results"
     with pytest.raises(UnequalBudgets, match="short: 300 gradient steps, 1,200 passes"):
-        collect_records("digits", runs, results)
+        collect_records("digits", runs, results, focus="pareco")
     assert not results.exists()
-    collect_records("digits", runs, results, allow_unequal_budgets=True)
-    assert "| short ‡ |" in markdown(loaded_report(results / "digits").tables)
+    collect_records("digits", runs, results, allow_unequal_budgets=True, focus="pareco")
+    assert "| short ‡ |" in markdown(loaded_report(results / "digits", focus="pareco").tables)

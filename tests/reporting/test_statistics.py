@@ -1,4 +1,4 @@
-"""Statistics of fronts against values worked by hand.
+"""Statistics of fronts, over seeds and of budgets, against values worked by hand.
 
 Selected errors are compared exactly; areas, volumes and deviations, sums of a few products, to
 pytest's relative 1e-6.
@@ -9,17 +9,25 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from pareco.config import COSTS
 from pareco.reporting.statistics import (
+    UnequalBudgets,
     area_under_front,
+    budget_marks,
+    budget_table,
+    check_equal_budgets,
     cost_percents,
     errors_at,
     hypervolume,
+    intervals,
     method_order,
+    paired_differences,
     run_measures,
     seed_statistics,
     staircase,
+    unequal_methods,
 )
 
 
@@ -39,12 +47,9 @@ def test_selection_follows_the_search_loss_not_the_test_error() -> None:
     np.testing.assert_array_equal(errors, expected)
 
 
-def test_of_equal_search_losses_the_cheaper_is_selected() -> None:
+def test_of_equal_search_losses_the_cheaper_is_selected_and_a_higher_one_never() -> None:
     tied = front((500, 0.3, 5.0), (300, 0.3, 7.0), (700, 0.3, 1.0))
     np.testing.assert_array_equal(errors_at(tied, "macs", [300, 500, 700]), [7, 7, 7])
-
-
-def test_a_dearer_network_of_higher_search_loss_is_never_selected() -> None:
     dominated = front((300, 0.3, 7.0), (500, 0.6, 1.0), (500, 0.2, 5.0), (500, 0.25, 2.0))
     assert list(staircase(dominated, "macs")["test_top1_error"]) == [7, 5]
 
@@ -55,9 +60,7 @@ def test_area_is_the_exact_mean_of_the_steps() -> None:
         (200 * 20 + 200 * 8 + 400 * 12) / 800
     )
     assert area_under_front(front((200, 0.5, 9.0)), "macs", 1000, 20) == pytest.approx(9.0)
-
-
-def test_area_leaves_out_what_is_cheaper_than_the_left_end() -> None:
+    # What is cheaper than the left end counts from there on.
     cheap = front((50, 0.9, 90.0), (100, 0.8, 30.0), (600, 0.4, 10.0))
     assert area_under_front(cheap, "macs", 1000, 20) == pytest.approx((400 * 30 + 400 * 10) / 800)
 
@@ -189,15 +192,133 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     # 1 of 27 resamples has the mean 4, and 1 the mean 11: more than the 2.5% that are cut off.
     assert table.loc[("a", "40%"), "low"] == pytest.approx(4)
     assert table.loc[("a", "40%"), "high"] == pytest.approx(11)
-
-
-def test_a_mean_is_undefined_where_one_seed_has_no_value() -> None:
-    runs = pd.concat([front((200, 0.5, 4.0)), front((300, 0.5, 2.0), seed=1)])
-    table = seed_statistics(run_measures(runs, "macs", 1000)).set_index("measure")
-    assert table["mean"].isna()["20%"]
-    assert table.loc["40%", "mean"] == 3
+    uneven = pd.concat([front((200, 0.5, 4.0)), front((300, 0.5, 2.0), seed=1)])
+    means = seed_statistics(run_measures(uneven, "macs", 1000)).set_index("measure")["mean"]
+    assert math.isnan(means["20%"])  # as soon as one seed has no value
+    assert means["40%"] == 3
 
 
 def test_the_focus_comes_first_where_it_is_present() -> None:
     assert method_order(["b", "c", "a", "c"], "c") == ["c", "a", "b"]
     assert method_order(["b", "a"], "c") == ["a", "b"]
+
+
+def measures(**errors: dict[int, float]) -> pd.DataFrame:
+    """One measure of each method, by seed; a second one is its double."""
+    rows = {(m, seed): [e, 2 * e] for m, own in errors.items() for seed, e in own.items()}
+    index = pd.MultiIndex.from_tuples(rows, names=["method", "seed"])
+    return pd.DataFrame(rows.values(), index=index, columns=["40%", "area"])
+
+
+def numbers(table: pd.DataFrame, method: str, measure: str, *columns: str) -> list[float]:
+    """Some columns of the row of a method and a measure."""
+    own = (table["method"] == method) & (table["measure"] == measure)
+    (row,) = table.loc[own, list(columns)].to_numpy(dtype=float).tolist()
+    return row
+
+
+def test_of_two_seeds_the_interval_is_their_two_values_and_of_one_there_is_none() -> None:
+    """A quarter of the resamples has the lower one twice, a quarter the higher one."""
+    low, high = intervals(np.array([[4.0, 9.0], [6.5, 1.0]]))
+    assert low.tolist() == [4.0, 1.0]
+    assert high.tolist() == [6.5, 9.0]
+    assert intervals(np.full((4, 1), 2.5)).tolist() == [[2.5], [2.5]]
+    for rows in (0, 1):
+        assert np.isnan(intervals(np.ones((rows, 3)))).all()
+        assert intervals(np.ones((rows, 3))).shape == (2, 3)
+
+
+def test_a_column_with_a_nan_has_no_interval_and_leaves_the_others_alone() -> None:
+    values = np.random.default_rng(3).normal(size=(6, 3))
+    damaged = values.copy()
+    damaged[2, 1] = np.nan
+    found, clean = intervals(damaged), intervals(values)
+    assert np.isnan(found[:, 1]).all()
+    np.testing.assert_array_equal(found[:, [0, 2]], clean[:, [0, 2]])
+    np.testing.assert_array_equal(intervals(values), clean)  # always the same resamples
+    assert np.isnan(intervals(np.full((4, 2), np.nan))).all()
+
+
+def test_the_interval_of_many_values_is_that_of_the_normal_theory() -> None:
+    """Of 400 values; ends agree to a tenth of the standard error.
+
+    An end is the 2.5% quantile of 9,999 resampled means: its own deviation is 2.7% of the standard
+    error, so a tenth is beyond 3 deviations, while 90% or 99% intervals miss it by 3 to 6 tenths.
+    """
+    values = np.random.default_rng(11).normal(7.0, 2.0, size=(400, 1))
+    error = stats.sem(values[:, 0])
+    expected = stats.norm.interval(0.95, loc=values.mean(), scale=error)
+    np.testing.assert_allclose(intervals(values)[:, 0], expected, rtol=0, atol=error / 10)
+
+
+def test_differences_are_of_the_same_seed() -> None:
+    """Only seeds that both methods have count: 1 and 2 of b, 0 of c, none of d."""
+    table = paired_differences(
+        measures(
+            a={0: 5.0, 1: 6.0, 2: 8.0},
+            b={1: 7.0, 2: 8.5, 3: 50.0},
+            c={0: 4.0, 9: 99.0},
+            d={7: 1.0},
+        ),
+        "a",
+    )
+    keys = list(zip(table["method"], table["measure"], strict=True))
+    assert keys == [(m, name) for m in ("b", "c") for name in ("40%", "area")]
+    # 7 - 6 and 8.5 - 8: positive, as the reference has less.
+    assert numbers(table, "b", "40%", "mean", "low", "high", "n") == [0.75, 0.5, 1.0, 2]
+    assert numbers(table, "b", "40%", "deviation") == [pytest.approx(np.sqrt(0.125))]
+    assert numbers(table, "b", "area", "mean") == [1.5]
+    assert numbers(table, "c", "40%", "mean", "n") == [-1.0, 1]
+    assert np.isnan(numbers(table, "c", "40%", "deviation", "low", "high")).all()
+
+
+def test_pairing_takes_out_what_seeds_have_in_common() -> None:
+    """The methods spread over 10 points, their differences not at all."""
+    both = measures(a={0: 1.0, 1: 11.0}, b={0: 1.5, 1: 11.5})
+    columns = ("mean", "deviation", "low", "high")
+    difference = paired_differences(both, "a")
+    assert numbers(difference, "b", "40%", *columns) == [0.5, 0.0, 0.5, 0.5]
+    assert numbers(seed_statistics(both), "a", "40%", "low", "high") == [1.0, 11.0]
+    undefined = paired_differences(measures(a={0: np.nan, 1: 1.0}, b={0: 2.0, 1: 3.0}), "a")
+    assert np.isnan(numbers(undefined, "b", "40%", *columns)).all()
+
+
+def test_a_method_alone_differs_from_none_and_an_absent_reference_is_an_error() -> None:
+    assert paired_differences(measures(a={0: 1.0, 1: 2.0}), "a").empty
+    with pytest.raises(KeyError, match="absent"):
+        paired_differences(measures(a={0: 1.0}), "absent")
+
+
+def fronts(**steps_by_seed: list[int]) -> pd.DataFrame:
+    """Two networks per run, with four passes per step."""
+    rows = [
+        (method, seed, steps, 4 * steps, 50 + seed, 40)
+        for method, budgets in steps_by_seed.items()
+        for seed, steps in enumerate(budgets)
+        for _ in range(2)
+    ]
+    columns = ["method", "seed", "gradient_steps", "passes", "search_evaluations", "widths_visited"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_unequal_budgets_are_named_with_their_numbers() -> None:
+    """But not numbers of search evaluations, which each seed has its own."""
+    table = fronts(a=[100, 100], b=[100, 100])
+    check_equal_budgets(table, [], ["a", "b"])
+    assert budget_marks(table, [], ["a", "b"]) == {}
+    message = r"a: 100 .* steps, 400 passes; b: .*c: 1,200 .* steps, 4,800 passes\): run c again"
+    with pytest.raises(UnequalBudgets, match=message):
+        check_equal_budgets(fronts(a=[100], b=[100], c=[1200]), [], ["a", "b", "c"])
+
+
+def test_a_method_whose_seeds_differ_is_unequal() -> None:
+    table = fronts(a=[100, 100], b=[100, 90])
+    assert unequal_methods(table, [], ["a", "b"]) == ["b"]
+    assert budget_table(table, ["b"]) == {"b": ["90 to 100", "360 to 400", "50 to 51", "40"]}
+
+
+def test_exempt_methods_are_marked_and_do_not_set_the_standard() -> None:
+    table = fronts(a=[900, 900], b=[100], c=[100], d=[7])
+    check_equal_budgets(table, ["a", "d"], ["a", "b", "c", "d"])
+    assert budget_marks(table, ["a"], ["b", "a", "c", "d"]) == {"a": "†", "d": "‡"}
+    assert unequal_methods(fronts(a=[1], b=[2]), ["a", "b"], ["a", "b"]) == []

@@ -65,13 +65,15 @@ def test_runs_and_machines_are_counted() -> None:
     assert summary_row(records, "own").machine == "A processor; 0 min in all runs"
 
 
-def test_the_text_links_what_has_run_and_keeps_the_papers_claims_apart() -> None:
+def test_the_text_links_what_has_run_folds_the_rest_and_keeps_the_papers_claims_apart() -> None:
     absent = SummaryRow(experiment="other", scale="paper", subject="a on b, 8 px")
     ran = summary_row(of(("own", 3.0)), "own")
     cost = replace(CLAIM, about="costs", statement="301 M MACs", outcome="reproduced")
-    text = summary_markdown([ran, absent], [CLAIM, cost])
+    text = summary_markdown([absent, ran], [CLAIM, cost])
     assert "| [digits](digits/table.md) | paper | resnet8 on cifar10, 32 px |" in text
-    assert "| other | paper | a on b, 8 px |  | not run |  |" in text
+    folded = "<details><summary>1 experiment not run at the scale of the paper</summary>"
+    assert text.index("| [digits]") < text.index(f"{folded}\n\nother (a on b, 8 px).")
+    assert "<details>" not in summary_markdown([ran], [CLAIM, cost])
     claims, costs = text.split("## Claims of the paper")[1].split("## Published costs")
     assert "wide \\| narrow" in claims
     assert "301 M" not in claims

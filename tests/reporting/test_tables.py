@@ -1,16 +1,29 @@
-"""Tables of hand-made methods: their numbers, marks and published rows, in every form."""
+"""Tables of hand-made methods, in every form: numbers, marks, published rows, hostile names."""
 
 import io
+import re
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 import rich.console
+from markdown_it import MarkdownIt
 
-from pareco.reporting.records import CURVE_TYPES, VISIT_TYPES, ExperimentRecord, Group, Records
+from pareco.reporting.records import ExperimentRecord, Records
 from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
-from pareco.reporting.tables import Tables, experiment_tables, markdown, measure_csv, terminal
+from pareco.reporting.tables import (
+    Cell,
+    Table,
+    Tables,
+    experiment_tables,
+    latex,
+    markdown,
+    markdown_table,
+    measure_csv,
+    terminal,
+)
+from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
 
 EXPERIMENT = ExperimentRecord(
     experiment="digits",
@@ -25,7 +38,7 @@ EXPERIMENT = ExperimentRecord(
         "activations": 50_000,
         "peak_activations": 9_000,
     },
-    groups=(Group(name="stem", maximum=16),),
+    groups=(GroupSize(name="stem", maximum=16),),
     budget_exempt=("alone",),
 )
 
@@ -150,18 +163,6 @@ def test_the_difference_table_pairs_seeds_and_stays_out_of_the_terminal(tables: 
     assert "Paired difference" not in shown(tables, 200)
 
 
-def test_differences_over_several_seeds_have_an_interval() -> None:
-    runs = [run("a", 0, 4.0), run("a", 1, 6.0), run("b", 0, 5.0), run("b", 1, 5.6)]
-    text = markdown(experiment_tables(records_of(*runs), NONE, "a"))
-    assert "| b | 2 | " + "+0.30 [-0.40, +1.00] | " * 6 + "-0.21 [-0.70, +0.28] |" in text
-
-
-def test_a_method_without_a_common_seed_has_no_difference() -> None:
-    runs = [run("a", 0, 4.0), run("b", 1, 5.0)]
-    tables = experiment_tables(records_of(*runs), NONE, "a")
-    assert [table.title.partition(" ")[0] for table in tables.tables] == ["Test", "The", "Budget"]
-
-
 def test_one_seed_is_warned_of(tables: Tables) -> None:
     warning = "One seed: numbers without deviation or interval, so no order of methods is claimed."
     one = experiment_tables(records_of(run("a", 0, 4.0), run("b", 0, 5.0)), NONE, "a")
@@ -173,12 +174,15 @@ def test_one_seed_is_warned_of(tables: Tables) -> None:
     assert "Bold:" in " ".join(tables.notes)
     assert "**4.00**" not in markdown(one)
     assert "Bold:" not in " ".join(one.notes)
+    assert not {"†", "‡"} & {*markdown(one)}
 
 
 def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it() -> None:
     other = experiment_tables(records_of(run("a", 0, 4.0), run("b", 1, 5.0)), NONE, "a")
     uneven = [run("a", 0, 4.0), run("a", 1, 4.5), run("b", 0, 5.0)]
     both = experiment_tables(records_of(*uneven), NONE, "a")
+    titles = [table.title.partition(" ")[0] for table in other.tables]
+    assert titles == ["Test", "The", "Budget"]  # no difference without a common seed
     for tables in (other, both):
         assert [warning.split(":")[0] for warning in tables.warnings] == [
             "One seed",
@@ -211,15 +215,10 @@ def test_published_networks_have_a_row_for_each_method_and_source(records: Recor
     assert "ublished" not in markdown(experiment_tables(records, NONE, "pareco"))
 
 
-def test_the_terminal_shows_the_same_numbers(tables: Tables) -> None:
-    text = shown(tables, 120)
-    for expected in ("5.00 ±1.41", "alone †", "‡ spent another", "widths visited", "1,234"):
-        assert expected in text
-    assert "66.50 [65.80, 67.20]" in text
-
-
-def test_no_number_is_cut_in_a_terminal_of_80_columns() -> None:
+def test_no_number_is_cut_in_a_terminal_of_80_columns(tables: Tables) -> None:
     """Though all columns are there, as wide as they get; a cell may take two lines."""
+    for expected in ("5.00 ±1.41", "alone †", "‡ spent another", "66.50 [65.80, 67.20]"):
+        assert expected in shown(tables, 120)
     runs = [run("independent", 0, 44.0, 42.0), run("independent", 1, 86.5, 83.5)]
     cheap = run("pareco", 0, 91.5).assign(macs=400_000)
     text = shown(experiment_tables(records_of(*runs, cheap), NONE, "pareco"), 80)
@@ -228,12 +227,6 @@ def test_no_number_is_cut_in_a_terminal_of_80_columns() -> None:
     words = text.split()
     for expected in ("65.25", "±30.05", "62.75", "±29.34", "[9.45,", "39.20]", "91.50", "1,234"):
         assert expected in words
-
-
-def test_no_footnote_without_a_mark() -> None:
-    text = markdown(experiment_tables(records_of(run("a", 0, 4.0), run("b", 0, 5.0)), NONE, "a"))
-    assert "†" not in text
-    assert "‡" not in text
 
 
 def test_columns_follow_the_cost() -> None:
@@ -251,13 +244,13 @@ def test_a_budget_that_no_network_fits_is_a_dash() -> None:
     assert "| b | 1 | – | – | – | +5.00 | +5.00 | – | -34.44 |" in text
 
 
-def test_another_scale_is_said_in_both_forms_and_the_published_one_is_not() -> None:
+def test_another_scale_is_said_above_all_and_the_published_one_is_not() -> None:
     runs = [run("a", 0, 4.0), run("b", 0, 5.0)]
     label = "scale: short: 1/10 of the epochs, not the published schedule"
     for scale, said in (("short: 1/10 of the epochs", True), ("paper", False)):
         tables = experiment_tables(records_of(*runs, scale=scale), NONE, "a")
         assert (label in shown(tables, 80).splitlines()) is said
-        assert (f"**{label}**" in markdown(tables).splitlines()) is said
+        assert (markdown(tables).splitlines()[2] == f"**{label}**") is said
         assert ("scale" in markdown(tables)) is said
 
 
@@ -287,3 +280,86 @@ def test_a_single_method_has_no_differences_in_the_csv() -> None:
     table = pd.read_csv(io.StringIO(measure_csv(records_of(run("a", 3, 4.0)), "absent")))
     assert set(table["statistic"]) == {"value"}
     assert table["low"].isna().all()
+
+
+HOSTILE = "a&b %c _d #e {f} ~g ^h \\i $j | k ± † ‡ – <l>"
+
+
+def named_tables(name: str, **changes: tuple[str, ...]) -> Tables:
+    """Two tables of two rows, one of which is called `name`, as are heading and a column."""
+    table = Table(
+        title=f"Errors of {name}",
+        columns=("method", name, "area"),
+        rows=(
+            (Cell(name), Cell("5.00 ± 1.41", best=True), Cell("6.00")),
+            (Cell("other"), Cell("7.00"), Cell("–")),
+        ),
+    )
+    lines: dict[str, tuple[str, ...]] = {"warnings": (), "notes": (), "footnotes": ()}
+    return Tables(heading=name, tables=(table, table), **{**lines, **changes})
+
+
+@pytest.mark.parametrize("name", ["plain", HOSTILE, "\\end{tabular}", "a\\", "%", "{", "}"])
+def test_latex_is_balanced_and_each_row_has_all_its_cells(name: str) -> None:
+    text = latex(named_tables(name))
+    code = [line for line in text.splitlines() if not line.startswith("%")]
+    opened = []
+    for kind, environment in re.findall(r"\\(begin|end)\{(\w+)\}", "\n".join(code)):
+        if kind == "begin":
+            opened.append(environment)
+        else:
+            assert opened.pop() == environment
+    assert opened == []
+    rows = [line for line in code if line.endswith(r" \\")]
+    assert len(rows) == 2 * 3
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)&", row)) == 2, row
+    for line in code:
+        assert not re.search(r"(?<!\\)[%#_~^]", line), line
+        assert len(re.findall(r"(?<!\\)\$", line)) % 2 == 0, line
+        assert len(re.findall(r"(?<!\\)\{", line)) == len(re.findall(r"(?<!\\)\}", line)), line
+
+
+def test_latex_of_every_special_character() -> None:
+    text = latex(named_tables(HOSTILE))
+    shown = (
+        r"a\&b \%c \_d \#e \{f\} \textasciitilde{}g \textasciicircum{}h \textbackslash{}i \$j | k"
+        r" $\pm$ $\dagger$ $\ddagger$ -- <l>"
+    )
+    assert rf"{{}}{shown} & \textbf{{5.00 $\pm$ 1.41}} & 6.00 \\" in text.splitlines()
+    assert rf"\caption{{{shown}. Errors of {shown}}}" in text
+    assert rf"method & {shown} & area \\" in text
+
+
+def test_latex_says_warnings_in_the_caption_and_below_what_marks_mean() -> None:
+    """A reader sees nothing else of it; what a table has no mark for is not below it."""
+    parts = {"warnings": ("scale: 50% off", "One seed."), "notes": ("At most x%.",)}
+    marked = latex(named_tables("a †", **parts, footnotes=("† one\ntwo", "‡ three", "Words.")))
+    assert r"\caption{a $\dagger$. scale: 50\% off. One seed. Errors of a $\dagger$}" in marked
+    assert r"{\footnotesize At most x\%. $\dagger$ one two}" in marked
+    assert "three" not in marked
+    assert "footnotesize" not in latex(named_tables("a", footnotes=("† one",)))
+
+
+def test_markdown_bars_are_part_of_a_cell() -> None:
+    """As a Markdown parser reads it: every row has as many cells as there are columns."""
+    (table, _) = named_tables("a|b|c").tables
+    html = MarkdownIt("commonmark").enable("table").render(markdown_table(table))
+    assert html.count("<tr>") == 3
+    assert html.count("<th") == 3 + 1  # <thead>
+    assert html.count("<td") == 6
+    assert "<td>a|b|c</td>" in html
+    assert "<strong>5.00 ± 1.41</strong>" in html
+
+
+def test_markdown_shows_any_text_as_it_is_in_one_line() -> None:
+    hostile = "<img src=x onerror=alert(1)> `code` *a* [b](c) &lt; d\n\n# e"
+    render = MarkdownIt("commonmark").enable("table").render
+    html = render(markdown(named_tables(hostile, warnings=(hostile,))))
+    assert html.count("<h1>") == 1
+    for element in ("<img", "<code>", "<em>", "<a "):
+        assert element not in html
+    assert "&lt;img src=x onerror=alert(1)&gt; `code` *a* [b](c) &amp;lt; d # e" in html
+    (row,) = [[Cell("a", link="a b/table.md")]]
+    linked = markdown_table(Table("", ("x",), (tuple(row),)))
+    assert '<a href="a%20b/table.md">a</a>' in render(linked)

@@ -7,8 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pareco.search import Surrogate, SurrogateError
-from pareco.search.surrogate import AdditiveMaternKernel, GaussianProcess
+from pareco.search.surrogate import (
+    AdditiveMaternKernel,
+    GaussianProcess,
+    Surrogate,
+    SurrogateError,
+)
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform
 
 Array = NDArray[np.float64]
@@ -46,34 +50,24 @@ def bound(process: GaussianProcess, y: Array, x: Array, z: Array, beta: float) -
     return mu - np.sqrt(beta) * np.sqrt(np.diag(kernel(z, z)) - (cross**2).sum(0))
 
 
-def test_predicted_losses_are_the_posterior_in_the_units_of_the_losses() -> None:
-    """Mean and deviation from bounds by hand at beta 0 and 1, scaled back by the data's own."""
+def test_bounds_and_predictions_are_those_of_a_posterior_computed_by_hand() -> None:
     alphas, points = uniform(25, seed=1), uniform(7, seed=2)
-    losses = 3.0 + 0.2 * loss(alphas)
+    outputs = (3.0 + 0.2 * loss(alphas)).numpy(), cost(alphas).numpy()
     surrogate = Surrogate(ALPHA_MIN, dimensions=4, beta=0.1)
-    surrogate.fit(alphas, losses, cost(alphas))
-    mean, deviation = (each.numpy() for each in surrogate.predicted_losses(points))
+    surrogate.fit(alphas, *map(torch.from_numpy, outputs))
     x, z = (((a - ALPHA_MIN) / (1 - ALPHA_MIN)).numpy() for a in (alphas, points))
-    y = losses.numpy()
-    centre, below = (bound(surrogate.processes[0], y, x, z, beta) for beta in (0.0, 1.0))
-    # As below: condition numbers reach about 1e5.
-    np.testing.assert_allclose(mean, y.mean() + y.std() * centre, rtol=1e-8)
-    np.testing.assert_allclose(deviation, y.std() * (centre - below), rtol=1e-5)
-
-
-def test_bounds_are_those_of_a_posterior_computed_by_hand() -> None:
-    alphas, points = uniform(25, seed=1), uniform(7, seed=2)
-    surrogate = Surrogate(ALPHA_MIN, dimensions=4, beta=0.1)
-    surrogate.fit(alphas, loss(alphas), cost(alphas))
-    x, z = (((a - ALPHA_MIN) / (1 - ALPHA_MIN)).numpy() for a in (alphas, points))
-    expected = [
-        bound(process, values.numpy(), x, z, beta=0.1)
-        for process, values in zip(surrogate.processes, (loss(alphas), cost(alphas)), strict=True)
-    ]
+    processes = zip(surrogate.processes, outputs, strict=True)
+    expected = [bound(process, y, x, z, beta=0.1) for process, y in processes]
     # Condition numbers reach about 1e5 (noise >= 1e-4): 1e5 * 2e-16, and a square root near 0.
     np.testing.assert_allclose(
         surrogate.optimistic_bounds(points).numpy(), np.stack(expected, 1), rtol=0, atol=1e-7
     )
+    # In the units of the losses: mean and deviation from bounds at beta 0 and 1, scaled back.
+    mean, deviation = (each.numpy() for each in surrogate.predicted_losses(points))
+    y = outputs[0]
+    centre, below = (bound(surrogate.processes[0], y, x, z, beta) for beta in (0.0, 1.0))
+    np.testing.assert_allclose(mean, y.mean() + y.std() * centre, rtol=1e-8)
+    np.testing.assert_allclose(deviation, y.std() * (centre - below), rtol=1e-5)
 
 
 def test_additive_kernel_gradients_and_forms_agree() -> None:
@@ -136,36 +130,33 @@ def test_a_failed_plain_fit_falls_back_to_jitter(
     assert surrogate.optimistic_bounds(alphas).isfinite().all()
 
 
-def test_jitter_is_what_saves_a_singular_covariance(caplog: pytest.LogCaptureFixture) -> None:
+def test_jitter_is_what_saves_a_singular_covariance(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     # A noise of -1e-6 and equal inputs make K indefinite: only a jitter above 1e-6 can factor it.
     alphas = uniform(1, seed=0).expand(30, 4)
-    original = GaussianProcess.fit
 
     def noiseless(self: GaussianProcess, iterations: int) -> None:
         values = self.hyperparameters()
         values["likelihood.noise_covar.raw_noise"] = [-1e-6]
         self.set_hyperparameters(values)
 
-    GaussianProcess.fit = noiseless
-    try:
-        surrogate = Surrogate(ALPHA_MIN, 4, beta=0.1)
-        surrogate.fit(alphas, loss(alphas), cost(alphas))
-    finally:
-        GaussianProcess.fit = original
+    monkeypatch.setattr(GaussianProcess, "fit", noiseless)
+    surrogate = Surrogate(ALPHA_MIN, 4, beta=0.1)
+    surrogate.fit(alphas, loss(alphas), cost(alphas))
     assert len(caplog.messages) == 2
     assert all("plain fit failed (NotPSDError" in message for message in caplog.messages)
     assert surrogate.optimistic_bounds(alphas).isfinite().all()
 
 
-def test_then_to_the_last_good_hyperparameters(
+def test_then_to_the_last_good_hyperparameters_and_else_it_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alphas = uniform(8, seed=0)
+    alphas, more = uniform(8, seed=0), uniform(9, seed=1)
     surrogate = Surrogate(ALPHA_MIN, 4, beta=0.1)
     surrogate.fit(alphas, loss(alphas), cost(alphas))
     good = surrogate.last_good["loss"]
     failing(monkeypatch, failures=2)
-    more = uniform(9, seed=1)
     surrogate.fit(more, loss(more), cost(more))
     assert [message.split(" (")[0] for message in caplog.messages] == [
         "GP of the loss: plain fit failed",
@@ -173,10 +164,6 @@ def test_then_to_the_last_good_hyperparameters(
     ]
     assert surrogate.processes[0].hyperparameters() == good
     assert len(surrogate.processes[0].inputs) == 9
-
-
-def test_then_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    alphas = uniform(8, seed=0)
     failing(monkeypatch, failures=2)
     with pytest.raises(SurrogateError, match="no GP of the loss for 8 entries"):
         Surrogate(ALPHA_MIN, 4, beta=0.1).fit(alphas, loss(alphas), cost(alphas))

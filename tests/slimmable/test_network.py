@@ -1,17 +1,17 @@
-"""A slimmable network is its sub-networks: the identities of issue 2, section 2."""
+"""A slimmable network is its sub-networks, in outputs, gradients, costs and state."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pareco.slimmable import NormStatistics, SlimmableNet, make_slimmable
 from pareco.slimmable.layers import SlicedLayer
 from pareco.widths import Widths
-from tests.conftest import Network
+from tests.conftest import Network, shapes_only
 
 # Double precision (2e-16) through at most 60 layers, with some room for batch norm over as few as
 # two values, whose derivative is large. A wrong channel would show in the first digit.
@@ -23,10 +23,10 @@ def loss_of(scores: Tensor) -> Tensor:
     return nn.functional.cross_entropy(scores, labels)
 
 
-def gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the gradient of each parameter, by name."""
+def gradients(model: nn.Module, scores: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of each parameter, by name, of the loss of its scores."""
     model.zero_grad()
-    loss_of(model(images)).backward()
+    loss_of(scores).backward()
     named = model.named_parameters()
     return {name: weight.grad for name, weight in named if weight.grad is not None}
 
@@ -41,19 +41,40 @@ def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_network_equals_extracted(network: Network, training: bool) -> None:
-    net = copy.deepcopy(network.net).double().train(training)
-    images = network.images.double()
-    seed = 1 + training
-    for widths in (net.space.smallest, net.space.sample(torch.Generator().manual_seed(seed))):
+def test_costs_equal_counts_on_the_extracted_network(
+    network: Network, generator: torch.Generator
+) -> None:
+    """Against torch's flop counter, the parameters and what convolutions and linears put out."""
+    net, space = network.net, network.net.space
+    sizes: list[int] = []
+
+    def note(_: nn.Module, __: object, output: Tensor) -> None:
+        sizes.append(output.numel())
+
+    for widths in (space.largest, space.smallest, space.sample(generator), space.sample(generator)):
+        plain = net.extract(widths).eval()
+        sizes.clear()
+        for module in plain.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.register_forward_hook(note)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            plain(network.images[:1])
+        assert int(net.cost.macs(widths)) == counter.get_total_flops() / 2
+        assert int(net.cost.params(widths)) == sum(p.numel() for p in plain.parameters())
+        assert int(net.cost.activations(widths)) == sum(sizes)
+
+
+def test_network_equals_extracted(network: Network) -> None:
+    net, images = copy.deepcopy(network.net).double(), network.images.double()
+    for widths in (net.space.smallest, net.space.sample(torch.Generator().manual_seed(1))):
         plain = net.extract(widths)
         assert not any(type(m).__module__.startswith("pareco") for m in plain.modules())
         with net.at(widths):
-            wide = gradients(net, images)
-            scores = net(images)
-        torch.testing.assert_close(scores, plain(images), rtol=RELATIVE, atol=ABSOLUTE)
-        narrow = gradients(plain, images)
+            for mode in (False, True):
+                scores = net.train(mode)(images)
+                expected = plain.train(mode)(images)
+                torch.testing.assert_close(scores, expected, rtol=RELATIVE, atol=ABSOLUTE)
+        wide, narrow = gradients(net, scores), gradients(plain, expected)
         assert narrow.keys() == wide.keys()
         scale = max(float(gradient.abs().max()) for gradient in narrow.values())
         for name, gradient in narrow.items():
@@ -68,18 +89,14 @@ def test_network_equals_extracted(network: Network, training: bool) -> None:
 def test_full_width_is_the_untouched_model_bit_for_bit(network: Network) -> None:
     model, net = copy.deepcopy(network.model).eval(), copy.deepcopy(network.net).eval()
     assert torch.equal(net(network.images), model(network.images))
+    assert_same_state(net.extract(net.space.largest), snapshot(model))
     model.train()
     net.train()
-    expected, found = gradients(model, network.images), gradients(net, network.images)
+    expected, found = gradients(model, model(network.images)), gradients(net, net(network.images))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert torch.equal(net(network.images), model(network.images))
     assert_same_state(net, snapshot(model))  # running statistics after two training batches
-
-
-def test_extract_at_full_width_is_the_untouched_model(network: Network) -> None:
-    plain = network.net.extract(network.net.space.largest)
-    assert_same_state(plain, snapshot(network.model))
 
 
 def test_switching_leaves_no_trace(network: Network, generator: torch.Generator) -> None:
@@ -218,12 +235,12 @@ def test_private_norms(net: SlimmableNet) -> None:
     assert torch.equal(plain.get_parameter("1.weight"), net.get_parameter("1.weight")[:4] + 0.5)
     torch.testing.assert_close(plain(IMAGES), scores)
     with net.at(widths):
-        used = gradients(net, IMAGES)
+        used = gradients(net, net(IMAGES))
     assert private <= used.keys()
     assert not {"1.weight", "4.bias"} & used.keys()
     with net.at(other):
-        assert not private & gradients(net, IMAGES).keys()
-    assert not private & gradients(net, IMAGES).keys()
+        assert not private & gradients(net, net(IMAGES)).keys()
+    assert not private & gradients(net, net(IMAGES)).keys()
 
 
 def test_a_deep_copy_is_independent(net: SlimmableNet) -> None:
@@ -253,8 +270,8 @@ def test_extract_draws_nothing_and_copies_the_weights(net: SlimmableNet) -> None
     assert_same_state(net, before)
 
 
-def test_extract_keeps_device_type_and_mode(shapes_only: Callable[..., SlimmableNet]) -> None:
-    net = shapes_only("cifar_resnet8", 32).bfloat16().eval()
+def test_extract_keeps_device_type_and_mode() -> None:
+    net = copy.deepcopy(shapes_only("cifar_resnet8", 32)).bfloat16().eval()
     plain = net.extract(net.space.smallest)
     assert not plain.training
     assert {p.device.type for p in plain.parameters()} == {"meta"}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
 from pareco.slimmable.layers import ChannelPad
+from tests.conftest import shapes_only
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -72,100 +73,62 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
 
 
 @pytest.mark.parametrize(
-    ("body", "options", "node", "reason", "advice"),
+    ("body", "options", "message"),
     [
-        (
-            lambda m, x: torch.cat([x, x], 1),
-            {"features": 16},
-            "cat",
-            "no rule for",
-            "residual sums",
-        ),
-        (lambda m, x: x.chunk(2, 1)[0], {"features": 4}, "chunk", "no rule for 'chunk'", "Rewrite"),
-        (lambda m, x: torch.split(x, 4, 1)[0], {"features": 4}, "split", "no rule for", "Rewrite"),
-        (lambda m, x: x[:, :4], {"features": 4}, "getitem", "of the channels", "Rewrite"),
-        (lambda m, x: x[:1], {}, "getitem", "indexing", "spatial dimensions only"),
-        (lambda m, x: x * m.scale, {}, "scale", "parameter or buffer", "Rewrite"),
-        (lambda m, x: torch.mul(x, other=x.shape[0]), {}, "mul", "not a traced tensor", "Rewrite"),
-        (
-            lambda m, x: m.conv(x),
-            {"conv": nn.Conv2d(8, 8, 3, groups=4)},
-            "conv",
-            "grouped convolution (4 groups, 8 to 8 channels)",
-            "groups=1",
-        ),
-        (
-            lambda m, x: m.conv(x),
-            {"conv": nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")},
-            "conv",
-            "reflect padding",
-            "Rewrite",
-        ),
-        (lambda m, x: m.norm(x), {"norm": nn.GroupNorm(2, 8)}, "norm", "GroupNorm", "Rewrite"),
-        (lambda m, x: m.norm(x), {"norm": nn.SyncBatchNorm(8)}, "norm", "SyncBatch", "Rewrite"),
-        (lambda m, x: m.act(x), {"act": nn.PReLU(8)}, "act", "no rule for the module", "Rewrite"),
-        (lambda m, x: F.softmax(x, 1), {}, "softmax", "no rule for 'softmax'", "Rewrite"),
-        (lambda m, x: x + m.gate(x), {"gate": nn.Conv2d(8, 1, 1)}, "add", "8 and 1", "Rewrite"),
-        (
-            lambda m, x: x.mean(1, keepdim=True),
-            {"features": 1},
-            "mean",
-            "keep the batch and channel",
-            "Rewr",
-        ),
-        (lambda m, x: x * x.mean(), {}, "mean", "keep the batch and channel", "Rewrite"),
-        (
-            lambda m, x: x.flatten(2).mean(2),
-            {"flat": True},
-            "flatten",
-            "flatten from 2",
-            "dimension 1",
-        ),
-        (
-            lambda m, x: x.view(1, 8, -1).mean(2),
-            {"flat": True},
-            "view",
-            "a reshape other",
-            "flatten",
-        ),
-        (
-            lambda m, x: F.pad(x, (0, 0, 0, 0, 0, x.shape[1])),
-            {},
-            "pad",
-            "channel padding",
-            "by constants",
-        ),
-        (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "pad", "channel padding", "by constants"),
-        (lambda m, x: F.linear(x, x), {}, "linear", "does not run on the example", "size"),
-        (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 8, 1)}, "conv", "does not run on", "size"),
+        (lambda m, x: torch.cat([x, x], 1), {"features": 16}, "'cat'.*no rule.*residual sums"),
+        (lambda m, x: x.chunk(2, 1)[0], {"features": 4}, "'chunk'.*no rule for 'chunk'.*Rewrite"),
+        (lambda m, x: torch.split(x, 4, 1)[0], {"features": 4}, "'split'.*no rule.*Rewrite"),
+        (lambda m, x: x[:, :4], {"features": 4}, "'getitem'.*of the channels.*Rewrite"),
+        (lambda m, x: x[:1], {}, "'getitem'.*indexing.*spatial dimensions only"),
+        (lambda m, x: x * m.scale, {}, "'scale'.*parameter or buffer.*Rewrite"),
+        (lambda m, x: torch.mul(x, other=x.shape[0]), {}, "'mul'.*not a traced tensor.*Rewrite"),
+        (lambda m, x: F.softmax(x, 1), {}, "'softmax'.*no rule for 'softmax'.*Rewrite"),
+        (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 1, 1)}, "'add'.*8 and 1.*Rewrite"),
+        (lambda m, x: x.mean(1, keepdim=True), {"features": 1}, "'mean'.*keep the batch.*Rewrite"),
+        (lambda m, x: x * x.mean(), {}, "'mean'.*keep the batch and channel.*Rewrite"),
+        (lambda m, x: x.flatten(2).mean(2), {"flat": True}, "'flatten'.*from 2.*dimension 1"),
+        (lambda m, x: x.view(1, 8, -1).mean(2), {"flat": True}, "'view'.*other than.*flatten"),
+        (lambda m, x: F.pad(x, (0,) * 5 + (x.shape[1],)), {}, "'pad'.*channel padd.*by constants"),
+        (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "'pad'.*channel padd.*by constants"),
+        (lambda m, x: F.linear(x, x), {}, "'linear'.*does not run on the example.*size"),
     ],
 )
-def test_refusals_name_node_reason_and_advice(
-    body: Callable, options: dict[str, Any], node: str, reason: str, advice: str
-) -> None:
+def test_refused_functions(body: Callable, options: dict[str, Any], message: str) -> None:
+    """Each message names the node, the reason and what would help."""
     model = Net(body, **options)
     model.scale = nn.Parameter(torch.ones(1))
-    with pytest.raises(TracingError) as error:
+    with pytest.raises(TracingError, match=message):
         make_slimmable(model, IMAGE)
-    message = str(error.value)
-    assert node in error.value.node
-    assert all(part in message for part in (node, reason, advice)), message
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "node", "reason", "advice"),
+    ("part", "message"),
     [
-        ("densenet121", 64, "cat in features.denseblock1.denselayer", "rule", "without it"),
-        ("resnext50_32x4d", 64, "layer1.0.conv2", "32 groups", "depthwise"),
-        ("vit_tiny_patch16_224", 64, "_assert", "doesn't match model", "example input"),
+        (nn.Conv2d(8, 8, 3, groups=4), r"grouped convolution \(4 groups, 8 to 8 .*groups=1"),
+        (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect padding.*Rewrite"),
+        (nn.GroupNorm(2, 8), "GroupNorm.*Rewrite"),
+        (nn.SyncBatchNorm(8), "SyncBatchNorm.*Rewrite"),
+        (nn.PReLU(8), "no rule for the module PReLU.*Rewrite"),
+        (nn.Conv2d(3, 8, 1), "does not run on the example.*size"),
     ],
 )
-def test_known_networks_are_refused(
-    name: str, size: int, node: str, reason: str, advice: str
-) -> None:
-    with pytest.raises(TracingError) as error:
-        make_slimmable(create_model(name, num_classes=10), torch.zeros(1, 3, size, size))
-    assert all(part in str(error.value) for part in (node, reason, advice)), error.value
+def test_refused_modules(part: nn.Module, message: str) -> None:
+    with pytest.raises(TracingError, match=f"'part'.*{message}") as error:
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)
+    assert error.value.node == "part"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("densenet121", "cat in features.denseblock1.denselayer.*rule.*without it"),
+        ("resnext50_32x4d", "layer1.0.conv2.*32 groups.*depthwise"),
+        ("vit_tiny_patch16_224", "_assert.*doesn't match model.*example input"),
+    ],
+)
+def test_known_networks_are_refused(name: str, message: str) -> None:
+    with pytest.raises(TracingError, match=message):
+        make_slimmable(create_model(name, num_classes=10), torch.zeros(1, 3, 64, 64))
 
 
 def test_control_flow_on_data_is_refused() -> None:
@@ -312,17 +275,17 @@ def test_squeeze_bottlenecks_and_the_head_stay() -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_100", "mobilenetv4_conv_small", "efficientnet_b0"])
-def test_slim_head_frees_the_head_alone(name: str, shapes_only: Callable) -> None:
+def test_slim_head_frees_the_head_alone(name: str) -> None:
     kept, freed = (shapes_only(name, 64, slim_head=slim).space.names for slim in (False, True))
     assert freed == (*kept, "conv_head")
 
 
-def test_groups_do_not_depend_on_the_image_size(shapes_only: Callable) -> None:
+def test_groups_do_not_depend_on_the_image_size() -> None:
     small, large = (shapes_only("mobilenetv3_large_100", size).space for size in (64, 224))
     assert small == large
 
 
-def test_group_names_are_first_producers(shapes_only: Callable) -> None:
+def test_group_names_are_first_producers() -> None:
     space = shapes_only("cifar_resnet8", 32).space
     assert space.names == (
         *("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer2.0.conv2"),

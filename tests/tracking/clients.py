@@ -1,5 +1,6 @@
 """The real W&B client in a process of its own, with the stub for its server."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,20 +11,52 @@ import pareco
 from tests.wandb_server import KEY, WandbServer
 
 ROOT = Path(pareco.__file__).parents[1]
+RUN = Path("runs/digits/pareco/seed0")
 PREAMBLE = """
-import logging, os, signal, sys, threading, time, urllib.error, urllib.request
+import json, logging, os, signal, time, urllib.error, urllib.request
 from pathlib import Path
-from pareco.tracking import Publication, Tracker
+from rich.console import Console
+from pareco.tracking import Publication, Tracker, mirror, sync
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 folder = Path("runs/digits/pareco/seed0")
 
 def tracker(resume_from=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"name": "digits", "method": "pareco", "seed": 0}
+    (folder / "config.json").write_text(json.dumps(config))
     return Tracker(folder, project="pareco", group="digits", job_type="pareco",
-                   name="pareco-seed0", config={"seed": 0}, resume_from=resume_from)
+                   name="pareco-seed0", config=config, resume_from=resume_from)
 
 def log(tracker, first, last):
     for step in range(first, last):
         tracker.log(step, loss=1 / (step + 1))
+
+def publication(folder=folder):
+    import pandas as pd
+    from matplotlib.figure import Figure
+    (folder / "weights").mkdir(exist_ok=True)
+    (folder / "weights/0.safetensors").write_bytes(bytes(range(256)) * 50)
+    (folder / "front.csv").write_text("macs,test_top1_error\\n20,3.5\\n")
+    front = pd.DataFrame({"widths": ["8 8", "2 4"], "macs": [40, 20],
+                          "test_top1_error": [2.5, 3.5]})
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    return Publication(
+        front=front, cost="macs", figures={"errors": figure}, summary={"passes": 12},
+        artifacts={"front": [folder / "front.csv"],
+                   "model": [folder / "weights/0.safetensors"]})
+
+def synced():
+    "The runs that a sync was about, each with what went wrong."
+    results = sync.sync_runs(Path("runs"), project="pareco", publication=publication)
+    return [(str(folder), problem) for folder, problem in results]
+
+def told(command, *arguments):
+    "The exit status of a command, or how it refuses."
+    try:
+        return command(*arguments, Console())
+    except ValueError as error:
+        return str(error)
 
 def let_the_server_die():
     try:
@@ -32,56 +65,29 @@ def let_the_server_die():
         error.close()
 """
 
-COMMAND = """
-import sys
-from rich.console import Console
-from replications.wandb_commands import {function}
-
-name = None if sys.argv[1:2] == [] or sys.argv[1].startswith("-") else sys.argv.pop(1)
-try:
-    sys.exit({function}(name, sys.argv[1:], Console()))
-except ValueError as error:
-    print("error:", error, file=sys.stderr)
-    sys.exit(2)
-"""
-
-
-def environment(home: Path, server: WandbServer | None, **variables: str) -> dict[str, str]:
-    """Return the environment of a user whose home is that folder, with a key if with a server."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    there = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address} if server else {}
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **there, **variables}
-
 
 def run_script(
-    home: Path, server: WandbServer | None, *scripts: str, **variables: str
+    home: Path, server: WandbServer | None, script: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code after the preamble, in the folder `home`."""
-    code = PREAMBLE + "".join(map(textwrap.dedent, scripts))
-    return _run([sys.executable, "-c", code], home, server, **variables)
+    """Run Python code after the preamble, as a user whose home is that folder, and in it.
 
-
-def run_command(
-    home: Path, server: WandbServer | None, function: str, *arguments: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a function of `replications.wandb_commands`, in the folder `home`.
-
-    `python -m replications` does the same, after seconds of imports that these do not need.
+    With a key if with a server.
     """
-    code = COMMAND.format(function=function)
-    return _run([sys.executable, "-c", code, *arguments], home, server, **variables)
-
-
-def _run(
-    command: list[str], home: Path, server: WandbServer | None, **variables: str
-) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    there = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address} if server else {}
     return subprocess.run(
-        command,
-        env=environment(home, server, **variables),
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(script)],
+        env={**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **there, **variables},
         cwd=home,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
+
+
+def recorded_steps(home: Path) -> list[int]:
+    """The steps in the metrics file of the run that the preamble makes."""
+    lines = (home / RUN / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]

@@ -1,21 +1,18 @@
-"""The record of a run, and a mirror that can neither block nor break it."""
+"""The metrics file of a run, and a mirror that can neither block nor break it."""
 
 import http.server
 import json
 import logging
-import os
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import pareco
 from pareco.tracking import Publication, Tracker, mirror
+from tests.tracking.clients import RUN, recorded_steps, run_script
+from tests.wandb_server import KEY
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
@@ -27,37 +24,30 @@ IDENTITY: dict[str, Any] = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "digits" / "random" / "seed0"
-
-
-@pytest.fixture
-def disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run, without a mirror."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    return tmp_path / "runs" / "digits" / "random" / "seed0"
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("disabled")
 def test_each_line_is_on_disk_at_once_and_disabled_makes_no_wandb_folder(folder: Path) -> None:
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(0, **{"train/loss": 2.5, "widths": 3})
-        assert (
-            folder / "metrics.jsonl"
-        ).read_text() == '{"step": 0, "train/loss": 2.5, "widths": 3}\n'
+        line = '{"step": 0, "train/loss": 2.5, "widths": 3}\n'
+        assert (folder / "metrics.jsonl").read_text() == line
     assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.usefixtures("disabled")
 def test_non_finite_values_are_null(folder: Path) -> None:
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(7, a=float("nan"), b=float("inf"), c=1.0)
     assert records(folder) == [{"step": 7, "a": None, "b": None, "c": 1.0}]
 
 
-@pytest.mark.usefixtures("disabled")
 def test_an_interrupted_record_reads_as_if_it_never_was(folder: Path) -> None:
     with Tracker(folder, **IDENTITY) as tracker:
         for step in range(6):
@@ -73,7 +63,6 @@ def test_an_interrupted_record_reads_as_if_it_never_was(folder: Path) -> None:
     assert list(folder.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("disabled")
 @pytest.mark.parametrize("torn", ['{"st', '{"step": 3', "\0\0\0", '{"step": 3, "loss": 0.2'])
 def test_a_torn_last_line_is_dropped(folder: Path, torn: str) -> None:
     folder.mkdir(parents=True)
@@ -82,15 +71,13 @@ def test_a_torn_last_line_is_dropped(folder: Path, torn: str) -> None:
     assert (folder / "metrics.jsonl").read_text() == '{"step": 2, "loss": 0.5}\n'
 
 
-@pytest.mark.usefixtures("disabled")
 def test_a_broken_line_elsewhere_is_named(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="line 2 is not a record"):
+    with pytest.raises(ValueError, match="line 2 is no line of metrics"):
         Tracker(folder, **IDENTITY, resume_from=9)
 
 
-@pytest.mark.usefixtures("disabled")
 def test_without_resume_the_record_starts_empty(folder: Path) -> None:
     for loss in (1.0, 2.0):
         with Tracker(folder, **IDENTITY) as tracker:
@@ -98,68 +85,43 @@ def test_without_resume_the_record_starts_empty(folder: Path) -> None:
     assert records(folder) == [{"step": 0, "loss": 2.0}]
 
 
-SCRIPT = """
-import logging, os, sys
-from pathlib import Path
-from pareco.tracking import Tracker
-logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-folder = Path(sys.argv[1])
-for resume_from in (None, 2):
-    with Tracker(folder, project="p", group="g", job_type="j", name="n", config={},
-                 resume_from=resume_from) as tracker:
-        for step in range(resume_from or 0, 4):
-            tracker.log(step, loss=float("nan") if step == 1 else 0.5)
-assert "WANDB_DATA_DIR" not in os.environ
-"""
-
-
-def run_alone(folder: Path, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    home.mkdir()
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
-        env={
-            **kept,
-            "HOME": str(home),
-            "PYTHONPATH": str(Path(pareco.__file__).parents[1]),
-            **variables,
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-
-
 @pytest.mark.parametrize(
     "variables",
     [
         {},
-        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
         {"WANDB_MODE": "online"},
     ],
     ids=["no key", "key and dead server", "online asked without a key"],
 )
 def test_without_key_or_server_it_records_offline(
-    folder: Path, tmp_path: Path, variables: dict[str, str]
+    tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    finished = run_alone(folder, tmp_path / "home", **variables)
-    assert finished.stdout == ""
+    script = """
+    logging.getLogger().setLevel(logging.INFO)
+    with tracker() as t:
+        t.log(0, loss=float("nan"))
+        log(t, 1, 4)
+    with tracker(resume_from=2) as t:
+        log(t, 2, 4)
+    """
+    finished = run_script(tmp_path, None, script, **variables)
+    assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
     lines = finished.stderr.splitlines()
-    assert lines.count(f"INFO W&B mode for {folder}: offline") == 2
+    assert lines.count(f"INFO W&B mode for {tmp_path / RUN}: offline") == 2
     expected = 0 if not variables else 2  # silence only where nothing was asked for
     assert len([line for line in lines if line.startswith("WARNING")]) == expected
-    assert [record["step"] for record in records(folder)] == [0, 1, 2, 3]
-    identifier = (folder / "wandb" / "run_id").read_text()
-    assert identifier.startswith("digits-random-seed0-")
-    assert len(list((folder / "wandb").glob(f"offline-run-*/run-{identifier}.wandb"))) == 2
-    home = [path.name for path in (tmp_path / "home").iterdir()]
-    assert home in ([], [".cache"])
+    assert recorded_steps(tmp_path) == [0, 1, 2, 3]
+    identifier = (tmp_path / RUN / "wandb/run_id").read_text()
+    assert identifier.startswith("digits-pareco-seed0-")
+    assert len(list(tmp_path.glob(f"{RUN}/wandb/offline-run-*/run-{identifier}.wandb"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} <= {".cache", "runs"}
 
 
 class Failing:
     """A W&B run whose every call raises."""
+
+    starting_step = 0
 
     def __init__(self) -> None:
         self.calls = 0
@@ -178,7 +140,7 @@ def test_an_exception_of_wandb_is_logged_once_and_the_record_is_complete(
 ) -> None:
     run = Failing()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(mirror, "_started_run", lambda *_: run)
+    monkeypatch.setattr(mirror, "started_run", lambda *_, **__: run)
     with Tracker(folder, **IDENTITY) as tracker:
         for step in range(3):
             tracker.log(step, loss=0.5)
@@ -192,11 +154,11 @@ def test_an_exception_of_wandb_is_logged_once_and_the_record_is_complete(
 def test_an_exception_at_the_start_is_contained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no start")
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(mirror, "_started_run", refuse)
+    monkeypatch.setattr(mirror, "started_run", refuse)
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.log(0, loss=0.5)
     assert records(folder) == [{"step": 0, "loss": 0.5}]
@@ -214,12 +176,28 @@ def test_a_publication_is_made_for_a_mirror_only_and_its_exception_is_contained(
         raise RuntimeError("no front")
 
     monkeypatch.setenv("WANDB_MODE", mode)
-    monkeypatch.setattr(mirror, "_started_run", lambda *_: Failing())
+    monkeypatch.setattr(mirror, "started_run", lambda *_, **__: Failing())
     with Tracker(folder, **IDENTITY) as tracker:
         tracker.publish(make)
         tracker.publish(make)
     assert made == (["offline"] if mode == "offline" else [])
     assert ("no front" in caplog.text) is (mode == "offline")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("disabled", "disabled"), ("offline", "offline"), ("dryrun", "offline"), ("online", "online")],
+)
+def test_a_mode_that_is_asked_for_needs_no_server_but_online(
+    asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached() -> None:
+        assert asked == "online"
+
+    monkeypatch.setattr(mirror, "wandb_settings", lambda: SimpleNamespace(mode=asked))
+    monkeypatch.setattr(mirror, "unreachable", reached)
+    monkeypatch.setenv("WANDB_MODE", asked)
+    assert mirror.wandb_mode() == expected
 
 
 class Refuse(http.server.BaseHTTPRequestHandler):
@@ -242,7 +220,7 @@ def test_any_answer_of_the_server_counts_and_silence_is_waited_out(
         finally:
             http_server.shutdown()
     monkeypatch.setattr(mirror, "_PROBE_SECONDS", 0.2)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(1))
-    started = time.monotonic()
+    silence = threading.Event()
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: silence.wait())
     assert not mirror.answers("http://silent.invalid")
-    assert time.monotonic() - started < 0.9
+    silence.set()

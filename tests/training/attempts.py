@@ -1,4 +1,4 @@
-"""A run in a process of its own, with an accident on its way; the process ends as its run does."""
+"""A run with an accident on its way, in a process of its own where that may not survive it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 
-from pareco.config import Experiment, Machine
+from pareco.config import Machine
 from pareco.training import RunError, StepReport, execute_run
 from pareco.training.folder import RunFolder
 from pareco.training.interruption import Interrupted
@@ -39,16 +41,13 @@ class Accident:
 
 
 def attempt(
-    path: Path,
-    method: str,
-    accident: Accident | None = None,
-    machine: Machine = EACH_STEP,
-    experiment: Experiment = TINY,
+    path: Path, method: str, accident: Accident | None = None, machine: Machine = EACH_STEP
 ) -> int:
     """Return the exit status of a run; what it says is in `path.log`, its weights in `.states`."""
+    if accident is None or accident.kind in _SIGNALS:
+        return _status(path, method, accident, machine)
     context: Any = worker_context()
-    arguments = (path, method, accident, machine, experiment)
-    process = context.Process(target=_attempt, args=arguments)
+    process = context.Process(target=_attempt, args=(path, method, accident, machine))
     process.start()
     process.join()
     return process.exitcode
@@ -73,54 +72,52 @@ def said(path: Path) -> str:
     return path.with_suffix(".log").read_text()
 
 
-def _attempt(
-    path: Path, method: str, accident: Accident | None, machine: Machine, experiment: Experiment
-) -> NoReturn:
-    os.environ["WANDB_MODE"] = "disabled"
+def _attempt(path: Path, method: str, accident: Accident, machine: Machine) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _note_states(path)
-    at = [0]
-    if accident is not None and accident.kind in _MOMENTS:
-        _die_at_moment(accident, at)
+    sys.exit(_status(path, method, accident, machine))
 
-    steps, log = (path.with_suffix(ending).open("a", buffering=1) for ending in (".steps", ".log"))
+
+def _status(path: Path, method: str, accident: Accident | None, machine: Machine) -> int:
+    """Do the run in this process and return with what status a command would end."""
+    done, before = [0], signal.signal(signal.SIGINT, signal.default_int_handler)
+    if accident is not None and accident.kind in _MOMENTS:
+        _die_at_moment(accident, done)
+    files = [path.with_suffix(end).open("a", buffering=1) for end in (".states", ".steps", ".log")]
+    states_file, steps, log = files
     log.truncate(0)
 
     def on_step(report: StepReport) -> None:
-        at[0] = report.step
+        done[0] = report.step
         steps.write(f"{report.step}\n")
         if accident is not None and accident.step == report.step and accident.kind in _ACCIDENTS:
             _ACCIDENTS[accident.kind](path)
 
-    try:
-        execute_run(experiment, method_named(method), 0, path, on_step, machine)
-    except Interrupted as error:
-        log.write(f"{error}")
-        sys.exit(error.exit_status)
-    except RunError as error:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        log.write(f"{error}\n{error.__cause__!r}")
-        sys.exit(1)
-    finally:
-        os.seteuid(os.getuid())
-    sys.exit(0)
-
-
-def _note_states(path: Path) -> None:
-    """Write a digest of weights, momentum and state of the method for every checkpoint."""
-    save, file = RunFolder.save, path.with_suffix(".states").open("a", buffering=1)
-
-    def noted(self: RunFolder, progress: Any, tensors: Any, trainer: Any) -> None:
+    def saved(self: RunFolder, state: Any, tensors: Any, trainer: Any) -> None:
         if trainer is not None:
             digest = hashlib.sha256(json.dumps(trainer).encode())
             for name, tensor in sorted(tensors.items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().contiguous().numpy().tobytes())
-            file.write(f"{progress.gradient_steps + trainer['step']} {digest.hexdigest()}\n")
-        save(self, progress, tensors, trainer)
+            states_file.write(f"{state.gradient_steps + trainer['step']} {digest.hexdigest()}\n")
+        save(self, state, tensors, trainer)
 
-    RunFolder.save = noted  # type: ignore[method-assign]
+    save = RunFolder.save
+    try:
+        with patch.dict(os.environ, WANDB_MODE="disabled"), patch.object(RunFolder, "save", saved):
+            execute_run(TINY, method_named(method), 0, path, on_step, machine)
+    except Interrupted as error:
+        log.write(f"{error}")
+        return error.exit_status
+    except RunError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        log.write(f"{error}\n{error.__cause__!r}")
+        return 1
+    finally:
+        os.seteuid(os.getuid())
+        signal.signal(signal.SIGINT, before)
+        for file in files:
+            file.close()
+    return 0
 
 
 def _die(*unused: object) -> NoReturn:
@@ -128,77 +125,52 @@ def _die(*unused: object) -> NoReturn:
     raise AssertionError("unreachable")
 
 
-def _die_at_moment(accident: Accident, at: list[int]) -> None:
+def _die_at_moment(accident: Accident, done: list[int]) -> None:
     """Have the process killed in the midst of the first such call once the step is done."""
     owner, name, cut = _MOMENTS[accident.kind]
     original = getattr(owner, name)
 
     def patched(*arguments: Any, **options: Any) -> Any:
-        if at[0] >= accident.step:
+        if done[0] >= accident.step:
             return cut(original, *arguments, **options)
         return original(*arguments, **options)
 
     setattr(owner, name, patched)
 
 
-def _torn(fsync: Callable[[int], None], descriptor: int) -> None:
-    """Die with half of a checkpoint's bytes written."""
+def _die_in_sync(torn: bool, fsync: Callable[[int], None], descriptor: int) -> None:
     if "/checkpoints/." not in os.readlink(f"/proc/self/fd/{descriptor}"):
         return fsync(descriptor)
-    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    if torn:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
     _die()
 
 
-def _unsynced(fsync: Callable[[int], None], descriptor: int) -> None:
-    """Die with a checkpoint written, but not synced."""
-    if "/checkpoints/." not in os.readlink(f"/proc/self/fd/{descriptor}"):
-        return fsync(descriptor)
-    _die()
+def _die_in_replace(where: str, named: bool, replace: Any, self: Path, target: Path) -> Path:
+    due = where in (target.name, target.parent.name)
+    result = replace(self, target) if named or not due else target
+    return _die() if due else result
 
 
-def _unnamed(replace: Callable[..., Path], self: Path, target: Path) -> Path:
-    """Die with a checkpoint synced, but not renamed."""
-    return _die() if target.parent.name == "checkpoints" else replace(self, target)
-
-
-def _named(replace: Callable[..., Path], self: Path, target: Path) -> Path:
-    """Die with a checkpoint renamed, but its folder not synced."""
-    result = replace(self, target)
-    return _die() if target.parent.name == "checkpoints" else result
-
-
-def _crowded(unlink: Callable[..., None], self: Path, missing_ok: bool = False) -> None:
-    """Die with a checkpoint in place, and an old one too many."""
+def _die_in_unlink(unlink: Callable[..., None], self: Path, missing_ok: bool = False) -> None:
     _die() if self.parent.name == "checkpoints" else unlink(self, missing_ok=missing_ok)
 
 
-def _unfinished(replace: Callable[..., Path], self: Path, target: Path) -> Path:
-    """Die with all results written, but not the end mark."""
-    return _die() if target.name == "DONE" else replace(self, target)
-
-
 _MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "torn": (os, "fsync", _torn),
-    "unsynced": (os, "fsync", _unsynced),
-    "unnamed": (Path, "replace", _unnamed),
-    "named": (Path, "replace", _named),
-    "crowded": (Path, "unlink", _crowded),
-    "unfinished": (Path, "replace", _unfinished),
+    # half of a checkpoint's bytes are written; all are, but not synced; they are, but not renamed
+    "torn": (os, "fsync", partial(_die_in_sync, True)),
+    "unsynced": (os, "fsync", partial(_die_in_sync, False)),
+    "unnamed": (Path, "replace", partial(_die_in_replace, "checkpoints", False)),
+    # it is renamed, but its folder not synced; it is in place, and an old one too many
+    "named": (Path, "replace", partial(_die_in_replace, "checkpoints", True)),
+    "crowded": (Path, "unlink", _die_in_unlink),
+    # all results are written, but not the end mark
+    "unfinished": (Path, "replace", partial(_die_in_replace, "DONE", False)),
 }
 
 
-def _die_soon(path: Path) -> None:
-    """Die some milliseconds later, wherever the process is then."""
-    threading.Timer(0.02, _die).start()
-
-
-def _full_disk(path: Path) -> None:
-    """Let no file grow over 10 kB, so that the next checkpoint fails half way."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1))
-
-
 def _full_record(path: Path) -> None:
-    """Let the record grow by half a line only."""
+    """Let the metrics file grow by half a line only."""
     room = (path / "metrics.jsonl").stat().st_size + 40
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, -1))
 
@@ -227,12 +199,16 @@ def _hold_on(path: Path) -> None:
         time.sleep(0.02)
 
 
-_ACCIDENTS: dict[str, Callable[[Path], None]] = {
-    "killed": _die,
-    "killed_soon": _die_soon,
+_SIGNALS: dict[str, Callable[[Path], None]] = {
     "sigterm": lambda path: os.kill(os.getpid(), signal.SIGTERM),
     "sigint": lambda path: os.kill(os.getpid(), signal.SIGINT),
-    "full_disk": _full_disk,
+}
+_ACCIDENTS: dict[str, Callable[[Path], None]] = {
+    **_SIGNALS,
+    "killed": _die,
+    "killed_soon": lambda path: threading.Timer(0.02, _die).start(),
+    # No file may grow over 10 kB, so that the next checkpoint fails half way.
+    "full_disk": lambda path: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1)),
     "full_record": _full_record,
     "out_of_memory": _out_of_memory,
     "other_user": _other_user,

@@ -1,13 +1,24 @@
+import errno
 import os
 import pickle
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
 from pareco.training import interruption
-from pareco.training.interruption import Interrupted, check, insisted, interruptible, requested
+from pareco.training.interruption import (
+    Interrupted,
+    RunError,
+    check,
+    explained,
+    insisted,
+    interruptible,
+    requested,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +57,8 @@ def test_a_signal_only_asks(signum: int, status: int) -> None:
 def test_a_signal_that_nobody_answers_is_not_lost() -> None:
     with pytest.raises(Interrupted), interruptible():
         send(signal.SIGTERM)
+    with interruptible():
+        check()  # each block begins anew
 
 
 def test_an_error_after_a_signal_passes() -> None:
@@ -86,13 +99,6 @@ def test_a_block_inside_another_is_a_part_of_it() -> None:
         work()
 
 
-def test_each_block_begins_anew() -> None:
-    with pytest.raises(Interrupted), interruptible():
-        send(signal.SIGTERM)
-    with interruptible():
-        check()
-
-
 def test_in_another_thread_nothing_changes() -> None:
     handlers: list[object] = []
 
@@ -119,3 +125,64 @@ def test_an_ignored_signal_stays_ignored() -> None:
 def test_it_travels_between_processes() -> None:
     copy = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
     assert copy.signum == signal.SIGTERM
+
+
+RUN = Path("runs/tiny/us_net/seed0")
+
+
+def message_for(error: Exception) -> str:
+    with pytest.raises(RunError) as raised, explained(RUN):
+        raise error
+    assert raised.value.__cause__ is error
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk(number: int) -> None:
+    message = message_for(OSError(number, os.strerror(number)))
+    assert message.startswith(f"{RUN} could not be written: {os.strerror(number)}.")
+    assert "checkpoint too, is intact: make room" in message
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_file_that_cannot_be_written(number: int) -> None:
+    """Only one in the run's folder is called a part of it."""
+    message = message_for(OSError(number, os.strerror(number), str(RUN / "env.json")))
+    assert f"{RUN} cannot be written: {os.strerror(number)} ({RUN / 'env.json'})." in message
+    assert "--runs FOLDER" in message
+    message = message_for(OSError(number, os.strerror(number), "/data/cat.png"))
+    assert message.startswith(f"/data/cat.png cannot be used: {os.strerror(number)}.")
+    assert "--runs" not in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 ..."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_memory_that_runs_out(error: Exception) -> None:
+    message = message_for(error)
+    assert message.startswith(f"memory ran out during {RUN} (")
+    assert "\n" not in message
+    assert "is intact" in message
+    assert "training.batch_size" in message
+
+
+def test_an_allocation_that_really_fails() -> None:
+    with pytest.raises(RunError, match="memory ran out"), explained(RUN):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RunError, match="memory ran out"), explained(RUN):
+        bytearray(2**62)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(errno.ENOENT, "No such file", "x"), RuntimeError("shapes"), ValueError("v")],
+)
+def test_other_errors_pass(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, explained(RUN):
+        raise error
+    assert raised.value is error

@@ -9,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pareco.reporting.figures import widths_figure
-from pareco.reporting.records import Group, Records
+from pareco.reporting.records import Records
 from pareco.reporting.statistics import staircase
+from pareco.schema import GroupSize
 
 
 def printed(figure: Figure) -> list[list[str]]:
@@ -80,7 +81,7 @@ def test_dense_fronts_have_no_counts_and_fewer_labels(
 @pytest.mark.parametrize("count", [14, 40])
 def test_names_stand_inside_and_apart(records: Records, count: int) -> None:
     """24 groups, as MobileNetV2 has: no two names, counts or headings overlap when drawn."""
-    groups = tuple(Group(name=f"blocks.{n}.0.conv_pwl", maximum=960) for n in range(24))
+    groups = tuple(GroupSize(name=f"blocks.{n}.0.conv_pwl", maximum=960) for n in range(24))
     scale = "short: 1/10 of the epochs"
     experiment = replace(records.experiment, groups=groups, scale=scale)
     many = dense(replace(records, experiment=experiment), count)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
-from pareco.training.step import accumulate_gradients, sandwich_widths
+from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
 
 
 @pytest.fixture
@@ -53,3 +53,14 @@ def test_the_network_returns_to_its_widths(net: SlimmableNet) -> None:
     images, labels = torch.zeros(4, 1, 8, 8).double(), torch.zeros(4, dtype=torch.int64)
     accumulate_gradients(net, images, labels, sandwich_widths(net, ()), label_smoothing=0.0)
     assert net.widths == before
+
+
+def test_hand_worked_rates() -> None:
+    rates = [learning_rate(step, steps=10, warmup_steps=2, peak=0.8) for step in range(10)]
+    expected = [0.4, 0.8, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert rates == pytest.approx(expected, rel=1e-12)  # a few roundings of doubles
+
+
+def test_without_warmup_it_starts_at_the_peak() -> None:
+    assert learning_rate(0, steps=5, warmup_steps=0, peak=1.0) == 1.0
+    assert learning_rate(4, steps=5, warmup_steps=0, peak=1.0) == pytest.approx(0.2)

@@ -1,0 +1,228 @@
+"""What the files of runs and records hold: columns and fields, their types, what may be missing.
+
+Runs write what stands here, and reports read and check it. Columns are given with the types that
+pandas has for them; every JSON object may hold more fields than those named, which are not read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated, NotRequired
+
+from pydantic import AfterValidator, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from pareco.config import COSTS, Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run spent, in numbers."""
+
+    gradient_steps: int
+    passes: int
+    search_evaluations: int
+    widths_visited: int
+
+
+FRONT_TYPES = {
+    "experiment": "str",
+    "method": "str",
+    "seed": "int64",
+    "widths": "str",
+    **dict.fromkeys(COSTS, "int64"),
+    "search_loss": "float64",
+    "test_top1_error": "float64",
+    "test_top5_error": "float64",
+    "calibration_images": "int64",
+}
+"""front.csv of a run, errors in percent; with those of BUDGET_TYPES, fronts.csv of the records."""
+
+BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
+
+CURVE_TYPES = {
+    "method": "str",
+    "seed": "int64",
+    "step": "int64",
+    "loss_largest": "float64",
+    "loss_smallest": "float64",
+}
+"""curves.csv of the records, made from the metrics.jsonl of each run; losses in nats."""
+
+VISIT_NUMBERS = {
+    "target_cost": ".1f",
+    "predicted_loss": ".6f",
+    "predicted_deviation": ".6f",
+    "refreshed_loss": ".6f",
+    "final_loss": ".6f",
+}
+"""The numbers that a visit may lack, and how a run writes them."""
+
+VISIT_TYPES = {
+    "method": "str",
+    "seed": "int64",
+    "visit": "int64",
+    "step": "Int64",
+    "origin": "str",
+    "widths": "str",
+    **dict.fromkeys(COSTS, "int64"),
+    **dict.fromkeys(VISIT_NUMBERS, "float64"),
+}
+"""visits.csv of the records; that of a run has the experiment before them."""
+
+PUBLISHED_TYPES = {
+    "network": "str",
+    "data": "str",
+    "image_size": "int64",
+    "method": "str",
+    "config": "str",
+    "macs_millions": "float64",
+    "params_millions": "float64",
+    "top1_error": "float64",
+    "source": "str",
+    "note": "str",
+}
+"""The CSV files of published numbers; the error in percent."""
+
+MAY_LACK = {"step", *VISIT_NUMBERS, "config", "macs_millions", "params_millions", "note"}
+"""Columns with empty cells; a step only in visits."""
+
+LIMITS = {
+    **dict.fromkeys(("test_top1_error", "test_top5_error", "top1_error"), (0, 100)),
+    **dict.fromkeys(("macs_millions", "params_millions"), (1e-6, 1e12)),
+    "image_size": (1, 1e6),
+    **dict.fromkeys(VISIT_NUMBERS, (-inf, inf)),
+}
+"""The least and the most that a number may be; of others, anything finite."""
+
+
+def _line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{text!r} is not one line of text")
+    return text
+
+
+def _complete(costs: Mapping[str, int | float]) -> dict[str, int | float]:
+    if missing := [name for name in COSTS if name not in costs]:
+        raise ValueError(f"it lacks {missing[0]!r}")
+    return {name: costs[name] for name in COSTS}
+
+
+Line = Annotated[str, AfterValidator(_line)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSize:
+    """A channel group by its name, and its channel count in the full network."""
+
+    name: Line
+    maximum: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What the runs of an experiment have in common."""
+
+    experiment: Line
+    network: Line
+    data: Line
+    """The name of the data set."""
+    image_size: int
+    """Height and width in pixels."""
+    scale: Line
+    """PUBLISHED_SCALE for the published schedule, else a line that says how much of it this is."""
+    cost: Cost
+    """The objective beside the loss: the axis of tables and plots."""
+    full_costs: Annotated[Mapping[str, int | float], AfterValidator(_complete)]
+    """Every cost of the full network: COSTS, and the latency where it was measured."""
+    groups: tuple[GroupSize, ...]
+    """In the order of a front's `widths`."""
+
+
+class Timing(TypedDict):
+    """The time of a run, and the rates of its training (None if there was none)."""
+
+    seconds: float
+    images_per_second: float | None
+    data_waiting_percent: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult(Subject):
+    """The result.json of a run."""
+
+    method: str
+    seed: int
+    budget: Budget
+    budget_exempt: bool
+    timing: Timing
+    damaged_images: int
+
+
+class Environment(TypedDict):
+    """Where a session of a run was: an entry of its env.json, and of environment.json.
+
+    No field that could hold a path of a machine or its name is read.
+    """
+
+    commit: str | None
+    dirty: bool | None
+    python: str
+    packages: dict[str, str]
+    cpu: str
+    gpus: list[str]
+    system: NotRequired[str]
+    cpu_instructions: NotRequired[str]
+    cpu_cores: NotRequired[int | None]
+    device: NotRequired[str]
+    processes: NotRequired[int]
+    data_fingerprint: NotRequired[str]
+
+
+class RunTimes(TypedDict):
+    """What environment.json says of a run; its sessions are positions among the environments."""
+
+    sessions: list[int]
+    seconds: float
+    images_per_second: float | None
+    data_waiting_percent: float | None
+    damaged_images: int
+
+
+class EnvironmentRecord(TypedDict):
+    """The environment.json of the records: distinct environments; runs by method and `seed<k>`."""
+
+    environments: list[Environment]
+    runs: dict[str, dict[str, RunTimes]]
+
+
+def _sessions_known(record: EnvironmentRecord) -> EnvironmentRecord:
+    known = range(len(record["environments"]))
+    for run in (run for seeds in record["runs"].values() for run in seeds.values()):
+        if any(session not in known for session in run["sessions"]):
+            raise ValueError("a run names an environment that is not there")
+    return record
+
+
+class LatencyRecord(TypedDict):
+    """latency.json: how latency was measured, and that of each network by its widths."""
+
+    system: NotRequired[str]
+    cpu: str
+    cpu_instructions: NotRequired[str]
+    cpu_cores: NotRequired[int | None]
+    device: str
+    gpus: list[str]
+    torch: NotRequired[str]
+    cpu_threads: int
+    batch_size: int
+    image_size: NotRequired[int]
+    milliseconds: dict[str, Milliseconds]
+
+
+CONFIGURATION = TypeAdapter(dict[str, object])
+SESSIONS = TypeAdapter(Annotated[list[Environment], Field(min_length=1)])
+RESULT = TypeAdapter(RunResult)
+ENVIRONMENT = TypeAdapter(Annotated[EnvironmentRecord, AfterValidator(_sessions_known)])
+LATENCIES = TypeAdapter(LatencyRecord)

@@ -1,0 +1,322 @@
+"""What is read from run folders, what is refused by name, and what earlier records keep."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pareco.config import COSTS
+from pareco.reporting.collection import collected_runs, records_of, with_kept_times
+from pareco.reporting.records import (
+    LATENCY,
+    InvalidRecord,
+    Records,
+    read_records,
+    write_records,
+)
+from pareco.schema import BUDGET_TYPES, CURVE_TYPES, FRONT_TYPES, VISIT_TYPES
+from tests.reporting.conftest import ENVIRONMENT, FULL, STEPS, changed, run_elsewhere, write_latency
+
+WriteRun = Callable[..., Path]
+
+
+def test_runs_of_other_configurations_or_data_are_refused(runs: Path) -> None:
+    folder = runs / "digits" / "random" / "seed1"
+    changed(folder / "config.json", **{"training.epochs": 4})
+    with pytest.raises(InvalidRecord, match=r"training.epochs: 3, 4: only runs of one"):
+        collected_runs("digits", runs)
+    changed(folder / "config.json", **{"training.epochs": 3})
+    (folder / "env.json").write_text(json.dumps([ENVIRONMENT | {"data_fingerprint": "other"}]))
+    with pytest.raises(InvalidRecord, match="data fingerprint: abc, other"):
+        collected_runs("digits", runs)
+
+
+def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -> None:
+    unfinished = write_run(runs, "random", 2, finished=False)
+    collected = collected_runs("digits", runs)
+    records = collected.records
+    assert list(records.fronts.columns) == [*FRONT_TYPES, *BUDGET_TYPES]
+    assert collected.unfinished == (unfinished,)
+    order = list(records.fronts[["method", "seed", "macs"]].itertuples(index=False, name=None))
+    assert order == sorted(order)
+    assert len(order) == 3 * 2 * 10
+    assert records.experiment.network == "resnet8"
+    assert records.experiment.groups[2].maximum == 32
+    seed_one = records.fronts[records.fronts["seed"] == 1]
+    assert set(seed_one["search_evaluations"]) == {121}
+    assert records.runs == [(m, s) for m in ("pareco", "random", "uniform") for s in (0, 1)]
+    assert list(records.environment["runs"]) == ["pareco", "random", "uniform"]
+
+
+def test_curves_and_visits_are_ordered_by_run(runs: Path) -> None:
+    records = collected_runs("digits", runs).records
+    assert list(records.curves.columns) == list(CURVE_TYPES)
+    assert list(records.visits.columns) == list(VISIT_TYPES)
+    assert list(records.curves["step"]) == [*STEPS] * 6
+    assert list(records.curves["seed"].unique()) == [0, 1]
+    assert list(records.visits["visit"]) == [*range(9)] * 2
+    assert set(records.visits["method"]) == {"pareco"}
+    first = records.visits.iloc[0]
+    assert first[["step", "predicted_loss", "target_cost"]].isna().all()
+    assert list(records.visits["step"].dropna().unique()) == [20, 40, 60, 80, 100]
+
+
+def test_a_curve_is_thinned_to_means_of_all_its_steps(tmp_path: Path, write_run: WriteRun) -> None:
+    """Of 250 losses, where loss equals step, the 100 means are over two or three of them each."""
+    path = write_run(tmp_path, "random", 0) / "metrics.jsonl"
+    lines: list[dict[str, int | None]]
+    lines = [{"step": step, "loss_largest": step, "loss_smallest": -step} for step in range(250)]
+    lines.insert(7, {"step": 6, "loss_largest": None, "loss_smallest": None})
+    path.write_text("\n".join(map(json.dumps, lines)))
+    curves = collected_runs("digits", tmp_path).records.curves
+    assert len(curves) == 100
+    # 0 to 2, 3 and 4, 5 to 7, 8 and 9, and so on.
+    assert list(curves["loss_largest"][:4]) == [1, 3.5, 6, 8.5]
+    assert list(curves["step"][:4]) == [2, 4, 7, 9]
+    assert curves["step"].iloc[-1] == 249
+    assert curves["loss_smallest"].iloc[-1] == -248.5
+
+
+def test_latency_is_joined_by_widths_where_every_network_has_one(runs: Path) -> None:
+    write_latency(runs, leave_out=1)
+    records = collected_runs("digits", runs).records
+    assert records.latency is None
+    assert LATENCY not in {*records.fronts, *records.experiment.full_costs}
+    write_latency(runs)
+    records = collected_runs("digits", runs).records
+    assert records.latency is not None
+    assert records.latency["cpu"] == "A processor"
+    assert records.experiment.full_costs[LATENCY] == 1 + 0.01 * (16 + 16 + 32 + 32 + 64)
+    for widths, time in zip(records.fronts["widths"], records.fronts[LATENCY], strict=True):
+        assert time == 1 + 0.01 * sum(map(int, widths.split()))
+    assert records.latency["milliseconds"][FULL] == records.experiment.full_costs[LATENCY]
+
+
+def test_the_order_is_by_the_experiments_own_cost(tmp_path: Path, write_run: WriteRun) -> None:
+    front = write_run(tmp_path, "random", 0, cost="params") / "front.csv"
+    header, *lines = [line.split(",") for line in front.read_text().splitlines()]
+    macs, params = (header.index(name) for name in ("macs", "params"))
+    for number, line in enumerate(sorted(lines, key=lambda line: int(line[macs]))):
+        line[params] = str(1000 - number)
+    front.write_text("\n".join(",".join(line) for line in [header, *lines]))
+    collected = collected_runs("digits", tmp_path).records.fronts
+    assert list(collected["params"]) == [*range(991, 1001)]
+    assert collected["macs"].is_monotonic_decreasing
+
+
+def test_no_finished_run_says_where_it_looked(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, "random", 0, finished=False)
+    with pytest.raises(InvalidRecord, match=r"no finished run of 'digits' .*1 unfinished"):
+        collected_runs("digits", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("network", "resnet20"),
+        ("full_costs", dict.fromkeys(COSTS, 9_000_000)),
+        ("groups", []),
+        ("cost", "params"),
+        ("scale", "short: 1/10 of the epochs"),
+        ("data", "digits"),
+        ("image_size", 8),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(runs: Path, field: str, value: object) -> None:
+    changed(runs / "digits" / "uniform" / "seed1" / "result.json", **{field: value})
+    with pytest.raises(InvalidRecord, match=rf"pareco/seed0 and .*uniform/seed1 differ in {field}"):
+        collected_runs("digits", runs)
+
+
+def test_a_copied_folder_is_refused(runs: Path) -> None:
+    (runs / "digits" / "random" / "seed0").rename(runs / "digits" / "random" / "seed5")
+    with pytest.raises(InvalidRecord, match="belongs to digits/random/seed0"):
+        collected_runs("digits", runs)
+
+
+def test_exempt_methods_of_any_run_are_exempt(runs: Path, write_run: WriteRun) -> None:
+    write_run(runs, "zalone", 0, budget_exempt=True)
+    write_run(runs, "alone", 0, budget_exempt=True)
+    exempt = collected_runs("digits", runs).records.experiment.budget_exempt
+    assert exempt == ("alone", "zalone")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        *((name, None, "No such file") for name in ("metrics.jsonl", "visits.csv", "result.json")),
+        ("metrics.jsonl", "", "lacks|step"),
+        ("metrics.jsonl", "{", "Expecting property name"),
+        ("metrics.jsonl", '{"step": 1, "loss_largest": 2.0}', "loss_smallest"),
+        ("metrics.jsonl", '{"step": 1, "loss_largest": "a", "loss_smallest": 1}', "."),
+        ("visits.csv", "", "No columns"),
+        ("visits.csv", "method,seed\n", "visit"),
+        ("result.json", "[1, 2]", "."),
+        ("result.json", "{", "Invalid JSON"),
+        ("result.json", "{}", "experiment: Field required"),
+        ("config.json", "[]", "Input should be an object"),
+        ("env.json", "[]", "at least 1 item"),
+        ("env.json", '[{"commit": "a"}]', "0.dirty: Field required"),
+        ("env.json", "{", "Invalid JSON"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    runs: Path, name: str, text: str | None, message: str
+) -> None:
+    path = runs / "digits" / "random" / "seed0" / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidRecord, match=rf"random/seed0/{name}.*(?:{message})"):
+        collected_runs("digits", runs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cost": "latency"}, "cost: Input should be 'macs', 'params', 'activations'"),
+        ({"cost": ["macs"]}, "cost: Input should be 'macs'"),
+        ({"scale": ""}, "scale: .*'' is not one line of text"),
+        ({"full_costs": {"macs": 1}}, "full_costs: .*lacks 'params'"),
+        ({"timing": {"seconds": 1.0}}, "timing.images_per_second: Field required"),
+        ({"budget": {}}, "budget.gradient_steps: Field required"),
+    ],
+)
+def test_a_damaged_result_is_named(runs: Path, changes: dict[str, object], message: str) -> None:
+    path = runs / "digits" / "random" / "seed0" / "result.json"
+    changed(path, **changes)
+    with pytest.raises(InvalidRecord, match=rf"random/seed0/result.json: {message}"):
+        collected_runs("digits", runs)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("search_loss", "loss", "search_loss"),
+        ("16 16 32 32 64", "16 16 32 32", "4 counts for 5 groups"),
+        (",4120000,", ",4120001,", "macs outside 1 to 4120000"),
+        (",62500,8200,", ",62500,8201,", "peak_activations outside 1 to 8200"),
+        (",62500,8200,", ",62500,8200,inf,-5,-5,512\n", "line 10: search_loss is inf, not a fin"),
+        (",62500,8200,", ",62500,8200,1.0,-5,-5,512\n", "test_top1_error is -5.0, not .* 0 to 100"),
+        ("digits,random", "digits,uniform", "a row belongs to another run"),
+        ("random,0", "random,1", "a row belongs to another run"),
+    ],
+)
+def test_a_damaged_front_is_named(runs: Path, old: str, new: str, message: str) -> None:
+    path = runs / "digits" / "random" / "seed0" / "front.csv"
+    before, found, after = path.read_text().partition(old)
+    assert found
+    path.write_text(before + new + ("" if new.endswith("\n") else after))
+    with pytest.raises(InvalidRecord, match=rf"random/seed0/front\.csv.*(?:{message})"):
+        collected_runs("digits", runs)
+    path.write_text(path.read_text().splitlines()[0].replace(new, old) + "\n")
+    with pytest.raises(InvalidRecord, match=r"random/seed0/front\.csv: there is no network in it"):
+        collected_runs("digits", runs)
+
+
+def test_visits_of_another_run_are_refused(runs: Path) -> None:
+    path = runs / "digits" / "pareco" / "seed1" / "visits.csv"
+    path.write_bytes((runs / "digits" / "pareco" / "seed0" / "visits.csv").read_bytes())
+    with pytest.raises(InvalidRecord, match=r"seed1/visits.csv: a row belongs to another run"):
+        collected_runs("digits", runs)
+
+
+def with_sessions(folder: Path, *changes: dict[str, Any]) -> Path:
+    """The folder, with one session for each of the changes to the first."""
+    path = folder / "env.json"
+    first = json.loads(path.read_text())[0]
+    path.write_text(json.dumps([first | change for change in changes]))
+    return folder
+
+
+def test_alike_sessions_are_written_once(tmp_path: Path, write_run: WriteRun) -> None:
+    gpu = {"gpus": ["H100"], "device": "cuda", "processes": 8}
+    folders = [
+        with_sessions(write_run(tmp_path, "random", 10), {}, gpu, {}),
+        with_sessions(write_run(tmp_path, "random", 2), {}),
+        with_sessions(write_run(tmp_path, "alone", 0, damaged_images=4), gpu, gpu),
+    ]
+    record = records_of(folders).environment
+    first, second = record["environments"]
+    assert (first["gpus"], first["device"], first["processes"]) == (["H100"], "cuda", 8)
+    assert (second["gpus"], second["device"], second["processes"]) == ([], "cpu", 1)
+    assert first["commit"] == "0123abc"
+    assert first["dirty"] is False
+    assert first["packages"] == {"torch": "2.9.0"}
+    assert first["python"] == "3.12.1"
+    assert first["cpu"] == "A processor"
+    rates = {"images_per_second": 812.0, "data_waiting_percent": 1.5}
+    assert record["runs"] == {
+        "alone": {"seed0": {"sessions": [0, 0], "seconds": 31.5, **rates, "damaged_images": 4}},
+        "random": {
+            "seed2": {"sessions": [1], "seconds": 33.5, **rates, "damaged_images": 0},
+            "seed10": {"sessions": [1, 0, 1], "seconds": 41.5, **rates, "damaged_images": 0},
+        },
+    }
+    assert list(record["runs"]["random"]) == ["seed2", "seed10"]
+    assert json.dumps(records_of(folders[::-1]).environment) == json.dumps(record)
+
+
+def test_no_path_and_no_host_gets_in(tmp_path: Path, write_run: WriteRun) -> None:
+    private = {"hostname": "secret-host", "folder": "/home/someone", "argv": ["/usr/bin/x"]}
+    folder = with_sessions(write_run(tmp_path, "random", 0), private)
+    text = json.dumps(records_of([folder]).environment)
+    assert "secret" not in text
+    assert "/" not in text
+    assert str(tmp_path) not in text
+
+
+@pytest.fixture
+def before(runs: Path, tmp_path: Path) -> Records:
+    """The records of `runs`, written and read; their times have changed since."""
+    write_latency(runs)
+    write_records(collected_runs("digits", runs).records, tmp_path / "digits")
+    run_elsewhere(runs)
+    return read_records(tmp_path / "digits")
+
+
+@pytest.mark.parametrize("part", ["front", "budget"])
+def test_only_the_runs_whose_fronts_changed_have_new_times(
+    runs: Path, before: Records, part: str
+) -> None:
+    folder = runs / "digits" / "random" / "seed1"
+    if part == "front":
+        front = folder / "front.csv"
+        front.write_text(front.read_text().replace(",512", ",513"))
+    else:
+        budget = json.loads((folder / "result.json").read_text())["budget"]
+        changed(folder / "result.json", budget=budget | {"passes": 1601})
+    kept = with_kept_times(collected_runs("digits", runs).records, before)
+    first, second = kept.environment["environments"]
+    assert (first, second["cpu"]) == (before.environment["environments"][0], "Another")
+    found = {
+        (method, seed): run
+        for method, seeds in kept.environment["runs"].items()
+        for seed, run in seeds.items()
+    }
+    new = found.pop(("random", "seed1"))
+    assert (new["sessions"], new["seconds"], new["damaged_images"]) == ([1], 7.25, 3)
+    for (method, seed), run in found.items():
+        assert run == before.environment["runs"][method][seed]
+    assert kept.latency == before.latency
+
+
+def test_a_new_network_brings_all_latencies_anew(
+    runs: Path, before: Records, write_run: WriteRun
+) -> None:
+    write_run(runs, "other", 0)
+    write_latency(runs)
+    run_elsewhere(runs)
+    kept = with_kept_times(collected_runs("digits", runs).records, before)
+    assert kept.latency is not None
+    assert kept.latency["cpu"] == "Another"
+    assert kept.experiment.full_costs[LATENCY] == 2 * before.experiment.full_costs[LATENCY]
+    assert list(kept.environment["runs"]) == ["other", "pareco", "random", "uniform"]
+    kept_run, run = (each.environment["runs"]["random"]["seed0"] for each in (kept, before))
+    assert (kept_run["seconds"], kept_run["sessions"], run["sessions"]) == (
+        run["seconds"],
+        [1],
+        [0],
+    )

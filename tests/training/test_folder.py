@@ -1,0 +1,243 @@
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save, save_file
+
+from pareco.config import Experiment
+from pareco.data import load_data
+from pareco.processes import Processes
+from pareco.training import RunError, RunFolder
+from pareco.training.folder import (
+    FORMAT,
+    DamagedCheckpoint,
+    RunState,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from tests.experiments import TINY
+
+ALONE = Processes(torch.device("cpu"))
+ROW = {"experiment": "tiny", "widths": "1-2", "macs": 3}
+TENSORS = {
+    "a": torch.arange(12.0).reshape(3, 4).t(),
+    "count": torch.tensor(7),
+    "empty": torch.zeros(0, 3),
+    "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "flags": torch.tensor([True, False]),
+}
+STATE = {"losses": [0.1, 1 / 3, 1e-300], "widths": [[1, 2]], "none": None}
+
+
+def folder(path: Path, experiment: Experiment = TINY) -> RunFolder:
+    return RunFolder(path=path, experiment=experiment, method="us_net", seed=0)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> RunFolder:
+    """Return the folder of a run with two checkpoints: at its steps 7 and 9."""
+    run = folder(tmp_path / "run")
+    with run.claimed(load_data(TINY.data), ALONE):
+        for step in (7, 9):
+            run.save(RunState(rows=[ROW]), {"a": torch.full((3,), float(step))}, {"step": step})
+    return run
+
+
+def changed(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def name_of(step: int) -> str:
+    return f"{step:012}.safetensors"
+
+
+def test_it_loads_what_it_saved(begun: RunFolder) -> None:
+    state, tensors, trainer = begun.load()
+    assert state == RunState(rows=[ROW])
+    assert tensors["a"].tolist() == [9.0, 9.0, 9.0]
+    assert trainer == {"step": 9}
+
+
+def test_checkpoints_are_named_for_the_steps_of_all_sets_of_weights(begun: RunFolder) -> None:
+    begun.save(RunState(gradient_steps=14, trained=1), {}, None)
+    begun.save(RunState(gradient_steps=14, trained=1), {}, {"step": 3})
+    assert names(begun.path / "checkpoints") == [name_of(14), name_of(17)]
+    (begun.path / "checkpoints" / name_of(17)).unlink()
+    assert begun.load() == (RunState(gradient_steps=14, trained=1), {}, None)
+
+
+def test_a_new_folder_has_nothing_done(tmp_path: Path) -> None:
+    assert folder(tmp_path / "absent").load() == (RunState(), {}, None)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(begun: RunFolder) -> None:
+    """As when a checkpoint is copied there: `config.json` agrees, the checkpoint does not."""
+    training = replace(TINY.training, epochs=3)
+    other = folder(begun.path, replace(TINY, training=training))
+    other.save(RunState(), {}, {"step": 11})
+    assert not begun.differences()
+    with pytest.raises(RunError, match=r"training.epochs: 3 there, 2 now.*--name NAME"):
+        begun.load()
+    more = folder(begun.path, replace(TINY, seeds=(0, 1), methods=("us_net",), training=training))
+    assert more.load()[2] == {"step": 11}  # the sweep may grow
+
+
+def test_a_claim_removes_what_killed_writers_left(begun: RunFolder) -> None:
+    leftovers = [
+        begun.path / ".config.json.123.tmp",
+        begun.path / "checkpoints" / f".{name_of(11)}.123.tmp",
+    ]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    with begun.claimed(load_data(TINY.data), ALONE):
+        assert not any(leftover.exists() for leftover in leftovers)
+        assert (begun.path / ".lock").exists()
+        assert begun.load()[2] == {"step": 9}
+
+
+def test_one_claim_at_a_time(begun: RunFolder) -> None:
+    data = load_data(TINY.data)
+    with (
+        begun.claimed(data, ALONE),
+        pytest.raises(RunError, match="in use by another process"),
+        folder(begun.path).claimed(data, ALONE),
+    ):
+        pytest.fail("claimed twice")
+    with begun.claimed(data, ALONE):
+        pass
+
+
+def test_changed_splits_are_refused(begun: RunFolder) -> None:
+    """The fingerprint covers the indices: another split would train on test images."""
+    data = load_data(TINY.data)
+    other = load_data(replace(TINY.data, split_seed=1))
+    assert data.fingerprint != other.fingerprint
+    before = (begun.path / "splits.json").read_text()
+    with pytest.raises(RunError, match="begun on other data"), begun.claimed(other, ALONE):
+        pytest.fail("claimed with other data")
+    assert (begun.path / "splits.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "env.json"])
+def test_a_damaged_file_is_named(begun: RunFolder, name: str) -> None:
+    changed(begun.path / name, lambda content: content[:-20])
+    with (
+        pytest.raises(RunError, match=f"{name} .*start"),
+        begun.claimed(load_data(TINY.data), ALONE),
+    ):
+        pytest.fail("claimed with a damaged file")
+
+
+def saved(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, object]) -> Path:
+    save_checkpoint(folder, 1, tensors, state)
+    return folder / name_of(1)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    loaded, state = load_checkpoint(saved(tmp_path, TENSORS, STATE))
+    assert state == STATE
+    assert loaded.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor), name
+    assert load_checkpoint(saved(tmp_path, {}, {"step": 1})) == ({}, {"step": 1})
+    assert names(tmp_path) == [name_of(1)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_tensors_of_an_accelerator_come_back_on_the_cpu(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": torch.ones(3, device="cuda")}, {})
+    assert load_checkpoint(path)[0]["a"].device.type == "cpu"
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for step in (3, 9, 10, 11):
+        save_checkpoint(tmp_path, step, {}, {"step": step})
+    assert names(tmp_path) == [name_of(10), name_of(11)]
+    save_checkpoint(tmp_path, 11, {}, {"step": "11 again"})
+    assert names(tmp_path) == [name_of(10), name_of(11)]
+    assert newest_checkpoint(tmp_path) == ({}, {"step": "11 again"})
+
+
+def test_any_flipped_bit_and_any_cut_are_noticed(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": torch.arange(6.0), "count": torch.tensor(7)}, {"step": 1})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flipped = bytes([whole[place] ^ 1 << place % 8])
+        path.write_bytes(whole[:place] + flipped + whole[place + 1 :])
+        of_the_version = whole[:place].endswith(FORMAT[:-1].encode())
+        with pytest.raises(RunError if of_the_version else DamagedCheckpoint):
+            load_checkpoint(path)
+        path.write_bytes(whole[:place])
+        with pytest.raises(DamagedCheckpoint):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("part", ["state", "name", "dtype", "shape", "values", "dropped"])
+def test_the_checksum_covers_everything(tmp_path: Path, part: str) -> None:
+    """Files that are whole for safetensors, but not what was written."""
+    path = saved(tmp_path, {"a": torch.ones(4), "b": torch.zeros(2)}, {"step": 1})
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tensors, metadata = load(content), header["__metadata__"]
+    a = tensors.pop("a")
+    if part == "state":
+        tensors["a"] = a
+        metadata["state"] = metadata["state"].replace("1", "2")
+    elif part != "dropped":
+        others = {"name": a, "dtype": a.view(torch.int32), "shape": a.reshape(2, 2), "values": -a}
+        tensors["A" if part == "name" else "a"] = others[part]
+    path.write_bytes(save(tensors, metadata))
+    with pytest.raises(DamagedCheckpoint, match="checksum"):
+        load_checkpoint(path)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (3, 9):
+        save_checkpoint(tmp_path, step, TENSORS, {"step": step})
+    changed(tmp_path / name_of(9), lambda content: content[:-1])
+    with caplog.at_level(logging.WARNING, logger="pareco.training"):
+        newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest[1] == {"step": 3}
+    (record,) = caplog.records
+    assert record.name == "pareco.training"
+    assert f"{name_of(9)} is damaged (" in record.getMessage()
+    save_checkpoint(tmp_path, 5, {}, {"step": 5})  # training goes on from 3: nothing is behind 5
+    assert names(tmp_path) == [name_of(3), name_of(5)]
+
+
+def test_if_all_are_damaged_it_says_what_to_do(tmp_path: Path) -> None:
+    for step in (3, 9):
+        save_checkpoint(tmp_path, step, TENSORS, {"step": step})
+        changed(tmp_path / name_of(step), lambda content: content[:-1] + b"\xff")
+    with pytest.raises(RunError, match=rf"{name_of(9)}.*{name_of(3)}.*remove {tmp_path} to start"):
+        newest_checkpoint(tmp_path)
+    assert names(tmp_path) == [name_of(3), name_of(9)]
+
+
+def test_another_format_is_refused_not_skipped(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, {}, {"step": 3})
+    metadata = {"format": "pareco-checkpoint-1", "state": "{}"}
+    save_file({"a": torch.ones(1)}, tmp_path / name_of(9), metadata)
+    with pytest.raises(RunError, match=f"format pareco-checkpoint-1, .* reads {FORMAT}") as refusal:
+        newest_checkpoint(tmp_path)
+    assert not isinstance(refusal.value, DamagedCheckpoint)
+
+
+def test_a_foreign_file_is_damaged(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "c")
+    with pytest.raises(DamagedCheckpoint):
+        load_checkpoint(tmp_path / "c")

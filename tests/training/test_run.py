@@ -1,0 +1,200 @@
+"""Whole runs of a tiny experiment: identical pipelines, records, what is refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pareco.reporting.report import run_publication
+from pareco.tracking import Publication
+from pareco.training import NonFiniteLoss, RunError, execute_run
+from pareco.training import run as run_module
+from pareco.training.trainer import Trainer
+from replications.catalogue import method_named, method_names
+from tests.experiments import TINY
+from tests.training.conftest import Spy, Whole
+
+STEPS = 14  # 2 epochs of 700 images in batches of 100
+UNMODELLED = replace(TINY, search=replace(TINY.search, initial_widths=100))  # no GP is ever fitted
+Runs = Callable[[str], Whole]
+
+
+@pytest.fixture(autouse=True)
+def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def metrics(whole: Whole, name: str) -> list[float]:
+    lines = (whole.path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)[name] for line in lines]
+
+
+def test_every_method_goes_through_the_same_pipeline(whole: Runs) -> None:
+    reference = whole("us_net").spy
+    rates = metrics(whole("us_net"), "learning_rate")
+    assert reference.passes == [4] * STEPS
+    assert len(set(reference.batches)) == STEPS
+    assert len(reference.evaluated) == 2  # the search images and the test images
+    for name in method_names():
+        spy = whole(name).spy
+        sets_of_weights = len(spy.batches) // STEPS
+        assert sets_of_weights == (4 if method_named(name).budget_exempt else 1)
+        assert spy.batches == reference.batches * sets_of_weights
+        assert metrics(whole(name), "learning_rate") == rates * sets_of_weights
+        assert sum(spy.passes) == sum(reference.passes)
+        assert spy.evaluated == reference.evaluated
+        assert spy.calibrated == reference.calibrated
+        if name != "s_net":  # which has batch-norm weights of its own beside the shared ones
+            assert spy.initial == reference.initial
+
+
+def test_a_finished_run_is_complete_and_left_alone(whole: Runs) -> None:
+    folder = whole("pareco").path
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *(".lock", "DONE", "config.json", "env.json", "front.csv"),
+        *("metrics.jsonl", "result.json", "splits.json", "visits.csv", "weights"),
+    ]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["budget"]["gradient_steps"] == STEPS
+    assert result["budget"]["passes"] == 4 * STEPS
+    assert result["budget"]["widths_visited"] >= 14
+    timing = result["timing"]
+    assert 0 < timing["seconds"] < 600
+    assert 100 * STEPS / timing["seconds"] < timing["images_per_second"]
+    assert 0 <= timing["data_waiting_percent"] <= 100
+    splits = json.loads((folder / "splits.json").read_text())
+    assert {name: sum(b - a for a, b in runs) for name, runs in splits.items()} == {
+        "train": 700,
+        "search": 100,
+        "test": 997,
+    }
+    (session,) = json.loads((folder / "env.json").read_text())
+    assert session["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    more_seeds = replace(TINY, seeds=(0, 1, 2))  # the sweep may grow
+    execute_run(more_seeds, method_named("pareco"), 0, folder)
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, made = tmp_path / "tiny" / "pareco" / "seed0", []
+    closed: list[bool] = []
+
+    class Spied(run_module.Tracker):
+        def publish(self, make: Callable[[], Publication]) -> None:
+            assert not closed
+            assert not (folder / "DONE").exists()
+            made.append(make())
+
+        def close(self, *, failed: bool = False) -> None:
+            closed.append(failed)
+            super().close(failed=failed)
+
+    monkeypatch.setattr(run_module, "Tracker", Spied)
+    execute_run(UNMODELLED, method_named("pareco"), 0, folder, publication=run_publication)
+    (publication,) = made
+    assert closed == [False]
+    front = (folder / "front.csv").read_text().splitlines()
+    assert len(publication.front) == len(front) - 1
+    assert publication.artifacts["model"] == [folder / "weights" / "0.safetensors"]
+    assert {"error_vs_flops", "widths", "curves", "visits"} <= set(publication.figures)
+    assert publication.summary["budget/gradient_steps"] == STEPS
+    assert all(file.exists() for files in publication.artifacts.values() for file in files)
+
+
+def test_another_seed_is_another_run(tmp_path: Path, whole: Runs) -> None:
+    execute_run(TINY, method_named("random_widths"), 1, tmp_path)
+    for name in ("metrics.jsonl", "front.csv", "weights/0.safetensors"):
+        first = whole("random_widths").path / name
+        assert (tmp_path / name).read_bytes() != first.read_bytes(), name
+
+
+def test_another_configuration_in_the_folder_is_refused(whole: Runs) -> None:
+    other = replace(TINY, training=replace(TINY.training, epochs=3))
+    with pytest.raises(RunError, match=r"training.epochs: 2 there, 3 now"):
+        execute_run(other, method_named("us_net"), 0, whole("us_net").path)
+
+
+def test_batch_norm_and_biases_do_not_decay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Trainer] = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer: trained.append(trainer))
+    decaying = replace(TINY, training=replace(TINY.training, weight_decay=0.3))
+    execute_run(decaying, method_named("us_net"), 0, tmp_path)
+    groups = trained[0].optimizer.param_groups
+    decay = {id(each): group["weight_decay"] for group in groups for each in group["params"]}
+    for name, parameter in trained[0].net.named_parameters():
+        weights_of_layers = name.endswith("weight") and "bn" not in name
+        assert decay[id(parameter)] == (0.3 if weights_of_layers else 0.0), name
+
+
+def test_a_diverging_run_names_the_step_and_the_widths(tmp_path: Path) -> None:
+    hot = replace(TINY, training=replace(TINY.training, lr_per_256=1e20, warmup_epochs=0))
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+, at the widths .*lr_per_256"):
+        execute_run(hot, method_named("us_net"), 0, tmp_path / "run")
+    assert not (tmp_path / "run" / "DONE").exists()
+
+
+def test_a_method_never_meets_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test images are opened only after the front is chosen."""
+    spy = Spy()
+    spy.watch(monkeypatch)
+
+    def reach(value: Any, depth: int = 4) -> bool:
+        """Return whether 997 images hang off an object's attributes."""
+        if isinstance(value, torch.Tensor):
+            return len(value.shape) > 0 and value.shape[0] == 997
+        held = vars(value).values() if hasattr(value, "__dict__") else ()
+        return depth > 0 and any(reach(each, depth - 1) for each in held)
+
+    class Curious(method_named("us_net")):  # type: ignore[misc]
+        name = "curious"
+
+        def candidates(self) -> Any:
+            assert not reach(self)
+            found = super().candidates()
+            self.task.evaluate(found)
+            assert spy.opened == [100]
+            return found
+
+    execute_run(TINY, Curious, 0, tmp_path / "run")
+    assert spy.opened[-1] == 997
+    assert set(spy.opened[:-1]) == {100}
+
+
+def test_the_search_sees_the_current_training_batch_or_held_out_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Runs
+) -> None:
+    held_out, paper = whole("pareco").spy, Spy()
+    assert len(held_out.searched) > 1
+    assert not held_out.searched & set(held_out.batches)
+    paper.watch(monkeypatch)
+    experiment = replace(UNMODELLED, data=replace(TINY.data, search_split="batch"))
+    execute_run(experiment, method_named("pareco"), 0, tmp_path)
+    assert paper.searched
+    assert paper.searched <= set(paper.batches)
+
+
+def test_ten_golden_steps(whole: Runs) -> None:
+    """Guards refactors: the same losses, or the change says why (torch 2.15)."""
+    found = [
+        loss
+        for name in ("largest", "smallest")
+        for loss in metrics(whole("us_net"), f"loss_{name}")[:10]
+    ]
+    golden = [2.397839, 2.646239, 2.434464, 2.37473, 2.395843]
+    golden += [2.321454, 2.300359, 2.292661, 2.225684, 2.270979]
+    golden += [2.203924, 2.206037, 2.213759, 2.225974, 2.240426]
+    golden += [2.262535, 2.284878, 2.296362, 2.3014, 2.293145]
+    # AVX2 in place of AVX-512 gives the same, no vector instructions at all differ by 1.2e-4.
+    assert found == pytest.approx(golden, rel=1e-3)
