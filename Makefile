@@ -32,7 +32,7 @@ flags = $(scale) \
 	$(if $(images),--images $(call quoted,$(images))) \
 	$(SET)
 
-# A folder that is not there is told before anything is installed; hfds/NAME is no folder.
+# What is known to be wrong is told before anything is installed; hfds/NAME is no folder.
 ifneq ($(images),)
 ifeq ($(filter hfds/% wds/% torch/% ~%,$(firstword $(images))),)
 ifeq ($(shell test -d $(call quoted,$(images)) || echo missing),missing)
@@ -41,10 +41,8 @@ endif
 endif
 endif
 
-ifneq ($(filter wandb-report,$(MAKECMDGOALS)),)
-ifeq ($(NAME),)
-$(error say which: make wandb-report NAME=digits)
-endif
+ifeq ($(if $(and $(goal),$(GPUS)),$(shell printf %s $(call quoted,$(GPUS)) | grep -xE '[1-9][0-9]*'),1),)
+$(error GPUS must be a whole number of at least 1, got $(GPUS))
 endif
 
 .DEFAULT_GOAL := help
@@ -74,6 +72,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(REPLICATE): replicate-%: $(INSTALLED)
+	$(if $(LAUNCH)$(several),$(BIN)/python -m replications run $(subst -,_,$*) $(flags) --check)
 	$(launcher) -m replications run $(subst -,_,$*) $(flags)
 
 $(REPORT): report-%: $(INSTALLED)
@@ -92,6 +91,7 @@ wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offlin
 	$(BIN)/python -m replications wandb-sync
 
 wandb-report: $(INSTALLED)  ## Write a W&B report of the experiment NAME (of results/)
+	$(if $(NAME),,$(error say which: make wandb-report NAME=digits))
 	$(BIN)/python -m replications wandb-report $(call quoted,$(NAME))
 
 test: $(INSTALLED)  ## Run the test suite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import dataclass, field, is_dataclass
@@ -10,6 +11,8 @@ from typing import Any, Literal, get_args
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
+DATA_SETS = ("digits", "digits_rgb", "cifar10", "cifar100", "imagenet")
+"""The data sets that `pareco.data.load_data` has by name."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -108,6 +111,9 @@ class DataConfig:
     """Standard deviation of the PCA lighting noise (Krizhevsky et al. 2012, section 4.1)."""
 
     def __post_init__(self) -> None:
+        near = ", ".join(difflib.get_close_matches(self.name, DATA_SETS, n=3, cutoff=0.0))
+        known = self.name in DATA_SETS
+        _require(known, f"data.name: unknown data set {self.name!r}; known: {near}")
         _at_least(8, self, "image_size")
         _at_least(1, self, "search_images", "test_images", "train_images")
         _at_least(0, self, "crop_padding", "lighting")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import baselines
+import replications
 from pareco.config import Experiment
 from replications.scales import SCALES, Scale
 
@@ -21,7 +22,11 @@ _OF_THE_LIBRARY = {"pareco": "pareco.methods"}
 
 def experiment_names() -> list[str]:
     """Return the names of all experiments: the folders here that hold an `experiment.py`."""
-    return sorted(file.parent.name for file in Path(__file__).parent.glob("*/experiment.py"))
+    return sorted(
+        file.parent.name
+        for folder in replications.__path__
+        for file in Path(folder).glob("*/experiment.py")
+    )
 
 
 def experiment_named(name: str, scale: str = "paper") -> Experiment:
@@ -41,17 +46,42 @@ def scales_of(name: str) -> dict[str, Scale]:
     return SCALES | getattr(_module(name), "SCALES", {})
 
 
+def name_at(name: str, scale: str, experiment: str | None = None) -> str:
+    """Return the name of runs at a scale: it ends as that of an experiment at this scale does.
+
+    `experiment` is the one that is run; unless it is known, `name` or any will do. Raises
+    `ValueError` for an unknown scale.
+    """
+    known = experiment_names()
+    base = experiment or (name if name in known else known[0])
+    ending = experiment_named(base, scale).name.removeprefix(base)
+    return name if name.endswith(ending) else name + ending
+
+
+def catalogued() -> Iterator[tuple[str, str, str]]:
+    """Yield the name that each experiment has at each scale, the experiment, and the scale."""
+    for experiment in experiment_names():
+        for scale in scales_of(experiment):
+            yield experiment_named(experiment, scale).name, experiment, scale
+
+
 def method_names() -> list[str]:
     """Return the names of PareCO and of the baselines, each that of its file; imports none."""
     return sorted(_method_modules())
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Raise `ValueError` with the known names, and the nearest, for one that is not there."""
+    for name in names:
+        _known("method", name, method_names())
 
 
 def method_named(name: str) -> type[Method]:
     """Return a method; raise `ValueError` with the known names, and the nearest, for another."""
     from pareco.methods import method_in
 
-    modules = _method_modules()
-    return method_in(modules[_known("method", name, sorted(modules))], name)
+    check_methods([name])
+    return method_in(_method_modules()[name], name)
 
 
 def _method_modules() -> dict[str, str]:

@@ -46,7 +46,7 @@ def wandb_report(name: str, results: Path, json: Path | None, console: Console) 
     from pareco.reporting import wandb_report as reports
     from pareco.reporting.report import loaded_report
     from pareco.reporting.tables import markdown
-    from replications.report_command import FOCUS, how_to_reproduce
+    from replications.site import FOCUS, how_to_reproduce
 
     loaded = loaded_report(results / name, focus=FOCUS)
     make = partial(
@@ -75,7 +75,7 @@ def wandb_report(name: str, results: Path, json: Path | None, console: Console) 
 def _claims(name: str, results: Path) -> str:
     """The claims that an experiment tests, with what was found, as a table in Markdown."""
     from pareco.reporting.tables import Cell, Table, markdown_table
-    from replications.report_command import catalogued
+    from replications.catalogue import catalogued
     from replications.verdicts import claim_outcomes
 
     tested = {experiment for known, experiment, _ in catalogued() if known == name}

@@ -1,8 +1,6 @@
 """The command line, as a user meets it."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -85,8 +83,6 @@ def test_tables_fit_the_terminal(
         (["cifar_resnet8", "--num-classes", "0"], 2, ["--num-classes must be at least 1"]),
         (["cifar_resnet8", "--alpha-min", "0"], 2, ["alpha_min must be in (0, 1]"]),
         (["cifar_resnet8", "--divisor", "0"], 2, ["divisor must be at least 1"]),
-        (["cifar_resnet8", "--unknown"], 2, ["--unknown"]),
-        ([], 2, ["network"]),
     ],
 )
 def test_wrong_requests_end_with_a_message(
@@ -95,8 +91,8 @@ def test_wrong_requests_end_with_a_message(
     found, out, err = run(capsys, "profile", *arguments)
     assert found == status
     assert out == ""
-    assert "Traceback" not in err
-    assert all(message in " ".join(err.split()) for message in messages), err
+    assert len(err.splitlines()) == 1
+    assert all(message in err for message in messages), err
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,10 +100,3 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     for option in ("NETWORK", "--image-size", "--width", "--divisor", "--alpha-min", "Exit status"):
         assert option in " ".join(out.split())
-    assert run(capsys, "--help")[0] == 0
-
-
-def test_json_is_all_there_is_on_standard_output() -> None:
-    command = [sys.executable, "-m", "pareco.cli", "profile", "cifar_resnet8", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["network"] == "cifar_resnet8"

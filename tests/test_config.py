@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from pareco.config import as_json
+from pareco.config import DATA_SETS, as_json
+from pareco.data import loading
 from tests.experiments import TINY
 
 
@@ -45,3 +46,9 @@ def test_as_json_is_flat_and_plain() -> None:
     assert flat["methods"] == ["pareco", "us_net"]
     assert flat["network.base_width"] == 4
     assert not any(isinstance(value, (dict, tuple)) for value in flat.values())
+
+
+def test_the_data_sets_that_a_configuration_may_name_are_those_that_can_be_loaded() -> None:
+    assert set(DATA_SETS) == set(loading._DATA_SETS)
+    with pytest.raises(ValueError, match="unknown data set 'digit'; known: digits"):
+        replace(TINY.data, name="digit")

@@ -15,7 +15,9 @@ from tests.data.pictures import small, written_folders
 
 
 def config(**options: Any) -> DataConfig:
-    return DataConfig(**{"name": "any", "image_size": 8, "mean": (0.0,), "std": (1.0,)} | options)
+    return DataConfig(
+        **{"name": "digits", "image_size": 8, "mean": (0.0,), "std": (1.0,)} | options
+    )
 
 
 def numbered(count: int, size: int = 4, **options: Any) -> Images:

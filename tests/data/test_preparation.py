@@ -6,7 +6,7 @@ from pareco.data.transforms import Preparation, lighting, padded_crops
 
 
 def preparation(**options) -> Preparation:  # type: ignore[no-untyped-def]
-    defaults = {"name": "any", "image_size": 8, "mean": (0.0,), "std": (1.0,)}
+    defaults = {"name": "digits", "image_size": 8, "mean": (0.0,), "std": (1.0,)}
     return Preparation(DataConfig(**defaults | options))
 
 

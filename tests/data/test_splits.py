@@ -15,7 +15,7 @@ LABELS = load_digits().target  # type: ignore[attr-defined]
 
 
 def splits(labels: np.ndarray = LABELS, own_test: int = 0, **options: Any) -> Splits:
-    defaults = {"name": "any", "image_size": 8, "search_images": 300, "test_images": 597}
+    defaults = {"name": "digits", "image_size": 8, "search_images": 300, "test_images": 597}
     return stratified_splits(labels, own_test, DataConfig(**defaults | options))
 
 
@@ -87,7 +87,7 @@ def test_splits_as_runs_of_indices() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_images": None}, r"data\.test_images: any has no test split of its own"),
+        ({"test_images": None}, r"data\.test_images: digits has no test split of its own"),
         ({"test_images": 1797}, r"data\.test_images \(1797\)"),
         ({"search_images": 5}, r"data\.search_images"),
         ({"train_images": 5}, r"data\.train_images: 5 of 1200 images"),

@@ -1,13 +1,17 @@
 """The registry of experiments and scales, and every configuration that is shipped."""
 
+from dataclasses import replace
+
 import pytest
 
 from pareco.config import Experiment
-from replications.catalogue import experiment_named, experiment_names, scales_of
+from replications.catalogue import experiment_named, experiment_names, name_at, scales_of
+from replications.scales import on_cpu, short, smoke
+from tests.experiments import TINY
 
 FIVE = {"pareco", "us_net", "s_net", "random_widths", "two_stage"}
-SIZES = [(name, scale) for name in experiment_names() for scale in scales_of(name)]
 IMAGENET = ("imagenet_mbv2", "imagenet_mbv2_memory", "imagenet_mbv3", "imagenet_resnet18")
+MBV2 = experiment_named("imagenet_mbv2")
 CIFAR = [f"cifar{classes}_resnet{depth}" for classes in (10, 100) for depth in (20, 32, 44, 56)]
 
 
@@ -15,24 +19,33 @@ def test_the_experiments() -> None:
     assert set(experiment_names()) == {"digits", *IMAGENET, *CIFAR}
 
 
-@pytest.mark.parametrize(("name", "scale"), SIZES)
-def test_every_shipped_configuration_has_its_name_and_label(name: str, scale: str) -> None:
-    experiment = experiment_named(name, scale)
-    assert experiment.name == (name if scale == "paper" else f"{name}-{scale}")
-    assert scale == "paper" or experiment.scale.startswith(f"{scale}: ")
-    assert set(experiment.methods) >= FIVE
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_experiment_has_four_scales_that_say_so_and_keep_what_is_compared(name: str) -> None:
+    assert list(scales_of(name)) == ["paper", "short", "smoke", "cpu"]
+    published = experiment_named(name)
+    assert set(published.methods) >= FIVE
+    for scale in ("short", "smoke", "cpu"):
+        experiment = experiment_named(name, scale)
+        assert experiment.name == name_at(name, scale) == f"{name}-{scale}"
+        assert experiment.scale.startswith(f"{scale}: ")
+        for kept in ("network", "methods", "cost"):
+            assert getattr(experiment, kept) == getattr(published, kept)
+    assert (published.name, published.scale) == (name, "paper")
 
 
 @pytest.mark.parametrize("name", experiment_names())
-def test_every_experiment_has_the_four_scales(name: str) -> None:
-    assert list(scales_of(name)) == ["paper", "short", "smoke", "cpu"]
-    labels = [experiment_named(name, scale).scale for scale in scales_of(name)]
-    assert len(set(labels)) == 4
-
-
-@pytest.mark.parametrize("name", [*IMAGENET, *CIFAR])
-def test_the_published_size_is_called_paper(name: str) -> None:
-    assert experiment_named(name).scale == "paper"
+@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+def test_small_scales_leave_room_for_every_split(name: str, scale: str) -> None:
+    experiment = experiment_named(name, scale)
+    data, calibrated = experiment.data, experiment.evaluation.calibration_images
+    assert data.train_images is not None
+    assert data.test_images is not None
+    assert max(calibrated, experiment.training.batch_size) <= data.train_images
+    if data.search_split == "batch":
+        assert data.search_images < data.train_images
+    if scale == "smoke":
+        held_out = data.search_images if data.search_split == "holdout" else 0
+        assert data.train_images + data.test_images + held_out <= 1797
 
 
 def widths_visited(experiment: Experiment, images: int) -> float:
@@ -77,3 +90,48 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str, scale: str, me
     with pytest.raises(ValueError, match="Known: ") as refusal:
         experiment_named(name, scale)
     assert message in str(refusal.value)
+
+
+def test_short_is_a_tenth_with_as_many_requests_for_widths() -> None:
+    scaled = short(MBV2)
+    assert scaled.name == "imagenet_mbv2-short"
+    assert scaled.scale == "short: 1/10 of the published epochs"
+    training = scaled.training
+    assert (training.epochs, training.warmup_epochs, training.ask_every_steps) == (25, 0.5, 62)
+    kept = replace(
+        scaled, name=MBV2.name, scale=MBV2.scale, training=replace(MBV2.training, epochs=250)
+    )
+    assert kept == MBV2
+
+
+def test_short_of_very_few_epochs_still_trains_and_warms_up() -> None:
+    training = short(TINY).training  # 2 epochs, 1 of warm-up, ask every 2 steps: half of each
+    assert (training.epochs, training.warmup_epochs, training.ask_every_steps) == (1, 0.5, 1)
+
+
+def test_smoke_is_the_real_network_on_embedded_images() -> None:
+    scaled = smoke(replace(MBV2, seeds=(4, 5)))
+    assert (scaled.network, scaled.methods, scaled.cost) == (MBV2.network, MBV2.methods, MBV2.cost)
+    assert (scaled.data.name, scaled.data.image_size, scaled.data.in_memory) == (
+        "digits_rgb",
+        32,
+        True,
+    )
+    assert (scaled.data.crop_scale, scaled.data.colour_jitter, scaled.data.lighting) == (None, 0, 0)
+    assert scaled.seeds == (4,)
+    steps = scaled.training.epochs * (320 // scaled.training.batch_size)
+    asks = steps // scaled.training.ask_every_steps
+    assert (steps, asks * scaled.training.sampled_per_step) == (20, 20)
+    assert scaled.search.initial_widths + 1 < 20  # so that the search's models are used
+
+
+def test_cpu_takes_its_numbers_and_keeps_the_recipe() -> None:
+    scale = on_cpu(image_size=64, train_images=5_000, epochs=4, ask_every_steps=10)
+    scaled = scale(MBV2)
+    assert scaled.name == "imagenet_mbv2-cpu"
+    assert scaled.scale == "cpu: 4 epochs of 5,000 images, 64 x 64"
+    assert (scaled.data.image_size, scaled.data.train_images) == (64, 5_000)
+    assert (scaled.data.crop_scale, scaled.data.colour_jitter) == (0.25, 0.4)
+    assert scaled.training.warmup_epochs == 0.5
+    assert scaled.training.lr_per_256 == MBV2.training.lr_per_256
+    assert scaled.seeds == (0,)

@@ -15,9 +15,7 @@ PYTHON = [".venv/bin/python", "-m", "replications"]
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--dry-run", "--assume-old=.venv/.installed", *arguments]
     plain = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # no SCALE, DATA or MAKEFLAGS of the caller's
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=plain, check=False, timeout=60
-    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=plain, check=False)
 
 
 def words(*arguments: str) -> list[str]:
@@ -57,10 +55,16 @@ def test_a_data_set_of_the_hub_is_no_folder() -> None:
     assert words("replicate-imagenet-mbv2", "IMAGENET=hfds/a/b")[-2:] == ["--images", "hfds/a/b"]
 
 
-def test_several_gpus_take_torchrun_and_one_does_not() -> None:
+def test_several_gpus_take_torchrun_once_the_request_is_checked_and_one_does_not() -> None:
     torchrun = [".venv/bin/torchrun", "--standalone", "--nproc-per-node", "8", "-m", "replications"]
-    assert words("replicate-imagenet-mbv3", "GPUS=8") == [*torchrun, "run", "imagenet_mbv3"]
-    assert words("replicate-imagenet-mbv3", "GPUS=1") == [*PYTHON, "run", "imagenet_mbv3"]
+    commands = make("replicate-imagenet-mbv3", "GPUS=8", "SEEDS=1").stdout.splitlines()
+    asked = ["run", "imagenet_mbv3", "--seeds", "1"]
+    assert [shlex.split(each) for each in commands] == [
+        [*PYTHON, *asked, "--check"],
+        [*torchrun, *asked],
+    ]
+    commands = make("replicate-imagenet-mbv3", "GPUS=1").stdout.splitlines()
+    assert [shlex.split(each) for each in commands] == [[*PYTHON, "run", "imagenet_mbv3"]]
 
 
 def test_a_launcher_replaces_torchrun() -> None:
@@ -74,21 +78,25 @@ def test_a_launcher_replaces_torchrun() -> None:
         (["replicate-imagenet-mbv4"], "unknown experiment imagenet-mbv4; known: cifar10"),
         (["report-imagenet-mbv4"], "unknown experiment imagenet-mbv4; known: cifar10"),
         (["replicate-imagenet-mbv2", "IMAGENET=/no/where"], "/no/where: no such folder"),
+        (["replicate-digits", "GPUS=0"], "GPUS must be a whole number of at least 1, got 0"),
+        (["replicate-digits", "GPUS=abc"], "GPUS must be a whole number of at least 1, got abc"),
+        (["wandb-report"], "say which: make wandb-report NAME=digits"),
     ],
 )
 def test_wrong_requests_fail_with_advice(arguments: list[str], message: str) -> None:
     result = make(*arguments)
     assert result.returncode == 2
     assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_other_targets_ignore_a_missing_folder() -> None:
-    assert make("clean", "IMAGENET=/no/where").returncode == 0
+    assert make("clean", "IMAGENET=/no/where", "GPUS=none").returncode == 0
 
 
 def test_help_lists_targets_experiments_and_options() -> None:
     shown = subprocess.run(
-        ["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+        ["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True
     ).stdout
     for word in ("replicate-NAME", "report-NAME", "imagenet-mbv2", "SCALE=", "GPUS=", "LAUNCH="):
         assert word in shown

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from pareco.config import Machine
@@ -33,8 +34,8 @@ def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 600  # ends a hang
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -107,9 +108,8 @@ def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
 
     def work() -> None:
         wait_for(lambda: steps(job.folder) > 0)
-        (process,) = [each for each in multiprocessing.active_children() if each.name == str(job)]
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGTERM)
+        (process,) = multiprocessing.active_children()
+        process.terminate()
 
     with meanwhile(work):
         failures = run_jobs([job, short], workers=1, console=Console())
@@ -119,59 +119,78 @@ def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
     assert short.run_folder.done
 
 
-def stopped_worker(job: Job) -> int:
-    """Stop the process of a job, so that it cannot answer; return its identifier."""
-    wait_for(lambda: steps(job.folder) > 0)
-    (process,) = multiprocessing.active_children()
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGSTOP)
-    return process.pid
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(
-    tmp_path: Path, signum: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
+    tmp_path: Path, kills: int
 ) -> None:
+    names = ("pareco", "us_net", "random_widths")
+    jobs = [Job(experiment=TINY, method=name, seed=0, runs=tmp_path / "runs") for name in names]
+    sessions = jobs[0].folder / "env.json"
+
+    def work() -> None:
+        for kill in range(kills):
+            wait_for(lambda: sessions.exists() and len(json.loads(sessions.read_text())) > kill)  # noqa: B023
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with meanwhile(work):
+        failures = run_jobs(jobs, workers=1, console=Console())
+    assert all(job.run_folder.done for job in jobs[1:])
+    assert jobs[0].run_folder.done is (kills == 1)
+    assert [failure.job for failure in failures] == (jobs[:1] if kills == 2 else [])
+    assert all("worker process was killed" in failure.message for failure in failures)
+    assert not run_jobs(jobs, workers=1, console=Console())  # it goes on
+    assert jobs[0].run_folder.done
+
+
+@pytest.mark.parametrize(
+    ("signals", "seconds_to_save", "error"),
+    [
+        ([signal.SIGTERM, signal.SIGTERM], 10_000.0, Interrupted),
+        ([signal.SIGINT, signal.SIGINT], 10_000.0, KeyboardInterrupt),
+        ([signal.SIGTERM], 1.0, Interrupted),
+    ],
+)
+def test_a_second_signal_or_five_minutes_end_at_once(
+    tmp_path: Path,
+    signals: list[int],
+    seconds_to_save: float,
+    error: type[BaseException],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a worker that cannot answer, as it is stopped."""
+    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", seconds_to_save)
     (job,) = jobs_in(tmp_path, "us_net")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def work() -> None:
-        stopped_worker(job)
-        os.kill(os.getpid(), signum)
-        time.sleep(1.5)
-        os.kill(os.getpid(), signum)
+        wait_for(lambda: steps(job.folder) > 0)
+        (process,) = multiprocessing.active_children()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        for signum in signals:
+            os.kill(os.getpid(), signum)
+            time.sleep(1.5)  # two within a second are one
 
-    error = Interrupted if signum == signal.SIGTERM else KeyboardInterrupt
-    begun = time.monotonic()
     try:
         with meanwhile(work), pytest.raises(error):
             run_jobs([job], workers=1, console=Console(width=200))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - begun < 60
-    wait_for(lambda: not multiprocessing.active_children(), 5)
+    wait_for(lambda: not multiprocessing.active_children())
     if error is Interrupted:
         shown = capsys.readouterr().out
         assert "interrupted: us_net seed 0 (killed: back to its last checkpoint)" in shown
 
 
-def test_a_worker_that_does_not_answer_is_ended_in_time(
+def test_a_signal_before_the_workers_hear_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 1.0)
-    (job,) = jobs_in(tmp_path, "us_net")
-
-    def work() -> None:
-        stopped_worker(job)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    with meanwhile(work), pytest.raises(Interrupted):
-        run_jobs([job], workers=1, console=Console())
-    assert not multiprocessing.active_children()
-
-
-def test_a_signal_before_the_workers_hear_is_not_lost(tmp_path: Path) -> None:
-    """It comes while their processes start."""
+    """It comes while their processes start, and is asked of them once."""
+    for name in ("_SECONDS_TO_SAVE", "_SECONDS_BETWEEN_REQUESTS"):
+        monkeypatch.setattr(sweep, name, 10_000.0)
+    monkeypatch.setattr(sweep, "_SECONDS_BETWEEN_LOOKS", 0.001)
     (job,) = jobs_in(tmp_path, "us_net")
 
     def work() -> None:
@@ -180,7 +199,7 @@ def test_a_signal_before_the_workers_hear_is_not_lost(tmp_path: Path) -> None:
 
     with meanwhile(work), pytest.raises(Interrupted):
         run_jobs([job], workers=1, console=Console())
-    assert checkpoints(job.folder) in ([], [1])
+    assert checkpoints(job.folder) == [steps(job.folder)] * bool(steps(job.folder))
     assert not multiprocessing.active_children()
 
 
@@ -213,9 +232,9 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
     done = 0
     for signum, status, send in ((signal.SIGTERM, 143, os.kill), (signal.SIGINT, 130, os.killpg)):
         process = command(runs)
-        wait_for(lambda: steps(run) > done + 2, 120)  # noqa: B023
+        wait_for(lambda: steps(run) > done + 2)  # noqa: B023
         send(process.pid, signum)
-        shown, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate()
         assert process.returncode == status, errors
         assert f"interrupted: {METHODS[0]} seed 0" in shown
         assert "not begun: 1 of 2 runs" in shown
@@ -234,27 +253,38 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
             assert (runs / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-def test_slurm_signals_every_process_of_a_step(tmp_path: Path) -> None:
-    """The fork server too, which must not take the workers with it before they have saved."""
-    jobs = jobs_in(tmp_path, *METHODS)
+def sweeping(folder: Path) -> subprocess.Popen[bytes]:
+    """Return a process that sweeps two long runs in two workers."""
     lines = (
         "import sys; from pathlib import Path; from rich.console import Console",
         "from tests.replications.test_sweep import jobs_in",
         "from replications.sweep import run_jobs",
         "from pareco.training.interruption import Interrupted",
         "try:",
-        f"    run_jobs(jobs_in(Path({str(tmp_path)!r}), *{METHODS}), workers=2, console=Console())",
+        f"    run_jobs(jobs_in(Path({str(folder)!r}), *{METHODS}), workers=2, console=Console())",
         "except Interrupted as error:",
         "    sys.exit(error.exit_status)",
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, start_new_session=True
-    )
-    wait_for(lambda: all(steps(job.folder) > 0 for job in jobs), 120)
-    os.killpg(parent.pid, signal.SIGTERM)
-    assert parent.wait(timeout=60) == 143
+    command = [sys.executable, "-c", "\n".join(lines)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_ended_leaves_no_worker(tmp_path: Path, signum: int) -> None:
+    """As by Slurm, which signals every process, the fork server too; or killed, without a word."""
+    jobs = jobs_in(tmp_path, *METHODS)
+    parent = sweeping(tmp_path)
+    wait_for(lambda: all(steps(job.folder) > 0 for job in jobs))
+    if signum == signal.SIGKILL:
+        parent.kill()
+        parent.wait()
+    else:
+        os.killpg(parent.pid, signum)
+        assert parent.wait() == 143
     for job in jobs:
-        assert checkpoints(job.folder) == [steps(job.folder)]
+        with FileLock(job.folder / ".lock", timeout=600):  # a worker holds it to its end
+            saved = [steps(job.folder)] if signum == signal.SIGTERM else []
+            assert checkpoints(job.folder) == saved
 
 
 def test_a_diverging_run_ends_the_command_with_status_1(

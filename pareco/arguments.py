@@ -1,0 +1,57 @@
+"""The arguments of a command: tyro reads them, and what is no request is refused in one line."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import tyro
+from rich.text import Text
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+"""A flag that is off unless it is given."""
+
+
+def chosen_command(
+    commands: Mapping[str, Any], arguments: Sequence[str] | None, *, prog: str, description: str
+) -> Any:
+    """Return the command that the arguments (None: the process's own) ask for, with its flags set.
+
+    `commands` holds the defaults of each by name. Raises `ValueError` with one line for what is no
+    request, and `SystemExit` once --help is printed.
+    """
+    about = {name: inspect.getdoc(each) or "" for name, each in commands.items()}
+    kind: Any = tyro.extras.subcommand_type_from_defaults(commands, about, prefix_names=False)
+    with in_one_line():
+        return tyro.cli(kind, prog=prog, description=description, args=arguments)
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Raise `ValueError` in place of the box of lines with which tyro refuses arguments."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """Return the message in a box, and the nearest flag or the known commands where it has them."""
+    rows = [row.strip(" │╭╮╰╯") for row in Text.from_ansi(box).plain.strip().splitlines()]
+    # Without the title, and with empty rows for rules and edges.
+    text = "\n".join("" if set(row) <= {*"─-"} else row for row in rows[1:]).strip()
+    message = text.partition("\n\n")[0].replace("\n", " ").strip()
+    message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
+    if near := re.search(r"Perhaps you meant:\s+(--\S+)", text):
+        message += f"; did you mean {near[1]}?"
+    if known := re.search(r"Available subcommands: (.*?)(?=\n\n|$)", text, re.DOTALL):
+        message += f"; known: {known[1]}".replace("\n", " ")
+    return message

@@ -1,0 +1,249 @@
+"""The command `run`: train and measure the methods of an experiment at a scale, then report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from pareco.arguments import Flag
+from pareco.config import Experiment, Machine, as_json
+from replications.catalogue import (
+    check_methods,
+    experiment_named,
+    experiment_names,
+    method_named,
+    name_at,
+)
+
+if TYPE_CHECKING:
+    from replications.sweep import Job
+
+_NO_FOLDERS = ("hfds/", "wds/", "torch/")  # what --images may begin with instead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where runs are kept and results are written."""
+
+    runs: Path = Path("runs")
+    """Folder of all runs: RUNS/<experiment>/<method>/seed<k>."""
+
+    results: Path = Path("results")
+    """Folder of all results: RESULTS/<experiment>."""
+
+    allow_unequal_budgets: Flag = False
+    """Report methods side by side though their training budgets differ."""
+
+
+def _scale(*, scale: str = "paper") -> str:
+    return scale  # the flag that other flags' defaults depend on
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """Train and measure every method of an experiment with every seed, then report.
+
+    Any field of the configuration is a flag; they change what --scale names: paper (as published),
+    short (a tenth of the epochs), cpu (small images, few of them) or smoke (embedded data, a few
+    steps). An interrupted run goes on where it was, a finished one is skipped.
+    """
+
+    of: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """The experiment; `run NAME --help` shows its configuration."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+
+    folders: Annotated[Folders, tyro.conf.arg(name="")] = field(default_factory=Folders)
+
+    machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
+
+    method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Run only this method (may be repeated), with no report unless all others have finished."""
+
+    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    """Run only this seed (may be repeated)."""
+
+    workers: int | None = None
+    """Runs at a time; by default one on a GPU, else one for each training.cpu_threads cores."""
+
+    check: Flag = False
+    """Only say whether this could run; begin nothing."""
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> RunCommand:
+        """Return what its flags default to, where arguments are `run NAME` and maybe a scale."""
+        if arguments[:1] != ["run"] or {"-h", "--help"} & set(arguments[1:2]):
+            return cls(of=tyro.MISSING, experiment=tyro.MISSING)
+        arguments = arguments[1:]
+        if not arguments or arguments[0].startswith("-"):
+            known = ", ".join(experiment_names())
+            raise ValueError(f"run needs the name of an experiment first; known: {known}")
+        scale, _ = tyro.cli(_scale, args=arguments, return_unknown_args=True, add_help=False)
+        experiment = replace(experiment_named(arguments[0], scale), scale=scale)
+        return cls(of=arguments[0], experiment=experiment)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if any(seed < 0 for seed in self.seed):
+            raise ValueError(f"seed must not be negative, got {min(self.seed)}")
+
+    def carried_out(self, console: Console) -> int:
+        """Run what is left, then report; return the exit status.
+
+        0 well, 1 a run failed, 130 or 143 interrupted. Raises `ValueError` or `OSError`, before
+        anything is begun, for what could not run or be reported.
+        """
+        chosen = replace(self, experiment=self.configured())
+        check_methods((*chosen.experiment.methods, *chosen.method))
+        chosen._check_images()
+        from pareco.training.interruption import Interrupted, RunError
+
+        try:
+            return chosen._trained_and_reported(console)
+        except RunError as error:
+            raise ValueError(f"{error}") from error
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            return error.exit_status
+
+    def configured(self) -> Experiment:
+        """Return the experiment with a name that ends as its scale's, and a scale that is honest.
+
+        The scale names the fields that differ from the default's. Name, methods and seeds may
+        differ; all else makes it another experiment, which must not be taken for the published one.
+        """
+        chosen, default = self.experiment, experiment_named(self.of, self.experiment.scale)
+        ours, theirs = as_json(chosen), as_json(default)
+        free = ("name", "methods", "seeds", "scale")
+        changed = [
+            f"{key} {ours[key]}" for key in ours if key not in free and ours[key] != theirs[key]
+        ]
+        return replace(
+            chosen,
+            name=name_at(chosen.name, chosen.scale, self.of),
+            scale=default.scale + (f", changed: {', '.join(changed)}" if changed else ""),
+        )
+
+    def jobs(self) -> list[Job]:
+        """Return the runs that are asked for."""
+        from replications.sweep import Job
+
+        experiment, runs, machine = self.experiment, self.folders.runs, self.machine
+        return [
+            Job(experiment=experiment, method=method, seed=seed, runs=runs, machine=machine)
+            for seed in dict.fromkeys(self.seed or experiment.seeds)
+            for method in dict.fromkeys(self.method or experiment.methods)
+        ]
+
+    def all_jobs(self) -> list[Job]:
+        """Return the runs that the experiment's report needs, and those that are asked for."""
+        return list(dict.fromkeys((*replace(self, method=(), seed=()).jobs(), *self.jobs())))
+
+    def _trained_and_reported(self, console: Console) -> int:
+        from replications import sweep
+
+        self._check()
+        asked = self.jobs()
+        jobs = [job for job in asked if not job.run_folder.done]
+        if len(jobs) < len(asked):
+            console.print(f"{len(asked) - len(jobs)} of {len(asked)} runs have finished before")
+        if self.check:
+            console.print(f"{len(jobs)} runs can begin")
+            return 0
+        for folder in (self.folders.runs, self.folders.results):
+            folder.mkdir(parents=True, exist_ok=True)
+        if sweep.processes_launched() > 1:
+            failures = sweep.run_jobs_together(asked, console=console)
+        else:
+            failures = sweep.run_jobs(jobs, workers=self._workers(), console=console)
+        for failure in failures:
+            console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
+        if failures:
+            place = escape(f"{failures[0].job.folder}")
+            console.print(f"\n{len(failures)} of {len(jobs)} runs failed; see {place}")
+            return 1
+        waiting = [str(job) for job in self.all_jobs() if not job.run_folder.done]
+        if waiting:
+            count = f"{len(waiting)} of {len(self.all_jobs())}"
+            console.print(f"No report yet: {count} runs not finished (such as {waiting[0]}).")
+        elif sweep.is_main_process():
+            self._report(console)
+        return 0
+
+    def _report(self, console: Console) -> None:
+        """Measure latencies where a network is new, then write the results."""
+        from pareco.latency import LATENCY_FILE, measure_latencies
+        from pareco.reporting.records import FOLDER
+        from replications.site import write_report
+
+        name, runs, results = self.experiment.name, self.folders.runs, self.folders.results
+        before, here = results / name / FOLDER / LATENCY_FILE, runs / name / LATENCY_FILE
+        if before.exists() and not here.exists():
+            shutil.copyfile(before, here)
+        try:
+            with console.status("measuring the latency of the networks on the fronts"):
+                measure_latencies(self.experiment, runs, self.machine)
+        except (RuntimeError, MemoryError) as error:
+            console.print(f"[yellow]no latency:[/yellow] {escape(str(error))}", highlight=False)
+        write_report(name, self.folders, console)
+
+    def _workers(self) -> int:
+        """Return how many runs go side by side: by default one where they share a GPU."""
+        import torch
+
+        if self.workers is not None:
+            return self.workers
+        if self.machine.device != "cpu" and torch.accelerator.is_available():
+            return 1
+        affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return max(1, cores // self.experiment.training.cpu_threads)
+
+    def _check_images(self) -> None:
+        """Raise `FileNotFoundError` for images in no folder."""
+        images = self.machine.images
+        if images is None or images.lower().startswith(_NO_FOLDERS):
+            return
+        if not Path(images).expanduser().is_dir():
+            raise FileNotFoundError(f"--images {images}: no such folder; {self._meanwhile()}")
+
+    def _meanwhile(self) -> str:
+        target = f"make replicate-{self.of.replace('_', '-')} SCALE=smoke"
+        return f"meanwhile, on embedded images: {target}"
+
+    def _check(self) -> None:
+        """Raise `ValueError` for what could not run, or be reported, before anything is begun.
+
+        Raises `FileNotFoundError`, saying what can be run meanwhile, where the images are missing.
+        """
+        from pareco.training import check_runnable
+
+        jobs = self.all_jobs()
+        for method in dict.fromkeys(job.method for job in jobs if not job.run_folder.done):
+            try:
+                check_runnable(self.experiment, method_named(method), self.machine)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error}\n{self._meanwhile()}") from error
+        present = self.folders.runs / self.experiment.name
+        for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
+            seed = folder.name.removeprefix("seed")
+            if seed.isdecimal():
+                jobs.append(replace(jobs[0], method=folder.parent.name, seed=int(seed)))
+        for job in jobs:
+            if differences := job.run_folder.differences():
+                raise ValueError(
+                    f"{job.folder} holds a run of another configuration "
+                    f"({'; '.join(differences)}). Keep this experiment apart with --name NAME or "
+                    "--runs FOLDER, or remove that one"
+                )

@@ -1,0 +1,128 @@
+"""What `report` writes: records from runs, tables and figures from records, the whole site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from pareco.files import write_text
+from pareco.reporting import InvalidRecord
+from pareco.reporting.figures import FIGURE_FILES
+from pareco.reporting.page import Section, page_html
+from pareco.reporting.records import FOLDER, PUBLISHED_SCALE
+from pareco.reporting.report import Report, collect_records, loaded_report, render_report
+from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
+from replications.catalogue import catalogued, experiment_named
+from replications.run import Folders
+from replications.verdicts import claim_outcomes
+
+FOCUS = "pareco"
+
+
+def write_report(name: str, folders: Folders, console: Console) -> None:
+    """Write the results of one experiment, show its tables, and renew the site.
+
+    They are made from its finished runs, or without one from the records in the results. Raises
+    `InvalidRecord` where neither is there.
+    """
+    runs, results, unfinished = folders.runs, folders.results, ()
+    known = recorded(results)
+    if any((runs / name).glob("*/seed*/DONE")):
+        allowed = folders.allow_unequal_budgets
+        unfinished = collect_records(
+            name, runs, results, allow_unequal_budgets=allowed, focus=FOCUS
+        )
+    elif name in known:
+        _print(console, f"no runs in {runs / name}: from the records")
+    else:
+        there = f" (they are there of {', '.join(known)})" if known else ""
+        raise InvalidRecord(
+            f"no finished run of {name!r} in {runs / name},"
+            f" and no records in {results / name / FOLDER}{there}"
+        )
+    with console.status("tables and figures"):
+        written = render_report(results / name, focus=FOCUS, unfinished=unfinished)
+    console.print(written.shown)
+    for path in written.unfinished:
+        _print(console, f"left out, not finished: {path}")
+    for path in written.paths:
+        _print(console, str(path))
+    write_site(results, console)
+
+
+def write_all_reports(results: Path, console: Console) -> None:
+    """Write the results of every experiment anew from its records, and renew the site."""
+    found = recorded(results)
+    if not found:
+        raise InvalidRecord(f"there are no records in {results}/*/{FOLDER}")
+    for name in found:
+        with console.status(escape(f"{name}: tables and figures")):
+            written = render_report(results / name, focus=FOCUS)
+        _print(console, f"{name}: {len(written.paths)} files")
+    write_site(results, console)
+
+
+def write_site(results: Path, console: Console) -> None:
+    """Write the summary and the page over all results, and show where they are."""
+    with console.status("summary and page"):
+        claims = claim_outcomes(results)
+        found = [loaded_report(results / name, focus=FOCUS) for name in recorded(results)]
+        rows = summary_rows(found)
+        write_text(results / "README.md", summary_markdown(rows, claims))
+        sections = [section(each, results) for each in found]
+        write_text(results / "index.html", page_html(sections, claims, rows))
+    for name in ("README.md", "index.html"):
+        _print(console, str(results / name))
+
+
+def summary_rows(reports: list[Report]) -> list[SummaryRow]:
+    """Return a row for every experiment at the published scale, run or not, and for all others."""
+    ran = {each.records.experiment.experiment: each for each in reports}
+    rows = []
+    for name, experiment, scale in catalogued():
+        if name in ran:
+            rows.append(summary_row(ran.pop(name).records, FOCUS))
+        elif scale == PUBLISHED_SCALE:
+            config = experiment_named(experiment)
+            size = config.data.image_size
+            subject = f"{config.network.name} on {config.data.name}, {size} px"
+            rows.append(SummaryRow(experiment=name, scale=scale, subject=subject))
+    return [*rows, *(summary_row(each.records, FOCUS) for each in ran.values())]
+
+
+def section(report: Report, results: Path) -> Section:
+    """Return an experiment's section of the page."""
+    folder = results / report.records.experiment.experiment
+    return Section(
+        records=report.records,
+        tables=report.tables,
+        figures={
+            name: (folder / f"{name}.svg").read_bytes()
+            for name in FIGURE_FILES
+            if (folder / f"{name}.svg").exists()
+        },
+        how=how_to_reproduce(report.records.experiment.experiment),
+        focus=FOCUS,
+    )
+
+
+def how_to_reproduce(name: str) -> str:
+    """Return the command that makes an experiment's results."""
+    for known, experiment, scale in catalogued():
+        if name == known:
+            target = f"make replicate-{experiment.replace('_', '-')}"
+            return target if scale == PUBLISHED_SCALE else f"{target} SCALE={scale}"
+    return f"python -m replications run EXPERIMENT --name {name}"
+
+
+def recorded(results: Path) -> list[str]:
+    """Return the experiments that have records in the results, in the order of the catalogue."""
+    found = {path.parent.parent.name for path in results.glob(f"*/{FOLDER}/network.json")}
+    known = [name for name, *_ in catalogued() if name in found]
+    return [*known, *sorted(found - set(known))]
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

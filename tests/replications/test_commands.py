@@ -1,0 +1,328 @@
+"""The application `python -m replications`, on a tiny experiment beside those of replications/."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+import replications
+from pareco import latency
+from pareco.config import Machine
+from replications import sweep
+from replications.__main__ import main
+from replications.scales import SCALES
+from replications.sweep import Job
+from tests.experiments import TINY
+
+ROOT = Path(sweep.__file__).parent.parent
+PLAIN = ("--network.base-width", "None")
+LARGE = ("--data.image-size", "64")
+HEAVY = ("torch", "botorch", "timm", "wandb", "pandas")
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folders = [*replications.__path__, str(Path(__file__).parent)]
+    monkeypatch.setattr(replications, "__path__", folders)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a folder with runs and results of the tiny experiment, and what the command said."""
+    folder, said = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        _tiny.__wrapped__(patch, folder)  # type: ignore[attr-defined]
+        assert main(["run", "tiny"]) == 0
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def done(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Copy the finished runs and their results to the current folder."""
+    for name in ("runs", "results"):
+        shutil.copytree(finished[0] / name, tmp_path / name)
+
+
+NOT_NAMED = "run needs the name of an experiment first; known: cifar100_resnet20"
+LIGHT = {
+    "": (2, "Expected one of {list, run, report, claims, wandb-sync, wandb-report}"),
+    "lst": (2, "Unrecognized options: lst; known: list, run, report, claims, wandb-sync"),
+    "list tiny": (2, "Unrecognized options: tiny"),
+    "run": (2, NOT_NAMED),
+    "run --scale cpu digits": (2, NOT_NAMED),
+    "run digit": (2, "unknown experiment 'digit'. Did you mean 'digits'? Known: cifar100_res"),
+    "run digits --scale cpuu": (2, "unknown scale 'cpuu'. Did you mean 'cpu'? Known: paper"),
+    "run digits --scale": (2, "Missing value for argument '--scale'"),
+    "run digits --method us-net": (2, "unknown method 'us-net'. Did you mean 'us_net'? Known"),
+    "run digits --methods pareco nothing": (2, "unknown method 'nothing'"),
+    "run digits --name a/b": (2, "name must be letters"),
+    "run digits --name=": (2, "name must be letters"),
+    "run digits --seeds 0 0": (2, "seeds must name none twice"),
+    "run digits --seeds abc": (2, "--seeds: Could not find valid parse"),
+    "run digits --seeds -1": (2, "seeds must not be negative"),
+    "run digits --seed -1": (2, "seed must not be negative"),
+    "run digits --training.epoch 3": (2, "--training.epoch, 3; did you mean --training.epochs?"),
+    "run digits --training.epochs 0": (2, "epochs must be at least 1"),
+    "run digits --training.epochs many": (2, "--training.epochs: invalid literal"),
+    "run digits --network.alpha-min 1.5": (2, "alpha_min must be between 0 and 1"),
+    "run digits --workers 0": (2, "workers must be at least 1"),
+    "run digits --device gpu": (2, "'--device'. Expected one of ('auto', 'cpu')"),
+    "run digits --checkpoint-minutes -1": (2, "checkpoint_minutes must not be negative"),
+    "run digits --data.name digit": (2, "data.name: unknown data set 'digit'; known: digits"),
+    "run digits --images /no/where": (2, "--images /no/where: no such folder; meanwhile, on emb"),
+    "report": (2, "report needs the name of an experiment, or --all without a name"),
+    "report digits --all": (2, "or --all without a name"),
+    "report nothing": (2, "no runs in runs/nothing, and no records in results/nothing"),
+    "report longer --scale cpu": (2, "no runs in runs/longer-cpu, and no records in results/long"),
+    "report longer --scale cpuu": (2, "unknown scale 'cpuu'. Did you mean 'cpu'?"),
+    "wandb-report": (2, "NAME"),
+    "--help": (0, "{list,run,report,claims,wandb-sync,wandb-report}"),
+    "run --help": (0, "--training.epochs"),
+    "run digits --scale cpu --help": (0, "Passes over the training split. (default: 20)"),
+    "report --help": (0, "--allow-unequal-budgets"),
+    "claims --help": (0, "--file"),
+    "wandb-report --help": (0, "--json"),
+    "list": (0, "scales (--scale): paper, short, smoke, cpu"),
+    "pareco --help": (0, "profile"),
+    "pareco profile": (2, "NETWORK"),
+    "pareco profile cifar_resnet8 --widt 0.5": (2, "did you mean --width?"),
+}
+
+
+@pytest.fixture(scope="module")
+def light() -> dict[str, Any]:
+    """Return what each light request says, all in one process, and what that has imported."""
+    script = """
+import contextlib, io, json, sys
+from pareco.cli import main as pareco
+from replications.__main__ import main
+said = {}
+for line in json.load(sys.stdin):
+    words, out, err = line.split(), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = pareco(words[1:]) if words[:1] == ["pareco"] else main(words)
+        except SystemExit as end:
+            status = end.code or 0
+    said[line] = status, out.getvalue(), err.getvalue()
+print(json.dumps({"said": said, "modules": list(sys.modules)}))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, input=json.dumps(list(LIGHT)), capture_output=True, text=True,
+                          cwd=ROOT, check=True)  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_light_requests_import_nothing_heavy(light: dict[str, Any]) -> None:
+    assert not set(HEAVY) & set(light["modules"])
+
+
+@pytest.mark.parametrize("line", LIGHT)
+def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str) -> None:
+    expected, message = LIGHT[line]
+    status, out, err = light["said"][line]
+    assert status == expected
+    if expected:
+        assert not out
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+        assert message in err
+    else:
+        assert message in " ".join(out.replace("│", " ").split())
+        assert not err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "--all"], "there are no records in results"),
+        (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
+        (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
+        (["run", "tiny", "--training.batch-size", "701"], "exceeds the 700 training images"),
+        (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
+        (["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"], "distinct"),
+    ],
+)
+def test_what_could_not_run_or_be_reported_is_refused_before_anything_is_begun(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().iterdir())  # so that the corrected command can run
+
+
+def test_run_trains_measures_and_reports(finished: tuple[Path, str]) -> None:
+    folder, shown = finished
+    figures = ["error_vs_flops.svg", "error_vs_latency.png", "widths.png", "curves.svg"]
+    for name in ["tiny/table.md", *(f"tiny/{figure}" for figure in figures), "index.html"]:
+        assert f"results/{name}" in shown
+        assert (folder / "results" / name).stat().st_size > 0
+    summary = (folder / "results/README.md").read_text()
+    assert "| [tiny](tiny/table.md) | paper | cifar_resnet8 on digits, 8 px | 2 methods" in summary
+    assert "done    pareco seed 0 after" in shown
+
+
+@pytest.mark.usefixtures("done")
+def test_what_has_finished_is_reported_again_to_the_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the runs, from records alone; the latencies of the same networks are kept."""
+    monkeypatch.setattr(latency, "_milliseconds", lambda *arguments: pytest.fail("measured"))
+    (tmp_path / "runs/tiny/latency.json").unlink()
+    written = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
+    first = {file: file.read_bytes() for file in written}
+    assert main(["run", "tiny"]) == 0
+    assert "2 of 2 runs have finished before" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in first} == first
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    for arguments in (["tiny"], ["--all"]):
+        assert main(["report", *arguments]) == 0
+        assert {file: file.read_bytes() for file in first} == first
+
+
+def test_one_method_at_a_time_reports_when_all_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under a name and at a scale, both of which the folder has; brackets in a path are kept."""
+    flags = ["--scale", "short", "--results", "[b]results"]
+    assert main(["run", "tiny", *flags, "--name", "longer", "--method", "us_net"]) == 0
+    waiting = "No report yet: 1 of 2 runs not finished (such as pareco seed 0)"
+    assert waiting in capsys.readouterr().out
+    assert not list(tmp_path.glob("*results/*"))
+    arguments = ["--name", "longer", "--method", "pareco", "--seed", "0"]
+    assert main(["run", "tiny", *flags, *arguments]) == 0
+    assert (tmp_path / "runs/longer-short/us_net/seed0/DONE").exists()
+    capsys.readouterr()
+    assert main(["report", "longer", *flags]) == 0
+    assert "[b]results/longer-short/table.md" in capsys.readouterr().out
+
+
+def chosen_by(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> list[Job]:
+    """Return the jobs that a command line asks for, with none of them done."""
+    asked: list[Job] = []
+
+    def noted(jobs: list[Job], *, workers: int, console: Console) -> list[object]:
+        asked.extend(jobs)
+        return []
+
+    monkeypatch.setattr(sweep, "run_jobs", noted)
+    assert main(["run", "tiny", *arguments]) == 0
+    return asked
+
+
+@pytest.mark.parametrize("flag", [["--scale", "short"], ["--scale=short"]])
+def test_a_scale_is_the_default_that_other_flags_change(
+    flag: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = chosen_by(monkeypatch, ["--training.batch-size", "50", *flag, "--seeds", "3"])
+    experiment = jobs[0].experiment
+    assert experiment.name == "tiny-short"
+    plain = SCALES["short"](TINY).scale
+    assert experiment.scale == f"{plain}, changed: training.batch_size 50"
+    assert (experiment.training.epochs, experiment.training.batch_size) == (1, 50)
+    assert [(job.method, job.seed) for job in jobs] == [("pareco", 3), ("us_net", 3)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--name", "other"], "other"),  # as published: nothing to add
+        (["--name", "other", "--scale", "short"], "other-short"),
+        (["--name", "other-short", "--scale", "short"], "other-short"),
+        (["--name", "tiny", "--scale", "smoke"], "tiny-smoke"),
+    ],
+)
+def test_name_methods_and_seeds_change_no_scale(
+    flags: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = chosen_by(monkeypatch, [*flags, "--methods", "us_net", "--seeds", "3"])
+    scale = flags[-1] if "--scale" in flags else "paper"
+    assert (job.experiment.name, job.experiment.scale) == (name, SCALES[scale](TINY).scale)
+
+
+def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = chosen_by(monkeypatch, [])
+    flags = ["--device", "cpu", "--decoding-workers", "2", "--checkpoint-minutes", "0.5"]
+    jobs = chosen_by(monkeypatch, flags)
+    machine = Machine(device="cpu", decoding_workers=2, checkpoint_minutes=0.5)
+    assert {job.machine for job in jobs} == {machine}
+    assert [replace(job, machine=Machine()) for job in jobs] == plain
+
+
+def test_a_check_begins_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny", "--check"]) == 0
+    assert capsys.readouterr().out == "2 runs can begin\n"
+    assert main(["run", "tiny", "--check", "--training.batch-size", "701"]) == 2
+    assert not list(Path().iterdir())
+
+
+def test_images_that_are_no_data_set_are_an_error_that_says_what_to_try_meanwhile(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("[b]images").mkdir()
+    flags = ["--data.name", "cifar10", "--images", "[b]images"]
+    assert main(["run", "tiny", *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: --images [b]images: holds nothing, which is no data set")
+    assert lines[-1].endswith("make replicate-tiny SCALE=smoke")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("done")
+def test_of_several_processes_one_speaks_and_reports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("results/tiny/table.md").unlink()
+    monkeypatch.setenv("RANK", "1")
+    assert main(["run", "tiny"]) == 0
+    assert main(["run", "nothing"]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert shown.err.startswith("error in process 1: unknown experiment 'nothing'")
+    assert not Path("results/tiny/table.md").exists()
+
+
+@pytest.mark.usefixtures("done")
+def test_another_configuration_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "runs/tiny/pareco")
+    assert main(["run", "tiny", "--method", "us_net", "--training.epochs", "3"]) == 2
+    message = capsys.readouterr().err
+    assert "training.epochs: 2 there, 3 now" in message
+    assert "--name NAME" in message
+    other = ["--seeds", "5", "--methods", "pareco", "--training.epochs", "3"]
+    assert main(["run", "tiny", *other]) == 2
+    assert not (tmp_path / "runs/tiny/pareco").exists()
+    assert main(["run", "tiny", *other, "--name", "longer", "--check"]) == 0
+
+
+def test_a_failed_run_fails_the_sweep_and_spares_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs/tiny/us_net/seed0"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs/tiny/pareco").mkdir()
+    (tmp_path / "runs/tiny/pareco/seed0").write_text("in the way")
+    assert main(["report", "tiny"]) == 2
+    assert "no finished run of 'tiny' in runs/tiny, and no records in" in capsys.readouterr().err
+    with FileLock(folder / ".lock"):
+        assert main(["run", "tiny", "--methods", "pareco", "us_net", "random_widths"]) == 1
+    shown = capsys.readouterr().out
+    assert "failed  pareco seed 0" in shown
+    assert "is in use by another process" in " ".join(shown.split())
+    assert "2 of 3 runs failed" in shown
+    assert (tmp_path / "runs/tiny/random_widths/seed0/DONE").exists()
