@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pareco.processes import Processes, Share
-from pareco.slimmable import BatchParts
 from pareco.slimmable.layers import SlicedBatchNorm2d
 from tests.two_processes import observed_run
 
@@ -134,7 +133,7 @@ def test_batch_norm_over_parts_is_that_of_the_joined_batch() -> None:
     nn.init.normal_(plain.bias, 0, 0.3, generator)
     sliced = SlicedBatchNorm2d(nn.BatchNorm2d(5))
     sliced.load_state_dict(plain.state_dict())
-    sliced.parts = BatchParts(1, lambda values: values)  # one part: the whole batch
+    sliced.parts = lambda values: values[None]  # one part: the whole batch
     inputs = [images.clone().requires_grad_() for _ in range(2)]
     outputs = [layer(each) for layer, each in zip((plain, sliced), inputs, strict=True)]
     for output in outputs:
@@ -151,7 +150,7 @@ def test_the_variance_counts_the_images_of_all_parts() -> None:
     """Two parts with the same images: the unbiased variance is over twice as many."""
     images = torch.randn(4, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     sliced = SlicedBatchNorm2d(nn.BatchNorm2d(1, momentum=1.0))
-    sliced.parts = BatchParts(2, lambda values: values)
+    sliced.parts = lambda values: torch.stack([values, values])
     sliced(images)
     expected = torch.cat([images, images]).var(unbiased=True)
     assert float(sliced.running_var) == pytest.approx(float(expected), rel=1e-5)  # type: ignore[arg-type]

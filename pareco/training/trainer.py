@@ -21,7 +21,7 @@ from pareco.evaluation import SearchEvaluations, batch_losses
 from pareco.methods import Method
 from pareco.processes import Processes
 from pareco.randomness import derived_seed
-from pareco.slimmable import BatchParts, SlimmableNet
+from pareco.slimmable import SlimmableNet
 from pareco.training.interruption import Interrupted, requested
 from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
 from pareco.widths import Widths
@@ -138,9 +138,8 @@ class Trainer:
         Raises `NonFiniteLoss`, or `Interrupted` once a checkpoint is saved.
         """
         per_epoch = self.loader.batches_per_epoch
-        parts = BatchParts(self.processes.share.count, self.processes.average)
         joint = self.processes.several and self.config.sync_batch_norm
-        self.net.share_batches(parts if joint else None)
+        self.net.share_batches(self.processes.gathered if joint else None)
         self.net.train()
         saved = time.perf_counter()
         for epoch in range(self.step // per_epoch, self.config.epochs):
