@@ -12,8 +12,6 @@ from pareco.data import TrainingLoader, load_data
 from tests.data.pictures import CLASSES, PACKS, small, written_folders, written_tars
 from tests.experiments import TINY
 
-NAMES = ("cifar10", "cifar100", "imagenet")
-
 
 @pytest.fixture(autouse=True)
 def _loaded_anew() -> Iterator[None]:
@@ -27,7 +25,7 @@ def test_digits_keep_their_pixels() -> None:
     pixels, labels = data.test.normalized(torch.tensor([0]))
     np.testing.assert_allclose(pixels[0, 0] * 90 + 73, raw * 15, atol=1e-4)
     assert labels.tolist() == [load_digits().target[data.splits.test[0]]]  # type: ignore[attr-defined]
-    assert data.classes == tuple("0123456789")
+    assert data.train.store.classes == tuple("0123456789")
     assert (data.num_classes, data.in_chans, data.damaged) == (10, 1, [])
     normalized, _ = data.train.normalized(torch.arange(len(data.train)))
     assert abs(float(normalized.mean())) < 0.05  # mean and deviation are rounded to whole levels
@@ -40,11 +38,8 @@ def test_digits_in_three_channels_are_the_same_in_each() -> None:
     data = load_data(three)
     assert data.in_chans == 3
     assert torch.equal(data.test.normalized(torch.arange(20))[0], grey.expand(-1, 3, -1, -1))
-
-
-def test_larger_digits_have_the_asked_size() -> None:
-    data = load_data(replace(TINY.data, image_size=16))
-    assert data.test.normalized(torch.tensor([0]))[0].shape == (1, 1, 16, 16)
+    larger = load_data(replace(TINY.data, image_size=16))
+    assert larger.test.normalized(torch.tensor([0]))[0].shape == (1, 1, 16, 16)
 
 
 def test_what_cannot_be_loaded_is_refused() -> None:
@@ -70,7 +65,7 @@ def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> N
     folder = str(written_folders(tmp_path / "one"))
     config = small(name="imagenet", in_memory=in_memory)
     data = load_data(config, Machine(images=folder, decoding_workers=2))
-    assert (data.classes, data.in_chans) == (CLASSES, 3)
+    assert (data.train.store.classes, data.in_chans) == (CLASSES, 3)
     assert data.splits.test.tolist() == list(range(30, 42))
     assert set(data.search.indices.tolist()) < set(data.train.indices.tolist())
     batches = list(TrainingLoader(images=data.train, batch_size=10, seed=0).epoch(0))
@@ -79,19 +74,19 @@ def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> N
     again = load_data(config, elsewhere)
     assert again.fingerprint == data.fingerprint
     repeated = TrainingLoader(images=again.train, batch_size=10, seed=0).epoch(0)
-    for (images, labels), (expected, expected_labels) in zip(repeated, batches, strict=True):
-        assert torch.equal(images, expected)
-        assert torch.equal(labels, expected_labels)
+    for batch, expected in zip(repeated, batches, strict=True):
+        assert all(map(torch.equal, batch, expected))
+    for other in ({"split_seed": 1}, {"image_size": 8}, {"central_crop": 0.5}):
+        assert load_data(replace(config, **other), elsewhere).fingerprint != data.fingerprint
 
 
-def test_other_splits_or_sizes_are_other_data(tmp_path: Path) -> None:
+def test_what_memory_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:
     machine = Machine(images=str(written_folders(tmp_path)))
-    first = load_data(small(), machine).fingerprint
-    assert load_data(small(split_seed=1), machine).fingerprint != first
-    assert load_data(small(image_size=8), machine).fingerprint != first
+    with pytest.raises(ValueError, match=r"data\.in_memory: 42 images .* set in_memory=False"):
+        load_data(small(in_memory=True, image_size=500_000), machine)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
 def test_a_missing_data_set_is_an_error_at_once(tmp_path: Path, name: str) -> None:
     machine = Machine(images=str(tmp_path / "absent"))
     expected = r"absent: there is no such folder(.|\n)*train\.tar and val\.tar"
@@ -111,7 +106,7 @@ def test_cifar10_jpeg_as_it_is() -> None:
     data = load_data(config, machine)
     assert [len(each) for each in (data.train, data.search, data.test)] == [45_000, 5000, 10_000]
     assert data.num_classes == 10
-    assert (data.test.labels.bincount() == 1000).all()
+    assert (data.test.store.labels[data.test.indices].bincount() == 1000).all()
     images, _ = data.test.normalized(torch.arange(0, 10_000, 100))
     assert images.shape == (100, 3, 32, 32)
     assert not data.damaged
@@ -122,7 +117,7 @@ def test_tiny_imagenet_50_as_it_is() -> None:
     options = {"crop_scale": 0.25, "colour_jitter": 0.4, "lighting": 0.1, "flip": True}
     data = load_data(small(image_size=64, search_images=500, **options), machine)
     assert [len(each) for each in (data.train, data.search, data.test)] == [15_000, 500, 2500]
-    assert data.classes[0] == "n01443537"
+    assert data.train.store.classes[0] == "n01443537"
     batches = TrainingLoader(images=data.train, batch_size=64, seed=0).epoch(0)
     images, labels = next(batches)
     batches.close()  # type: ignore[attr-defined]

