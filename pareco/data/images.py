@@ -7,7 +7,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, repeat
 
@@ -125,8 +125,7 @@ class FileStore(Store):
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of names, labels, classes and sizes; wherever the files lie."""
-        size, crop = self.config.image_size, self.config.central_crop
-        return f"{self.source.fingerprint()}-{size}-{crop}"
+        return f"{self.source.fingerprint()}-{self.config.image_size}-{self.config.central_crop}"
 
     def _batch(self, pieces: Sequence[Batch]) -> Batch:
         pixels = [each.to(self.device, non_blocking=True) for each, _ in pieces]
@@ -216,8 +215,7 @@ class Images:
 
     def subset(self, positions: Sequence[int] | Tensor) -> Images:
         """Return the images at these positions among these."""
-        chosen = torch.as_tensor(positions, dtype=torch.int64)
-        return Images(self.store, self.indices[chosen], self.preparation)
+        return replace(self, indices=self.indices[torch.as_tensor(positions, dtype=torch.int64)])
 
     def normalized(self, positions: Tensor) -> Batch:
         """Return images (float, normalized) and labels at these positions, for evaluation."""
@@ -234,7 +232,7 @@ class Images:
     def held(self, batch_size: int, share: Share = Share()) -> Images:
         """Return the images that `batches` yields for this share, decoded once and held."""
         indices = torch.cat([self.indices[:0], *self._parts(batch_size, share)])
-        return Images(self.store.held(indices.unique()), indices, self.preparation)
+        return replace(self, store=self.store.held(indices.unique()), indices=indices)
 
     def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
         parts = [part for part in self.indices.split(batch_size) if len(part)]

@@ -174,14 +174,9 @@ def load_data(
         used = np.unique(np.concatenate([splits.train, splits.search, splits.test]))
         _check_memory(len(used), store.channels, config)
         store = store.held(torch.from_numpy(used))
-
-    def images(indices: np.ndarray) -> Images:
-        return Images(store, torch.from_numpy(indices), preparation)
-
-    return DataSet(
-        train=images(splits.train),
-        search=images(splits.search),
-        test=images(splits.test),
-        splits=splits,
-        fingerprint=f"{store.fingerprint()}-{splits.fingerprint()}",
+    train, search, test = (
+        Images(store, torch.from_numpy(indices), preparation)
+        for indices in (splits.train, splits.search, splits.test)
     )
+    fingerprint = f"{store.fingerprint()}-{splits.fingerprint()}"
+    return DataSet(train=train, search=search, test=test, splits=splits, fingerprint=fingerprint)

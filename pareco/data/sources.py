@@ -69,7 +69,7 @@ def counted_classes(
     Without `names`, classes are called by their numbers. Raises `ValueError` for negative numbers,
     which stand for none.
     """
-    if len(numbers) and min(numbers) < 0:
+    if len(numbers) and numbers.min() < 0:
         raise ValueError(f"{place}: some images have no label")
     present, labels = np.unique(numbers, return_inverse=True)
     called = [str(each) if names is None else names[int(each)] for each in present]

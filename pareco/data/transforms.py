@@ -22,9 +22,8 @@ _pillow: Any = functional  # declared for tensors alone
 def view(image: Image.Image, seed: int | None, config: DataConfig) -> Tensor:
     """Return the bytes `3 x h x w` of an RGB image: the view of this seed, or evaluation's (None).
 
-    As in US-Net (arXiv 1903.05134): random resized crop and colour jitter in training, a central
-    crop in evaluation, to a square of `config.image_size` pixels. Mirroring and lighting follow on
-    the device.
+    A square of `config.image_size` pixels, as in US-Net (arXiv 1903.05134): random resized crop
+    and colour jitter, or a central crop. Mirroring and lighting follow on the device.
     """
     generator = torch.Generator().manual_seed(seed or 0)
     if seed is None or config.crop_scale is None:
