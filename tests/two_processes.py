@@ -1,7 +1,5 @@
 """Tiny runs whose weights and widths each process writes down; started by a launcher."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -50,22 +48,14 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
         patch.object(dist, "all_gather", wraps=dist.all_gather) as gather,
         patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce,
     ):
-        execute_run(
-            replace(GENTLE, training=training),
-            method_named(method),
-            0,
-            folder / "run",
-            on_step=lambda report: None,
-            machine=Machine(device="cpu"),
-        )
+        options: Any = {"on_step": lambda report: None, "machine": Machine(device="cpu")}
+        experiment = replace(GENTLE, training=training)
+        execute_run(experiment, method_named(method), 0, folder / "run", **options)
     weights = {name: each.detach().clone() for name, each in last["net"].named_parameters()}
     save_file(weights, folder / f"rank{rank}.safetensors")
-    notes = {
-        "widths": trained,
-        "norms": len(last["net"].norms()),
-        "gathered": gather.call_count,
-        "reduced": sum("group" not in call.kwargs for call in reduce.call_args_list),
-    }
+    reduced = sum("group" not in call.kwargs for call in reduce.call_args_list)
+    sent = {"gathered": gather.call_count, "reduced": reduced}
+    notes = {"widths": trained, "norms": len(last["net"].norms()), **sent}
     (folder / f"rank{rank}.json").write_text(json.dumps(notes))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import NamedTuple
@@ -42,7 +42,7 @@ def decoded_pieces(
     pieces: Sequence[tuple[Tensor, Tensor | None]],
     workers: int,
     pin_memory: bool,
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Yield the images at the indices of each piece, in the views of its seeds, if it has any.
 
     Each piece is decoded by one of the worker processes, ahead of its use; without any, in this

@@ -7,6 +7,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, repeat
@@ -116,8 +117,9 @@ class FileStore(Store):
         ]
         pieces, accelerated = list(chain.from_iterable(divided)), self.device.type != "cpu"
         decoded = decoded_pieces(self.source, self.config, pieces, self.workers, accelerated)
-        for batch in divided:
-            yield self._batch([self._checked(next(decoded)) for _ in batch])
+        with closing(decoded):  # else an error that is kept would keep its processes
+            for batch in divided:
+                yield self._batch([self._checked(next(decoded)) for _ in batch])
 
     def held(self, indices: Tensor) -> DecodedStore:
         """Return a store that decodes these images once, when first read."""

@@ -175,8 +175,7 @@ def tar_part(tar: Path) -> Part:
 
     Raises `ValueError` or `TarError` if there are none.
     """
-    # Without timm's cache of the tar's index, which is a pickle.
-    found, labels, classes, _ = extract_tarinfos(str(tar), cache_tarinfo=False)
+    found, labels, classes, _ = extract_tarinfos(str(tar), cache_tarinfo=False)  # in a pickle
     places = [
         (0, file.name, file.offset_data + (outer.offset_data if outer else 0), file.size)
         for file, _, outer in found

@@ -72,8 +72,7 @@ def stratified_splits(labels: np.ndarray, own_test: int, config: DataConfig) -> 
         pool, test = divided(pool, config.test_images, "test_images")
     holdout = config.search_split == "holdout"
     if config.train_images is not None:
-        held_out = config.search_images if holdout else 0
-        pool = part(pool, config.train_images + held_out, "train_images")
+        pool = part(pool, config.train_images + holdout * config.search_images, "train_images")
     rest, search = divided(pool, config.search_images, "search_images")
     train = rest if holdout else pool
     return Splits(train=np.sort(train), search=np.sort(search), test=np.sort(test))

@@ -193,6 +193,7 @@ def test_nothing_but_damage_ends_with_a_list_that_is_cut(tmp_path: Path, workers
         read(files, [29])
     assert str(raised.value).count("\n  train/") == 20
     assert str(raised.value).endswith("and 6 more")
+    assert not torch.multiprocessing.active_children()  # though the error is still held
     fresh = store(tmp_path, workers)
     for path in (tmp_path / "train").rglob("*.png"):
         path.unlink()

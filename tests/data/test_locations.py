@@ -30,8 +30,10 @@ def shown(source: Source, index: int) -> np.ndarray:
     return np.asarray(source.image(index)).transpose(2, 0, 1)
 
 
-def test_folders_and_tars_of_the_same_files_are_the_same_data(tmp_path: Path) -> None:
-    folders = located(str(written_folders(tmp_path / "one" / "deep")))
+@pytest.mark.parametrize("name", ["val", "validation", "test"])
+def test_folders_and_tars_of_the_same_files_are_the_same_data(tmp_path: Path, name: str) -> None:
+    folders = located(str(written_folders(tmp_path / "one" / "deep", test_name=name)))
+    assert folders.name(30) == f"{name}/ant/000.png"
     tars = located(str(written_tars(tmp_path / "two")))
     for source in (folders, tars):
         assert (source.classes, source.own_test) == (CLASSES, 12)
@@ -39,12 +41,6 @@ def test_folders_and_tars_of_the_same_files_are_the_same_data(tmp_path: Path) ->
     assert folders.fingerprint() == tars.fingerprint()
     (tmp_path / "one" / "deep" / "train" / "ant" / "000.png").unlink()
     assert located(str(tmp_path / "one" / "deep")).fingerprint() != tars.fingerprint()
-
-
-@pytest.mark.parametrize("name", ["val", "validation", "test"])
-def test_names_of_the_test_images(tmp_path: Path, name: str) -> None:
-    source = located(str(written_folders(tmp_path, test_name=name)))
-    assert source.name(30) == f"{name}/ant/000.png"
 
 
 def test_a_tar_of_a_tar_for_each_class(tmp_path: Path) -> None:
