@@ -127,9 +127,14 @@ class Processes:
             gradient.copy_(average.view_as(gradient) / self.share.count)
         return sums.tolist()
 
-    def average(self, values: Tensor) -> Tensor:
-        """Return the mean over processes of a tensor; gradients flow to all of them."""
-        return _Sum.apply(values) / self.share.count  # type: ignore[operator]
+    def gathered(self, values: Tensor) -> Tensor:
+        """Return the tensors of all processes, stacked; gradients flow to all of them.
+
+        One collective call, and one more for the gradient; none where there is one process.
+        """
+        if not self.several:
+            return values[None]
+        return _Gathered.apply(values, self.share)  # type: ignore[return-value]
 
     def check_agreement(self, tensors: Sequence[Tensor]) -> None:
         """Raise `RuntimeError` unless all processes hold the same values."""
@@ -147,20 +152,21 @@ class Processes:
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes; so is the gradient. (torch has none that is public.)"""
+class _Gathered(torch.autograd.Function):
+    """The tensors of all processes, stacked. (torch has no such function that is public.)"""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        summed = values.clone()
-        dist.all_reduce(summed)
-        return summed
+    def forward(ctx: Any, values: Tensor, share: Share) -> Tensor:
+        ctx.share = share
+        gathered = values.new_empty(share.count, *values.shape)
+        dist.all_gather(list(gathered), values.contiguous())
+        return gathered
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         summed = gradients[0].clone()
         dist.all_reduce(summed)
-        return summed
+        return summed[ctx.share.rank], None
 
 
 @cache

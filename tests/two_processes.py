@@ -1,19 +1,20 @@
-"""A tiny run whose weights and widths each process writes down; started by a launcher."""
-
-from __future__ import annotations
+"""Tiny runs whose weights and widths each process writes down; started by a launcher."""
 
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 from pareco.config import Machine
-from pareco.training import StepReport, execute_run
+from pareco.training import execute_run
 from pareco.training import trainer as trainer_module
 from replications.catalogue import method_named
 from tests.experiments import TINY
@@ -24,62 +25,54 @@ GENTLE = replace(
     data=replace(TINY.data, search_split="batch"),
     training=replace(TINY.training, lr_per_256=0.02),
 )
+CHANGES: dict[str, Any] = {"odd": {"batch_size": 99}, "alone": {"sync_batch_norm": False}}
 
 
 def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") -> None:
-    """Do the run in `folder/run`; write this process's weights and widths beside it."""
+    """Do the run in `folder/run`; write down beside it what this process trained and sent."""
     folder.mkdir(parents=True, exist_ok=True)
     trained: list[list[str]] = []
-    weights: dict[str, Any] = {}
+    last: dict[str, Any] = {}
     original = trainer_module.accumulate_gradients
 
     def noted(net: Any, images: Any, labels: Any, widths: Any, **options: Any) -> Any:
         trained.append([str(each) for each in widths])
         if len(trained) == 5:
             happen(accident, rank)
-        weights.update(net.named_parameters())
+        last["net"] = net
         return original(net, images, labels, widths, **options)
 
-    experiment = GENTLE
-    if accident == "odd":
-        experiment = replace(experiment, training=replace(experiment.training, batch_size=99))
-    if accident == "alone":
-        alone = replace(experiment.training, sync_batch_norm=False)
-        experiment = replace(experiment, training=alone)
-    trainer_module.accumulate_gradients = noted
-    try:
-        execute_run(
-            experiment,
-            method_named(method),
-            0,
-            folder / "run",
-            on_step=_ignored,
-            machine=Machine(device="cpu"),
-        )
-    finally:
-        trainer_module.accumulate_gradients = original
-    save_file(
-        {name: value.detach().clone() for name, value in weights.items()},
-        folder / f"rank{rank}.safetensors",
-    )
-    (folder / f"rank{rank}.json").write_text(json.dumps(trained))
+    training = replace(GENTLE.training, **CHANGES.get(accident, {}))
+    with (
+        patch.object(trainer_module, "accumulate_gradients", noted),
+        patch.object(dist, "all_gather", wraps=dist.all_gather) as gather,
+        patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce,
+    ):
+        options: Any = {"on_step": lambda report: None, "machine": Machine(device="cpu")}
+        experiment = replace(GENTLE, training=training)
+        execute_run(experiment, method_named(method), 0, folder / "run", **options)
+    weights = {name: each.detach().clone() for name, each in last["net"].named_parameters()}
+    save_file(weights, folder / f"rank{rank}.safetensors")
+    reduced = sum("group" not in call.kwargs for call in reduce.call_args_list)
+    sent = {"gathered": gather.call_count, "reduced": reduced}
+    notes = {"widths": trained, "norms": len(last["net"].norms()), **sent}
+    (folder / f"rank{rank}.json").write_text(json.dumps(notes))
 
 
 def happen(accident: str, rank: int) -> None:
     """Let this process come to grief, or ask it to end."""
     if (accident, rank) in (("raise", 1), ("raise-main", 0)):
         raise RuntimeError("this process dies")
-    if (accident, rank) == ("kill", 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if (accident, rank) == ("terminate", 1):
-        os.kill(os.getpid(), signal.SIGTERM)
+    ends = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}
+    if rank == 1 and accident in ends:
+        os.kill(os.getpid(), ends[accident])
 
 
-def _ignored(report: StepReport) -> None:
-    pass
-
-
-if __name__ == "__main__":
-    where, name, *how = sys.argv[1:]
+if __name__ == "__main__":  # FOLDER RUN=METHOD/ACCIDENT ..., one after another
     own_rank = int(os.environ["RANK"])
-    observed_run(Path(where), name, rank=own_rank, accident=how[0] if how else "")
+    for request in sys.argv[2:]:
+        name, method_name, mishap = re.split("[=/]", request + "/")[:3]
+        try:
+            observed_run(Path(sys.argv[1], name), method_name, rank=own_rank, accident=mishap)
+        except ValueError as refusal:
+            Path(sys.argv[1], name, f"refused{own_rank}").write_text(str(refusal))

@@ -1,104 +1,89 @@
-"""Where the pixels of a data set are: in memory, or in files, decoded once or whenever needed."""
+"""Images of a data set: in memory, or in files, decoded once or whenever they are needed."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from itertools import chain, repeat
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import track
 from torch import Tensor
 
 from pareco.config import DataConfig
 from pareco.data.decoding import MOST_DAMAGED, Decoded, decoded_pieces
 from pareco.data.sources import Source
-from pareco.data.transforms import Views
+from pareco.data.transforms import Preparation
+from pareco.processes import Share
+
+Batch = tuple[Tensor, Tensor]
+
+_LOGGER = logging.getLogger("pareco.data")
+_NAMED = 20
+_DECODED_AT_ONCE = 256
 
 
-class Store(Protocol):
+class DamagedImages(RuntimeError):
+    """More than 0.1% of a data set's training or test images cannot be read."""
+
+
+class Store(ABC):
     """All images of a data set: those to learn from, then the test images it brings, if any."""
 
-    @property
-    def labels(self) -> Tensor:
+    def __init__(
+        self, labels: Tensor, classes: tuple[str, ...], own_test: int, channels: int
+    ) -> None:
+        """Keep what all stores tell of their images."""
+        self.labels = labels
         """The labels `n`, int64, on the CPU."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
+        self.classes = classes
         """The names of the classes, in the order of their labels."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """The number of colour channels."""
-        ...
-
-    @property
-    def own_test(self) -> int:
+        self.own_test = own_test
         """How many of the images, the last ones, are the data set's own test images."""
-        ...
-
-    @property
-    def damaged(self) -> list[str]:
+        self.channels = channels
+        """The number of colour channels."""
+        self.damaged: list[str] = []
         """Names of the images that this process could not read, and replaced by the next ones."""
-        ...
 
-    def read(
-        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    @abstractmethod
+    def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield the pixels `b x c x h x w` (uint8) and labels `b` at each batch of indices.
 
         `seeds`, one for each image, decide how it is cropped and coloured for training; None
-        gives what evaluation sees.
+        gives what evaluation sees. Raises `DamagedImages` once too many cannot be read.
         """
-        ...
 
-    def only(self, indices: Tensor) -> Store:
-        """Return a store of the same indices that is read at these alone, sorted `k`."""
-        ...
+    def held(self, indices: Tensor) -> Store:
+        """Return a store to be read at these indices `k`, sorted, alone: it decodes none twice."""
+        return self
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return what tells this data set from others, wherever it lies: pixels, or names."""
-        ...
 
 
-@dataclass(frozen=True)
-class MemoryStore:
-    """Images `n x c x h x w` (uint8) and labels `n` (int64); in training nothing is decoded."""
+class MemoryStore(Store):
+    """Images `n x c x h x w` (uint8) and labels `n` (int64); nothing is decoded, or damaged."""
 
-    pixels: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    own_test: int = 0
-    damaged: list[str] = field(default_factory=list)
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, classes: tuple[str, ...], own_test: int = 0
+    ) -> None:
+        """Keep the images; they are read on the device of their pixels."""
+        super().__init__(labels, classes, own_test, pixels.shape[1])
+        self.pixels = pixels
 
-    @property
-    def channels(self) -> int:
-        """The number of colour channels."""
-        return self.pixels.shape[1]
-
-    def read(
-        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels and labels at each batch of indices, on the device of the pixels."""
+    def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
+        """Yield pixels and labels at each batch of indices; the seeds change nothing."""
         device = self.pixels.device
         for indices in batches:
             yield self.pixels[indices.to(device)], self.labels[indices].to(device)
-
-    def only(self, indices: Tensor) -> MemoryStore:
-        """Return the store itself: the others cost nothing more."""
-        return self
-
-    def to(self, device: torch.device) -> MemoryStore:
-        """Return the same images with their pixels on this device."""
-        return replace(self, pixels=self.pixels.to(device))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of pixels, labels and classes."""
@@ -108,88 +93,53 @@ class MemoryStore:
         return digest.hexdigest()
 
 
-_LOGGER = logging.getLogger("pareco.data")
-_T = TypeVar("_T")
-_PROCESSOR = torch.device("cpu").type
-_NAMED = 20
-_DECODED_AT_ONCE = 256
-_SECONDS_WITHOUT_PROGRESS = 2.0
-
-
-class DamagedImages(RuntimeError):
-    """More than 0.1% of a data set's training or test images cannot be read."""
-
-
-@dataclass(frozen=True)
-class FileStore:
+class FileStore(Store):
     """The images of a source, decoded anew each time that they are read."""
 
-    source: Source
-    config: DataConfig
-    workers: int
-    device: torch.device
-    reasons: dict[int, str] = field(default_factory=dict)
-    """Why images could not be read, by their index."""
+    def __init__(
+        self, source: Source, config: DataConfig, workers: int, device: torch.device
+    ) -> None:
+        """Keep what decodes them, in so many processes, for this device."""
+        super().__init__(torch.from_numpy(source.labels), source.classes, source.own_test, 3)
+        self.source, self.config, self.workers, self.device = source, config, workers, device
+        self.reasons: dict[int, str] = {}
+        """Why images could not be read, by their index."""
 
-    channels = 3
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels `n`, int64."""
-        return torch.from_numpy(self.source.labels)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        return self.source.classes
-
-    @property
-    def own_test(self) -> int:
-        """The number of test images that the data set brings."""
-        return self.source.own_test
-
-    @property
-    def damaged(self) -> list[str]:
-        """Names of the images that could not be read."""
-        return [self.source.name(index) for index in self.reasons]
-
-    def read(
-        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels and labels at each batch of indices, on the device.
-
-        Raises `DamagedImages` once too many cannot be read.
-        """
-        drawn = seeds or [None] * len(batches)
+    def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
+        """Yield pixels and labels at each batch of indices, on the device."""
         # A batch is one worker's; where there are few, all share each of them.
         parts = self.workers if 0 < len(batches) < self.workers else 1
-        divided = [_divided(*each, parts) for each in zip(batches, drawn, strict=True)]
-        pieces = [piece for batch in divided for piece in batch]
-        views, accelerated = Views(self.config), self.device.type != _PROCESSOR
-        decoded = decoded_pieces(self.source, views, pieces, self.workers, accelerated)
-        for batch in divided:
-            yield self._batch([self._checked(next(decoded)) for _ in batch])
+        divided = [
+            list(
+                zip(indices.chunk(parts), own.chunk(parts) if seeds else repeat(None), strict=False)
+            )
+            for indices, own in zip(batches, seeds or batches, strict=True)
+        ]
+        pieces, accelerated = list(chain.from_iterable(divided)), self.device.type != "cpu"
+        decoded = decoded_pieces(self.source, self.config, pieces, self.workers, accelerated)
+        with closing(decoded):  # else an error that is kept would keep its processes
+            for batch in divided:
+                yield self._batch([self._checked(next(decoded)) for _ in batch])
 
-    def only(self, indices: Tensor) -> FileStore:
-        """Return the store itself: nothing is decoded before it is read."""
-        return self
+    def held(self, indices: Tensor) -> DecodedStore:
+        """Return a store that decodes these images once, when first read."""
+        return DecodedStore(self, indices)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of names, labels, classes and sizes; wherever the files lie."""
-        size, crop = self.config.image_size, self.config.central_crop
-        return f"{self.source.fingerprint()}-{size}-{crop}"
+        return f"{self.source.fingerprint()}-{self.config.image_size}-{self.config.central_crop}"
 
-    def _batch(self, pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def _batch(self, pieces: Sequence[Batch]) -> Batch:
         pixels = [each.to(self.device, non_blocking=True) for each, _ in pieces]
         labels = self.labels[torch.cat([indices for _, indices in pieces])]
         return torch.cat(pixels), labels.to(self.device)
 
-    def _checked(self, piece: Decoded) -> tuple[Tensor, Tensor]:
+    def _checked(self, piece: Decoded) -> Batch:
         """Return the pixels and indices of a piece; note and count what it could not read."""
         for index, reason in piece.damaged.items():
             if index not in self.reasons:
-                self.reasons[index] = reason
-                name = self.source.name(index)
+                self.reasons[index], name = reason, self.source.name(index)
+                self.damaged.append(name)
                 _LOGGER.warning("cannot read %s (%s): the next image stands in", name, reason)
         for part in {self.source.part_of(index) for index in piece.damaged}:
             bad = [index for index in self.reasons if index in part]
@@ -207,108 +157,89 @@ class FileStore:
         )
 
 
-@dataclass(frozen=True)
-class DecodedStore:
-    """The images of a file store that are needed, decoded once, when first read, and held.
+class DecodedStore(Store):
+    """Images of a file store, decoded once, when first read, and held."""
 
-    `only` says which.
-    """
-
-    files: FileStore
-    needed: Tensor = field(default_factory=lambda: torch.arange(0))
-    """The indices `k`, sorted, of the images that are read."""
-
-    channels = FileStore.channels
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError`, naming the field, if memory cannot hold the images."""
-        needed = len(self.needed) * self.channels * self.files.config.image_size**2
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > memory:
-            raise ValueError(
-                f"data.in_memory: {len(self.needed)} images of data.image_size "
-                f"{self.files.config.image_size} take {needed / 2**30:.0f} GiB, more than this "
-                "machine's memory; set in_memory=False"
-            )
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels `n`, int64, as the files say."""
-        return self.files.labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        return self.files.classes
-
-    @property
-    def own_test(self) -> int:
-        """The number of test images that the data set brings."""
-        return self.files.own_test
-
-    @property
-    def damaged(self) -> list[str]:
-        """Names of the images that could not be read."""
-        return self.files.damaged
+    def __init__(self, files: FileStore, needed: Tensor) -> None:
+        """Hold the images at the indices `k`, sorted, that are needed."""
+        super().__init__(files.labels, files.classes, files.own_test, files.channels)
+        self.damaged = files.damaged
+        self._files, self._needed = files, needed
 
     @cached_property
     def memory(self) -> MemoryStore:
         """The images that are needed, decoded, in their order."""
-        size, device = self.files.config.image_size, self.files.device
-        shape = (len(self.needed), self.channels, size, size)
-        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
-        labels = torch.empty_like(self.needed)
-        parts = self.needed.split(_DECODED_AT_ONCE)
-        read = with_progress(self.files.read(parts, None), len(parts))
-        for number, (some, theirs) in enumerate(read):
-            place = slice(number * _DECODED_AT_ONCE, number * _DECODED_AT_ONCE + len(some))
-            pixels[place], labels[place] = some, theirs.cpu()
+        count, size, device = len(self._needed), self._files.config.image_size, self._files.device
+        pixels = torch.empty(count, self.channels, size, size, dtype=torch.uint8, device=device)
+        labels = torch.empty_like(self._needed)
+        places = range(0, count, _DECODED_AT_ONCE)
+        parts = [self._needed[place : place + _DECODED_AT_ONCE] for place in places]
+        shown = track(
+            zip(places, self._files.read(parts, None), strict=True),
+            "decoding images",
+            len(parts),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        for place, (some, theirs) in shown:
+            pixels[place : place + len(some)] = some
+            labels[place : place + len(some)] = theirs.cpu()
         return MemoryStore(pixels, labels, self.classes)
 
-    def read(
-        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels and labels at each batch of indices, on the device."""
-        return self.memory.read([self._places(indices) for indices in batches], seeds)
+    def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
+        """Yield pixels and labels at each batch of indices, as evaluation sees them."""
+        return self.memory.read([self._places(indices) for indices in batches], None)
 
     def _places(self, indices: Tensor) -> Tensor:
         """Return where images are in memory. Raises `IndexError` for one that is not needed."""
-        places = torch.searchsorted(self.needed, indices)
-        if not torch.equal(self.needed[places.clamp(max=len(self.needed) - 1)], indices):
-            raise IndexError("images are read that `only` left out")
+        places = torch.searchsorted(self._needed, indices)
+        if not torch.equal(self._needed[places.clamp(max=len(self._needed) - 1)], indices):
+            raise IndexError("images are read that are not held")
         return places
-
-    def only(self, indices: Tensor) -> DecodedStore:
-        """Return a store that decodes these images alone."""
-        return replace(self, needed=indices)
 
     def fingerprint(self) -> str:
         """Return that of the files."""
-        return self.files.fingerprint()
+        return self._files.fingerprint()
 
 
-def with_progress(items: Iterable[_T], total: int) -> Iterator[_T]:
-    """Yield the items; show a bar on a terminal's stderr once it takes long."""
-    console = Console(stderr=True)
-    columns = ("decoding images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("", total=total)
-    begun, shown = time.monotonic(), False
-    try:
-        for item in items:
-            yield item
-            bar.advance(task)
-            if not shown and time.monotonic() - begun > _SECONDS_WITHOUT_PROGRESS:
-                shown = True
-                bar.start()
-    finally:
-        if shown:
-            bar.stop()
+@dataclass(frozen=True)
+class Images:
+    """The images of a store at some indices, and how they are prepared for a network."""
 
+    store: Store
+    indices: Tensor
+    preparation: Preparation
 
-def _divided(
-    indices: Tensor, seeds: Tensor | None, parts: int
-) -> list[tuple[Tensor, Tensor | None]]:
-    """Return a batch in `parts` parts at most, for as many workers."""
-    some_seeds = [None] * parts if seeds is None else seeds.chunk(parts)
-    return list(zip(indices.chunk(parts), some_seeds, strict=False))
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.indices)
+
+    def subset(self, positions: Sequence[int] | Tensor) -> Images:
+        """Return the images at these positions among these."""
+        return replace(self, indices=self.indices[torch.as_tensor(positions, dtype=torch.int64)])
+
+    def normalized(self, positions: Tensor) -> Batch:
+        """Return images (float, normalized) and labels at these positions, for evaluation."""
+        (batch,) = self._evaluated([self.indices[positions]])
+        return batch
+
+    def batches(self, batch_size: int, share: Share = Share()) -> Iterator[Batch]:
+        """Yield all images in order, for evaluation; the last batch may be smaller.
+
+        A share takes every `share.count`-th batch.
+        """
+        return self._evaluated(self._parts(batch_size, share))
+
+    def held(self, batch_size: int, share: Share = Share()) -> Images:
+        """Return the images that `batches` yields for this share, decoded once and held."""
+        indices = torch.cat([self.indices[:0], *self._parts(batch_size, share)])
+        return replace(self, store=self.store.held(indices.unique()), indices=indices)
+
+    def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
+        parts = [part for part in self.indices.split(batch_size) if len(part)]
+        return parts[share.rank :: share.count]
+
+    def _evaluated(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        for pixels, labels in self.store.read(parts, None):
+            yield self.preparation.evaluation(pixels), labels

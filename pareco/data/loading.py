@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -11,75 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from torch import Tensor
 
 from pareco.config import DataConfig, Machine
-from pareco.data.images import DamagedImages, DecodedStore, FileStore, MemoryStore, Store
-from pareco.data.locations import imagenet_source, torchvision_source
+from pareco.data.images import Batch, FileStore, Images, MemoryStore, Store
+from pareco.data.locations import imagenet_source, located, torchvision_source
 from pareco.data.sources import Source
 from pareco.data.splits import Splits, stratified_splits
 from pareco.data.transforms import Preparation
 from pareco.processes import Share
 from pareco.randomness import derived_generator
-
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of a store at some indices, and how they are prepared for a network."""
-
-    store: Store
-    indices: Tensor
-    preparation: Preparation
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.indices)
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels `n`, int64, on the CPU."""
-        return self.store.labels[self.indices]
-
-    def subset(self, positions: Sequence[int] | Tensor) -> Images:
-        """Return the images at these positions among these."""
-        chosen = torch.as_tensor(positions, dtype=torch.int64)
-        return Images(self.store, self.indices[chosen], self.preparation)
-
-    def normalized(self, positions: Tensor) -> Batch:
-        """Return images (float, normalized) and labels at these positions, for evaluation."""
-        (batch,) = self._evaluated([self.indices[positions]])
-        return batch
-
-    def batches(self, batch_size: int, share: Share = Share()) -> Iterator[Batch]:
-        """Yield all images in order, for evaluation; the last batch may be smaller.
-
-        A share takes every `share.count`-th batch.
-        """
-        return self._evaluated(self._parts(batch_size, share))
-
-    def held(self, batch_size: int, share: Share = Share()) -> Images:
-        """Return the images that `batches` yields for this share, decoded once and held."""
-        parts = self._parts(batch_size, share)
-        if isinstance(self.store, MemoryStore):
-            nothing = self.indices[:0]
-            return Images(self.store, torch.cat([nothing, *parts]), self.preparation)
-        size = self.preparation.config.image_size
-        none = (torch.empty(0, self.store.channels, size, size, dtype=torch.uint8), self.labels[:0])
-        read = list(self.store.read(parts, None)) or [none]
-        pixels = torch.cat([pixels for pixels, _ in read])
-        labels = torch.cat([labels.cpu() for _, labels in read])
-        held = MemoryStore(pixels, labels, self.store.classes)
-        return Images(held, torch.arange(len(labels)), self.preparation)
-
-    def _parts(self, batch_size: int, share: Share) -> list[Tensor]:
-        parts = [part for part in self.indices.split(batch_size) if len(part)]
-        return parts[share.rank :: share.count]
-
-    def _evaluated(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
-        for pixels, labels in self.store.read(parts, None):
-            yield self.preparation.evaluation(pixels), labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,59 +70,42 @@ class TrainingLoader:
             yield self.images.preparation.training(pixels, generator, size, own), labels
 
 
-def digits(image_size: int, channels: int) -> MemoryStore:
-    """Return all digits, grey in equal channels, scaled bilinearly to a square of this size.
+def _digits(
+    channels: int, config: DataConfig, machine: Machine, device: torch.device
+) -> MemoryStore:
+    """Return all digits, grey in equal channels, scaled bilinearly to the configured size.
 
     The pixels' 17 levels are spread over 0-240. (E. Alpaydin, C. Kaynak: Optical Recognition of
     Handwritten Digits, UCI.)
     """
-    loaded = load_digits()
-    levels = torch.tensor(loaded.images, dtype=torch.float32)[:, None]  # type: ignore[attr-defined]
-    scaled = F.interpolate(levels * 15, size=(image_size, image_size), mode="bilinear")
-    labels = torch.tensor(loaded.target, dtype=torch.int64)  # type: ignore[attr-defined]
-    pixels = scaled.round().to(torch.uint8).expand(-1, channels, -1, -1)
-    return MemoryStore(pixels, labels, tuple(map(str, loaded.target_names)))  # type: ignore[attr-defined]
-
-
-__all__ = [
-    "Batch",
-    "DamagedImages",
-    "DataSet",
-    "Images",
-    "MemoryStore",
-    "Share",
-    "Splits",
-    "TrainingLoader",
-    "load_data",
-]
-
-
-def _embedded(channels: int, config: DataConfig, machine: Machine, device: torch.device) -> Store:
     if machine.images is not None:
         raise ValueError(f"{config.name} is embedded in scikit-learn: it takes no --images")
-    return digits(config.image_size, channels).to(device)
+    values, numbers = load_digits(return_X_y=True)
+    levels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 8, 8)
+    scaled = F.interpolate(levels * 15, size=(config.image_size,) * 2, mode="bilinear")
+    pixels = scaled.round().to(torch.uint8).expand(-1, channels, -1, -1).to(device)
+    return MemoryStore(pixels, torch.tensor(numbers, dtype=torch.int64), tuple("0123456789"))
 
 
 def _from_files(
-    find: Callable[[str | None], Source],
+    find: Callable[[], Source],
     classes: int | None,
     config: DataConfig,
     machine: Machine,
     device: torch.device,
 ) -> Store:
-    source = find(machine.images)
+    source = find() if machine.images is None else located(machine.images)
     if classes is not None and len(source.classes) != classes:
         raise ValueError(
             f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "
             f"{classes}"
         )
-    files = FileStore(source, config, machine.decoding_workers, device)
-    return DecodedStore(files) if config.in_memory else files
+    return FileStore(source, config, machine.decoding_workers, device)
 
 
 _DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
-    "digits": partial(_embedded, 1),
-    "digits_rgb": partial(_embedded, 3),
+    "digits": partial(_digits, 1),
+    "digits_rgb": partial(_digits, 3),
     "cifar10": partial(_from_files, partial(torchvision_source, "cifar10"), 10),
     "cifar100": partial(_from_files, partial(torchvision_source, "cifar100"), 100),
     "imagenet": partial(_from_files, imagenet_source, None),
@@ -203,14 +126,9 @@ class DataSet:
     fingerprint: str
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of their labels."""
-        return self.train.store.classes
-
-    @property
     def num_classes(self) -> int:
         """The number of classes."""
-        return len(self.classes)
+        return len(self.train.store.classes)
 
     @property
     def in_chans(self) -> int:
@@ -223,6 +141,16 @@ class DataSet:
         return self.train.store.damaged
 
 
+def _check_memory(images: int, channels: int, config: DataConfig) -> None:
+    """Raise `ValueError`, naming the field, if memory cannot hold so many decoded images."""
+    needed = images * channels * config.image_size**2
+    if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise ValueError(
+            f"data.in_memory: {images} images of data.image_size {config.image_size} take "
+            f"{needed / 2**30:.0f} GiB, more than this machine's memory; set in_memory=False"
+        )
+
+
 @lru_cache(maxsize=1)  # for the runs that one process does
 def load_data(
     config: DataConfig,
@@ -231,26 +159,20 @@ def load_data(
 ) -> DataSet:
     """Return the data set of this configuration, split as it says, for this device.
 
-    Raises `ValueError` for an unknown name (with the nearest known ones), impossible splits, or
-    images that cannot be told apart; `FileNotFoundError`, saying what helps, where there are none.
+    Raises `ValueError` for impossible splits, or images that cannot be told apart;
+    `FileNotFoundError`, saying what helps, where there are none.
     """
-    if config.name not in _DATA_SETS:
-        near = difflib.get_close_matches(config.name, _DATA_SETS, n=3, cutoff=0.0)
-        raise ValueError(f"data.name: unknown data set {config.name!r}; known: {', '.join(near)}")
     store = _DATA_SETS[config.name](config, machine, device)
     preparation = Preparation(config)
     preparation.check(store.channels)
     splits = stratified_splits(store.labels.numpy(), store.own_test, config)
-    used = np.unique(np.concatenate([splits.train, splits.search, splits.test]))
-    store = store.only(torch.from_numpy(used))
-
-    def images(indices: np.ndarray) -> Images:
-        return Images(store, torch.from_numpy(indices), preparation)
-
-    return DataSet(
-        train=images(splits.train),
-        search=images(splits.search),
-        test=images(splits.test),
-        splits=splits,
-        fingerprint=f"{store.fingerprint()}-{splits.fingerprint()}",
+    if config.in_memory:
+        used = np.unique(np.concatenate([splits.train, splits.search, splits.test]))
+        _check_memory(len(used), store.channels, config)
+        store = store.held(torch.from_numpy(used))
+    train, search, test = (
+        Images(store, torch.from_numpy(indices), preparation)
+        for indices in (splits.train, splits.search, splits.test)
     )
+    fingerprint = f"{store.fingerprint()}-{splits.fingerprint()}"
+    return DataSet(train=train, search=search, test=test, splits=splits, fingerprint=fingerprint)

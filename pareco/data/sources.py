@@ -6,57 +6,34 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data.readers.reader import Reader
-
-
-class Part(Protocol):
-    """The images of one split."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The labels `n`, from 0."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of their labels."""
-        ...
-
-    def image(self, index: int) -> Image.Image:
-        """Return an image, decoded to RGB; raises anything if it is damaged or missing."""
-        ...
-
-    def name(self, index: int) -> str:
-        """Return where the image is, for people."""
-        ...
-
-    def key(self, index: int) -> str:
-        """Return what tells the image from others of its class, wherever they lie."""
-        ...
-
-    def close(self) -> None:
-        """Close what is open; it is opened again when it is needed."""
-        ...
+from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
 
 @dataclass(frozen=True)
-class ReaderPart:
-    """A split with a reader of timm's kind: `reader[index]` gives a file or an image first."""
+class Part:
+    """The images of one split, which have files of their own."""
 
     reader: Any
+    """Of timm's kind: `reader[index]` gives a file, or an image, first."""
+
     labels: np.ndarray
+    """The labels `n`, from 0."""
+
     classes: tuple[str, ...]
+    """The names of the classes, in the order of their labels."""
+
     place: str
+    """What precedes an image's name, for people."""
 
     def image(self, index: int) -> Image.Image:
-        """Return an image, decoded to RGB."""
+        """Return an image, decoded to RGB; raises anything if it is damaged or missing."""
         opened = self.reader[index][0]
         if isinstance(opened, Image.Image):
             return opened.convert("RGB")
@@ -64,26 +41,15 @@ class ReaderPart:
             return Image.open(opened).convert("RGB")
 
     def name(self, index: int) -> str:
-        """Return the split's place and the file's name in it."""
+        """Return where an image is, for people."""
         return f"{self.place}/{self.reader.filename(index)}"
 
     def key(self, index: int) -> str:
-        """Return the file's name without folders."""
+        """Return what tells an image from others of its class: its file's name, without folders."""
         return self.reader.filename(index, basename=True)
 
-    def close(self) -> None:
-        """Do nothing: files are closed once they are read."""
 
-
-class TarPart(ReaderPart):
-    """A tar of class folders (or of a tar for each class), held open from image to image."""
-
-    def close(self) -> None:
-        """Close the tar, lest a process that is begun shares the position in it."""
-        _close(self.reader.tar_state)
-
-
-class NumberedPart(ReaderPart):
+class NumberedPart(Part):
     """A split whose images have numbers in place of names."""
 
     def name(self, index: int) -> str:
@@ -95,28 +61,26 @@ class NumberedPart(ReaderPart):
         return str(index)
 
 
-def _close(state: Any) -> None:
-    for child in state.children.values():
-        _close(child)
-    if state.tf is not None:
-        state.tf.close()
-        state.tf = None
-
-
-def present_classes(
-    labels: np.ndarray, names: Sequence[str] | None, place: str
+def counted_classes(
+    numbers: np.ndarray, names: Sequence[str] | None, place: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the labels `n` counted from 0 without gaps, and the names of the classes they mean.
 
-    Without `names`, classes are called by their numbers. Raises `ValueError` for negative labels,
+    Without `names`, classes are called by their numbers. Raises `ValueError` for negative numbers,
     which stand for none.
     """
-    if len(labels) and labels.min() < 0:
+    if len(numbers) and numbers.min() < 0:
         raise ValueError(f"{place}: some images have no label")
-    present, counted = np.unique(labels, return_inverse=True)
-    numbers: list[int] = present.tolist()
-    called = [str(label) if names is None else names[label] for label in numbers]
-    return counted, tuple(called)
+    present, labels = np.unique(numbers, return_inverse=True)
+    called = [str(each) if names is None else names[int(each)] for each in present]
+    return labels, tuple(called)
+
+
+def numbered_part(
+    reader: Any, numbers: Sequence[int] | np.ndarray, names: Sequence[str], place: str
+) -> Part:
+    """Return a split with the images of a reader, which have no files, and their classes."""
+    return NumberedPart(reader, *counted_classes(np.asarray(numbers), names, place), place)
 
 
 class Source:
@@ -154,11 +118,6 @@ class Source:
         border = len(self._train.labels)
         return range(border) if index < border else range(border, len(self.labels))
 
-    def close(self) -> None:
-        """Close what is open: before other processes begin, and at the end."""
-        self._train.close()
-        self._test.close()
-
     def fingerprint(self) -> str:
         """Return a SHA-256 of classes, labels and the names of files, wherever they lie."""
         digest = hashlib.sha256(repr((self.classes, self.own_test)).encode())
@@ -174,10 +133,10 @@ class Source:
 
 def _difference(train: Sequence[str], test: Sequence[str]) -> str:
     """Return, for people, which classes are in one of the two alone."""
-    missing = {"training": set(train) - set(test), "test": set(test) - set(train)}
+    alone = {"training": sorted({*train} - {*test}), "test": sorted({*test} - {*train})}
     parts = [
-        f"{', '.join(sorted(names)[:10])}{', ...' * (len(names) > 10)} only in {which}"
-        for which, names in missing.items()
+        f"{', '.join(names[:10])}{', ...' * (len(names) > 10)} only in {which}"
+        for which, names in alone.items()
         if names
     ]
     return "; ".join(parts) or "their order"
@@ -187,43 +146,60 @@ _IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
 _LABELS = frozenset(("cls", "json"))
 
 
-class ShardReader(Reader):
-    """Reads images of WebDataset shards in any order: saved splits and exact resume need that.
+class PackedReader:
+    """Reads files inside of uncompressed tars in any order, as saved splits and resume need it.
+
+    Nothing stays open, so that processes share no position in a tar.
+    """
+
+    def __init__(self, tars: Sequence[Path], places: Iterable[tuple[int, str, int, int]]) -> None:
+        """Take the place of each file: its tar's number, its name, offset and size in bytes."""
+        numbers, names, *bounds = zip(*places, strict=True)
+        self._tars, self._names = list(tars), names
+        self._numbers, self._offsets, self._sizes = map(np.array, (numbers, *bounds))
+
+    def __getitem__(self, index: int) -> tuple[io.BytesIO]:
+        """Return a file's content."""
+        with self._tars[self._numbers[index]].open("rb") as file:
+            file.seek(self._offsets[index])
+            return (io.BytesIO(file.read(self._sizes[index])),)
+
+    def filename(self, index: int, basename: bool = False) -> str:
+        """Return a file's name, with its folders unless `basename`."""
+        name = self._names[index]
+        return PurePosixPath(name).name if basename else name
+
+
+def tar_part(tar: Path) -> Part:
+    """Return the images in a tar of class folders, or of a tar for each class, as timm finds them.
+
+    Raises `ValueError` or `TarError` if there are none.
+    """
+    found, labels, classes, _ = extract_tarinfos(str(tar), cache_tarinfo=False)  # in a pickle
+    places = [
+        (0, file.name, file.offset_data + (outer.offset_data if outer else 0), file.size)
+        for file, _, outer in found
+    ]
+    return Part(PackedReader([tar], places), labels, tuple(classes or ()), tar.name)
+
+
+def shard_part(shards: Sequence[Path]) -> Part:
+    """Return the images in WebDataset shards.
 
     A sample is `KEY.jpg` (jpeg, png, webp) with `KEY.cls` (a whole number) or `KEY.json` (with
     "label"); the key ends at the first dot of the file's name, and other fields are not read.
-    `labels` is `n`. Raises `ValueError`, naming the shard, where something else is found.
+    Raises `ValueError`, naming the shard, where something else is found.
     """
-
-    def __init__(self, shards: Sequence[Path]) -> None:
-        """Index the shards; images are not read."""
-        super().__init__()
-        found = [
-            (number, *sample) for number, shard in enumerate(shards) for sample in _samples(shard)
-        ]
-        numbers, names, offsets, sizes, labels = zip(*found, strict=True) if found else ((),) * 5
-        self._shards, self._names = list(shards), names
-        self._numbers, self._offsets, self._sizes = map(np.array, (numbers, offsets, sizes))
-        self.labels = np.array(labels, dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
-        """Return an image's bytes and its label; the shard is opened anew, in any process."""
-        with self._shards[self._numbers[index]].open("rb") as file:
-            file.seek(self._offsets[index])
-            return io.BytesIO(file.read(self._sizes[index])), int(self.labels[index])
-
-    def _filename(  # type: ignore[override]
-        self, index: int, basename: bool = False, absolute: bool = False
-    ) -> str:
-        name = self._names[index]
-        if basename:
-            return PurePosixPath(name).name
-        shard = self._shards[self._numbers[index]]
-        return f"{shard if absolute else shard.name}/{name}"
+    samples = [
+        ((number, f"{shard.name}/{name}", offset, size), label)
+        for number, shard in enumerate(shards)
+        for name, offset, size, label in _samples(shard)
+    ]
+    if not samples:
+        raise ValueError(f"{shards[0]}: there are no images in it, or in those beside it")
+    places, numbers = zip(*samples, strict=True)
+    labels, classes = counted_classes(np.array(numbers), None, shards[0].name)
+    return Part(PackedReader(shards, places), labels, classes, shards[0].parent.name)
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, int, int, int]]:
@@ -231,7 +207,7 @@ def _samples(shard: Path) -> Iterator[tuple[str, int, int, int]]:
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:  # a compressed one has no random access
+        with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, extension = _key(member.name)
                 if not member.isfile():
@@ -240,7 +216,7 @@ def _samples(shard: Path) -> Iterator[tuple[str, int, int, int]]:
                     images[key] = (member.name, member.offset_data, member.size)
                 elif extension in _LABELS:
                     labels[key] = _label(tar, member, extension)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError) as error:  # a compressed one has no random access
         raise ValueError(f"{shard} is no uncompressed tar: {error}") from error
     except ValueError as error:
         raise ValueError(f"{shard}: {error}") from error

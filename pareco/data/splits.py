@@ -32,9 +32,7 @@ class Splits:
     @classmethod
     def from_json(cls, runs: dict[str, Any]) -> Self:
         """Return the splits that `as_json` described."""
-        parts = {
-            name: [np.arange(first, end) for first, end in pairs] for name, pairs in runs.items()
-        }
+        parts = {name: [np.arange(*each) for each in pairs] for name, pairs in runs.items()}
         return cls(**{name: np.concatenate(each) for name, each in parts.items()})
 
 
@@ -46,62 +44,38 @@ def stratified_splits(labels: np.ndarray, own_test: int, config: DataConfig) -> 
     training split, or a part of it. Raises `ValueError`, naming the field, where a split would
     not hold every class.
     """
-    pool = np.arange(len(labels) - own_test)
+
+    def divided(indices: np.ndarray, count: int, field: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rest and `count` of the indices."""
+        options = {"stratify": labels[indices], "random_state": config.split_seed}
+        try:
+            rest, part = train_test_split(indices, test_size=count, **options)
+        except ValueError as error:
+            raise ValueError(
+                f"data.{field}: {getattr(config, field)} of {len(indices)} images are impossible, "
+                f"with every class on both sides ({error})"
+            ) from error
+        return np.asarray(rest), np.asarray(part)
+
+    def part(indices: np.ndarray, count: int | None, field: str) -> np.ndarray:
+        """Return `count` of the indices; all where it is None."""
+        return indices if count in (None, len(indices)) else divided(indices, count, field)[1]
+
+    pool, own = np.split(np.arange(len(labels)), [len(labels) - own_test])
     if own_test:
-        test = _part(labels, np.arange(len(pool), len(labels)), config, "test_images")
+        test = part(own, config.test_images, "test_images")
     elif config.test_images is None:
         raise ValueError(
             f"data.test_images: {config.name} has no test split of its own; say how many"
         )
     else:
-        _check(labels, pool, config, "test_images")
-        pool, test = _divided(labels, pool, config.test_images, config, "test_images")
+        pool, test = divided(pool, config.test_images, "test_images")
+    holdout = config.search_split == "holdout"
     if config.train_images is not None:
-        held_out = config.search_images if config.search_split == "holdout" else 0
-        pool = _part(labels, pool, config, "train_images", held_out)
-    _check(labels, pool, config, "search_images")
-    rest, search = _divided(labels, pool, config.search_images, config, "search_images")
-    train = rest if config.search_split == "holdout" else pool
+        pool = part(pool, config.train_images + holdout * config.search_images, "train_images")
+    rest, search = divided(pool, config.search_images, "search_images")
+    train = rest if holdout else pool
     return Splits(train=np.sort(train), search=np.sort(search), test=np.sort(test))
-
-
-def _part(
-    labels: np.ndarray, indices: np.ndarray, config: DataConfig, field: str, more: int = 0
-) -> np.ndarray:
-    """Return as many of the indices as the field says, and `more`; all where it is None."""
-    wanted = getattr(config, field)
-    if wanted is None or wanted + more == len(indices):
-        return indices
-    classes = len(np.unique(labels[indices]))
-    if not classes <= wanted + more <= len(indices) - classes:
-        raise ValueError(
-            f"data.{field}: {wanted} of {len(indices) - more} images in {classes} classes are "
-            f"impossible; leave it out for all, or take at most {len(indices) - more - classes}"
-        )
-    return _divided(labels, indices, wanted + more, config, field)[1]
-
-
-def _check(labels: np.ndarray, pool: np.ndarray, config: DataConfig, field: str) -> None:
-    """Raise `ValueError` unless each part that the field divides the pool into has each class."""
-    classes = len(np.unique(labels[pool]))
-    wanted = getattr(config, field)
-    if min(wanted, len(pool) - wanted) < classes:
-        raise ValueError(
-            f"data.{field} ({wanted}) must leave an image of each of the {classes} classes to "
-            f"every split of {len(pool)} images"
-        )
-
-
-def _divided(
-    labels: np.ndarray, indices: np.ndarray, count: int, config: DataConfig, field: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rest and `count` of the indices, every class in proportion."""
-    if np.unique(labels[indices], return_counts=True)[1].min() < 2:
-        raise ValueError(f"data.{field}: a class with one image cannot be divided")
-    rest, part = train_test_split(
-        indices, test_size=count, stratify=labels[indices], random_state=config.split_seed
-    )
-    return np.asarray(rest), np.asarray(part)
 
 
 def _runs(indices: np.ndarray) -> list[list[int]]:

@@ -3,75 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageEnhance
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from pareco.config import DataConfig
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
-_BILINEAR = Image.Resampling.BILINEAR
-_ENHANCERS: tuple[Callable[[Image.Image], Any], ...] = (
-    ImageEnhance.Brightness,
-    ImageEnhance.Contrast,
-    ImageEnhance.Color,
-)
-
-Box = tuple[int, int, int, int]
+_pillow: Any = functional  # declared for tensors alone
 
 
-class Views:
-    """Crops and colours images to squares of `config.image_size` pixels.
+def view(image: Image.Image, seed: int | None, config: DataConfig) -> Tensor:
+    """Return the bytes `3 x h x w` of an RGB image: the view of this seed, or evaluation's (None).
 
-    As in US-Net (arXiv 1903.05134): random resized crop and colour jitter in training, a central
-    crop in evaluation. Mirroring and lighting follow on the device.
+    A square of `config.image_size` pixels, as in US-Net (arXiv 1903.05134): random resized crop
+    and colour jitter, or a central crop. Mirroring and lighting follow on the device.
     """
-
-    def __init__(self, config: DataConfig) -> None:
-        """Keep what the views depend on."""
-        self._size = config.image_size
-        self._shorter_side = round(config.image_size / config.central_crop)
-        self._crop_scale, self._jitter = config.crop_scale, config.colour_jitter
-
-    def pixels(self, image: Image.Image, seed: int | None) -> Tensor:
-        """Return the bytes `3 x h x w` of an RGB image: the view of this seed, or evaluation's."""
-        if seed is None:
-            return _bytes(self._central(image))
-        generator = torch.Generator().manual_seed(seed)
-        if self._crop_scale is None:
-            image = self._central(image)
-        else:
-            box = random_box(image.height, image.width, self._crop_scale, generator)
-            image = _cropped(image, box).resize((self._size, self._size), _BILINEAR)
-        if self._jitter:
-            image = jittered(image, self._jitter, generator)
-        return _bytes(image)
-
-    def _central(self, image: Image.Image) -> Image.Image:
-        shorter = min(image.size)
-        width, height = (self._shorter_side * side // shorter for side in image.size)
-        resized = image.resize((width, height), _BILINEAR)
-        top, left = round((height - self._size) / 2), round((width - self._size) / 2)
-        return _cropped(resized, (top, left, self._size, self._size))
+    generator = torch.Generator().manual_seed(seed or 0)
+    if seed is None or config.crop_scale is None:
+        seen = _pillow.resize(image, [round(config.image_size / config.central_crop)])
+        seen = _pillow.center_crop(seen, [config.image_size])
+    else:
+        box = random_box(image.height, image.width, config.crop_scale, generator)
+        seen = _pillow.resized_crop(image, *box, [config.image_size] * 2)
+    if seed is not None and config.colour_jitter:
+        seen = jittered(seen, config.colour_jitter, generator)
+    return _pillow.pil_to_tensor(seen).contiguous()
 
 
-def _bytes(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def _cropped(image: Image.Image, box: Box) -> Image.Image:
-    top, left, height, width = box
-    return image.crop((left, top, left + width, top + height))
-
-
-def random_box(height: int, width: int, least: float, generator: torch.Generator) -> Box:
+def random_box(
+    height: int, width: int, least: float, generator: torch.Generator
+) -> tuple[int, int, int, int]:
     """Return top, left, height and width of a crop of `least` to all of an image's area.
 
     The distribution, and the draws, are those of torchvision's `RandomResizedCrop`: after ten
@@ -96,8 +64,9 @@ def jittered(image: Image.Image, most: float, generator: torch.Generator) -> Ima
 
     Each by a factor drawn from `1 - most` to `1 + most`, as in torchvision's `ColorJitter`.
     """
-    for which in torch.randperm(len(_ENHANCERS), generator=generator).tolist():
-        image = _ENHANCERS[which](image).enhance(_uniform(1 - most, 1 + most, generator))
+    kinds = (_pillow.adjust_brightness, _pillow.adjust_contrast, _pillow.adjust_saturation)
+    for which in torch.randperm(len(kinds), generator=generator).tolist():
+        image = kinds[which](image, _uniform(1 - most, 1 + most, generator))
     return image
 
 

@@ -6,20 +6,16 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
 
+BatchParts = Callable[[Tensor], Tensor]
+"""Given a tensor of one of the equal parts of a batch, returns those of all parts, stacked.
 
-@dataclass(frozen=True)
-class BatchParts:
-    """The processes that hold equal parts of one batch: how many, and the mean over them.
-
-    `average` is differentiable: gradients flow to every process.
-    """
-
-    count: int
-    average: Callable[[Tensor], Tensor]
+Differentiable: gradients flow to every part, in the process that holds it.
+"""
 
 
 @dataclass
@@ -181,21 +177,28 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         running_variance: Tensor | None,
         momentum: float,
     ) -> Tensor:
-        """Return the activations normalized by the batch of all parts; track it as torch does."""
+        """Return the activations normalized by the batch of all parts; track it as torch does.
+
+        Each part's mean and variance are sent together, and merged as in Chan, Golub and LeVeque
+        (1983): means of squares, which could be sent as well, would cancel.
+        """
         values = input.float()
-        mean = parts.average(values.mean((0, 2, 3)))
-        centred = values - mean[:, None, None]
-        variance = parts.average(centred.square().mean((0, 2, 3)))
+        own_mean = values.mean((0, 2, 3))
+        centred = values - own_mean[:, None, None]
+        own_variance = centred.square().mean((0, 2, 3))
+        means, variances = parts(torch.stack([own_mean, own_variance])).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         if running_mean is not None and running_variance is not None:
-            count = parts.count * values.numel() // values.shape[1]
+            count = len(means) * values.numel() // values.shape[1]
             running_mean.lerp_(mean.detach(), momentum)
             running_variance.lerp_(variance.detach() * count / (count - 1), momentum)
         weight, bias = self._affine()
         scale = (variance + self.eps).rsqrt()
         scale = scale if weight is None else scale * weight
-        output = centred * scale[:, None, None]
-        output = output if bias is None else output + bias[:, None, None]
-        return output.to(input.dtype)
+        shift = (own_mean - mean) * scale
+        shift = shift if bias is None else shift + bias
+        return (centred * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         if self.switch is not None:

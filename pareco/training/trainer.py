@@ -20,7 +20,7 @@ from pareco.evaluation import SearchEvaluations, batch_losses
 from pareco.methods import Method
 from pareco.processes import Processes
 from pareco.randomness import seeded_globally
-from pareco.slimmable import BatchParts, SlimmableNet
+from pareco.slimmable import SlimmableNet
 from pareco.training.folder import RunState
 from pareco.training.interruption import Interrupted, requested
 from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
@@ -115,8 +115,7 @@ class Trainer:
         Raises `NonFiniteLoss`, or `Interrupted` once a checkpoint is saved.
         """
         joint = self.processes.several and self.config.sync_batch_norm
-        parts = BatchParts(self.processes.share.count, self.processes.average)
-        self.net.share_batches(parts if joint else None)
+        self.net.share_batches(self.processes.gathered if joint else None)
         self.net.train()
         saved = time.perf_counter()
         for batch in self.clock.waited_for(self._batches()):

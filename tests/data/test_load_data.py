@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,6 @@ from pareco.config import Machine
 from pareco.data import TrainingLoader, load_data
 from tests.data.pictures import CLASSES, PACKS, small, written_folders, written_tars
 from tests.experiments import TINY
-
-NAMES = ("cifar10", "cifar100", "imagenet")
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,7 @@ def test_digits_keep_their_pixels() -> None:
     pixels, labels = data.test.normalized(torch.tensor([0]))
     np.testing.assert_allclose(pixels[0, 0] * 90 + 73, raw * 15, atol=1e-4)
     assert labels.tolist() == [load_digits().target[data.splits.test[0]]]  # type: ignore[attr-defined]
-    assert data.classes == tuple("0123456789")
+    assert data.train.store.classes == tuple("0123456789")
     assert (data.num_classes, data.in_chans, data.damaged) == (10, 1, [])
     normalized, _ = data.train.normalized(torch.arange(len(data.train)))
     assert abs(float(normalized.mean())) < 0.05  # mean and deviation are rounded to whole levels
@@ -40,11 +39,8 @@ def test_digits_in_three_channels_are_the_same_in_each() -> None:
     data = load_data(three)
     assert data.in_chans == 3
     assert torch.equal(data.test.normalized(torch.arange(20))[0], grey.expand(-1, 3, -1, -1))
-
-
-def test_larger_digits_have_the_asked_size() -> None:
-    data = load_data(replace(TINY.data, image_size=16))
-    assert data.test.normalized(torch.tensor([0]))[0].shape == (1, 1, 16, 16)
+    larger = load_data(replace(TINY.data, image_size=16))
+    assert larger.test.normalized(torch.tensor([0]))[0].shape == (1, 1, 16, 16)
 
 
 def test_what_cannot_be_loaded_is_refused() -> None:
@@ -70,7 +66,7 @@ def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> N
     folder = str(written_folders(tmp_path / "one"))
     config = small(name="imagenet", in_memory=in_memory)
     data = load_data(config, Machine(images=folder, decoding_workers=2))
-    assert (data.classes, data.in_chans) == (CLASSES, 3)
+    assert (data.train.store.classes, data.in_chans) == (CLASSES, 3)
     assert data.splits.test.tolist() == list(range(30, 42))
     assert set(data.search.indices.tolist()) < set(data.train.indices.tolist())
     batches = list(TrainingLoader(images=data.train, batch_size=10, seed=0).epoch(0))
@@ -79,19 +75,19 @@ def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> N
     again = load_data(config, elsewhere)
     assert again.fingerprint == data.fingerprint
     repeated = TrainingLoader(images=again.train, batch_size=10, seed=0).epoch(0)
-    for (images, labels), (expected, expected_labels) in zip(repeated, batches, strict=True):
-        assert torch.equal(images, expected)
-        assert torch.equal(labels, expected_labels)
+    for batch, expected in zip(repeated, batches, strict=True):
+        assert all(map(torch.equal, batch, expected))
+    for other in ({"split_seed": 1}, {"image_size": 8}, {"central_crop": 0.5}):
+        assert load_data(replace(config, **other), elsewhere).fingerprint != data.fingerprint
 
 
-def test_other_splits_or_sizes_are_other_data(tmp_path: Path) -> None:
+def test_what_memory_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:
     machine = Machine(images=str(written_folders(tmp_path)))
-    first = load_data(small(), machine).fingerprint
-    assert load_data(small(split_seed=1), machine).fingerprint != first
-    assert load_data(small(image_size=8), machine).fingerprint != first
+    with pytest.raises(ValueError, match=r"data\.in_memory: 42 images .* set in_memory=False"):
+        load_data(small(in_memory=True, image_size=500_000), machine)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
 def test_a_missing_data_set_is_an_error_at_once(tmp_path: Path, name: str) -> None:
     machine = Machine(images=str(tmp_path / "absent"))
     expected = r"absent: there is no such folder(.|\n)*train\.tar and val\.tar"
@@ -99,35 +95,27 @@ def test_a_missing_data_set_is_an_error_at_once(tmp_path: Path, name: str) -> No
         load_data(small(name=name), machine)
 
 
-def pack(name: str) -> str:
-    if not (PACKS / name).is_dir():
-        pytest.skip(f"the data pack {name} is not in {PACKS}")
-    return str(PACKS / name)
-
-
-def test_cifar10_jpeg_as_it_is() -> None:
-    machine = Machine(images=pack("cifar10-jpeg"), decoding_workers=2)
-    config = small(name="cifar10", image_size=32, search_images=5000, search_split="holdout")
-    data = load_data(config, machine)
-    assert [len(each) for each in (data.train, data.search, data.test)] == [45_000, 5000, 10_000]
-    assert data.num_classes == 10
-    assert (data.test.labels.bincount() == 1000).all()
-    images, _ = data.test.normalized(torch.arange(0, 10_000, 100))
-    assert images.shape == (100, 3, 32, 32)
-    assert not data.damaged
-
-
-def test_tiny_imagenet_50_as_it_is() -> None:
-    machine = Machine(images=pack("tiny-imagenet-50"), decoding_workers=2)
-    options = {"crop_scale": 0.25, "colour_jitter": 0.4, "lighting": 0.1, "flip": True}
-    data = load_data(small(image_size=64, search_images=500, **options), machine)
-    assert [len(each) for each in (data.train, data.search, data.test)] == [15_000, 500, 2500]
-    assert data.classes[0] == "n01443537"
+@pytest.mark.parametrize(
+    ("pack", "options", "counts"),
+    [
+        ("cifar10-jpeg", {"image_size": 32, "search_split": "holdout"}, (45_000, 5000, 10_000)),
+        ("tiny-imagenet-50", {"image_size": 64, "search_images": 500}, (15_000, 500, 2500)),
+    ],
+)
+def test_photographs_as_they_are(pack: str, options: dict[str, Any], counts: tuple) -> None:
+    if not (PACKS / pack).is_dir():
+        pytest.skip(f"the data pack {pack} is not in {PACKS}")
+    views = {"crop_scale": 0.25, "colour_jitter": 0.4, "lighting": 0.1, "flip": True}
+    config = small(**{"search_images": 5000} | views | options)
+    data = load_data(config, Machine(images=str(PACKS / pack), decoding_workers=2))
+    assert tuple(map(len, (data.train, data.search, data.test))) == counts
+    tested = data.test.store.labels[data.test.indices].bincount()
+    assert (tested == counts[2] / data.num_classes).all()
     batches = TrainingLoader(images=data.train, batch_size=64, seed=0).epoch(0)
-    images, labels = next(batches)
+    for images, _ in (next(batches), data.test.normalized(torch.arange(0, counts[2], 25))):
+        assert images.shape[1:] == (3, config.image_size, config.image_size)
+        # Normalized photographs: near 0 and 1, the views' own variation within a generous margin.
+        assert abs(float(images.mean())) < 0.6
+        assert 0.5 < float(images.std()) < 1.5
     batches.close()  # type: ignore[attr-defined]
-    assert images.shape == (64, 3, 64, 64)
-    # Normalized photographs: near 0 and 1, the views' own variation within a generous margin.
-    assert abs(float(images.mean())) < 0.6
-    assert 0.5 < float(images.std()) < 1.5
-    assert labels.max() < 50
+    assert not data.damaged
