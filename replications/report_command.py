@@ -18,6 +18,7 @@ from pareco.reporting.page import Section, page_html
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
+from pareco.reporting.tables import terminal
 from replications.catalogue import experiment_named, experiment_names, scales_of
 from replications.verdicts import claim_outcomes
 
@@ -99,12 +100,11 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             folders.runs,
             folders.results,
             allow_unequal_budgets=folders.allow_unequal_budgets,
-            focus=FOCUS,
         )
     with console.status("tables and figures"):
-        written = render_report(folders.results / name, focus=FOCUS, unfinished=unfinished)
-    console.print(written.shown)
-    for path in written.unfinished:
+        written = render_report(folders.results / name, focus=FOCUS)
+    console.print(terminal(written.tables))
+    for path in unfinished:
         console.print(f"left out, not finished: {path}")
     for path in written.paths:
         console.print(str(path), highlight=False)

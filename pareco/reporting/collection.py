@@ -39,20 +39,13 @@ from pareco.schema import (
 _CURVE_POINTS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollectedRuns:
-    """The records of the finished runs of one experiment, and the folders of the unfinished."""
+def collected_runs(experiment: str, runs: Path) -> tuple[Records, tuple[Path, ...]]:
+    """The records of the finished runs of an experiment, and the folders of the unfinished.
 
-    records: Records
-    unfinished: tuple[Path, ...]
-
-
-def collected_runs(experiment: str, runs: Path) -> CollectedRuns:
-    """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and cost.
-
-    A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none has
-    finished, a record is incomplete, or two runs differ in their configuration, data, scale, cost,
-    network or channel groups.
+    The runs are those under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and
+    cost. A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none
+    has finished, a record is incomplete, or two runs differ in their configuration, data, scale,
+    cost, network or channel groups.
     """
     folders = sorted(folder for folder in (runs / experiment).glob("*/seed*") if folder.is_dir())
     finished = [folder for folder in folders if (folder / "DONE").exists()]
@@ -61,10 +54,8 @@ def collected_runs(experiment: str, runs: Path) -> CollectedRuns:
             f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
         )
     latency = read_latency(runs / experiment / "latency.json")
-    return CollectedRuns(
-        records=with_latency(records_of(finished), latency),
-        unfinished=tuple(folder for folder in folders if folder not in finished),
-    )
+    unfinished = tuple(folder for folder in folders if folder not in finished)
+    return with_latency(records_of(finished), latency), unfinished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,9 @@ def test_runs_of_other_configurations_or_data_are_refused(runs: Path) -> None:
 
 def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -> None:
     unfinished = write_run(runs, "random", 2, finished=False)
-    collected = collected_runs("digits", runs)
-    records = collected.records
+    records, left_out = collected_runs("digits", runs)
     assert list(records.fronts.columns) == [*FRONT_TYPES, *BUDGET_TYPES]
-    assert collected.unfinished == (unfinished,)
+    assert left_out == (unfinished,)
     order = list(records.fronts[["method", "seed", "macs"]].itertuples(index=False, name=None))
     assert order == sorted(order)
     assert len(order) == 3 * 2 * 10
@@ -52,7 +51,7 @@ def test_runs_are_collected_in_a_stable_order(runs: Path, write_run: WriteRun) -
 
 
 def test_curves_and_visits_are_ordered_by_run(runs: Path) -> None:
-    records = collected_runs("digits", runs).records
+    records = collected_runs("digits", runs)[0]
     assert list(records.curves.columns) == list(CURVE_TYPES)
     assert list(records.visits.columns) == list(VISIT_TYPES)
     assert list(records.curves["step"]) == [*STEPS] * 6
@@ -71,7 +70,7 @@ def test_a_curve_is_thinned_to_means_of_all_its_steps(tmp_path: Path, write_run:
     lines = [{"step": step, "loss_largest": step, "loss_smallest": -step} for step in range(250)]
     lines.insert(7, {"step": 6, "loss_largest": None, "loss_smallest": None})
     path.write_text("\n".join(map(json.dumps, lines)))
-    curves = collected_runs("digits", tmp_path).records.curves
+    curves = collected_runs("digits", tmp_path)[0].curves
     assert len(curves) == 100
     # 0 to 2, 3 and 4, 5 to 7, 8 and 9, and so on.
     assert list(curves["loss_largest"][:4]) == [1, 3.5, 6, 8.5]
@@ -82,11 +81,11 @@ def test_a_curve_is_thinned_to_means_of_all_its_steps(tmp_path: Path, write_run:
 
 def test_latency_is_joined_by_widths_where_every_network_has_one(runs: Path) -> None:
     write_latency(runs, leave_out=1)
-    records = collected_runs("digits", runs).records
+    records = collected_runs("digits", runs)[0]
     assert records.latency is None
     assert LATENCY not in {*records.fronts, *records.experiment.full_costs}
     write_latency(runs)
-    records = collected_runs("digits", runs).records
+    records = collected_runs("digits", runs)[0]
     assert records.latency is not None
     assert records.latency["cpu"] == "A processor"
     assert records.experiment.full_costs[LATENCY] == 1 + 0.01 * (16 + 16 + 32 + 32 + 64)
@@ -102,7 +101,7 @@ def test_the_order_is_by_the_experiments_own_cost(tmp_path: Path, write_run: Wri
     for number, line in enumerate(sorted(lines, key=lambda line: int(line[macs]))):
         line[params] = str(1000 - number)
     front.write_text("\n".join(",".join(line) for line in [header, *lines]))
-    collected = collected_runs("digits", tmp_path).records.fronts
+    collected = collected_runs("digits", tmp_path)[0].fronts
     assert list(collected["params"]) == [*range(991, 1001)]
     assert collected["macs"].is_monotonic_decreasing
 
@@ -140,7 +139,7 @@ def test_a_copied_folder_is_refused(runs: Path) -> None:
 def test_exempt_methods_of_any_run_are_exempt(runs: Path, write_run: WriteRun) -> None:
     write_run(runs, "zalone", 0, budget_exempt=True)
     write_run(runs, "alone", 0, budget_exempt=True)
-    exempt = collected_runs("digits", runs).records.experiment.budget_exempt
+    exempt = collected_runs("digits", runs)[0].experiment.budget_exempt
     assert exempt == ("alone", "zalone")
 
 
@@ -273,7 +272,7 @@ def test_no_path_and_no_host_gets_in(tmp_path: Path, write_run: WriteRun) -> Non
 def before(runs: Path, tmp_path: Path) -> Records:
     """The records of `runs`, written and read; their times have changed since."""
     write_latency(runs)
-    write_records(collected_runs("digits", runs).records, tmp_path / "digits")
+    write_records(collected_runs("digits", runs)[0], tmp_path / "digits")
     run_elsewhere(runs)
     return read_records(tmp_path / "digits")
 
@@ -289,7 +288,7 @@ def test_only_the_runs_whose_fronts_changed_have_new_times(
     else:
         budget = json.loads((folder / "result.json").read_text())["budget"]
         changed(folder / "result.json", budget=budget | {"passes": 1601})
-    kept = with_kept_times(collected_runs("digits", runs).records, before)
+    kept = with_kept_times(collected_runs("digits", runs)[0], before)
     first, second = kept.environment["environments"]
     assert (first, second["cpu"]) == (before.environment["environments"][0], "Another")
     found = {
@@ -310,7 +309,7 @@ def test_a_new_network_brings_all_latencies_anew(
     write_run(runs, "other", 0)
     write_latency(runs)
     run_elsewhere(runs)
-    kept = with_kept_times(collected_runs("digits", runs).records, before)
+    kept = with_kept_times(collected_runs("digits", runs)[0], before)
     assert kept.latency is not None
     assert kept.latency["cpu"] == "Another"
     assert kept.experiment.full_costs[LATENCY] == 2 * before.experiment.full_costs[LATENCY]
@@ -326,11 +325,11 @@ def test_a_new_network_brings_all_latencies_anew(
 def test_the_test_images_are_counted_from_the_splits_where_they_were_kept(
     runs: Path, tmp_path: Path
 ) -> None:
-    assert collected_runs("digits", runs).records.experiment.test_images is None
+    assert collected_runs("digits", runs)[0].experiment.test_images is None
     first = min((runs / "digits").glob("*/seed*"))
     splits = {"train": [[0, 90]], "search": [[90, 95]], "test": [[95, 98], [107, 111]]}
     (first / "splits.json").write_text(json.dumps(splits))
-    records = collected_runs("digits", runs).records
+    records = collected_runs("digits", runs)[0]
     assert records.experiment.test_images == 7
     write_records(records, tmp_path / "digits")
     assert read_records(tmp_path / "digits").experiment == records.experiment
