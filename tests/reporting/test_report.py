@@ -2,7 +2,6 @@
 
 import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +12,7 @@ from pareco.reporting import InvalidRecord, UnequalBudgets
 from pareco.reporting.report import collect_records, loaded_report, render_report
 from pareco.reporting.tables import markdown, terminal
 from pareco.schema import BUDGET_TYPES, FRONT_TYPES
-from tests.reporting.conftest import run_elsewhere, write_latency
-
-WriteRun = Callable[..., Path]
+from tests.reporting.conftest import run_elsewhere, write_latency, write_run
 
 RECORDS = {
     f"records/{name}"
@@ -43,9 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_records_alone_give_the_same_bytes_again(
-    runs: Path, tmp_path: Path, write_run: WriteRun
-) -> None:
+def test_records_alone_give_the_same_bytes_again(runs: Path, tmp_path: Path) -> None:
     """Beside published networks, with measured latency and a method that is exempt."""
     unfinished = write_run(runs, "random", 9, finished=False)
     write_run(runs, "alone", 0, budget_exempt=True)
@@ -99,7 +94,7 @@ def test_runs_again_with_the_same_fronts_change_no_file(runs: Path, tmp_path: Pa
     assert contents(results / "digits").keys() == first.keys() - {"records/latency.json"}
 
 
-def test_figures_of_earlier_records_are_removed(tmp_path: Path, write_run: WriteRun) -> None:
+def test_figures_of_earlier_records_are_removed(tmp_path: Path) -> None:
     """Of another cost, of latencies and of searches that are no longer there; notes stay."""
     folder = tmp_path / "results" / "digits"
     write_run(tmp_path / "runs", "uniform", 0, cost="peak_activations")
@@ -114,7 +109,7 @@ def test_figures_of_earlier_records_are_removed(tmp_path: Path, write_run: Write
     assert set(pd.read_csv(folder / "table.csv")["cost"]) == {"peak_activations"}
 
 
-def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path, write_run: WriteRun) -> None:
+def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "pareco", 0, scale="short: 1/10 of the epochs")
     collect_records("digits", tmp_path / "runs", tmp_path / "results")
     report = render_report(tmp_path / "results" / "digits", focus="pareco")
@@ -154,9 +149,7 @@ def test_loading_writes_nothing_and_fronts_have_fixed_columns_and_format(
     assert cells["passes"] == "1600"
 
 
-def test_nothing_is_written_of_runs_that_do_not_fit(
-    runs: Path, tmp_path: Path, write_run: WriteRun
-) -> None:
+def test_nothing_is_written_of_runs_that_do_not_fit(runs: Path, tmp_path: Path) -> None:
     write_run(runs, "other", 0, network="resnet20")
     with pytest.raises(InvalidRecord, match="differ in network"):
         collect_records("digits", runs, tmp_path / "results")
@@ -172,9 +165,7 @@ def test_nothing_is_written_from_records_that_are_damaged(runs: Path, tmp_path: 
     assert contents(folder).keys() == RECORDS
 
 
-def test_unequal_budgets_write_nothing_unless_allowed(
-    runs: Path, tmp_path: Path, write_run: WriteRun
-) -> None:
+def test_unequal_budgets_write_nothing_unless_allowed(runs: Path, tmp_path: Path) -> None:
     budget = {
         "gradient_steps": 300,
         "passes": 1200,
