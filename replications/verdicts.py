@@ -10,7 +10,7 @@ from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from rich.console import Console
@@ -247,9 +247,9 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
     for key, claim in file.claim.items():
         if isinstance(claim, PublishedCost):
             outcome, ours = _recounted(claim, results, file)
-            evidence = "counted now from the traced networks; nothing is trained"
+            behind = "counted now from the traced networks; nothing is trained"
         else:
-            outcome, ours, evidence = _compared(claim, results, file)
+            outcome, ours, behind = _compared(claim, results, file)
         verdicts.append(
             Verdict(
                 id=key,
@@ -260,25 +260,17 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
                 about=claim.about,
                 outcome=outcome,
                 ours=ours,
-                evidence=evidence,
+                evidence=behind or "no records",
             )
         )
     return verdicts
 
 
-class Finding(NamedTuple):
-    """What the records of one case say at one scale."""
-
-    settled: Gain | None
-    """The number, where it settles the claim."""
-    text: str
-    evidence: str
-
-
 def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome, str, str]:
     """Return what a comparison of methods, all of whose cases must hold, came to; the evidence."""
-    ran = _findings(claim, results, file, full=True)
-    settled = [each.settled for each in ran if each.settled]
+    paper = [_finding(claim, case, PUBLISHED_SCALE, results, file) for case in claim.cases]
+    ran = [each for each in paper if each]
+    settled = [gain for gain, *_ in ran if gain]
     outcome: Outcome = "not run at that scale"
     if len(settled) == len(claim.cases):
         holds = all(claim.holds(measured) for measured in settled)
@@ -286,29 +278,26 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome
         said = f"Claimed: {claim.expected}"
     else:
         said = f"{len(settled)} of {len(claim.cases)} comparisons have run at full scale"
-        ran += _findings(claim, results, file, full=False)
-    evidence = "; ".join(dict.fromkeys(each.evidence for each in ran)) or "no records"
-    return outcome, ". ".join([said, *(each.text for each in ran)]), evidence
-
-
-def _findings(claim: GainClaim, results: Path, file: ClaimFile, *, full: bool) -> list[Finding]:
-    """Return what the records say of each case, at the published scale or at all others."""
-    found = (
-        _finding(claim, case, scale, results, file)
-        for case in claim.cases
-        for scale in scales_of(case[0])
-        if (scale == PUBLISHED_SCALE) is full and all(scale in scales_of(name) for name in case)
-    )
-    return [each for each in found if each]
+        smaller = (
+            _finding(claim, case, scale, results, file)
+            for case in claim.cases
+            for scale in scales_of(case[0])
+            if scale != PUBLISHED_SCALE
+        )
+        ran += [each for each in smaller if each]
+    behind = dict.fromkeys(where for *_, where in ran)
+    return outcome, ". ".join([said, *(text for _, text, _ in ran)]), "; ".join(behind)
 
 
 def _finding(
     claim: GainClaim, case: tuple[str, ...], scale: str, results: Path, file: ClaimFile
-) -> Finding | None:
-    """Return what the records of a case say at a scale; None where some are missing.
+) -> tuple[Gain | None, str, str] | None:
+    """Return the gain of a case at a scale where it settles the claim, its text, and its evidence.
 
-    None too where they have nothing to compare, at a scale that settles no claim anyway.
+    None where records are missing, or at a smaller scale have nothing to compare.
     """
+    if any(scale not in scales_of(name) for name in case):
+        return None
     configs = [experiment_named(name, scale) for name in case]
     folders = [results / config.name for config in configs]
     if not all((folder / FOLDER / "network.json").exists() for folder in folders):
@@ -330,17 +319,15 @@ def _finding(
         reasons.append("too few seeds for an interval, so for a direction")
     doubts = f" (does not count: {'; '.join(dict.fromkeys(reasons))})" if reasons else ""
     name = " against ".join(config.name for config in configs)
-    return Finding(
-        settled=None if reasons else measured,
-        text=f"{name}{doubts}: {measured or 'nothing to compare'}",
-        evidence="; ".join(evidence(each, methods) for each in records),
-    )
+    text = f"{name}{doubts}: {measured or 'nothing to compare'}"
+    behind = "; ".join(evidence(each, methods) for each in records)
+    return None if reasons else measured, text, behind
 
 
 def _recounted(claim: PublishedCost, results: Path, file: ClaimFile) -> tuple[Outcome, str]:
     """Return whether all published costs are those that our cost model counts, and how many are."""
     published = read_published(results)
-    cited = published["source"].map(lambda each: fnmatchcase(each, claim.published_source))
+    cited = published["source"].map(lambda each: fnmatchcase(str(each), claim.published_source))
     column = f"{claim.cost}_millions"
     known = (published["method"] == claim.published_method) & published[column].notna()
     published = published[known & cited.astype(bool)]  # of an empty table too

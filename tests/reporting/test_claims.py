@@ -1,6 +1,7 @@
 """Measures of claims against values worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ UNIFORM = [(200, 40.0), (600, 30.0), (1000, 25.0)]
 LAYERS = [(150, 39.5), (500, 28.5), (700, 26.0), (1000, 24.8)]
 """An area from 20% on of (300*39.5 + 200*28.5 + 300*26) / 800 = 31.6875."""
 
-OF = {"cost": "macs", "method": "layers", "baseline": "uniform"}
+OF: dict[str, Any] = {"cost": "macs", "method": "layers", "baseline": "uniform"}
 
 
 def known(gain: Gain | None) -> Gain:
