@@ -136,12 +136,11 @@ def test_a_latency_is_a_cost_like_any_other() -> None:
     budgets = [np.nextafter(times[0], 0), times[0], 0.7, np.nextafter(1.1, 0), 1.1]
     errors = errors_at(table, "latency_ms", budgets)
     np.testing.assert_array_equal(errors, [np.nan, 30, 20, 20, 10])
-    # The second is slower than the full network, the third no slower than the first.
-    slow = table.assign(latency_ms=[0.5, 1.5, 0.5])
-    np.testing.assert_array_equal(errors_at(slow, "latency_ms", [0.4, 0.5, 2.0]), [np.nan, 10, 10])
-    assert hypervolume(slow.iloc[:2], "latency_ms", 1.0) == pytest.approx(50 * 0.7)
-    assert area_under_front(slow.iloc[:2], "latency_ms", 1.0, 50) == pytest.approx(30)
     assert cost_percents(table, "latency_ms", 1.1) == (30, 40, 60, 80, 100)
+    # The second is slower than the full network.
+    slow = table.assign(latency_ms=[0.5, 1.5, 0.5]).iloc[:2]
+    assert hypervolume(slow, "latency_ms", 1.0) == pytest.approx(50 * 0.7)
+    assert area_under_front(slow, "latency_ms", 1.0, 50) == pytest.approx(30)
 
 
 def test_measures_of_each_run() -> None:
