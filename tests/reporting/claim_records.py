@@ -8,17 +8,9 @@ import pandas as pd
 from pareco.config import COSTS
 from pareco.reporting.records import ExperimentRecord, Records
 from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
+from tests.reporting.conftest import ENVIRONMENT
 
 FULL = 1000
-ENVIRONMENT = {
-    "commit": "0123abcdef",
-    "dirty": False,
-    "python": "3.12.1",
-    "packages": {},
-    "cpu": "A processor",
-    "gpus": [],
-}
-
 Front = Iterable[tuple[int, float]]
 """Cost and error of each network; the search loss is a tenth of the error."""
 

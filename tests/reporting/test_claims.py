@@ -13,7 +13,8 @@ from pareco.reporting.claims import (
     shortcomings,
 )
 from pareco.reporting.records import Records
-from tests.reporting.claim_records import ENVIRONMENT, records_of
+from tests.reporting.claim_records import records_of
+from tests.reporting.conftest import ENVIRONMENT
 
 UNIFORM = [(200, 40.0), (600, 30.0), (1000, 25.0)]
 """Errors 40 from 20% on, 30 from 60%, 25 at 100%: an area of (400*40 + 400*30) / 800 = 35."""
@@ -160,7 +161,7 @@ def test_evidence_names_folder_commit_and_seeds() -> None:
         "digits/records: commit 0123abc; seeds 0, 1"
     )
     fronts = {("layers", 3): LAYERS}
-    dirty = records_of(fronts, environment={**ENVIRONMENT, "dirty": True})
+    dirty = records_of(fronts, environment={**ENVIRONMENT, "commit": "0123abcdef", "dirty": True})
     assert evidence(dirty, ("layers", "uniform")) == (
         "digits/records: commit 0123abc with uncommitted changes; seed 3"
     )

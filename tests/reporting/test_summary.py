@@ -7,7 +7,8 @@ import pytest
 from pareco.reporting.claims import Verdict
 from pareco.reporting.records import Records
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
-from tests.reporting.claim_records import ENVIRONMENT, records_of
+from tests.reporting.claim_records import records_of
+from tests.reporting.conftest import ENVIRONMENT
 
 CLAIM = Verdict(
     id="a",
