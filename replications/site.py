@@ -14,6 +14,7 @@ from pareco.reporting.page import Section, page_html
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
+from pareco.reporting.tables import terminal
 from replications.catalogue import catalogued, experiment_named
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
@@ -32,7 +33,10 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     if any((runs / name).glob("*/seed*/DONE")):
         allowed = folders.allow_unequal_budgets
         unfinished = collect_records(
-            name, runs, results, allow_unequal_budgets=allowed, focus=FOCUS
+            name,
+            runs,
+            results,
+            allow_unequal_budgets=allowed,
         )
     elif name in known:
         _print(console, f"no runs in {runs / name}: from the records")
@@ -43,9 +47,9 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             f" and no records in {results / name / FOLDER}{there}"
         )
     with console.status("tables and figures"):
-        written = render_report(results / name, focus=FOCUS, unfinished=unfinished)
-    console.print(written.shown)
-    for path in written.unfinished:
+        written = render_report(results / name, focus=FOCUS)
+    console.print(terminal(written.tables))
+    for path in unfinished:
         _print(console, f"left out, not finished: {path}")
     for path in written.paths:
         _print(console, str(path))

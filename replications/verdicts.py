@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,7 +23,6 @@ from pareco.reporting.claims import (
     Outcome,
     Verdict,
     area_gain,
-    area_gain_difference,
     evidence,
     largest_gain,
     shortcomings,
@@ -33,7 +31,7 @@ from pareco.reporting.records import (
     FOLDER,
     PUBLISHED_SCALE,
     Records,
-    published_folder,
+    blaming,
     read_published,
     read_records,
 )
@@ -66,7 +64,6 @@ class Claim(BaseModel, frozen=True, extra="forbid", strict=True):
 
     about: ClassVar[Literal["the paper", "costs"]] = "the paper"
 
-    id: Text
     statement: Text
     """The claim in its source's words."""
     source: Text
@@ -80,20 +77,6 @@ class Claim(BaseModel, frozen=True, extra="forbid", strict=True):
     def cases(self) -> tuple[tuple[str, ...], ...]:
         """The experiments, in groups that one measurement takes."""
         return tuple((name,) for name in self.replications)
-
-    def verdict(self, outcome: Outcome, ours: str, evidence: str) -> Verdict:
-        """The verdict on this claim."""
-        return Verdict(
-            id=self.id,
-            statement=self.statement,
-            source=self.source,
-            experiments=tuple(dict.fromkeys(name for case in self.cases for name in case)),
-            about=self.about,
-            why=self.why,
-            outcome=outcome,
-            ours=ours,
-            evidence=evidence,
-        )
 
 
 class TwoMethods(Claim, frozen=True):
@@ -121,7 +104,7 @@ class LargestGain(TwoMethods, frozen=True):
 
     def measure(self, records: Sequence[Records]) -> Gain | None:
         """Return the `largest_gain`; None where nothing compares."""
-        return largest_gain(records[0], self.cost, self.method, self.baseline)
+        return largest_gain(*records, cost=self.cost, method=self.method, baseline=self.baseline)
 
     def holds(self, measured: Gain) -> bool:
         """Return whether it is within the tolerance, and above zero with all its interval."""
@@ -131,25 +114,22 @@ class LargestGain(TwoMethods, frozen=True):
 class AreaGain(TwoMethods, frozen=True):
     """The area under the front is smaller; where others are named, by more than in theirs."""
 
-    kind: Literal["area_gain", "area_gain_difference"]
+    kind: Literal["area_gain"]
     needs_interval: ClassVar[bool] = True
     more_than: float
     """Percentage points."""
     compared_with: ExperimentNames | None = None
-    """Of a difference: the experiments whose gain is subtracted, each from that at its place."""
+    """The experiments whose gain is subtracted, each from that at its place."""
 
     @model_validator(mode="after")
     def _in_pairs(self) -> Self:
-        others = len(self.compared_with or ())
-        if others != (len(self.replications) if self.kind == "area_gain_difference" else 0):
-            raise ValueError(
-                "compared_with must be as long as replications, and only in area_gain_difference"
-            )
+        if self.compared_with and len(self.compared_with) != len(self.replications):
+            raise ValueError("compared_with must be as long as replications")
         return self
 
     @property
     def cases(self) -> tuple[tuple[str, ...], ...]:
-        """The experiments one by one, or the pairs of a difference."""
+        """The experiments one by one, or in pairs with those that they are compared with."""
         if self.compared_with is None:
             return super().cases
         return tuple(zip(self.replications, self.compared_with, strict=True))
@@ -160,12 +140,8 @@ class AreaGain(TwoMethods, frozen=True):
         return f"a gain of more than {self.more_than:g} points in every comparison"
 
     def measure(self, records: Sequence[Records]) -> Gain | None:
-        """Return the `area_gain`, or the `area_gain_difference` of a pair."""
-        if len(records) == 2:
-            return area_gain_difference(
-                records[0], records[1], self.cost, self.method, self.baseline
-            )
-        return area_gain(records[0], self.cost, self.method, self.baseline)
+        """Return the `area_gain`; None where nothing compares."""
+        return area_gain(*records, cost=self.cost, method=self.method, baseline=self.baseline)
 
     def holds(self, measured: Gain) -> bool:
         """Return whether it is more, with all its interval."""
@@ -210,19 +186,18 @@ class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
     """The published schedule of each experiment, in steps."""
     classes: dict[str, int]
     """The number of classes of each data set."""
-    claims: Annotated[tuple[AnyClaim, ...], Field(alias="claim", strict=False, min_length=1)]
+    claim: Annotated[dict[str, AnyClaim], Field(min_length=1)]
+    """The claims by a short name."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        for position, claim in enumerate(self.claims):
-            if claim.id in [each.id for each in self.claims[:position]]:
-                raise ValueError(f"claim {claim.id!r}: id is used twice")
+        for key, claim in self.claim.items():
             for name in (name for case in claim.cases for name in case):
                 data = experiment_named(name).data.name
                 if isinstance(claim, GainClaim) and name not in self.gradient_steps:
-                    raise ValueError(f"gradient_steps lacks {name}, which claim {claim.id!r} names")
+                    raise ValueError(f"gradient_steps lacks {name}, which claim {key!r} names")
                 if isinstance(claim, PublishedCost) and data not in self.classes:
-                    raise ValueError(f"classes lacks {data}, which claim {claim.id!r} is about")
+                    raise ValueError(f"classes lacks {data}, which claim {key!r} is about")
         return self
 
 
@@ -232,27 +207,8 @@ def read_claims(path: Path = PATH) -> ClaimFile:
     Raises `ValueError`, in one line that names file, claim and field, for what is missing, unknown
     or of another type.
     """
-    content = {}
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return ClaimFile.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {_fault(error.errors()[0], content)}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _fault(error: Any, content: Mapping[str, Any]) -> str:
-    """One of pydantic's errors: the claim by its id or its number, the field, and the fault."""
-    place = list(error["loc"])
-    if place[:1] == ["claim"] and len(place) > 1:
-        table = content["claim"][place[1]]
-        named = isinstance(table, dict) and isinstance(table.get("id"), str)
-        place[:3] = [f"claim {table['id']!r}" if named else f"claim number {place[1] + 1}"]
-    text = error["msg"].removeprefix("Value error, ")
-    if error["type"] != "value_error" and not isinstance(error["input"], dict):
-        text += f", got {error['input']!r}"
-    return ": ".join([*map(str, place), text])
+    with blaming(path):
+        return ClaimFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
 def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> int:
@@ -262,8 +218,7 @@ def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> 
     """
     verdicts = claim_outcomes(results, path)
     if as_json:
-        text = json.dumps([asdict(each) for each in verdicts], indent=2)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print_json(data=[asdict(each) for each in verdicts], highlight=False)
         return 0
     table = Table(show_lines=True)
     table.add_column("claim", ratio=1, overflow="fold")
@@ -284,40 +239,38 @@ def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> 
 def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
     """Return the verdict on each claim of a file, in its order, from the records in `results`.
 
-    The same records give the same verdicts. Raises `ValueError` for a fault of the file, and
-    `InvalidRecord` for damaged records.
+    The same records give the same verdicts. Raises `ValueError` for a fault of the file or a
+    published row whose width cannot be read, and `InvalidRecord` for damaged records.
     """
     file = read_claims(path)
-    return [
-        _recounted(claim, results, file)
-        if isinstance(claim, PublishedCost)
-        else _compared(claim, results, file)
-        for claim in file.claims
-    ]
+    verdicts = []
+    for key, claim in file.claim.items():
+        if isinstance(claim, PublishedCost):
+            outcome, ours = _recounted(claim, results, file)
+            behind = "counted now from the traced networks; nothing is trained"
+        else:
+            outcome, ours, behind = _compared(claim, results, file)
+        verdicts.append(
+            Verdict(
+                id=key,
+                statement=claim.statement,
+                source=claim.source,
+                why=claim.why,
+                experiments=tuple(dict.fromkeys(name for case in claim.cases for name in case)),
+                about=claim.about,
+                outcome=outcome,
+                ours=ours,
+                evidence=behind or "no records",
+            )
+        )
+    return verdicts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What the records of one case say at one scale."""
-
-    name: str
-    """The experiments, by the names of their results."""
-    measured: Gain | None
-    reasons: tuple[str, ...]
-    """Why it does not settle the claim."""
-    evidence: str
-
-    def __str__(self) -> str:
-        """The name, the number, and why it does not count where it does not."""
-        reasons = f" (does not count: {'; '.join(self.reasons)})" if self.reasons else ""
-        return f"{self.name}{reasons}: {self.measured or 'nothing to compare'}"
-
-
-def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> Verdict:
-    """Return the verdict on a comparison of methods: all its cases must hold."""
-    findings = [_finding(claim, case, PUBLISHED_SCALE, results, file) for case in claim.cases]
-    ran = [finding for finding in findings if finding is not None]
-    settled = [each.measured for each in ran if not each.reasons and each.measured]
+def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome, str, str]:
+    """Return what a comparison of methods, all of whose cases must hold, came to; the evidence."""
+    paper = [_finding(claim, case, PUBLISHED_SCALE, results, file) for case in claim.cases]
+    ran = [each for each in paper if each]
+    settled = [gain for gain, *_ in ran if gain]
     outcome: Outcome = "not run at that scale"
     if len(settled) == len(claim.cases):
         holds = all(claim.holds(measured) for measured in settled)
@@ -331,17 +284,18 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> Verdict:
             for scale in scales_of(case[0])
             if scale != PUBLISHED_SCALE
         )
-        ran += [finding for finding in smaller if finding and finding.measured]
-    ours = ". ".join([said, *map(str, ran)])
-    return claim.verdict(
-        outcome, ours, "; ".join(dict.fromkeys(each.evidence for each in ran)) or "no records"
-    )
+        ran += [each for each in smaller if each]
+    behind = dict.fromkeys(where for *_, where in ran)
+    return outcome, ". ".join([said, *(text for _, text, _ in ran)]), "; ".join(behind)
 
 
 def _finding(
     claim: GainClaim, case: tuple[str, ...], scale: str, results: Path, file: ClaimFile
-) -> Finding | None:
-    """Return what the records of a case say at a scale; None where not all are there."""
+) -> tuple[Gain | None, str, str] | None:
+    """Return the gain of a case at a scale where it settles the claim, its text, and its evidence.
+
+    None where records are missing, or at a smaller scale have nothing to compare.
+    """
     if any(scale not in scales_of(name) for name in case):
         return None
     configs = [experiment_named(name, scale) for name in case]
@@ -350,6 +304,9 @@ def _finding(
         return None
     methods = [claim.method, claim.baseline]
     records = [read_records(folder) for folder in folders]
+    measured = claim.measure(records)
+    if measured is None and scale != PUBLISHED_SCALE:
+        return None
     reasons = []
     for name, config, each in zip(case, configs, records, strict=True):
         made = each.experiment
@@ -358,46 +315,44 @@ def _finding(
         differing = [pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1]]
         reasons += [f"made with {one}, not {other}" for one, other in differing]
         reasons += shortcomings(each, methods, config.seeds, file.gradient_steps[name])
-    measured = claim.measure(records)
     if claim.needs_interval and measured is not None and not measured.has_interval:
         reasons.append("too few seeds for an interval, so for a direction")
-    return Finding(
-        name=" against ".join(config.name for config in configs),
-        measured=measured,
-        reasons=tuple(dict.fromkeys(reasons)),
-        evidence="; ".join(evidence(each, methods) for each in records),
-    )
+    doubts = f" (does not count: {'; '.join(dict.fromkeys(reasons))})" if reasons else ""
+    name = " against ".join(config.name for config in configs)
+    text = f"{name}{doubts}: {measured or 'nothing to compare'}"
+    behind = "; ".join(evidence(each, methods) for each in records)
+    return None if reasons else measured, text, behind
 
 
-def _recounted(claim: PublishedCost, results: Path, file: ClaimFile) -> Verdict:
-    """Return whether all published costs are those that our cost model counts.
-
-    Raises `InvalidRecord` for damaged published numbers, and `ValueError` for a row whose width
-    cannot be read.
-    """
-    published = read_published(published_folder(results))
+def _recounted(claim: PublishedCost, results: Path, file: ClaimFile) -> tuple[Outcome, str]:
+    """Return whether all published costs are those that our cost model counts, and how many are."""
+    published = read_published(results)
     cited = published["source"].map(lambda each: fnmatchcase(str(each), claim.published_source))
-    cited = cited.astype(bool)  # of an empty table too
     column = f"{claim.cost}_millions"
-    published = published[cited & (published["method"] == claim.published_method)]
-    published = published[published[column].notna()]
+    known = (published["method"] == claim.published_method) & published[column].notna()
+    published = published[known & cited.astype(bool)]  # of an empty table too
     found, differing = 0, []
     for name in claim.replications:
         config = experiment_named(name)
         network, data, size = config.network.name, config.data.name, config.data.image_size
-        same = published[["network", "data", "image_size"]] == [network, data, size]
-        rows = published[same.all(axis=1)]
-        if rows.empty:
-            continue
-        net = _traced(network, size, file.classes[data])
+        rows = published.query("network == @network and data == @data and image_size == @size")
         found += len(rows)
         for row, millions in zip(rows["config"], rows[column], strict=True):
+            net = _traced(network, size, file.classes[data])
             theirs = claim.rounded(Decimal(str(millions)))
             count = int(net.cost.of(claim.cost, _widths(claim, net, str(row))))
             ours = claim.rounded(Decimal(count + claim.added) / 1_000_000)
             if ours != theirs:
                 differing.append(f"{name} {row}: {ours}, published {theirs}")
-    return _agreement(claim, found, differing)
+    text = f"{found - len(differing)} of {found} published counts agree to the last digit"
+    if claim.added:
+        text += f", with the {claim.added:,} that the source counts beside ours"
+    if differing:
+        text += f"; not {'; '.join(differing)}"
+    if found != claim.rows:
+        text = f"{found} of the {claim.rows} published rows are there. {text}"
+        return "not run at that scale", text
+    return "not reproduced" if differing else "reproduced", text
 
 
 @cache
@@ -425,24 +380,10 @@ def _widths(claim: PublishedCost, net: SlimmableNet, config: str) -> Widths:
         return net.space.largest
     match = re.search(r"(?:^|width )([0-9.]+)$", config)
     if not match:
-        raise ValueError(f"claim {claim.id!r}: no multiplier in the published {config!r}")
+        raise ValueError(f"no multiplier in {config!r}, published in {claim.published_source}")
     counts = []
     for group in net.space.groups:
         factor = claim.expansion if claim.expanded.search(group.name) else 1
         rounded = make_divisible(group.maximum / factor * float(match[1]), claim.divisor)
         counts.append(factor * int(rounded))
     return Widths(counts)
-
-
-def _agreement(claim: PublishedCost, found: int, differing: list[str]) -> Verdict:
-    """Return the verdict where so many rows were found, and these of them differ."""
-    ours = f"{found - len(differing)} of {found} published counts agree to the last digit"
-    if claim.added:
-        ours += f", with the {claim.added:,} that the source counts beside ours"
-    if differing:
-        ours += f"; not {'; '.join(differing)}"
-    outcome: Outcome = "not reproduced" if differing else "reproduced"
-    if found != claim.rows:
-        ours = f"{found} of the {claim.rows} published rows are there. {ours}"
-        outcome = "not run at that scale"
-    return claim.verdict(outcome, ours, "counted now from the traced networks; nothing is trained")

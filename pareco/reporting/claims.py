@@ -68,7 +68,7 @@ class Gain:
         return self.value > number and (not self.has_interval or self.low > number)
 
 
-def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Gain | None:
+def largest_gain(records: Records, *, cost: str, method: str, baseline: str) -> Gain | None:
     """How far the method's mean error falls below the baseline's, at the budget most in its favour.
 
     Budgets are the costs of the networks that the baseline selects with any seed: it is never
@@ -93,25 +93,19 @@ def largest_gain(records: Records, cost: str, method: str, baseline: str) -> Gai
     return _mean(gains[:, best], f" of error, {baseline} minus {method}", f"{note}so it leans high")
 
 
-def area_gain(records: Records, cost: str, method: str, baseline: str) -> Gain | None:
+def area_gain(
+    records: Records, others: Records | None = None, *, cost: str, method: str, baseline: str
+) -> Gain | None:
     """By how much the area under the method's front is below the baseline's: the mean over seeds.
 
     The area is the mean error over budgets, see `area_under_front`, from the least budget of these
-    two methods' tables on. None without a common seed, or where an area is not defined.
-    """
-    gains = _area_gains(records, cost, method, baseline)
-    return _mean(gains, f" of area under the front, {baseline} minus {method}")
-
-
-def area_gain_difference(
-    records: Records, others: Records, cost: str, method: str, baseline: str
-) -> Gain | None:
-    """How much more the method gains over the baseline here than with the other network.
-
-    The `area_gain` minus that of the others, with Welch's interval, as the seeds of two networks
-    have nothing in common. None where either is.
+    two methods' tables on. Where there are others, theirs is subtracted, with Welch's interval, as
+    the seeds of two networks have nothing in common. None without a common seed, or where an area
+    is not defined.
     """
     here = _area_gains(records, cost, method, baseline)
+    if others is None:
+        return _mean(here, f" of area under the front, {baseline} minus {method}")
     there = _area_gains(others, cost, method, baseline)
     if not len(here) or not len(there):
         return None

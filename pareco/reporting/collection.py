@@ -39,20 +39,13 @@ from pareco.schema import (
 _CURVE_POINTS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollectedRuns:
-    """The records of the finished runs of one experiment, and the folders of the unfinished."""
+def collected_runs(experiment: str, runs: Path) -> tuple[Records, tuple[Path, ...]]:
+    """The records of the finished runs of an experiment, and the folders of the unfinished.
 
-    records: Records
-    unfinished: tuple[Path, ...]
-
-
-def collected_runs(experiment: str, runs: Path) -> CollectedRuns:
-    """The runs under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and cost.
-
-    A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none has
-    finished, a record is incomplete, or two runs differ in their configuration, data, scale, cost,
-    network or channel groups.
+    The runs are those under `runs/<experiment>/<method>/seed<k>/`, ordered by method, seed and
+    cost. A folder without DONE is not read. Raises InvalidRecord, naming file or runs, when none
+    has finished, a record is incomplete, or two runs differ in their configuration, data, scale,
+    cost, network or channel groups.
     """
     folders = sorted(folder for folder in (runs / experiment).glob("*/seed*") if folder.is_dir())
     finished = [folder for folder in folders if (folder / "DONE").exists()]
@@ -61,10 +54,8 @@ def collected_runs(experiment: str, runs: Path) -> CollectedRuns:
             f"no finished run of {experiment!r} in {runs / experiment} ({len(folders)} unfinished)"
         )
     latency = read_latency(runs / experiment / "latency.json")
-    return CollectedRuns(
-        records=with_latency(records_of(finished), latency),
-        unfinished=tuple(folder for folder in folders if folder not in finished),
-    )
+    unfinished = tuple(folder for folder in folders if folder not in finished)
+    return with_latency(records_of(finished), latency), unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +89,11 @@ def records_of(folders: Sequence[Path]) -> Records:
         visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
         environment=_environment_record(
             {
-                (run.result.method, run.result.seed): (
-                    run.sessions,
-                    {**run.result.timing, "damaged_images": run.result.damaged_images},
-                )
+                (run.result.method, run.result.seed): {
+                    "sessions": run.sessions,
+                    **run.result.timing,
+                    "damaged_images": run.result.damaged_images,
+                }
                 for run in runs
             }
         ),
@@ -216,29 +208,28 @@ def _curve(run: _FinishedRun) -> pd.DataFrame:
         return means[list(CURVE_TYPES)].astype(CURVE_TYPES)
 
 
-_Run = tuple[Sequence[Environment], Mapping[str, Any]]
-"""The environments of a run's sessions, and the rest of what environment.json says of it."""
+def _environment_record(runs: Mapping[tuple[str, int], Mapping[str, Any]]) -> EnvironmentRecord:
+    """The content of environment.json, from what it says of each method and seed, in any order.
 
-
-def _environment_record(runs: Mapping[tuple[str, int], _Run]) -> EnvironmentRecord:
-    """The content of environment.json, from the runs by method and seed, in any order."""
+    Where it has positions, `sessions` are the environments themselves.
+    """
     environments: list[Environment] = []
     record: dict[str, dict[str, Any]] = {}
-    for (method, seed), (sessions, times) in sorted(runs.items(), key=lambda run: run[0]):
-        for each in sessions:
+    for (method, seed), run in sorted(runs.items(), key=lambda run: run[0]):
+        for each in run["sessions"]:
             if each not in environments:
                 environments.append(each)
-        numbers = [environments.index(each) for each in sessions]
-        record.setdefault(method, {})[f"seed{seed}"] = {"sessions": numbers, **times}
+        numbers = [environments.index(each) for each in run["sessions"]]
+        record.setdefault(method, {})[f"seed{seed}"] = {**run, "sessions": numbers}
     return {"environments": environments, "runs": record}
 
 
-def _runs(record: Mapping[str, Any]) -> dict[tuple[str, int], _Run]:
+def _runs(record: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
     """What `_environment_record` made the record of."""
-    found = {}
-    for method, seeds in record["runs"].items():
-        for seed, run in seeds.items():
-            times = {name: value for name, value in run.items() if name != "sessions"}
-            sessions = [record["environments"][index] for index in run["sessions"]]
-            found[method, int(seed.removeprefix("seed"))] = sessions, times
-    return found
+    known = record["environments"]
+    return {
+        (method, int(seed.removeprefix("seed"))): run
+        | {"sessions": [known[index] for index in run["sessions"]]}
+        for method, seeds in record["runs"].items()
+        for seed, run in seeds.items()
+    }

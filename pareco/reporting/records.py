@@ -61,7 +61,6 @@ class CostWords:
 
 
 LATENCY = "latency_ms"
-AXES: tuple[str, ...] = (*COSTS, LATENCY)
 
 COST_WORDS: Mapping[str, CostWords] = {
     "macs": CostWords(name="MACs", figure="error_vs_flops"),
@@ -83,6 +82,7 @@ COST_WORDS: Mapping[str, CostWords] = {
         unit="ms",
     ),
 }
+AXES: tuple[str, ...] = tuple(COST_WORDS)
 
 
 def amount(count: float) -> str:
@@ -319,7 +319,11 @@ def blaming(path: Path) -> Iterator[None]:
         yield
     except ValidationError as error:
         fault = error.errors()[0]
-        texts = (str(path), ".".join(map(str, fault["loc"])), fault["msg"])
+        texts = (
+            str(path),
+            ".".join(map(str, fault["loc"])),
+            fault["msg"].removeprefix("Value error, "),
+        )
         raise InvalidRecord(": ".join(filter(None, texts))) from error
     except KeyError as error:
         raise InvalidRecord(f"{path} lacks {error}") from error
@@ -330,33 +334,31 @@ def blaming(path: Path) -> Iterator[None]:
 _OURS = Path(__file__).parents[2] / "results" / "published"
 
 
-def published_folder(results: Path) -> Path:
-    """The folder of published numbers in the results, or else that of this repository."""
-    own = results / "published"
-    return own if own.is_dir() else _OURS
+def read_published(results: Path) -> pd.DataFrame:
+    """The published numbers in a folder of results, or where it has none, in that of this project.
 
-
-def read_published(folder: Path) -> pd.DataFrame:
-    """The rows of all CSV files in a folder, those of a file in its order; none without a folder.
-
-    The columns are PUBLISHED_TYPES: errors in percent, costs in millions, NaN where the source has
-    none. Raises InvalidRecord as of `read_table`.
+    The rows of all CSV files in `published/`, those of a file in its order, with the columns
+    PUBLISHED_TYPES: errors in percent, costs in millions, NaN where the source has none. Raises
+    InvalidRecord as of `read_table`.
     """
-    tables = [read_table(path, PUBLISHED_TYPES) for path in sorted(folder.glob("*.csv"))]
-    if not tables:
-        return pd.DataFrame(columns=list(PUBLISHED_TYPES)).astype(PUBLISHED_TYPES)
-    return pd.concat(tables, ignore_index=True)
+    own = results / "published"
+    paths = sorted((own if own.is_dir() else _OURS).glob("*.csv"))
+    none = pd.DataFrame(columns=list(PUBLISHED_TYPES)).astype(PUBLISHED_TYPES)
+    tables = [read_table(path, PUBLISHED_TYPES) for path in paths]
+    return pd.concat(tables, ignore_index=True) if tables else none
 
 
 def published_for(experiment: ExperimentRecord, published: pd.DataFrame) -> pd.DataFrame:
     """The rows of the experiment's network, data set and image size whose MACs are known.
 
-    So a scale with smaller images, or other ones, has none; a shorter schedule has them.
+    So a scale with smaller images, or other ones, has none; a shorter schedule has them. Nor has
+    an experiment whose own cost is another one than MACs.
     """
     same = (
         (published["network"] == experiment.network)
         & (published["data"] == experiment.data)
         & (published["image_size"] == experiment.image_size)
         & published["macs_millions"].notna()
+        & (experiment.cost == "macs")
     )
     return published[same].reset_index(drop=True)

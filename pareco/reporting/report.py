@@ -1,12 +1,10 @@
 """One command's work: from finished runs, or from their records, to a folder of results."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-import rich.console
 
 from pareco.files import write_text
 from pareco.reporting.collection import collected_runs, records_of, with_kept_times
@@ -14,21 +12,14 @@ from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures,
 from pareco.reporting.records import (
     InvalidRecord,
     Records,
-    published_folder,
     published_for,
     read_published,
     read_records,
     write_records,
 )
-from pareco.reporting.statistics import check_equal_budgets, method_order, run_measures
-from pareco.reporting.tables import (
-    Tables,
-    experiment_tables,
-    latex,
-    markdown,
-    measure_csv,
-    terminal,
-)
+from pareco.reporting.statistics import check_equal_budgets, run_measures
+from pareco.reporting.tables import Tables, experiment_tables, latex, markdown, measure_csv
+from pareco.schema import BUDGET_TYPES, PUBLISHED_TYPES
 from pareco.tracking import Publication
 
 _RECORDS = ("config.json", "env.json", "splits.json", "front.csv", "visits.csv", "result.json")
@@ -43,8 +34,7 @@ def run_publication(folder: Path) -> Publication:
     records = records_of([folder])
     experiment = records.experiment
     measures = run_measures(records.fronts, experiment.cost, experiment.full_cost).iloc[0]
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    nothing = read_published(folder / "published")
+    nothing = pd.DataFrame(columns=list(PUBLISHED_TYPES))
     return Publication(
         front=records.fronts,
         cost=experiment.cost,
@@ -55,7 +45,7 @@ def run_publication(folder: Path) -> Publication:
         },
         summary={
             **{f"error/{name}": float(value) for name, value in measures.items()},
-            **{f"budget/{name}": int(value) for name, value in result["budget"].items()},
+            **{f"budget/{name}": int(records.fronts[name].iloc[0]) for name in BUDGET_TYPES},
             "scale": experiment.scale,
         },
     )
@@ -63,18 +53,11 @@ def run_publication(folder: Path) -> Publication:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written of an experiment, and what a terminal shows of it."""
+    """The records of an experiment, its tables, and the files that were written of them."""
 
     records: Records
     tables: Tables
     paths: tuple[Path, ...] = ()
-    unfinished: tuple[Path, ...] = ()
-    """Folders of runs that were left out as they have not finished."""
-
-    @property
-    def shown(self) -> rich.console.Group:
-        """The tables, for `rich.print`."""
-        return terminal(self.tables)
 
 
 def collect_records(
@@ -82,7 +65,6 @@ def collect_records(
     runs: Path,
     results: Path,
     *,
-    focus: str,
     allow_unequal_budgets: bool = False,
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
@@ -92,18 +74,16 @@ def collect_records(
     they have not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets
     unless these are allowed, before anything is written.
     """
-    collected = collected_runs(experiment, runs)
-    records = collected.records
+    records, unfinished = collected_runs(experiment, runs)
     if not allow_unequal_budgets:
-        methods = method_order(records.fronts["method"], focus)
-        check_equal_budgets(records.fronts, records.experiment.budget_exempt, methods)
+        check_equal_budgets(records.fronts, records.experiment.budget_exempt)
     with suppress(InvalidRecord):  # nothing to keep
         records = with_kept_times(records, read_records(results / experiment))
     write_records(records, results / experiment)
-    return collected.unfinished
+    return unfinished
 
 
-def render_report(folder: Path, *, focus: str, unfinished: tuple[Path, ...] = ()) -> Report:
+def render_report(folder: Path, *, focus: str) -> Report:
     """The report made from the records in `folder`: tables and figures beside them.
 
     The same records give the same bytes. `focus` is the method that stands first, whose widths are
@@ -112,7 +92,7 @@ def render_report(folder: Path, *, focus: str, unfinished: tuple[Path, ...] = ()
     repository. Raises InvalidRecord.
     """
     report = loaded_report(folder, focus=focus)
-    published = _published(report.records, folder.parent)
+    published = published_for(report.records.experiment, read_published(folder.parent))
     texts = {
         "table.md": markdown(report.tables),
         "table.tex": latex(report.tables),
@@ -127,18 +107,12 @@ def render_report(folder: Path, *, focus: str, unfinished: tuple[Path, ...] = ()
     drawn = [f"{name}{suffix}" for name in figures for suffix in SUFFIXES]
     for name in drawn:
         write_figure(figures[Path(name).stem], folder / name)
-    paths = tuple(folder / name for name in (*texts, *drawn))
-    return replace(report, paths=paths, unfinished=unfinished)
+    return replace(report, paths=tuple(folder / name for name in (*texts, *drawn)))
 
 
 def loaded_report(folder: Path, *, focus: str) -> Report:
     """The report of the records in `folder`, with nothing written."""
     records = read_records(folder)
-    tables = experiment_tables(records, _published(records, folder.parent), focus)
+    published = published_for(records.experiment, read_published(folder.parent))
+    tables = experiment_tables(records, published, focus)
     return Report(records=records, tables=tables)
-
-
-def _published(records: Records, results: Path) -> pd.DataFrame:
-    """The published networks to show beside ours; none where the objective is not their cost."""
-    found = published_for(records.experiment, read_published(published_folder(results)))
-    return found if records.experiment.cost == "macs" else found.iloc[:0]

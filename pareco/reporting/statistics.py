@@ -85,15 +85,10 @@ def hypervolume(front: pd.DataFrame, cost: str, full_cost: float) -> float:
     Of the networks that budgets select, with the reference point (100% error, 100% of the full
     cost); more is better. A network that costs as much as the full one adds nothing.
     """
-    import torch
-    from botorch.utils.multi_objective.hypervolume import Hypervolume
-
     steps = staircase(front, cost)
-    shares = torch.tensor(
-        np.stack([steps[cost].to_numpy() / full_cost, steps["test_top1_error"].to_numpy() / 100], 1)
-    )
-    volume = Hypervolume(ref_point=-torch.ones(2, dtype=torch.double))
-    return 100 * float(volume.compute(-shares.double()))
+    edges = np.clip(np.append(steps[cost].to_numpy(dtype=np.float64), full_cost), 0, full_cost)
+    least = np.minimum.accumulate(steps["test_top1_error"].to_numpy(dtype=np.float64))
+    return float(np.diff(edges) @ (100 - least) / full_cost)
 
 
 def run_measures(fronts: pd.DataFrame, cost: str, full_cost: float) -> pd.DataFrame:
@@ -180,13 +175,14 @@ class UnequalBudgets(ValueError):
     """Methods that are to be compared spent different training budgets."""
 
 
-def unequal_methods(
+def budget_marks(
     fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
-) -> list[str]:
-    """The methods, in the order given, that spent another training budget than most of the rest.
+) -> dict[str, str]:
+    """The mark, EXEMPT or UNEQUAL, of each method that is not to be compared like for like.
 
-    A budget is a run's gradient steps and forward-backward passes, the same for every seed.
-    Exempt methods are left out. Of two equally common budgets the one met first is the standard.
+    Unequal is one that is not exempt and spent another training budget than most of the rest: a
+    run's gradient steps and forward-backward passes, the same for every seed. Of two equally
+    common budgets the one met first, in the order of the methods, is the standard.
     """
     spent = {
         method: sorted(set(fronts[fronts["method"] == method][_REQUIRED_EQUAL].itertuples(False)))
@@ -194,16 +190,11 @@ def unequal_methods(
         if method not in exempt
     }
     common = Counter(budget for budgets in spent.values() for budget in budgets).most_common(1)
-    return [method for method, budgets in spent.items() if budgets != [common[0][0]]]
-
-
-def budget_marks(
-    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
-) -> dict[str, str]:
-    """The mark, EXEMPT or UNEQUAL, of each method that is not to be compared like for like."""
-    unequal = unequal_methods(fronts, exempt, methods)
-    marks = {**dict.fromkeys(exempt, EXEMPT), **dict.fromkeys(unequal, UNEQUAL)}
-    return {method: marks[method] for method in methods if method in marks}
+    return {
+        method: UNEQUAL if method in spent else EXEMPT
+        for method in methods
+        if method not in spent or spent[method] != [common[0][0]]
+    }
 
 
 def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, list[str]]:
@@ -218,15 +209,13 @@ def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, list
     }
 
 
-def check_equal_budgets(
-    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
-) -> None:
-    """Raise UnequalBudgets, with every method's numbers, where `unequal_methods` finds one."""
-    if unequal := unequal_methods(fronts, exempt, methods):
-        budgets = budget_table(fronts, [method for method in methods if method not in exempt])
+def check_equal_budgets(fronts: pd.DataFrame, exempt: Collection[str]) -> None:
+    """Raise UnequalBudgets, with every method's numbers, where `budget_marks` finds one."""
+    methods = sorted(set(fronts["method"]).difference(exempt))
+    if unequal := budget_marks(fronts, exempt, methods):
         numbers = "; ".join(
             f"{method}: {steps} gradient steps, {passes} passes"
-            for method, (steps, passes, *_) in budgets.items()
+            for method, (steps, passes, *_) in budget_table(fronts, methods).items()
         )
         raise UnequalBudgets(
             f"unequal training budgets ({numbers}): run {', '.join(unequal)} again with the budget"

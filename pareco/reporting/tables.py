@@ -1,9 +1,8 @@
 """The tables of an experiment, as Markdown, LaTeX, CSV and for the terminal."""
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import inf, isnan
 from typing import Any
 from urllib.parse import quote
@@ -217,9 +216,6 @@ _PUBLISHED = (
 _SLACK = 1.0
 _BOLD = "Bold: the best mean among methods of equal training budget."
 
-_Statistic = Mapping[Hashable, Any]
-"""A row of `seed_statistics`."""
-
 
 def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> Tables:
     """The tables of an experiment, one row per method, `focus` first.
@@ -307,23 +303,21 @@ def _tables(
         title="Test top-1 error at a cost budget",
         columns=("method", "seeds", *errors),
         rows=(
-            *_rows(statistics, labels, errors, _mean_and_deviation, best),
+            *_rows(statistics, labels, errors, best, interval=False),
             *_published_rows(published, errors, records.experiment.full_costs["macs"]),
         ),
     )
     yield Table(
         title="The whole front" + (": mean and 95% interval" if statistics["n"].max() > 1 else ""),
         columns=("method", "seeds", AREA, HYPERVOLUME),
-        rows=tuple(_rows(statistics, labels, [AREA, HYPERVOLUME], _mean_and_interval, best)),
+        rows=tuple(_rows(statistics, labels, [AREA, HYPERVOLUME], best, interval=True)),
     )
     if len(found.differences):
         yield Table(
             title=f"Paired difference to {first}, seed by seed"
             f" (positive errors: {first} is better)",
             columns=("method", "seeds", *names),
-            rows=tuple(
-                _rows(found.differences, labels, names, partial(_mean_and_interval, sign="+"))
-            ),
+            rows=tuple(_rows(found.differences, labels, names, interval=True, sign="+")),
             wide=True,
         )
     yield Table(
@@ -337,8 +331,10 @@ def _rows(
     statistics: pd.DataFrame,
     labels: Mapping[str, str],
     names: Sequence[str],
-    text: Callable[[_Statistic], str],
     compared: Collection[str] = (),
+    *,
+    interval: bool,
+    sign: str = "",
 ) -> Iterator[tuple[Cell, ...]]:
     """A row for each method that has one, with seeds and measures; bold the best of `compared`."""
     rows = {(row["method"], row["measure"]): row for row in statistics.to_dict("records")}
@@ -351,7 +347,7 @@ def _rows(
         if (method, names[0]) in rows:
             cells = (
                 Cell(
-                    text(rows[method, name]),
+                    _text(rows[method, name], interval, sign),
                     best=method in compared and means[method, name] == best[name],
                 )
                 for name in names
@@ -380,17 +376,13 @@ def _sources(published: pd.DataFrame) -> dict[str, int]:
     return {source: number for number, source in enumerate(sorted(set(published["source"])), 1)}
 
 
-def _mean_and_deviation(row: _Statistic) -> str:
+def _text(row: Mapping[Hashable, Any], interval: bool, sign: str) -> str:
+    """The mean of a row of `seed_statistics`, with its deviation or its interval if it has one."""
     if isnan(row["mean"]):
         return MISSING
-    mean = f"{row['mean']:.2f}"
-    return mean if isnan(row["deviation"]) else f"{mean} ± {row['deviation']:.2f}"
-
-
-def _mean_and_interval(row: _Statistic, sign: str = "") -> str:
-    if isnan(row["mean"]):
-        return MISSING
-    mean, low, high = (
-        f"{np.round(row[name], 2) + 0.0:{sign}.2f}" for name in ("mean", "low", "high")
+    mean, deviation, low, high = (
+        f"{np.round(row[name], 2):{sign}z.2f}" for name in ("mean", "deviation", "low", "high")
     )
-    return mean if isnan(row["low"]) else f"{mean} [{low}, {high}]"
+    if isnan(row["deviation"]):
+        return mean
+    return f"{mean} [{low}, {high}]" if interval else f"{mean} ± {deviation}"

@@ -8,17 +8,9 @@ import pandas as pd
 from pareco.config import COSTS
 from pareco.reporting.records import ExperimentRecord, Records
 from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
+from tests.reporting.conftest import ENVIRONMENT
 
 FULL = 1000
-ENVIRONMENT = {
-    "commit": "0123abcdef",
-    "dirty": False,
-    "python": "3.12.1",
-    "packages": {},
-    "cpu": "A processor",
-    "gpus": [],
-}
-
 Front = Iterable[tuple[int, float]]
 """Cost and error of each network; the search loss is a tenth of the error."""
 
@@ -32,7 +24,8 @@ def records_of(
 ) -> Records:
     """Return records with these fronts by method and seed; every cost of the full network is FULL.
 
-    `steps` are the gradient steps, of all or by method; `changes` are fields of the experiment.
+    `steps` are the gradient steps, of all or by method, else 400, with four passes each; `changes`
+    are fields of the experiment.
     """
     fields: dict[str, Any] = {
         "experiment": "digits",
@@ -56,12 +49,13 @@ def records_of(
             "test_top1_error": error,
             "test_top5_error": error / 9,
             "calibration_images": 512,
-            "gradient_steps": steps if isinstance(steps, int) else steps[method],
-            "passes": 1600,
-            "search_evaluations": 0,
+            "gradient_steps": spent,
+            "passes": 4 * spent,
+            "search_evaluations": 1234,
             "widths_visited": 96,
         }
         for (method, seed), front in fronts.items()
+        for spent in [steps if isinstance(steps, int) else steps.get(method, 400)]
         for cost, error in front
     ]
     run = {"sessions": [0], "seconds": 1.0, "images_per_second": 1.0, "damaged_images": 0}

@@ -6,7 +6,6 @@ method, pareco, searches.
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,27 +169,23 @@ def run_elsewhere(runs: Path) -> None:
         changed(latency, cpu="Another", milliseconds=twice)
 
 
-@pytest.fixture(name="write_run")
-def write_run_fixture() -> Callable[..., Path]:
-    """`write_run`, for the tests that add runs of their own."""
-    return write_run
+def write_runs(runs: Path) -> Path:
+    """The folder, with finished runs of `digits`: three methods, two seeds each."""
+    for method in OFFSETS:
+        for seed in (0, 1):
+            write_run(runs, method, seed)
+    return runs
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A folder of runs of `digits`: three methods, two seeds each, all finished."""
-    for method in OFFSETS:
-        for seed in (0, 1):
-            write_run(tmp_path / "runs", method, seed)
-    return tmp_path / "runs"
+    """The folder of `write_runs`, for a test to change."""
+    return write_runs(tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     """The records of three methods with two seeds each, for tests that only read them."""
-    folder = tmp_path_factory.mktemp("runs")
-    for method in OFFSETS:
-        for seed in (0, 1):
-            write_run(folder, method, seed)
+    folder = write_runs(tmp_path_factory.mktemp("runs"))
     write_latency(folder)
-    return collected_runs("digits", folder).records
+    return collected_runs("digits", folder)[0]

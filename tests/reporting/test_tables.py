@@ -10,7 +10,7 @@ import pytest
 import rich.console
 from markdown_it import MarkdownIt
 
-from pareco.reporting.records import ExperimentRecord, Records
+from pareco.reporting.records import Records
 from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
 from pareco.reporting.tables import (
     Cell,
@@ -23,61 +23,20 @@ from pareco.reporting.tables import (
     measure_csv,
     terminal,
 )
-from pareco.schema import CURVE_TYPES, VISIT_TYPES, GroupSize
-
-EXPERIMENT = ExperimentRecord(
-    experiment="digits",
-    network="resnet8",
-    data="cifar10",
-    image_size=32,
-    scale="paper",
-    cost="macs",
-    full_costs={
-        "macs": 2_500_000,
-        "params": 80_000,
-        "activations": 50_000,
-        "peak_activations": 9_000,
-    },
-    groups=(GroupSize(name="stem", maximum=16),),
-    budget_exempt=("alone",),
-)
-
+from tests.reporting.claim_records import FULL, records_of
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 
 
-def run(method: str, seed: int, *errors: float, steps: int = 100) -> pd.DataFrame:
-    """A run of one network at 30% of the MACs and, if two errors are given, one at 100%.
-
-    They take 44% and 100% of the activations.
-    """
-    rows = [
-        (method, seed, *costs, 1.0 / costs[0], error)
-        for costs, error in zip(((750_000, 22_000), (2_500_000, 50_000)), errors, strict=False)
-    ]
-    columns = ["method", "seed", "macs", "activations", "search_loss", "test_top1_error"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(
-        params=1,
-        peak_activations=1,
-        widths="1",
-        calibration_images=2000,
-        gradient_steps=steps,
-        passes=4 * steps,
-        search_evaluations=1234,
-        widths_visited=7,
-    )
+def front(*errors: float) -> list[tuple[int, float]]:
+    """A network at 30% of the cost and, if two errors are given, one at 100%."""
+    return list(zip((300, 1000), errors, strict=False))
 
 
-def records_of(*runs: pd.DataFrame, **changes: Any) -> Records:
-    """The records of some runs; `changes` are fields of the experiment."""
-    return Records(
-        experiment=replace(EXPERIMENT, **changes),
-        fronts=pd.concat(runs, ignore_index=True),
-        curves=pd.DataFrame(columns=list(CURVE_TYPES)),
-        visits=pd.DataFrame(columns=list(VISIT_TYPES)),
-        environment={},
-    )
+def two(*errors: float, seeds: tuple[int, int] = (0, 0), **changes: Any) -> Records:
+    """Two methods, a and b, with a seed and a network each."""
+    fronts = zip("ab", seeds, errors, strict=True)
+    return records_of({(name, seed): front(error) for name, seed, error in fronts}, **changes)
 
 
 def published(*rows: tuple[str, str, float, float]) -> pd.DataFrame:
@@ -102,14 +61,15 @@ def rows_below(text: str, columns: str) -> list[str]:
 
 @pytest.fixture
 def records() -> Records:
-    return records_of(
-        run("pareco", 0, 4.0, 2.0),
-        run("pareco", 1, 6.0, 3.0),
-        run("alone", 0, 1.0),
-        run("big", 0, 9.0, 2.5),
-        run("big", 1, 9.0, 2.5),
-        run("cut", 0, 1.5, steps=50),
-    )
+    fronts = {
+        ("pareco", 0): front(4.0, 2.0),
+        ("pareco", 1): front(6.0, 3.0),
+        ("alone", 0): front(1.0),
+        ("big", 0): front(9.0, 2.5),
+        ("big", 1): front(9.0, 2.5),
+        ("cut", 0): front(1.5),
+    }
+    return records_of(fronts, steps={"cut": 50}, budget_exempt=("alone",))
 
 
 @pytest.fixture
@@ -118,38 +78,33 @@ def tables(records: Records) -> Tables:
 
 
 def test_markdown(tables: Tables) -> None:
+    """Errors, intervals of the whole front, differences seed by seed, and budgets.
+
+    The networks at 30% dominate 70% of the costs: of 96, 94, 99, 91 and 98.5 points. The
+    differences are those of alone and cut seed 0, where pareco has 4.00, and of big 9 less 4 and 6.
+    """
     text = markdown(tables)
     assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\nThe full network: ")
-    assert "2.5 M MACs, 80 k parameters, 50 k activations (elements put out by layers), 9 k" in text
-    assert "re-calibrated on 2,000 training images." in text
+    assert "1 k MACs, 1 k parameters, 1 k activations (elements put out by layers), 1 k" in text
+    assert "re-calibrated on 512 training images." in text
+    assert "scale" not in text
     five, nine = "**5.00 ± 1.41**", "9.00 ± 0.00"
-    area = five
     assert rows_below(text, "| method | seeds | 30% | 40% | 60% | 80% | 100% | area |") == [
-        f"| pareco | 2 | {five} | {five} | {five} | {five} | **2.50 ± 0.71** | {area} |",
+        f"| pareco | 2 | {five} | {five} | {five} | {five} | **2.50 ± 0.71** | {five} |",
         "| alone † | 1 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
         f"| big | 2 | {nine} | {nine} | {nine} | {nine} | **2.50 ± 0.00** | {nine} |",
         "| cut ‡ | 1 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 |",
     ]
     lines = text.splitlines()
-    assert "| cut ‡ | 50 | 200 | 1,234 | 7 |" in lines
+    assert "| cut ‡ | 50 | 200 | 1,234 | 96 |" in lines
     assert lines[-3].startswith("† exempt")
     assert lines[-1].startswith("‡ spent another training budget")
-
-
-def test_the_front_table_has_intervals_and_more_hypervolume_is_better(tables: Tables) -> None:
-    """The networks at 30% dominate 70% of the costs: of 96, 94, 99, 91 and 98.5 points."""
-    text = markdown(tables)
     assert rows_below(text, "| method | seeds | area | hypervolume |") == [
         "| pareco | 2 | **5.00 [4.00, 6.00]** | **66.50 [65.80, 67.20]** |",
         "| alone † | 1 | 1.00 | 69.30 |",
         "| big | 2 | 9.00 [9.00, 9.00] | 63.70 [63.70, 63.70] |",
         "| cut ‡ | 1 | 1.50 | 68.95 |",
     ]
-
-
-def test_the_difference_table_pairs_seeds_and_stays_out_of_the_terminal(tables: Tables) -> None:
-    """Of alone and cut seed 0, where pareco has 4.00; of big 9 less 4 and 6."""
-    text = markdown(tables)
     columns = "| method | seeds | 30% | 40% | 60% | 80% | 100% | area | hypervolume |"
     four = "+4.00 [+3.00, +5.00]"
     assert rows_below(text, columns) == [
@@ -159,13 +114,11 @@ def test_the_difference_table_pairs_seeds_and_stays_out_of_the_terminal(tables: 
         "| cut ‡ | 1 | -2.50 | -2.50 | -2.50 | -2.50 | -0.50 | -2.50 | +1.75 |",
     ]
     assert "## Paired difference to pareco, seed by seed" in text
-    assert [table.wide for table in tables.tables] == [False, False, True, False]
-    assert "Paired difference" not in shown(tables, 200)
 
 
 def test_one_seed_is_warned_of(tables: Tables) -> None:
     warning = "One seed: numbers without deviation or interval, so no order of methods is claimed."
-    one = experiment_tables(records_of(run("a", 0, 4.0), run("b", 0, 5.0)), NONE, "a")
+    one = experiment_tables(two(4.0, 5.0), NONE, "a")
     assert one.warnings == (warning,)
     assert f"**{warning}**" in markdown(one)
     assert warning in " ".join(shown(one, 80).split())
@@ -178,9 +131,9 @@ def test_one_seed_is_warned_of(tables: Tables) -> None:
 
 
 def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it() -> None:
-    other = experiment_tables(records_of(run("a", 0, 4.0), run("b", 1, 5.0)), NONE, "a")
-    uneven = [run("a", 0, 4.0), run("a", 1, 4.5), run("b", 0, 5.0)]
-    both = experiment_tables(records_of(*uneven), NONE, "a")
+    other = experiment_tables(two(4.0, 5.0, seeds=(0, 1)), NONE, "a")
+    uneven = {("a", 0): front(4.0), ("a", 1): front(4.5), ("b", 0): front(5.0)}
+    both = experiment_tables(records_of(uneven), NONE, "a")
     titles = [table.title.partition(" ")[0] for table in other.tables]
     assert titles == ["Test", "The", "Budget"]  # no difference without a common seed
     for tables in (other, both):
@@ -191,13 +144,13 @@ def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it(
 
 
 def test_published_networks_have_a_row_for_each_method_and_source(records: Records) -> None:
-    """Of 2.5 M MACs 30% are 0.75 M: 0.775 M, or 31%, are let pass, 0.776 M are not."""
+    """Of 1 k MACs 30% are 300: 310, or 31%, are let pass, 311 are not."""
     networks = published(
-        ("PareCO", "paper, table 2", 0.775, 8.125),
-        ("PareCO", "paper, table 2", 1.0, 9.0),
-        ("PareCO", "paper, table 2", 2.5, 3.0),
-        ("PareCO", "a release", 0.776, 7.0),
-        ("AutoSlim", "paper, table 2", 2.526, 5.0),
+        ("PareCO", "paper, table 2", 310e-6, 8.125),
+        ("PareCO", "paper, table 2", 400e-6, 9.0),
+        ("PareCO", "paper, table 2", 1000e-6, 3.0),
+        ("PareCO", "a release", 311e-6, 7.0),
+        ("AutoSlim", "paper, table 2", 1011e-6, 5.0),
     )
     tables = experiment_tables(records, networks, "pareco")
     lines = markdown(tables).splitlines()
@@ -216,12 +169,13 @@ def test_published_networks_have_a_row_for_each_method_and_source(records: Recor
 
 
 def test_no_number_is_cut_in_a_terminal_of_80_columns(tables: Tables) -> None:
-    """Though all columns are there, as wide as they get; a cell may take two lines."""
+    """Though all columns are there but the differences'; a cell may take two lines."""
+    assert "Paired difference" not in shown(tables, 200)
     for expected in ("5.00 ±1.41", "alone †", "‡ spent another", "66.50 [65.80, 67.20]"):
         assert expected in shown(tables, 120)
-    runs = [run("independent", 0, 44.0, 42.0), run("independent", 1, 86.5, 83.5)]
-    cheap = run("pareco", 0, 91.5).assign(macs=400_000)
-    text = shown(experiment_tables(records_of(*runs, cheap), NONE, "pareco"), 80)
+    runs = {("independent", 0): front(44.0, 42.0), ("independent", 1): front(86.5, 83.5)}
+    wide = records_of({**runs, ("pareco", 0): [(160, 91.5)]}, budget_exempt=("independent",))
+    text = shown(experiment_tables(wide, NONE, "pareco"), 80)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
     words = text.split()
@@ -230,7 +184,8 @@ def test_no_number_is_cut_in_a_terminal_of_80_columns(tables: Tables) -> None:
 
 
 def test_columns_follow_the_cost() -> None:
-    records = records_of(run("a", 0, 4.0, 2.0), run("b", 0, 5.0), cost="activations")
+    records = two(4.0, 5.0, cost="activations")
+    records = replace(records, fronts=records.fronts.assign(activations=[440, 440]))
     text = markdown(experiment_tables(records, NONE, "b"))
     assert "| method | seeds | 45% | 60% | 80% | 100% | area |" in text
     assert "at most x% of the full network's activations (" in text
@@ -238,25 +193,15 @@ def test_columns_follow_the_cost() -> None:
 
 
 def test_a_budget_that_no_network_fits_is_a_dash() -> None:
-    late = run("b", 0, 9.0).assign(macs=1_600_000)
-    text = markdown(experiment_tables(records_of(run("a", 0, 4.0), late), NONE, "a"))
+    late = records_of({("a", 0): front(4.0), ("b", 0): [(640, 9.0)]})
+    text = markdown(experiment_tables(late, NONE, "a"))
     assert "| b | 1 | – | – | – | 9.00 | 9.00 | – |" in text
     assert "| b | 1 | – | – | – | +5.00 | +5.00 | – | -34.44 |" in text
 
 
-def test_another_scale_is_said_above_all_and_the_published_one_is_not() -> None:
-    runs = [run("a", 0, 4.0), run("b", 0, 5.0)]
-    label = "scale: short: 1/10 of the epochs, not the published schedule"
-    for scale, said in (("short: 1/10 of the epochs", True), ("paper", False)):
-        tables = experiment_tables(records_of(*runs, scale=scale), NONE, "a")
-        assert (label in shown(tables, 80).splitlines()) is said
-        assert (markdown(tables).splitlines()[2] == f"**{label}**") is said
-        assert ("scale" in markdown(tables)) is said
-
-
 def test_the_csv_has_every_statistic_to_four_digits(records: Records) -> None:
     table = pd.read_csv(io.StringIO(measure_csv(records, "pareco")))
-    measures = run_measures(records.fronts, "macs", 2_500_000)
+    measures = run_measures(records.fronts, "macs", FULL)
     expected = [
         seed_statistics(measures).assign(statistic="value"),
         paired_differences(measures, "pareco").assign(statistic="difference to pareco"),
@@ -277,7 +222,7 @@ def test_the_csv_has_every_statistic_to_four_digits(records: Records) -> None:
 
 
 def test_a_single_method_has_no_differences_in_the_csv() -> None:
-    table = pd.read_csv(io.StringIO(measure_csv(records_of(run("a", 3, 4.0)), "absent")))
+    table = pd.read_csv(io.StringIO(measure_csv(records_of({("a", 3): front(4.0)}), "absent")))
     assert set(table["statistic"]) == {"value"}
     assert table["low"].isna().all()
 
