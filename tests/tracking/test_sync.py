@@ -109,7 +109,7 @@ def test_the_command_uploads_finished_runs_or_says_why_not(
     folder = write_run(tmp_path / "runs", "pareco", 0)
     config = json.loads((folder / "config.json").read_text()) | {"name": "digits"}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "splits.json").touch()
+    (folder / "splits.json").write_text('{"test": [[0, 597]]}')
     (folder / "wandb").mkdir()
     (folder / "wandb/run_id").write_text("pareco-0")
     script = """
