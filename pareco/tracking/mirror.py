@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -31,7 +30,7 @@ Row = tuple[int, Mapping[str, Any]]
 NO_KEY = "no API key is set: run `wandb login`, or set WANDB_API_KEY"
 _COST, _ERROR = "front/cost", "front/error"
 _PROBE_SECONDS = 3.0
-_ONLINE_START_SECONDS = 15
+_START_SECONDS = 30
 _PUBLISH_SECONDS = 30.0
 _FINISH_SECONDS = 10
 _LOGGER = logging.getLogger(__name__)
@@ -115,10 +114,10 @@ def wandb_mode() -> str:
     return "offline" if problem else "online"
 
 
-def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments: Any) -> Any:
+def started_run(mode: str, finish_seconds: int, **arguments: Any) -> Any:
     """A W&B run that prints nothing and goes on where its id has got to on the server.
 
-    `arguments` are those of `wandb.init`. Its start and its end raise after the given times.
+    `arguments` are those of `wandb.init`. Its start and its end raise after a time.
     """
     import wandb
 
@@ -127,7 +126,7 @@ def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments:
         silent=True,
         disable_git=True,
         disable_code=True,
-        init_timeout=start_seconds,
+        init_timeout=_START_SECONDS,
         finish_timeout=finish_seconds,
         finish_timeout_raises=True,
     )
@@ -140,14 +139,13 @@ def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments:
     )
 
 
-def last_step_there(run: Any) -> int:
-    """The last step of the history that the server has of a W&B run, finished or not, or -1.
-
-    Raises what wandb raises if the server cannot say.
-    """
-    import wandb
-
-    return int(wandb.Api().run(run.path).lastHistoryStep)
+def started_mirror(
+    mode: str, finish_seconds: int, folder: Path, config: Mapping[str, Any], **arguments: Any
+) -> Any:
+    """A `started_run` named by the experiment, method and seed of its configuration."""
+    method = config["method"]
+    names = {"group": config["name"], "job_type": method, "name": f"{method}-seed{config['seed']}"}
+    return started_run(mode, finish_seconds, dir=folder, config=dict(config), **names, **arguments)
 
 
 def log_missing(run: Any, rows: Iterable[Row]) -> None:
@@ -230,34 +228,22 @@ def define_curve(run: Any, axis: str, metrics: str) -> None:
     run.define_metric(metrics, step_metric=axis)
 
 
-def sync_mark(server: str, run: str, last_step: int, published: bool) -> str:
-    """What `wandb/synced` in a run's folder says once the server was seen to have all this of it.
-
-    `run` is the id of the W&B run, `last_step` the last one of the metrics file.
-    """
-    has = {"server": server, "run": run, "last_step": last_step, "published": published}
-    return json.dumps(has) + "\n"
-
-
 class Mirror:
     """The W&B run beside the metrics file; its first exception is logged and ends it."""
 
-    def __init__(self, folder: Path, *, resumed: bool, **run_arguments: Any) -> None:
+    def __init__(
+        self, folder: Path, *, resumed: bool, project: str, config: Mapping[str, Any]
+    ) -> None:
         self._run: Any = None
-        self._folder, self._mode = folder, "disabled"
+        self._mode = "disabled"
         self._last_step = -1  # of the metrics file
-        self._published_step = -1  # of the publication's last row
         with self._contained():
             self._mode = wandb_mode()
             _LOGGER.info("W&B mode for %s: %s", folder, self._mode)
             if self._mode != "disabled":
-                self._run = started_run(
-                    self._mode,
-                    _ONLINE_START_SECONDS,
-                    _FINISH_SECONDS,
-                    id=_run_identifier(folder, resumed),
-                    dir=folder,
-                    **run_arguments,
+                identifier = _run_identifier(folder, resumed)
+                self._run = started_mirror(
+                    self._mode, _FINISH_SECONDS, folder, config, id=identifier, project=project
                 )
 
     def catch_up(self, rows: Sequence[Row]) -> None:
@@ -289,20 +275,12 @@ class Mirror:
                 _LOGGER.warning("W&B does not answer any more: wandb-sync can publish the front")
                 return
             within(_PUBLISH_SECONDS, lambda: show(publication, run, first))
-            self._published_step = first + len(publication.front)
 
     def close(self, failed: bool) -> None:
         """Finish the run; what has not been uploaded in time is left to `wandb-sync`."""
         if self._run is not None:
             with self._contained():
-                run = self._run
-                run.finish(exit_code=int(failed))
-                last = max(self._last_step, self._published_step)
-                online = self._mode == "online"
-                if online and within(_FINISH_SECONDS, lambda: last_step_there(run)) >= last:
-                    published = self._published_step >= 0
-                    mark = sync_mark(run.settings.base_url, run.id, self._last_step, published)
-                    write_text(self._folder / "wandb" / "synced", mark)
+                self._run.finish(exit_code=int(failed))
         self._run = None
 
     @contextmanager

@@ -46,9 +46,10 @@ class Tracker:
     if the run had never been interrupted; a broken line elsewhere raises ValueError.
 
     The mirror obeys `WANDB_MODE`; unless that says `offline` or `disabled` it is online where a
-    key is present and the server answers, else offline in `folder/wandb`. It never prompts, and
-    its first exception is logged and ends it without reaching the caller. When a run goes on, the
-    server first gets what it lacks of the metrics file, and then nothing twice.
+    key is present and the server answers, else offline in `folder/wandb`. It is named by the
+    `name` (of the experiment), `method` and `seed` in `config`. It never prompts, and its first
+    exception is logged and ends it without reaching the caller. When a run goes on, the server
+    first gets what it lacks of the metrics file, and then nothing twice.
     """
 
     def __init__(
@@ -56,9 +57,6 @@ class Tracker:
         folder: Path,
         *,
         project: str,
-        group: str,
-        job_type: str,
-        name: str,
         config: Mapping[str, Any],
         resume_from: int | None = None,
     ) -> None:
@@ -69,15 +67,8 @@ class Tracker:
             kept = [each for each in whole_lines(path) if json.loads(each)["step"] < resume_from]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._mirror = Mirror(
-            folder.resolve(),
-            resumed=resume_from is not None,
-            project=project,
-            group=group,
-            job_type=job_type,
-            name=name,
-            config=dict(config),
-        )
+        resumed = resume_from is not None
+        self._mirror = Mirror(folder.resolve(), resumed=resumed, project=project, config=config)
         self._mirror.catch_up(metrics_rows(kept))
 
     def log(self, step: int, **scalars: float) -> None:

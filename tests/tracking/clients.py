@@ -24,8 +24,7 @@ def tracker(resume_from=None):
     folder.mkdir(parents=True, exist_ok=True)
     config = {"name": "digits", "method": "pareco", "seed": 0}
     (folder / "config.json").write_text(json.dumps(config))
-    return Tracker(folder, project="pareco", group="digits", job_type="pareco",
-                   name="pareco-seed0", config=config, resume_from=resume_from)
+    return Tracker(folder, project="pareco", config=config, resume_from=resume_from)
 
 def log(tracker, first, last):
     for step in range(first, last):

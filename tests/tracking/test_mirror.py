@@ -9,7 +9,6 @@ from tests.tracking.clients import RUN, recorded_steps, run_script
 from tests.wandb_server import WandbServer
 
 AT_ONCE = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # second, not 15
-MARK = RUN / "wandb/synced"
 
 
 def test_a_run_arrives_whole(tmp_path: Path, server: WandbServer) -> None:
@@ -17,13 +16,10 @@ def test_a_run_arrives_whole(tmp_path: Path, server: WandbServer) -> None:
     with tracker() as t:
         log(t, 1, 4)
         t.publish(publication)
-    (folder / "DONE").touch()
-    print(synced())
     """
     finished = run_script(tmp_path, server, script)
     assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
-    assert finished.stdout == "[]\n"  # nothing was left to sync
     ((identity, run),) = server.runs.items()
     assert identity == (tmp_path / RUN / "wandb/run_id").read_text()
     names = {"groupName": "digits", "jobType": "pareco", "displayName": "pareco-seed0"}
@@ -106,7 +102,6 @@ def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     assert recorded_steps(tmp_path) == [*range(105)]
     ((_, run),) = server.runs.items()
     assert [row["_step"] for row in run.history] == [*range(4)]
-    assert not (tmp_path / MARK).exists()
     server.failing = False
     synced = run_script(tmp_path, server, "print(synced(), synced())")
     assert synced.stdout == f"[('{RUN}', '')] []\n", synced.stderr

@@ -16,10 +16,7 @@ from tests.wandb_server import KEY
 
 IDENTITY: dict[str, Any] = {
     "project": "pareco",
-    "group": "digits",
-    "job_type": "random",
-    "name": "random-0",
-    "config": {"steps": 3, "search": {"tau": 2}},
+    "config": {"name": "digits", "method": "random", "seed": 0},
 }
 
 
