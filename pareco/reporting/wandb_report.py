@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareco.reporting.records import COST_WORDS, LATENCY, ExperimentRecord, Records
+from pareco.reporting.figures import shown_costs
+from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
 from pareco.tracking.mirror import define_curve, log_missing, started_run
 
@@ -25,10 +26,8 @@ LOSSES = {
 }
 """The titles of the losses that are drawn."""
 
-CURVE_STEP = "curve/step"
 WIDTHS_PERCENT = 60
-_START_SECONDS, _FINISH_SECONDS = 30, 60
-_COSTS = ("macs", "peak_activations", LATENCY)
+_FINISH_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +45,9 @@ class SummaryRun:
     WIDTHS_PERCENT of the full cost select; empty where that selects none in some seed."""
 
 
-def front_names(cost: str) -> tuple[str, str]:
-    """The names in W&B of the budgets of a cost, and of the errors that they select."""
-    return f"front/{cost}/percent", f"front/{cost}/error"
-
-
-def curve_name(loss: str) -> str:
-    """The name in W&B of one of LOSSES."""
-    return f"curve/{loss}"
-
-
 def width_name(group: str) -> str:
     """The name in W&B of a channel group's width; dots would be taken for levels."""
     return f"width/{group.replace('.', '-')}"
-
-
-def shown_costs(experiment: ExperimentRecord) -> dict[str, float]:
-    """The experiment's own cost, then MACs, memory, and latency where it was measured.
-
-    With what the full network has of each.
-    """
-    costs = dict.fromkeys((experiment.cost, *_COSTS))
-    return {cost: experiment.full_costs[cost] for cost in costs if cost in experiment.full_costs}
 
 
 def summary_group(records: Records) -> str:
@@ -84,35 +64,35 @@ def digest(records: Records) -> str:
 
 def summary_runs(records: Records, focus: str) -> list[SummaryRun]:
     """A summary of each method, `focus` first where it is among them."""
-    experiment = records.experiment
-    return [
-        SummaryRun(
-            method=method,
-            lines={
-                **{
-                    front_names(cost): _front(records, method, cost)
-                    for cost in shown_costs(experiment)
-                },
-                **({} if method in experiment.budget_exempt else _curves(records, method)),
-            },
-            widths=_widths(records, method),
-        )
-        for method in method_order(records.fronts["method"], focus)
-    ]
+    runs = []
+    for method in method_order(records.fronts["method"], focus):
+        lines = {
+            (f"front/{cost}/percent", f"front/{cost}/error"): _front(records, method, cost)
+            for cost in shown_costs(records.experiment)
+        }
+        if method not in records.experiment.budget_exempt:
+            curves = records.curves[records.curves["method"] == method]
+            means = curves.groupby("step")[[*LOSSES]].mean()
+            steps = means.index.astype(float)
+            lines |= {
+                ("curve/step", f"curve/{loss}"): list(zip(steps, means[loss], strict=True))
+                for loss in LOSSES
+            }
+        runs.append(SummaryRun(method=method, lines=lines, widths=_widths(records, method)))
+    return runs
 
 
-def upload_summary(records: Records, runs: Sequence[SummaryRun], project: str) -> str:
-    """Upload the summaries that are not there yet; return the entity that they belong to.
+def upload_summary(records: Records, focus: str, project: str) -> str:
+    """Upload the `summary_runs` that are not there yet; return the entity that they belong to.
 
     Needs a key and a server that answers. Raises what wandb raises, and TimeoutError.
     """
     experiment, key, entity = records.experiment, digest(records), ""
     with TemporaryDirectory() as folder:
-        for summary in runs:
+        for summary in summary_runs(records, focus):
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{summary.method}")
             run = started_run(
                 "online",
-                _START_SECONDS,
                 _FINISH_SECONDS,
                 project=project,
                 group=summary_group(records),
@@ -145,17 +125,6 @@ def _front(records: Records, method: str, cost: str) -> list[tuple[float, float]
     means = np.mean([errors_at(front, cost, budgets) for _, front in fronts.groupby("seed")], 0)
     known = ~np.isnan(means)
     return list(zip(percents[known].astype(float).tolist(), means[known].tolist(), strict=True))
-
-
-def _curves(records: Records, method: str) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """The mean losses over seeds, by step."""
-    curves = records.curves[records.curves["method"] == method]
-    means = curves.groupby("step")[[*LOSSES]].mean()
-    steps = means.index.astype(float).tolist()
-    return {
-        (CURVE_STEP, curve_name(loss)): list(zip(steps, means[loss].tolist(), strict=True))
-        for loss in LOSSES
-    }
 
 
 def _widths(records: Records, method: str) -> dict[str, float]:
@@ -205,15 +174,16 @@ def wandb_report(
 
     fronts = [
         (
-            f"Error over {COST_WORDS[cost].name}",
-            *front_names(cost),
-            f"{COST_WORDS[cost].axis} (% of the full network's {COST_WORDS[cost].amount(full)})",
+            f"Error over {words.name}",
+            f"front/{cost}/percent",
+            f"front/{cost}/error",
+            f"{words.axis} (% of the full network's {words.amount(experiment.full_costs[cost])})",
             "Test top-1 error (%)",
         )
-        for cost, full in shown_costs(experiment).items()
+        for cost, words in ((cost, COST_WORDS[cost]) for cost in shown_costs(experiment))
     ]
     curves = [
-        (title, CURVE_STEP, curve_name(loss), "gradient step", "nats")
+        (title, "curve/step", f"curve/{loss}", "gradient step", "nats")
         for loss, title in LOSSES.items()
     ]
     notes = "\n\n".join(f"**{warning}**" for warning in experiment.warnings)
