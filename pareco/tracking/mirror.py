@@ -183,23 +183,17 @@ class Publication:
         The points, one row each, can be plotted as a line: `front/error` over `front/cost`.
         """
         import wandb
+        from PIL import Image
 
-        front = self.front.sort_values(self.cost, kind="stable")
+        front = self.front.sort_values(self.cost, kind="stable", ignore_index=True)
         points = zip(front[self.cost], front[self.error], strict=True)
         for step, (cost, error) in enumerate(points, start=first):
             yield step, {_COST: float(cost), _ERROR: float(error)}
-        images = {f"figures/{name}": _image(figure) for name, figure in self.figures.items()}
-        table = wandb.Table(dataframe=front.reset_index(drop=True))
-        yield first + len(front), {"front/networks": table, **images}
-
-
-def _image(figure: Figure) -> Any:
-    import wandb
-    from PIL import Image
-
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return wandb.Image(Image.open(content), file_type="png")
+        shown: dict[str, Any] = {"front/networks": wandb.Table(dataframe=front)}
+        for name, figure in self.figures.items():
+            figure.savefig(content := BytesIO(), format="png", dpi=150, metadata={"Software": None})
+            shown[f"figures/{name}"] = wandb.Image(Image.open(content), file_type="png")
+        yield first + len(front), shown
 
 
 def show(publication: Publication, run: Any, first: int) -> list[Any]:
@@ -232,11 +226,22 @@ class Mirror:
     """The W&B run beside the metrics file; its first exception is logged and ends it."""
 
     def __init__(
-        self, folder: Path, *, resumed: bool, project: str, config: Mapping[str, Any]
+        self,
+        folder: Path,
+        earlier: Sequence[Row],
+        *,
+        resumed: bool,
+        project: str,
+        config: Mapping[str, Any],
     ) -> None:
+        """Start a run, or go on with the one of the folder; show `earlier` rows that it lacks.
+
+        It may lack them as the mirror was killed or not there. Offline nothing is shown again:
+        each start of a run has a folder of W&B's own.
+        """
         self._run: Any = None
         self._mode = "disabled"
-        self._last_step = -1  # of the metrics file
+        self._last_step = earlier[-1][0] if earlier else -1  # of the metrics file
         with self._contained():
             self._mode = wandb_mode()
             _LOGGER.info("W&B mode for %s: %s", folder, self._mode)
@@ -245,18 +250,8 @@ class Mirror:
                 self._run = started_mirror(
                     self._mode, _FINISH_SECONDS, folder, config, id=identifier, project=project
                 )
-
-    def catch_up(self, rows: Sequence[Row]) -> None:
-        """Show the earlier rows that the server lacks, as the mirror was killed or not there.
-
-        Offline it does nothing: each start of a run has a folder of W&B's own.
-        """
-        if self._run is None or not rows:
-            return
-        self._last_step = rows[-1][0]
-        if self._mode == "online":
-            with self._contained():
-                log_missing(self._run, rows)
+            if self._mode == "online":
+                log_missing(self._run, earlier)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Show scalars at a step, unless the server has had that step before."""

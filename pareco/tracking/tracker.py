@@ -67,9 +67,13 @@ class Tracker:
             kept = [each for each in whole_lines(path) if json.loads(each)["step"] < resume_from]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
-        resumed = resume_from is not None
-        self._mirror = Mirror(folder.resolve(), resumed=resumed, project=project, config=config)
-        self._mirror.catch_up(metrics_rows(kept))
+        self._mirror = Mirror(
+            folder.resolve(),
+            metrics_rows(kept),
+            resumed=resume_from is not None,
+            project=project,
+            config=config,
+        )
 
     def log(self, step: int, **scalars: float) -> None:
         """Append one line of scalars (numbers or one-element arrays) at `step`.
