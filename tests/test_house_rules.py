@@ -114,11 +114,7 @@ DIFF = "from replications.a.experiment import EXPERIMENT as P\nEXPERIMENT = repl
         (method_names_in, 'class A:\n    name = "us_net"', ["us_net"]),
         (classes, "class A:\n    class B: pass", ["A", "B"]),
         (places_of_a_machine, "see /home/me/runs", ["/home/"]),
-        (
-            lambda text: dead_links(Path(__file__).parent, text),
-            "[a](conftest.py#top) [b](gone.md#x)",
-            ["gone.md"],
-        ),
+        (dead, "[a](conftest.py#top) [b](gone.md#x)", ["gone.md"]),
     ],
 )
 def test_a_rule_finds_what_breaks_it(

@@ -23,14 +23,8 @@ from tests.reporting.conftest import ENVIRONMENT
 from tests.tracking.clients import ROOT, run_script
 from tests.wandb_server import WandbServer
 
-CURVES = pd.DataFrame(
-    [
-        ("a", 0, 10, 4.0, 8.0),
-        ("a", 1, 10, 2.0, 6.0),
-        ("a", 0, 20, 1.0, 2.0),
-        ("a", 1, 20, 2.0, 4.0),
-    ],
-    columns=["method", "seed", "step", "loss_largest", "loss_smallest"],
+CURVES = pd.DataFrame({"method": "a", "seed": [0, 1, 0, 1], "step": [10, 10, 20, 20]}).assign(
+    loss_largest=[4.0, 2.0, 1.0, 2.0], loss_smallest=[8.0, 6.0, 2.0, 4.0]
 )
 
 
@@ -71,15 +65,8 @@ def test_other_numbers_are_other_runs(small: Records) -> None:
 
 
 def content(records: Records) -> dict[str, Any]:
-    report = wandb_report(
-        records,
-        project="pareco",
-        entity="",
-        claims="THE CLAIMS",
-        tables="THE TABLES",
-        command="make replicate-digits",
-    )
-    return json.loads(report_json(report))
+    texts = {"claims": "THE CLAIMS", "tables": "THE TABLES", "command": "make replicate-digits"}
+    return json.loads(report_json(wandb_report(records, project="pareco", entity="", **texts)))
 
 
 def test_a_report_is_made_without_a_network(
