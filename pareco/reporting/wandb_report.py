@@ -8,7 +8,6 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,21 +29,6 @@ WIDTHS_PERCENT = 60
 _FINISH_SECONDS = 60
 
 
-@dataclass(frozen=True, kw_only=True)
-class SummaryRun:
-    """What the runs of one method have found, as means over its seeds."""
-
-    method: str
-    lines: dict[tuple[str, str], list[tuple[float, float]]]
-    """Points by their two names in W&B: for each cost the budgets, in percent of the full
-    network's, and the errors that they select; then, but for a method that may train longer, the
-    gradient steps and each of LOSSES."""
-
-    widths: dict[str, float]
-    """By channel group: channels in percent of the full network's, of the network that
-    WIDTHS_PERCENT of the full cost select; empty where that selects none in some seed."""
-
-
 def width_name(group: str) -> str:
     """The name in W&B of a channel group's width; dots would be taken for levels."""
     return f"width/{group.replace('.', '-')}"
@@ -62,57 +46,62 @@ def digest(records: Records) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
 
 
-def summary_runs(records: Records, focus: str) -> list[SummaryRun]:
-    """A summary of each method, `focus` first where it is among them."""
-    runs = []
-    for method in method_order(records.fronts["method"], focus):
-        lines = {
-            (f"front/{cost}/percent", f"front/{cost}/error"): _front(records, method, cost)
-            for cost in shown_costs(records.experiment)
-        }
-        if method not in records.experiment.budget_exempt:
-            curves = records.curves[records.curves["method"] == method]
-            means = curves.groupby("step")[[*LOSSES]].mean()
-            steps = means.index.astype(float)
-            lines |= {
-                ("curve/step", f"curve/{loss}"): list(zip(steps, means[loss], strict=True))
-                for loss in LOSSES
-            }
-        runs.append(SummaryRun(method=method, lines=lines, widths=_widths(records, method)))
-    return runs
+def summary_lines(
+    records: Records, method: str
+) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """What the runs of a method have found, as means over seeds: points by their two names in W&B.
+
+    For each cost the budgets, in percent of the full network's, and the errors that they select;
+    then, but for a method that may train longer, the gradient steps and each of LOSSES.
+    """
+    lines = {
+        (f"front/{cost}/percent", f"front/{cost}/error"): _front(records, method, cost)
+        for cost in shown_costs(records.experiment)
+    }
+    if method in records.experiment.budget_exempt:
+        return lines
+    curves = records.curves[records.curves["method"] == method]
+    means = curves.groupby("step")[[*LOSSES]].mean()
+    steps = means.index.astype(float)
+    return lines | {
+        ("curve/step", f"curve/{loss}"): list(zip(steps, means[loss], strict=True))
+        for loss in LOSSES
+    }
 
 
 def upload_summary(records: Records, focus: str, project: str) -> str:
-    """Upload the `summary_runs` that are not there yet; return the entity that they belong to.
+    """Upload a summary of each method, if not there yet; return the entity that they belong to.
 
     Needs a key and a server that answers. Raises what wandb raises, and TimeoutError.
     """
     experiment, key, entity = records.experiment, digest(records), ""
     with TemporaryDirectory() as folder:
-        for summary in summary_runs(records, focus):
-            name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{summary.method}")
+        for method in method_order(records.fronts["method"], focus):
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{method}")
             run = started_run(
                 "online",
                 _FINISH_SECONDS,
                 project=project,
                 group=summary_group(records),
-                job_type=summary.method,
-                name=f"{experiment.experiment}: {summary.method}",
+                job_type=method,
+                name=f"{experiment.experiment}: {method}",
                 id=f"summary-{name[-90:]}-{key}",
                 config={
                     "records": key,
-                    "method": summary.method,
+                    "method": method,
                     "experiment": experiment.experiment,
                     "scale": experiment.scale,
                 },
                 dir=folder,
             )
             entity = run.entity
-            for axis, values in summary.lines:
+            lines = summary_lines(records, method)
+            for axis, values in lines:
                 define_curve(run, axis, values)
-            points = ((names, each) for names, line in summary.lines.items() for each in line)
+            points = ((names, each) for names, line in lines.items() for each in line)
             log_missing(run, enumerate(dict(zip(*point, strict=True)) for point in points))
-            run.summary.update({width_name(name): each for name, each in summary.widths.items()})
+            widths = summary_widths(records, method)
+            run.summary.update({width_name(group): width for group, width in widths.items()})
             run.finish()
     return entity
 
@@ -127,7 +116,12 @@ def _front(records: Records, method: str, cost: str) -> list[tuple[float, float]
     return list(zip(percents[known].astype(float).tolist(), means[known].tolist(), strict=True))
 
 
-def _widths(records: Records, method: str) -> dict[str, float]:
+def summary_widths(records: Records, method: str) -> dict[str, float]:
+    """By channel group: channels in percent of the full network's, the mean over seeds.
+
+    Of the network that WIDTHS_PERCENT of the full cost select; empty where that selects none in
+    some seed.
+    """
     experiment = records.experiment
     fronts = records.fronts[records.fronts["method"] == method]
     first = cost_percents(records.fronts, experiment.cost, experiment.full_cost)[0]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,19 +65,15 @@ def unreachable() -> str | None:
 
 def answers(address: str) -> bool:
     """Whether an HTTP answer, other than of a server that is down (5xx), comes in time."""
-
-    def asked() -> bool:
-        try:
-            urllib.request.urlopen(address, timeout=_PROBE_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code < 500
-        return True
-
-    try:
-        return within(_PROBE_SECONDS, asked)  # the look-up of a name has no time limit of its own
+    open_in_time = partial(urllib.request.urlopen, address, timeout=_PROBE_SECONDS)
+    try:  # in time, as the look-up of a name has no limit of its own
+        within(_PROBE_SECONDS, open_in_time).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code < 500
     except Exception:
         return False
+    return True
 
 
 def within(seconds: float, work: Callable[[], T], alive: Callable[[], bool] | None = None) -> T:
