@@ -1,6 +1,6 @@
 """Each rule of the house finds what breaks it, and only that."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -55,6 +55,10 @@ class Reader:
 
 def dead(text: str) -> list[str]:
     return dead_links(Path(__file__).parent, text)
+
+
+def mixed(files: str) -> set[str]:
+    return mixed_up(map(PurePath, files.split()))
 
 
 def undocumented(source: str) -> set[str]:
@@ -115,38 +119,18 @@ DIFF = "from replications.a.experiment import EXPERIMENT as P\nEXPERIMENT = repl
         (classes, "class A:\n    class B: pass", ["A", "B"]),
         (places_of_a_machine, "see /home/me/runs", ["/home/"]),
         (dead, "[a](conftest.py#top) [b](gone.md#x)", ["gone.md"]),
+        (mixed, "pareco/cost.py pareco/data/costs.py", {"cost"}),
+        (mixed, "pareco/run.py replications/run.py", {"run"}),
+        (mixed, "pareco/search/__init__.py replications/search.py", {"search"}),
+        (mixed, "pareco/__init__.py pareco/data/__init__.py pareco/cost.py", set()),
+        (not_derived, {"a": PARENT, "b": DIFF}, set()),
+        (not_derived, {"a": PARENT}, set()),
+        (not_derived, {"a": PARENT, "b": DIFF, "c": PARENT}, {"c"}),
+        (not_derived, {"a": PARENT, "b": PARENT}, {"a", "b"}),
+        (not_derived, {"a": PARENT, "b": DIFF.replace("replace(P,", "replace(OWN,")}, {"b"}),
     ],
 )
 def test_a_rule_finds_what_breaks_it(
-    rule: Callable[[str], Any], source: str, found: set[str] | list[str]
+    rule: Callable[[Any], Any], source: Any, found: set[str] | list[str]
 ) -> None:
     assert rule(source) == found
-
-
-@pytest.mark.parametrize(
-    ("files", "found"),
-    [
-        (("pareco/cost.py", "pareco/data/costs.py"), {"cost"}),
-        (("pareco/run.py", "replications/run.py"), {"run"}),
-        (("pareco/search/__init__.py", "replications/search.py"), {"search"}),
-        (("pareco/__init__.py", "pareco/data/__init__.py", "pareco/cost.py"), set()),
-    ],
-)
-def test_modules_that_are_mixed_up_are_found(files: tuple[str, ...], found: set[str]) -> None:
-    assert mixed_up(map(PurePath, files)) == found
-
-
-@pytest.mark.parametrize(
-    ("experiments", "found"),
-    [
-        ({"a": PARENT, "b": DIFF}, set()),
-        ({"a": PARENT}, set()),
-        ({"a": PARENT, "b": DIFF, "c": PARENT}, {"c"}),
-        ({"a": PARENT, "b": PARENT}, {"a", "b"}),
-        ({"a": PARENT, "b": DIFF.replace("replace(P,", "replace(OWN,")}, {"b"}),
-    ],
-)
-def test_experiments_that_are_neither_diff_nor_parent_are_found(
-    experiments: Mapping[str, str], found: set[str]
-) -> None:
-    assert not_derived(experiments) == found

@@ -66,15 +66,15 @@ def let_the_server_die():
 
 
 def run_script(
-    home: Path, server: WandbServer | None, script: str, **variables: str
+    home: Path, server: WandbServer | None, script: str, *, status: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python code after the preamble, as a user whose home is that folder, and in it.
 
-    With a key if with a server.
+    With a key if with a server. It has to end with the status.
     """
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     there = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address} if server else {}
-    return subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(script)],
         env={**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **there, **variables},
         cwd=home,
@@ -84,6 +84,8 @@ def run_script(
         timeout=600,
         check=False,
     )
+    assert finished.returncode == status, finished.stderr
+    return finished
 
 
 def recorded_steps(home: Path) -> list[int]:

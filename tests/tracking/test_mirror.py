@@ -18,7 +18,6 @@ def test_a_run_arrives_whole(tmp_path: Path, server: WandbServer) -> None:
         t.publish(publication)
     """
     finished = run_script(tmp_path, server, script)
-    assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
     ((identity, run),) = server.runs.items()
     assert identity == (tmp_path / RUN / "wandb/run_id").read_text()
@@ -62,11 +61,10 @@ def test_a_killed_run_goes_on_as_one(
     with tracker(resume_from=3) as t:
         log(t, 3, 8)
     """
-    assert run_script(tmp_path, server, first, **variables).returncode == -9
+    run_script(tmp_path, server, first, **variables, status=-9)
     ((_, run),) = server.runs.items()
     assert [row["_step"] for row in run.history] == ([*range(4)] if variables else [])
     finished = run_script(tmp_path, server, second)
-    assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
     assert list(server.runs.values()) == [run]
     assert [row["_step"] for row in run.history] == recorded_steps(tmp_path) == [*range(8)]
@@ -92,7 +90,6 @@ def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     (folder / "DONE").touch()
     """
     finished = run_script(tmp_path, server, script, **AT_ONCE)
-    assert finished.returncode == 0, finished.stderr
     longest, closing = map(float, finished.stdout.split())
     assert longest < 5
     assert 9 < closing < 60  # what has not arrived is tried for ten seconds
@@ -129,7 +126,6 @@ def test_a_disk_that_is_full_for_wandb_stops_nothing(
     print(max(times), time.monotonic() - started)
     """
     finished = run_script(tmp_path, server if online else None, script)
-    assert finished.returncode == 0, finished.stderr
     longest, closing = map(float, finished.stdout.split())
     assert longest < 5
     assert closing < 60
@@ -150,6 +146,5 @@ def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, server: W
     print(time.monotonic() - started)
     """
     finished = run_script(tmp_path, server, script)
-    assert finished.returncode == 0, finished.stderr
     assert "TimeoutError: no answer within 1 seconds" in finished.stderr
     assert 1 <= float(finished.stdout) < 10
