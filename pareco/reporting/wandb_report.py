@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pareco.reporting.figures import shown_costs
 from pareco.reporting.records import COST_WORDS, Records
@@ -123,17 +122,15 @@ def summary_widths(records: Records, method: str) -> dict[str, float]:
     some seed.
     """
     experiment = records.experiment
-    fronts = records.fronts[records.fronts["method"] == method]
-    first = cost_percents(records.fronts, experiment.cost, experiment.full_cost)[0]
+    cost, fronts = experiment.cost, records.fronts
+    first = cost_percents(fronts, cost, experiment.full_cost)[0]
     budget = max(first, WIDTHS_PERCENT) * experiment.full_cost / 100
-    chosen: list[pd.Series] = []
-    for _, front in fronts.groupby("seed"):
-        steps = staircase(front, experiment.cost)
-        affordable = steps[steps[experiment.cost] <= budget]
-        if affordable.empty:
-            return {}
-        chosen.append(affordable.iloc[-1])
-    counts = np.array([[int(count) for count in row["widths"].split()] for row in chosen])
+    own = fronts[fronts["method"] == method]
+    affordable = own[own[cost] <= budget].groupby("seed")
+    if len(affordable) < own["seed"].nunique():
+        return {}
+    chosen = [staircase(front, cost).iloc[-1]["widths"] for _, front in affordable]
+    counts = np.array([[int(count) for count in text.split()] for text in chosen])
     shares = 100 * counts.mean(axis=0) / [group.maximum for group in experiment.groups]
     names = [group.name for group in experiment.groups]
     return dict(zip(names, shares.tolist(), strict=True))
