@@ -196,12 +196,11 @@ def not_derived(experiments: Mapping[str, str]) -> set[str]:
         for name, data in built.items()
         if f"replications.{name}.experiment" not in imported and times[data[0]] > 1
     }
-    for name in set(experiments) - set(built):
-        parents = re.findall(r"import EXPERIMENT as (\w+)", experiments[name])
-        made_of = re.findall(r"^EXPERIMENT = replace\(\s*(\w+),", experiments[name], re.MULTILINE)
-        if not set(made_of) & set(parents):
-            wrong.add(name)
-    return wrong
+    diff = re.compile(
+        r"import EXPERIMENT as (\w+)$(?s:.*)^EXPERIMENT = replace\(\s*\1,", re.MULTILINE
+    )
+    others = {name: source for name, source in experiments.items() if name not in built}
+    return wrong | {name for name, source in others.items() if not diff.search(source)}
 
 
 def places_of_a_machine(text: str) -> list[str]:

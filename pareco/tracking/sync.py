@@ -24,7 +24,7 @@ from pareco.tracking.mirror import (
     wandb_settings,
     within,
 )
-from pareco.tracking.tracker import metrics_rows, whole_lines
+from pareco.tracking.tracker import metrics_rows
 
 _SILENCE_SECONDS = 30
 _FINISH_SECONDS = 30
@@ -67,9 +67,10 @@ def _sync(
 
     Raises TimeoutError if it might, but is not `alive`.
     """
-    rows, finished = metrics_rows(whole_lines(folder / "metrics.jsonl")), (folder / "DONE").exists()
+    rows = [row for _, row in metrics_rows(folder / "metrics.jsonl")]
     if not rows:
         return False
+    finished = (folder / "DONE").exists()
     identifier = (folder / "wandb" / "run_id").read_text(encoding="utf-8")
     whole = {"server": server, "run": identifier, "last_step": rows[-1][0], "published": finished}
     file, mark = folder / "wandb" / "synced", json.dumps(whole) + "\n"
