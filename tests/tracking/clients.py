@@ -69,7 +69,7 @@ def seconds(work, *arguments, **values):
 
 
 def run_script(
-    home: Path, server: WandbServer | None, script: str, *, status: int = 0, **variables: str
+    home: Path, server: WandbServer | None, script: str, status: int = 0, /, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python code after the preamble, as a user whose home is that folder, and in it.
 

@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on_as_one(
     with tracker(resume_from=3) as t:
         log(t, 3, 8)
     """
-    run_script(tmp_path, server, first, **variables, status=-9)
+    run_script(tmp_path, server, first, -9, **variables)
     ((_, run),) = server.runs.items()
     assert [row["_step"] for row in run.history] == ([*range(4)] if variables else [])
     finished = run_script(tmp_path, server, second)

@@ -25,7 +25,7 @@ def test_a_run_killed_and_resumed_offline_arrives_as_one(
         t.publish(publication)
     (folder / "DONE").touch()
     """
-    run_script(tmp_path, None, killed, status=-9)
+    run_script(tmp_path, None, killed, -9)
     metrics = tmp_path / RUN / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-9])
     torn = run_script(tmp_path, server, "print(synced(), synced())")
