@@ -70,7 +70,8 @@ def branches(source: str, names: Collection[str]) -> set[str]:
             constants = set(_strings([node.left, *node.comparators]))
             found |= constants & set(names)
             if isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(node.left, ast.Constant):
-                found |= {each for each in constants if _in_some(each, names)}
+                parts = {each for each in constants if len(each) > 3}
+                found |= {part for part in parts if any(part in name for name in names)}
         elif isinstance(node, ast.MatchValue):
             found |= set(_strings([node.value])) & set(names)
         elif isinstance(node, ast.Subscript):
@@ -79,10 +80,6 @@ def branches(source: str, names: Collection[str]) -> set[str]:
             words = re.findall("[a-z][a-z_-]{3,}", " ".join(_strings(node.args)))
             found |= {word for word in words if any(name.startswith(word) for name in names)}
     return found
-
-
-def _in_some(part: str, names: Iterable[str]) -> bool:
-    return len(part) > 3 and any(part in name for name in names)
 
 
 def tables(source: str, names: Collection[str]) -> set[str]:

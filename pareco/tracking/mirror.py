@@ -157,13 +157,10 @@ class Publication:
     """What a run has found."""
 
     front: pd.DataFrame
-    """One row per network: shown as a table, and its `cost` and `error` as points of a plot."""
+    """One row per network: shown as a table, its `cost` and `test_top1_error` as points of a plot."""
 
     cost: str
     """The column of the front that plots have as their axis."""
-
-    error: str = "test_top1_error"
-    """The column of the front that plots have over it."""
 
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """Figures by name, shown as images."""
@@ -183,7 +180,7 @@ class Publication:
         from PIL import Image
 
         front = self.front.sort_values(self.cost, kind="stable", ignore_index=True)
-        points = zip(front[self.cost], front[self.error], strict=True)
+        points = zip(front[self.cost], front["test_top1_error"], strict=True)
         for step, (cost, error) in enumerate(points, start=first):
             yield step, {_COST: float(cost), _ERROR: float(error)}
         shown: dict[str, Any] = {"front/networks": wandb.Table(dataframe=front)}
