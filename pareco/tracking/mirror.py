@@ -157,7 +157,7 @@ class Publication:
     """What a run has found."""
 
     front: pd.DataFrame
-    """One row per network: shown as a table, its `cost` and `test_top1_error` as points of a plot."""
+    """One row per network: a table, and its `cost` and `test_top1_error` as points of a plot."""
 
     cost: str
     """The column of the front that plots have as their axis."""
