@@ -61,10 +61,9 @@ def wandb_report(name: str, results: Path, json: Path | None, console: Console) 
         write_text(json, reports.report_json(make(entity="")))
         console.print(str(json), highlight=False, soft_wrap=True, markup=False)
         return 0
-    summaries = reports.summary_runs(loaded.records, FOCUS)
     try:
         with console.status("uploading a summary of each method"):
-            report = make(entity=reports.upload_summary(loaded.records, summaries, PROJECT))
+            report = make(entity=reports.upload_summary(loaded.records, FOCUS, PROJECT))
             report.save()
     except Exception as error:  # wandb has many for a server's refusal
         raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error

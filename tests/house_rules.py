@@ -70,7 +70,8 @@ def branches(source: str, names: Collection[str]) -> set[str]:
             constants = set(_strings([node.left, *node.comparators]))
             found |= constants & set(names)
             if isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(node.left, ast.Constant):
-                found |= {each for each in constants if _in_some(each, names)}
+                parts = {each for each in constants if len(each) > 3}
+                found |= {part for part in parts if any(part in name for name in names)}
         elif isinstance(node, ast.MatchValue):
             found |= set(_strings([node.value])) & set(names)
         elif isinstance(node, ast.Subscript):
@@ -79,10 +80,6 @@ def branches(source: str, names: Collection[str]) -> set[str]:
             words = re.findall("[a-z][a-z_-]{3,}", " ".join(_strings(node.args)))
             found |= {word for word in words if any(name.startswith(word) for name in names)}
     return found
-
-
-def _in_some(part: str, names: Iterable[str]) -> bool:
-    return len(part) > 3 and any(part in name for name in names)
 
 
 def tables(source: str, names: Collection[str]) -> set[str]:
@@ -196,12 +193,11 @@ def not_derived(experiments: Mapping[str, str]) -> set[str]:
         for name, data in built.items()
         if f"replications.{name}.experiment" not in imported and times[data[0]] > 1
     }
-    for name in set(experiments) - set(built):
-        parents = re.findall(r"import EXPERIMENT as (\w+)", experiments[name])
-        made_of = re.findall(r"^EXPERIMENT = replace\(\s*(\w+),", experiments[name], re.MULTILINE)
-        if not set(made_of) & set(parents):
-            wrong.add(name)
-    return wrong
+    diff = re.compile(
+        r"import EXPERIMENT as (\w+)$(?s:.*)^EXPERIMENT = replace\(\s*\1,", re.MULTILINE
+    )
+    others = {name: source for name, source in experiments.items() if name not in built}
+    return wrong | {name for name, source in others.items() if not diff.search(source)}
 
 
 def places_of_a_machine(text: str) -> list[str]:

@@ -9,22 +9,7 @@ import pytest
 
 from replications.catalogue import experiment_named, experiment_names, method_names, scales_of
 from replications.scales import SCALES
-from tests.house_rules import (
-    ROOMS,
-    branches,
-    classes,
-    dead_links,
-    draws_from_a_global_stream,
-    fields,
-    fields_read,
-    imported_too_early,
-    imports,
-    method_names_in,
-    mixed_up,
-    not_derived,
-    places_of_a_machine,
-    tables,
-)
+from tests import house_rules as rules
 
 ROOT = Path(__file__).parent.parent
 SOURCES = {
@@ -43,11 +28,10 @@ EXPERIMENTS = {
 }
 CONFIG = LIBRARY[Path("pareco/config.py")]
 
-DATA_SETS = {"digits", "digits_rgb", "cifar10", "cifar100", "imagenet"}
 MAY_HOLD = {
     "pareco/methods.py": {"pareco"},  # what the method calls itself
-    "pareco/data/loading.py": DATA_SETS,  # the table of data sets
-    "pareco/config.py": {*DATA_SETS, "paper"},  # names are refused early; the scale unless set
+    "pareco/data/loading.py": {"digits", "digits_rgb", "cifar10", "cifar100", "imagenet"},
+    "pareco/config.py": {"paper"},  # the scale unless set
 }
 MAY_BRANCH = {"pareco/models.py": {"cifar_resnet"}}  # this family has its depth in its name
 MAY_SEED = {"pareco/training/trainer.py", "pareco/training/run.py", "pareco/randomness.py"}
@@ -55,7 +39,6 @@ MAY_SEED = {"pareco/training/trainer.py", "pareco/training/run.py", "pareco/rand
 MAY_SHARE_A_NAME = {
     "experiment",  # each replication's one configuration
     "run",  # the command, and what it starts
-    "width",  # figures/widths.py draws what widths.py defines
 }
 
 
@@ -72,33 +55,33 @@ def names() -> set[str]:
 @pytest.mark.parametrize("file", SOURCES, ids=str)
 def test_a_file_uses_only_rooms_before_its_own(file: Path) -> None:
     if file != Path("pareco/__init__.py"):  # whose names are imported on first use
-        assert not imported_too_early(file, SOURCES[file])
+        assert not rules.imported_too_early(file, SOURCES[file])
 
 
 def test_the_configuration_imports_the_standard_library_alone() -> None:
-    assert {name.partition(".")[0] for name in imports(CONFIG)} <= sys.stdlib_module_names
+    assert {name.partition(".")[0] for name in rules.imports(CONFIG)} <= sys.stdlib_module_names
 
 
 def test_nothing_branches_on_the_name_of_a_method_network_or_data_set() -> None:
     known = names()
     for file, source in SOURCES.items():
         if file.name != "experiment.py":
-            assert branches(source, known) <= MAY_BRANCH.get(str(file), set()), file
+            assert rules.branches(source, known) <= MAY_BRANCH.get(str(file), set()), file
     for file, source in LIBRARY.items():
-        assert tables(source, known) <= MAY_HOLD.get(str(file), set()), file
+        assert rules.tables(source, known) <= MAY_HOLD.get(str(file), set()), file
 
 
 def test_every_baseline_is_a_file_of_under_60_lines_with_the_methods_name() -> None:
     assert len(BASELINES) == len(method_names()) - 1
     for file, source in BASELINES.items():
         assert len(source.splitlines()) < 60, file
-        assert method_names_in(source) == [file.stem]
+        assert rules.method_names_in(source) == [file.stem]
 
 
 def test_no_file_draws_from_a_global_random_stream() -> None:
     for file, source in {**LIBRARY, **BASELINES}.items():
         allowed = {"torch.manual_seed"} if str(file) in MAY_SEED else set()
-        assert draws_from_a_global_stream(source) <= allowed, file
+        assert rules.draws_from_a_global_stream(source) <= allowed, file
 
 
 def test_every_field_of_the_configuration_is_documented_and_read() -> None:
@@ -108,20 +91,20 @@ def test_every_field_of_the_configuration_is_documented_and_read() -> None:
         for file, source in SOURCES.items()
         if file.name not in ("config.py", "scales.py", "experiment.py")
     ]
-    declared = fields(CONFIG)
+    declared = rules.fields(CONFIG)
     parts = {"network", "data", "training", "evaluation", "search"}  # documented as classes
     assert {field for (_, field), documented in declared.items() if not documented} <= parts
-    assert set(declared) <= fields_read(CONFIG, readers)
+    assert set(declared) <= rules.fields_read(CONFIG, readers)
 
 
 def test_no_two_classes_and_no_two_modules_are_mixed_up() -> None:
-    counts = Counter(name for source in SOURCES.values() for name in classes(source))
+    counts = Counter(name for source in SOURCES.values() for name in rules.classes(source))
     assert not [name for name, count in counts.items() if count > 1]
-    assert mixed_up(SOURCES) <= MAY_SHARE_A_NAME
+    assert rules.mixed_up(SOURCES) <= MAY_SHARE_A_NAME
 
 
 def test_every_replication_but_a_parent_is_a_diff() -> None:
-    assert not not_derived(EXPERIMENTS)
+    assert not rules.not_derived(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", experiment_names())
@@ -147,17 +130,17 @@ def test_the_map_of_the_rooms_names_every_room() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     here = {PurePath(file.parts[1]).stem for file in LIBRARY} - {"__init__"}
     assert [room for room in here if f"`{room}`" not in text] == []
-    assert here <= set(ROOMS)
+    assert here <= set(rules.ROOMS)
 
 
 def test_documents_name_no_place_of_a_machine_of_ours() -> None:
     for document in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("replications/*/README.md")]:
         text = document.read_text()
-        assert not places_of_a_machine(text), document
+        assert not rules.places_of_a_machine(text), document
         assert all(len(line) <= 120 for line in text.splitlines()), document
 
 
 def test_links_in_documents_lead_somewhere() -> None:
     documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("replications/*/*.md")]
     for document in documents:
-        assert not dead_links(document.parent, document.read_text()), document
+        assert not rules.dead_links(document.parent, document.read_text()), document

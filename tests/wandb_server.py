@@ -6,19 +6,19 @@ It keeps what arrives, and remembers every request that it does not know: a test
 
 import base64
 import contextlib
-import gzip
 import hashlib
 import http.server
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import unquote
 
 ENTITY = "someone"
 KEY = "k" * 40
+_MANIFEST = "wandb_manifest.json"
 _DAY = "2026-01-01T00:00:00Z"
 _VIEWER = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
 _ALWAYS: dict[str, Any] = {
@@ -68,11 +68,10 @@ class ReceivedRun:
 
 @dataclass
 class ReceivedArtifact:
-    """What arrived of one artifact: its description, manifest and the bytes of its files."""
+    """What arrived of one artifact: its description, and the bytes of its files."""
 
     input: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
     committed: bool = False
 
 
@@ -119,9 +118,7 @@ class WandbServer:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                body = self.body()
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.path == "/die" or (server.dies_at and server.dies_at in self.path):
                     server.failing = True
                 if server.failing:
@@ -135,16 +132,6 @@ class WandbServer:
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
-
-            def body(self) -> bytes:
-                if self.headers.get("Transfer-Encoding") != "chunked":
-                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                chunks = []
-                while size := int(self.rfile.readline(), 16):
-                    chunks.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(chunks)
 
             do_GET = do_POST = do_PUT = answer
 
@@ -173,14 +160,10 @@ class WandbServer:
         elif command == "POST" and parts[-1] == "file_stream":
             self._stream(self.runs[parts[-2]], json.loads(body))
             return 200, {"exitcode": None, "limits": {}}
-        elif command == "PUT" and parts[0] == "run":
-            self.runs[parts[1]].files["/".join(parts[2:])] = body
-            return 200, {}
-        elif command == "PUT" and parts[0] == "artifact":
-            self.artifacts[parts[1]].files["/".join(parts[2:])] = body
-            return 200, {}
-        elif command == "PUT" and parts[0] == "manifest":
-            self.artifacts[parts[1]].manifest = json.loads(body)
+        elif command == "PUT" and parts[0] in ("run", "artifact"):
+            owners: Mapping[str, ReceivedRun | ReceivedArtifact]
+            owners = self.runs if parts[0] == "run" else self.artifacts
+            owners[parts[1]].files["/".join(parts[2:])] = body
             return 200, {}
         self.unknown.append(f"{command} {path} {body[:300]!r}")
         return 400, {"errors": [{"message": f"unknown: {self.unknown[-1]}"}]}
@@ -192,67 +175,53 @@ class WandbServer:
         if content.get("complete"):
             run.exit_code = content["exitcode"]
 
-    def _project(self, name: str) -> dict[str, Any]:
-        return {"id": "cHJvamVjdA==", "name": name, "entity": {"id": "ZQ==", "name": ENTITY}}
+    def _bucket(self, name: str) -> dict[str, Any] | None:
+        """What any operation asks of a run; None of one that is not there."""
+        if name not in self.runs:
+            return None
+        run = self.runs[name]
+        project = {"id": "1", "name": run.attributes["project"]}
+        bucket: dict[str, Any] = {
+            **dict.fromkeys(("state", "group", "jobType", "commit", "notes", "description"), ""),
+            **dict.fromkeys(("createdAt", "heartbeatAt"), _DAY),
+            "id": base64.b64encode(name.encode()).decode(),
+            "name": name,
+            "displayName": run.attributes.get("displayName"),
+            "config": run.attributes.get("config", "{}"),
+            "summaryMetrics": json.dumps(run.summary),
+            "systemMetrics": "{}",
+            "wandbConfig": json.dumps({"t": 1}),
+            "tags": [],
+            "sweepName": None,
+            "readOnly": False,
+            "logLineCount": len(run.streams.get("output.log", {})),
+            "historyKeys": {
+                "lastStep": max((row["_step"] for row in run.history), default=-1),
+                "keys": {},
+                "sets": [],
+            },
+            "user": {"name": ENTITY, "username": ENTITY},
+            "project": {**project, "entity": {"id": "ZQ==", "name": ENTITY}},
+            "projectId": "1",
+        }
+        for kind in ("history", "events"):
+            lines = run.lines(f"wandb-{kind}.jsonl")
+            bucket |= {f"{kind}LineCount": len(lines), f"{kind}Tail": json.dumps(lines[-1:])}
+        return bucket
 
     def _UpsertBucket(self, variables: dict[str, Any]) -> Any:
         name = variables["name"]
         inserted = name not in self.runs
         run = self.runs.setdefault(name, ReceivedRun())
         run.attributes |= {key: value for key, value in variables.items() if value is not None}
-        bucket = {
-            "id": base64.b64encode(name.encode()).decode(),
-            "name": name,
-            "displayName": run.attributes.get("displayName"),
-            "description": None,
-            "config": run.attributes.get("config", "{}"),
-            "sweepName": None,
-            "project": self._project(variables["project"]),
-            "historyLineCount": len(run.streams.get("wandb-history.jsonl", {})),
-        }
-        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+        return {"upsertBucket": {"bucket": self._bucket(name), "inserted": inserted}}
 
     def _RunResumeStatus(self, variables: dict[str, Any]) -> Any:
-        run = self.runs.get(variables["name"])
-        if run is None:
-            return {"model": {**self._project(variables["project"]), "bucket": None}}
-        streams = {kind: run.lines(f"wandb-{kind}.jsonl") for kind in ("history", "events")}
-        bucket = {
-            "id": base64.b64encode(variables["name"].encode()).decode(),
-            "name": variables["name"],
-            "summaryMetrics": json.dumps(run.summary),
-            "displayName": run.attributes.get("displayName"),
-            "logLineCount": len(run.streams.get("output.log", {})),
-            "config": run.attributes.get("config", "{}"),
-            "tags": [],
-            "notes": None,
-            "wandbConfig": json.dumps({"t": 1}),
-        }
-        for kind, lines in streams.items():
-            bucket[f"{kind}LineCount"] = len(lines)
-            bucket[f"{kind}Tail"] = json.dumps(lines[-1:])
-        return {"model": {**self._project(variables["project"]), "bucket": bucket}}
+        project = {"id": "1", "name": variables["project"], "entity": {"id": "1", "name": ENTITY}}
+        return {"model": {**project, "bucket": self._bucket(variables["name"])}}
 
     def _Run(self, variables: dict[str, Any]) -> Any:
-        if variables["name"] not in self.runs:
-            return {"project": {"run": None}}
-        run = self.runs[variables["name"]]
-        steps = [row["_step"] for row in run.history]
-        texts = ("id", "name", "displayName", "state", "group", "jobType", "commit", "notes")
-        found = {
-            **dict.fromkeys((*texts, "description"), ""),
-            **dict.fromkeys(("config", "systemMetrics", "summaryMetrics"), "{}"),
-            **dict.fromkeys(("createdAt", "heartbeatAt"), _DAY),
-            "name": variables["name"],
-            "tags": [],
-            "sweepName": None,
-            "readOnly": False,
-            "historyLineCount": len(steps),
-            "historyKeys": {"lastStep": max(steps, default=-1), "keys": {}, "sets": []},
-            "user": {"name": ENTITY, "username": ENTITY},
-            "projectId": "1",
-        }
-        return {"project": {"run": found}}
+        return {"project": {"run": self._bucket(variables["name"])}}
 
     _RunHistoryKeys = _Run
 
@@ -306,7 +275,7 @@ class WandbServer:
 
     def _CreateArtifactManifest(self, variables: dict[str, Any]) -> Any:
         identity = variables["artifactID"]
-        address = f"{self.address}/manifest/{identity}"
+        address = f"{self.address}/artifact/{identity}/{_MANIFEST}"
         file = {"id": "Zg==", "uploadUrl": address, "uploadHeaders": []}
         manifest = {"id": f"manifest-{identity}", "file": file}
         return {"createArtifactManifest": {"artifactManifest": manifest}}
@@ -328,7 +297,7 @@ class WandbServer:
 
     def _CommitArtifact(self, variables: dict[str, Any]) -> Any:
         artifact = self.artifacts[variables["artifactID"]]
-        for name, entry in artifact.manifest["contents"].items():
+        for name, entry in json.loads(artifact.files.pop(_MANIFEST))["contents"].items():
             digest = base64.b64encode(hashlib.md5(artifact.files[name]).digest()).decode()
             assert digest == entry["digest"], name
         artifact.committed = True

@@ -8,14 +8,13 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from pareco.reporting.records import COST_WORDS, LATENCY, ExperimentRecord, Records
+from pareco.reporting.figures import shown_costs
+from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
 from pareco.tracking.mirror import define_curve, log_missing, started_run
 
@@ -25,49 +24,13 @@ LOSSES = {
 }
 """The titles of the losses that are drawn."""
 
-CURVE_STEP = "curve/step"
 WIDTHS_PERCENT = 60
-_START_SECONDS, _FINISH_SECONDS = 30, 60
-_COSTS = ("macs", "peak_activations", LATENCY)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SummaryRun:
-    """What the runs of one method have found, as means over its seeds."""
-
-    method: str
-    lines: dict[tuple[str, str], list[tuple[float, float]]]
-    """Points by their two names in W&B: for each cost the budgets, in percent of the full
-    network's, and the errors that they select; then, but for a method that may train longer, the
-    gradient steps and each of LOSSES."""
-
-    widths: dict[str, float]
-    """By channel group: channels in percent of the full network's, of the network that
-    WIDTHS_PERCENT of the full cost select; empty where that selects none in some seed."""
-
-
-def front_names(cost: str) -> tuple[str, str]:
-    """The names in W&B of the budgets of a cost, and of the errors that they select."""
-    return f"front/{cost}/percent", f"front/{cost}/error"
-
-
-def curve_name(loss: str) -> str:
-    """The name in W&B of one of LOSSES."""
-    return f"curve/{loss}"
+_FINISH_SECONDS = 60
 
 
 def width_name(group: str) -> str:
     """The name in W&B of a channel group's width; dots would be taken for levels."""
     return f"width/{group.replace('.', '-')}"
-
-
-def shown_costs(experiment: ExperimentRecord) -> dict[str, float]:
-    """The experiment's own cost, then MACs, memory, and latency where it was measured.
-
-    With what the full network has of each.
-    """
-    costs = dict.fromkeys((experiment.cost, *_COSTS))
-    return {cost: experiment.full_costs[cost] for cost in costs if cost in experiment.full_costs}
 
 
 def summary_group(records: Records) -> str:
@@ -82,57 +45,62 @@ def digest(records: Records) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
 
 
-def summary_runs(records: Records, focus: str) -> list[SummaryRun]:
-    """A summary of each method, `focus` first where it is among them."""
-    experiment = records.experiment
-    return [
-        SummaryRun(
-            method=method,
-            lines={
-                **{
-                    front_names(cost): _front(records, method, cost)
-                    for cost in shown_costs(experiment)
-                },
-                **({} if method in experiment.budget_exempt else _curves(records, method)),
-            },
-            widths=_widths(records, method),
-        )
-        for method in method_order(records.fronts["method"], focus)
-    ]
+def summary_lines(
+    records: Records, method: str
+) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """What the runs of a method have found, as means over seeds: points by their two names in W&B.
+
+    For each cost the budgets, in percent of the full network's, and the errors that they select;
+    then, but for a method that may train longer, the gradient steps and each of LOSSES.
+    """
+    lines = {
+        (f"front/{cost}/percent", f"front/{cost}/error"): _front(records, method, cost)
+        for cost in shown_costs(records.experiment)
+    }
+    if method in records.experiment.budget_exempt:
+        return lines
+    curves = records.curves[records.curves["method"] == method]
+    means = curves.groupby("step")[[*LOSSES]].mean()
+    steps = means.index.astype(float)
+    return lines | {
+        ("curve/step", f"curve/{loss}"): list(zip(steps, means[loss], strict=True))
+        for loss in LOSSES
+    }
 
 
-def upload_summary(records: Records, runs: Sequence[SummaryRun], project: str) -> str:
-    """Upload the summaries that are not there yet; return the entity that they belong to.
+def upload_summary(records: Records, focus: str, project: str) -> str:
+    """Upload a summary of each method, if not there yet; return the entity that they belong to.
 
     Needs a key and a server that answers. Raises what wandb raises, and TimeoutError.
     """
     experiment, key, entity = records.experiment, digest(records), ""
     with TemporaryDirectory() as folder:
-        for summary in runs:
-            name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{summary.method}")
+        for method in method_order(records.fronts["method"], focus):
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{experiment.experiment}-{method}")
             run = started_run(
                 "online",
-                _START_SECONDS,
                 _FINISH_SECONDS,
                 project=project,
                 group=summary_group(records),
-                job_type=summary.method,
-                name=f"{experiment.experiment}: {summary.method}",
+                job_type=method,
+                name=f"{experiment.experiment}: {method}",
                 id=f"summary-{name[-90:]}-{key}",
                 config={
                     "records": key,
-                    "method": summary.method,
+                    "method": method,
                     "experiment": experiment.experiment,
                     "scale": experiment.scale,
                 },
                 dir=folder,
             )
             entity = run.entity
-            for axis, values in summary.lines:
+            lines = summary_lines(records, method)
+            for axis, values in lines:
                 define_curve(run, axis, values)
-            points = ((names, each) for names, line in summary.lines.items() for each in line)
+            points = ((names, each) for names, line in lines.items() for each in line)
             log_missing(run, enumerate(dict(zip(*point, strict=True)) for point in points))
-            run.summary.update({width_name(name): each for name, each in summary.widths.items()})
+            widths = summary_widths(records, method)
+            run.summary.update({width_name(group): width for group, width in widths.items()})
             run.finish()
     return entity
 
@@ -147,30 +115,22 @@ def _front(records: Records, method: str, cost: str) -> list[tuple[float, float]
     return list(zip(percents[known].astype(float).tolist(), means[known].tolist(), strict=True))
 
 
-def _curves(records: Records, method: str) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """The mean losses over seeds, by step."""
-    curves = records.curves[records.curves["method"] == method]
-    means = curves.groupby("step")[[*LOSSES]].mean()
-    steps = means.index.astype(float).tolist()
-    return {
-        (CURVE_STEP, curve_name(loss)): list(zip(steps, means[loss].tolist(), strict=True))
-        for loss in LOSSES
-    }
+def summary_widths(records: Records, method: str) -> dict[str, float]:
+    """By channel group: channels in percent of the full network's, the mean over seeds.
 
-
-def _widths(records: Records, method: str) -> dict[str, float]:
+    Of the network that WIDTHS_PERCENT of the full cost select; empty where that selects none in
+    some seed.
+    """
     experiment = records.experiment
-    fronts = records.fronts[records.fronts["method"] == method]
-    first = cost_percents(records.fronts, experiment.cost, experiment.full_cost)[0]
+    cost, fronts = experiment.cost, records.fronts
+    first = cost_percents(fronts, cost, experiment.full_cost)[0]
     budget = max(first, WIDTHS_PERCENT) * experiment.full_cost / 100
-    chosen: list[pd.Series] = []
-    for _, front in fronts.groupby("seed"):
-        steps = staircase(front, experiment.cost)
-        affordable = steps[steps[experiment.cost] <= budget]
-        if affordable.empty:
-            return {}
-        chosen.append(affordable.iloc[-1])
-    counts = np.array([[int(count) for count in row["widths"].split()] for row in chosen])
+    own = fronts[fronts["method"] == method]
+    affordable = own[own[cost] <= budget].groupby("seed")
+    if len(affordable) < own["seed"].nunique():
+        return {}
+    chosen = [staircase(front, cost).iloc[-1]["widths"] for _, front in affordable]
+    counts = np.array([[int(count) for count in text.split()] for text in chosen])
     shares = 100 * counts.mean(axis=0) / [group.maximum for group in experiment.groups]
     names = [group.name for group in experiment.groups]
     return dict(zip(names, shares.tolist(), strict=True))
@@ -205,15 +165,16 @@ def wandb_report(
 
     fronts = [
         (
-            f"Error over {COST_WORDS[cost].name}",
-            *front_names(cost),
-            f"{COST_WORDS[cost].axis} (% of the full network's {COST_WORDS[cost].amount(full)})",
+            f"Error over {words.name}",
+            f"front/{cost}/percent",
+            f"front/{cost}/error",
+            f"{words.axis} (% of the full network's {words.amount(experiment.full_costs[cost])})",
             "Test top-1 error (%)",
         )
-        for cost, full in shown_costs(experiment).items()
+        for cost, words in ((cost, COST_WORDS[cost]) for cost in shown_costs(experiment))
     ]
     curves = [
-        (title, CURVE_STEP, curve_name(loss), "gradient step", "nats")
+        (title, "curve/step", f"curve/{loss}", "gradient step", "nats")
         for loss, title in LOSSES.items()
     ]
     notes = "\n\n".join(f"**{warning}**" for warning in experiment.warnings)

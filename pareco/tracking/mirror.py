@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +31,7 @@ Row = tuple[int, Mapping[str, Any]]
 NO_KEY = "no API key is set: run `wandb login`, or set WANDB_API_KEY"
 _COST, _ERROR = "front/cost", "front/error"
 _PROBE_SECONDS = 3.0
-_ONLINE_START_SECONDS = 15
+_START_SECONDS = 30
 _PUBLISH_SECONDS = 30.0
 _FINISH_SECONDS = 10
 _LOGGER = logging.getLogger(__name__)
@@ -65,19 +65,15 @@ def unreachable() -> str | None:
 
 def answers(address: str) -> bool:
     """Whether an HTTP answer, other than of a server that is down (5xx), comes in time."""
-
-    def asked() -> bool:
-        try:
-            urllib.request.urlopen(address, timeout=_PROBE_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code < 500
-        return True
-
-    try:
-        return within(_PROBE_SECONDS, asked)  # the look-up of a name has no time limit of its own
+    open_in_time = partial(urllib.request.urlopen, address, timeout=_PROBE_SECONDS)
+    try:  # in time, as the look-up of a name has no limit of its own
+        within(_PROBE_SECONDS, open_in_time).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code < 500
     except Exception:
         return False
+    return True
 
 
 def within(seconds: float, work: Callable[[], T], alive: Callable[[], bool] | None = None) -> T:
@@ -115,10 +111,10 @@ def wandb_mode() -> str:
     return "offline" if problem else "online"
 
 
-def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments: Any) -> Any:
+def started_run(mode: str, finish_seconds: int, **arguments: Any) -> Any:
     """A W&B run that prints nothing and goes on where its id has got to on the server.
 
-    `arguments` are those of `wandb.init`. Its start and its end raise after the given times.
+    `arguments` are those of `wandb.init`. Its start and its end raise after a time.
     """
     import wandb
 
@@ -127,7 +123,7 @@ def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments:
         silent=True,
         disable_git=True,
         disable_code=True,
-        init_timeout=start_seconds,
+        init_timeout=_START_SECONDS,
         finish_timeout=finish_seconds,
         finish_timeout_raises=True,
     )
@@ -140,14 +136,13 @@ def started_run(mode: str, start_seconds: int, finish_seconds: int, **arguments:
     )
 
 
-def last_step_there(run: Any) -> int:
-    """The last step of the history that the server has of a W&B run, finished or not, or -1.
-
-    Raises what wandb raises if the server cannot say.
-    """
-    import wandb
-
-    return int(wandb.Api().run(run.path).lastHistoryStep)
+def started_mirror(
+    mode: str, finish_seconds: int, folder: Path, config: Mapping[str, Any], **arguments: Any
+) -> Any:
+    """A `started_run` named by the experiment, method and seed of its configuration."""
+    method = config["method"]
+    names = {"group": config["name"], "job_type": method, "name": f"{method}-seed{config['seed']}"}
+    return started_run(mode, finish_seconds, dir=folder, config=dict(config), **names, **arguments)
 
 
 def log_missing(run: Any, rows: Iterable[Row]) -> None:
@@ -162,13 +157,10 @@ class Publication:
     """What a run has found."""
 
     front: pd.DataFrame
-    """One row per network: shown as a table, and its `cost` and `error` as points of a plot."""
+    """One row per network: a table, and its `cost` and `test_top1_error` as points of a plot."""
 
     cost: str
     """The column of the front that plots have as their axis."""
-
-    error: str = "test_top1_error"
-    """The column of the front that plots have over it."""
 
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """Figures by name, shown as images."""
@@ -185,23 +177,17 @@ class Publication:
         The points, one row each, can be plotted as a line: `front/error` over `front/cost`.
         """
         import wandb
+        from PIL import Image
 
-        front = self.front.sort_values(self.cost, kind="stable")
-        points = zip(front[self.cost], front[self.error], strict=True)
+        front = self.front.sort_values(self.cost, kind="stable", ignore_index=True)
+        points = zip(front[self.cost], front["test_top1_error"], strict=True)
         for step, (cost, error) in enumerate(points, start=first):
             yield step, {_COST: float(cost), _ERROR: float(error)}
-        images = {f"figures/{name}": _image(figure) for name, figure in self.figures.items()}
-        table = wandb.Table(dataframe=front.reset_index(drop=True))
-        yield first + len(front), {"front/networks": table, **images}
-
-
-def _image(figure: Figure) -> Any:
-    import wandb
-    from PIL import Image
-
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return wandb.Image(Image.open(content), file_type="png")
+        shown: dict[str, Any] = {"front/networks": wandb.Table(dataframe=front)}
+        for name, figure in self.figures.items():
+            figure.savefig(content := BytesIO(), format="png", dpi=150, metadata={"Software": None})
+            shown[f"figures/{name}"] = wandb.Image(Image.open(content), file_type="png")
+        yield first + len(front), shown
 
 
 def show(publication: Publication, run: Any, first: int) -> list[Any]:
@@ -230,47 +216,36 @@ def define_curve(run: Any, axis: str, metrics: str) -> None:
     run.define_metric(metrics, step_metric=axis)
 
 
-def sync_mark(server: str, run: str, last_step: int, published: bool) -> str:
-    """What `wandb/synced` in a run's folder says once the server was seen to have all this of it.
-
-    `run` is the id of the W&B run, `last_step` the last one of the metrics file.
-    """
-    has = {"server": server, "run": run, "last_step": last_step, "published": published}
-    return json.dumps(has) + "\n"
-
-
 class Mirror:
     """The W&B run beside the metrics file; its first exception is logged and ends it."""
 
-    def __init__(self, folder: Path, *, resumed: bool, **run_arguments: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        earlier: Sequence[Row],
+        *,
+        resumed: bool,
+        project: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        """Start a run, or go on with the one of the folder; show `earlier` rows that it lacks.
+
+        It may lack them as the mirror was killed or not there. Offline nothing is shown again:
+        each start of a run has a folder of W&B's own.
+        """
         self._run: Any = None
-        self._folder, self._mode = folder, "disabled"
-        self._last_step = -1  # of the metrics file
-        self._published_step = -1  # of the publication's last row
+        self._mode = "disabled"
+        self._last_step = earlier[-1][0] if earlier else -1  # of the metrics file
         with self._contained():
             self._mode = wandb_mode()
             _LOGGER.info("W&B mode for %s: %s", folder, self._mode)
             if self._mode != "disabled":
-                self._run = started_run(
-                    self._mode,
-                    _ONLINE_START_SECONDS,
-                    _FINISH_SECONDS,
-                    id=_run_identifier(folder, resumed),
-                    dir=folder,
-                    **run_arguments,
+                identifier = _run_identifier(folder, resumed)
+                self._run = started_mirror(
+                    self._mode, _FINISH_SECONDS, folder, config, id=identifier, project=project
                 )
-
-    def catch_up(self, rows: Sequence[Row]) -> None:
-        """Show the earlier rows that the server lacks, as the mirror was killed or not there.
-
-        Offline it does nothing: each start of a run has a folder of W&B's own.
-        """
-        if self._run is None or not rows:
-            return
-        self._last_step = rows[-1][0]
-        if self._mode == "online":
-            with self._contained():
-                log_missing(self._run, rows)
+            if self._mode == "online":
+                log_missing(self._run, earlier)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Show scalars at a step, unless the server has had that step before."""
@@ -289,20 +264,12 @@ class Mirror:
                 _LOGGER.warning("W&B does not answer any more: wandb-sync can publish the front")
                 return
             within(_PUBLISH_SECONDS, lambda: show(publication, run, first))
-            self._published_step = first + len(publication.front)
 
     def close(self, failed: bool) -> None:
         """Finish the run; what has not been uploaded in time is left to `wandb-sync`."""
         if self._run is not None:
             with self._contained():
-                run = self._run
-                run.finish(exit_code=int(failed))
-                last = max(self._last_step, self._published_step)
-                online = self._mode == "online"
-                if online and within(_FINISH_SECONDS, lambda: last_step_there(run)) >= last:
-                    published = self._published_step >= 0
-                    mark = sync_mark(run.settings.base_url, run.id, self._last_step, published)
-                    write_text(self._folder / "wandb" / "synced", mark)
+                self._run.finish(exit_code=int(failed))
         self._run = None
 
     @contextmanager

@@ -17,19 +17,16 @@ from pareco.tracking.mirror import (
     Publication,
     Row,
     answers,
-    last_step_there,
     log_missing,
     show,
-    started_run,
-    sync_mark,
+    started_mirror,
     told,
     wandb_settings,
     within,
 )
-from pareco.tracking.tracker import metrics_rows, whole_lines
+from pareco.tracking.tracker import metrics_rows
 
 _SILENCE_SECONDS = 30
-_START_SECONDS = 30
 _FINISH_SECONDS = 30
 
 
@@ -38,11 +35,11 @@ def sync_runs(
 ) -> Iterator[tuple[Path, str]]:
     """Bring every mirrored run below a folder to the server; yield its folder and what went wrong.
 
-    That is empty where all of the run is there. A run that was seen there whole is passed over; of
-    another one the server is asked what it has, and gets the later lines of `metrics.jsonl` and,
-    if the run has finished, what `publication` makes of its folder. A run that is in use is left
-    alone. Once the server no longer answers, the runs that are left fail. It needs a key, and a
-    server that answers: see `unreachable`.
+    That is empty where all of the run is there. A run that a sync has seen there whole is passed
+    over; of another one the server is asked what it has, and gets the later lines of
+    `metrics.jsonl` and, if the run has finished, what `publication` makes of its folder. A run that
+    is in use is left alone. Once the server no longer answers, the runs that are left fail. It
+    needs a key, and a server that answers: see `unreachable`.
     """
     server, alive = wandb_settings().base_url, True
     for identifier in sorted(runs.glob("**/wandb/run_id")):
@@ -70,37 +67,38 @@ def _sync(
 
     Raises TimeoutError if it might, but is not `alive`.
     """
-    rows, finished = metrics_rows(whole_lines(folder / "metrics.jsonl")), (folder / "DONE").exists()
+    rows = [row for _, row in metrics_rows(folder / "metrics.jsonl")]
+    if not rows:
+        return False
+    finished = (folder / "DONE").exists()
     identifier = (folder / "wandb" / "run_id").read_text(encoding="utf-8")
-    mark = sync_mark(server, identifier, rows[-1][0] if rows else -1, finished)
-    file = folder / "wandb" / "synced"
-    if not rows or (file.exists() and file.read_text(encoding="utf-8") == mark):
+    whole = {"server": server, "run": identifier, "last_step": rows[-1][0], "published": finished}
+    file, mark = folder / "wandb" / "synced", json.dumps(whole) + "\n"
+    if file.exists() and file.read_text(encoding="utf-8") == mark:
         return False
     if not alive:
         raise TimeoutError
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     found = publication(folder) if finished else None
     with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        run = started_run(
-            "online",
-            _START_SECONDS,
-            _FINISH_SECONDS,
-            id=identifier,
-            dir=scratch,
-            project=project,
-            group=config["name"],
-            job_type=config["method"],
-            name=f"{config['method']}-seed{config['seed']}",
-            config=config,
+        run = started_mirror(
+            "online", _FINISH_SECONDS, Path(scratch), config, id=identifier, project=project
         )
         last = _upload(run, rows, found, server)
     limit = time.monotonic() + _SILENCE_SECONDS
-    while (there := within(_SILENCE_SECONDS, lambda: last_step_there(run))) < last:
+    while (there := within(_SILENCE_SECONDS, lambda: _last_step_there(run))) < last:
         if time.monotonic() > limit:
             raise ValueError(f"the server has the steps to {there} of {last}")
         time.sleep(1)  # it may count a little later what it got
     write_text(file, mark)
     return True
+
+
+def _last_step_there(run: Any) -> int:
+    """The last step of the history that the server has of a W&B run, finished or not, or -1."""
+    import wandb
+
+    return int(wandb.Api().run(run.path).lastHistoryStep)
 
 
 def _upload(run: Any, rows: Sequence[Row], found: Publication | None, server: str) -> int:

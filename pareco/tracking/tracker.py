@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,30 +10,24 @@ from pareco.files import write_text
 from pareco.tracking.mirror import Mirror, Publication, Row
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The whole lines of a metrics file, which may be missing; a torn last one is left out.
+def metrics_rows(path: Path) -> list[tuple[str, Row]]:
+    """The whole lines of a metrics file, each with its step and scalars, NaN where it has null.
 
-    Raises ValueError, naming the line, for another one that cannot be read.
+    The file may be missing; a torn last line is left out. Raises ValueError, naming the line, for
+    another one that cannot be read.
     """
     if not path.exists():
         return []
+    rows: list[tuple[str, Row]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            json.loads(line)["step"]
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                return lines[:-1]
-            raise ValueError(f"{path}, line {number} is no line of metrics: {line!r}") from error
-    return lines
-
-
-def metrics_rows(lines: Iterable[str]) -> list[Row]:
-    """The steps and scalars in whole lines of a metrics file; NaN where they have null."""
-    rows: list[Row] = []
-    for line in lines:
-        scalars = {name: math.nan if v is None else v for name, v in json.loads(line).items()}
-        rows.append((int(scalars.pop("step")), scalars))
+            scalars = {name: math.nan if v is None else v for name, v in json.loads(line).items()}
+            rows.append((line, (int(scalars.pop("step")), scalars)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if number < len(lines):
+                what = f"{path}, line {number} is no line of metrics: {line!r}"
+                raise ValueError(what) from error
     return rows
 
 
@@ -46,9 +40,10 @@ class Tracker:
     if the run had never been interrupted; a broken line elsewhere raises ValueError.
 
     The mirror obeys `WANDB_MODE`; unless that says `offline` or `disabled` it is online where a
-    key is present and the server answers, else offline in `folder/wandb`. It never prompts, and
-    its first exception is logged and ends it without reaching the caller. When a run goes on, the
-    server first gets what it lacks of the metrics file, and then nothing twice.
+    key is present and the server answers, else offline in `folder/wandb`. It is named by the
+    `name` (of the experiment), `method` and `seed` in `config`. It never prompts, and its first
+    exception is logged and ends it without reaching the caller. When a run goes on, the server
+    first gets what it lacks of the metrics file, and then nothing twice.
     """
 
     def __init__(
@@ -56,9 +51,6 @@ class Tracker:
         folder: Path,
         *,
         project: str,
-        group: str,
-        job_type: str,
-        name: str,
         config: Mapping[str, Any],
         resume_from: int | None = None,
     ) -> None:
@@ -66,19 +58,16 @@ class Tracker:
         path = folder / "metrics.jsonl"
         kept = []
         if resume_from is not None:
-            kept = [each for each in whole_lines(path) if json.loads(each)["step"] < resume_from]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+            kept = [(line, row) for line, row in metrics_rows(path) if row[0] < resume_from]
+        write_text(path, "".join(f"{line}\n" for line, _ in kept))
         self._file = path.open("a", encoding="utf-8")
         self._mirror = Mirror(
             folder.resolve(),
+            [row for _, row in kept],
             resumed=resume_from is not None,
             project=project,
-            group=group,
-            job_type=job_type,
-            name=name,
-            config=dict(config),
+            config=config,
         )
-        self._mirror.catch_up(metrics_rows(kept))
 
     def log(self, step: int, **scalars: float) -> None:
         """Append one line of scalars (numbers or one-element arrays) at `step`.

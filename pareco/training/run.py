@@ -152,9 +152,6 @@ class _Session:
         return Tracker(
             self.folder.path,
             project=PROJECT,
-            group=self.experiment.name,
-            job_type=self.method.name,
-            name=f"{self.method.name}-seed{self.seed}",
             config=as_json(self.experiment) | {"method": self.method.name, "seed": self.seed},
             resume_from=steps + 1 if steps else None,
         )

@@ -10,6 +10,8 @@ from pareco.reporting.records import LATENCY, Records
 from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import experiment_tables
 
+NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
+"""No published network."""
 HOSTILE = '</script><img src=x onerror="window.broken=1">&\'\u2028<!--'
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40"><path d="M0 0\nL9 9"/></svg>'
 CLAIM = Verdict(
@@ -59,10 +61,9 @@ def renamed(records: Records, name: str) -> Records:
 
 def section_of(records: Records) -> Section:
     """The page's section of some records, with one figure."""
-    published = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
     return Section(
         records=records,
-        tables=experiment_tables(records, published, "pareco"),
+        tables=experiment_tables(records, NONE, "pareco"),
         figures={"error_vs_flops": SVG},
         how=f"make replicate-{records.experiment.experiment}",
         focus="pareco",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -53,17 +54,15 @@ class Browser:
     """A browser with a page in it, and what a test asks of its first chart."""
 
     def __init__(self, driver: webdriver.Chrome, folder: Path) -> None:
-        self.driver = driver
-        self.folder = folder
+        self.driver, self.path = driver, folder / "index.html"
 
     def show(self, *records: Records, width: int = 1280) -> None:
         """Open a page with a section for each of the records, in a window of some width."""
         text = page_html([section_of(each) for each in records], [CLAIM], [RAN, ABSENT])
-        path = self.folder / "index.html"
-        path.write_text(text, encoding="utf-8")
+        self.path.write_text(text, encoding="utf-8")
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.get(path.as_uri())
+        self.driver.get(self.path.as_uri())
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Return what a script returns; `chart` is the first chart, `canvas` its element."""
@@ -114,26 +113,28 @@ class Browser:
             colour.removeprefix("#"),
         )
 
-    def settle(self) -> None:
-        """Wait until the page has been drawn twice."""
-        self.driver.execute_async_script(
-            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+    def colours(self) -> list[str]:
+        """The colours of the methods."""
+        return self.run(
+            "return chart.data.datasets.filter((d, i) => i % 4 === 2).map(d => d.borderColor)"
         )
 
-
-def lacking() -> str:
-    """What is not installed, in words; empty where nothing is missing."""
-    return ", ".join(str(path) for path in (CHROMIUM, DRIVER) if not path.exists())
+    def point_at(self, point: dict[str, float], *, press: bool = False) -> None:
+        """Move the mouse to a point of the canvas; with `press` click there."""
+        self.run("canvas.scrollIntoView({block: 'center'})")
+        size = self.canvas.size
+        across, down = point["left"] - size["width"] / 2, point["top"] - size["height"] / 2
+        moves = ActionChains(self.driver)
+        moves.move_to_element_with_offset(self.canvas, round(across), round(down))
+        (moves.click() if press else moves).perform()
 
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[webdriver.Chrome]:
     """Chromium; the test is skipped where it is not installed, unless REQUIRED is set."""
-    if lacking():
-        reason = f"no {lacking()}: install Debian's chromium and chromium-driver"
-        if os.environ.get(REQUIRED):
-            pytest.fail(f"{reason} ({REQUIRED} is set)")
-        pytest.skip(reason)
+    if lacking := [str(path) for path in (CHROMIUM, DRIVER) if not path.exists()]:
+        refuse = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
+        refuse(f"no {', '.join(lacking)}: install Debian's chromium and chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
@@ -157,25 +158,9 @@ def plain(records: Records) -> Records:
     return without_latency(records)
 
 
-def colours(browser: Browser) -> list[str]:
-    return browser.run(
-        "return chart.data.datasets.filter((d, i) => i % 4 === 2).map(d => d.borderColor)"
-    )
-
-
-def point_at(browser: Browser, point: dict[str, float], *, press: bool = False) -> None:
-    """Move the mouse to a point of the canvas; with `press` click there."""
-    browser.run("canvas.scrollIntoView({block: 'center'})")
-    size = browser.canvas.size
-    across, down = point["left"] - size["width"] / 2, point["top"] - size["height"] / 2
-    moves = ActionChains(browser.driver)
-    moves.move_to_element_with_offset(browser.canvas, round(across), round(down))
-    (moves.click() if press else moves).perform()
-
-
 def test_the_chart_is_drawn_and_nothing_is_loaded(browser: Browser, plain: Records) -> None:
     browser.show(plain)
-    assert all(browser.pixels(colour) > 100 for colour in colours(browser))
+    assert all(browser.pixels(colour) > 100 for colour in browser.colours())
     assert browser.run("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert browser.run("return [...document.images].every(i => i.naturalWidth > 0)")
 
@@ -187,7 +172,7 @@ def test_pointing_at_a_network_shows_what_it_is(browser: Browser, plain: Records
     runs = plain.fronts[plain.fronts["method"] == "uniform"].reset_index(drop=True)
     for index in (3, 14):
         row, point = runs.loc[index], browser.points(2)[index]
-        point_at(browser, point, press=index == 14)
+        browser.point_at(point, press=index == 14)
         facts = browser.facts()
         assert facts["method"] == "uniform"
         assert facts["seed"] == str(row["seed"])
@@ -196,27 +181,27 @@ def test_pointing_at_a_network_shows_what_it_is(browser: Browser, plain: Records
             f"{row['macs'] / 1e6:.3g} M ({100 * row['macs'] / FULL_COSTS['macs']:.1f}%)"
         )
         assert facts["widths"] == row["widths"]
-        widths = list(map(int, row["widths"].split()))
-        assert browser.texts(".count") == [
-            f"{width} of {maximum}" for width, (_, maximum) in zip(widths, GROUPS, strict=True)
-        ]
-        assert browser.texts(".bars .name") == [name for name, _ in GROUPS]
+        names, maxima = zip(*GROUPS, strict=True)
+        widths = row["widths"].split()
+        counts = [f"{width} of {maximum}" for width, maximum in zip(widths, maxima, strict=True)]
+        assert browser.texts(".count") == counts
+        assert browser.texts(".bars .name") == list(names)
         bars = browser.run(
             "return [...document.querySelectorAll('.track')].map(t =>"
             " t.firstChild.getBoundingClientRect().width / t.getBoundingClientRect().width)"
         )
-        shares = [width / maximum for width, (_, maximum) in zip(widths, GROUPS, strict=True)]
+        shares = np.array(widths, dtype=int) / maxima
         assert bars == pytest.approx(shares, abs=0.01)
-    point_at(browser, {"left": 100, "top": browser.canvas.size["height"] - 80}, press=True)
+    browser.point_at({"left": 100, "top": browser.canvas.size["height"] - 80}, press=True)
     assert browser.facts() == {}
     assert "No network is chosen" in browser.find(".facts").text
 
 
 def test_a_method_can_be_switched_off_and_on(browser: Browser, plain: Records) -> None:
     browser.show(plain)
-    colour, place = colours(browser)[0], browser.points(0)[0]
+    colour, place = browser.colours()[0], browser.points(0)[0]
     before = browser.pixels(colour)
-    point_at(browser, place)
+    browser.point_at(place)
     assert browser.facts()["method"] == "pareco"
     box = browser.find("input[data-method='0']")
     box.click()
@@ -228,7 +213,7 @@ def test_a_method_can_be_switched_off_and_on(browser: Browser, plain: Records) -
         seen.add(browser.facts()["method"])
     assert seen == {"random", "uniform"}
     browser.press(Keys.ESCAPE)
-    point_at(browser, place)
+    browser.point_at(place)
     assert browser.facts().get("method") != "pareco"
     browser.press(Keys.ESCAPE)
     box.send_keys(Keys.SPACE)
@@ -313,17 +298,15 @@ def test_dark_and_light_follow_the_reader(browser: Browser, plain: Records) -> N
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.settle()
-        found.append(
-            browser.run(
-                "return [getComputedStyle(document.body).backgroundColor,"
-                " chart.options.scales.x.ticks.color]"
-            )
+        browser.driver.execute_async_script(  # until the page has been drawn twice
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
         )
+        ground = "getComputedStyle(document.body).backgroundColor"
+        found.append(browser.run(f"return [{ground}, chart.options.scales.x.ticks.color]"))
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert found[0][0] == "rgb(255, 255, 255)"
-    assert found[0][0] != found[1][0]
-    assert found[0][1] != found[1][1]
+    (light, light_text), (dark, dark_text) = found
+    assert light == "rgb(255, 255, 255)" != dark
+    assert light_text != dark_text
 
 
 def test_names_that_look_like_markup_run_nothing(browser: Browser, plain: Records) -> None:

@@ -13,10 +13,11 @@ from tests.wandb_server import KEY, WandbServer
 ROOT = Path(pareco.__file__).parents[1]
 RUN = Path("runs/digits/pareco/seed0")
 PREAMBLE = """
-import json, logging, os, signal, time, urllib.error, urllib.request
+import json, logging, os, signal, time
 from pathlib import Path
 from rich.console import Console
 from pareco.tracking import Publication, Tracker, mirror, sync
+from pareco.tracking.mirror import answers
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 folder = Path("runs/digits/pareco/seed0")
 
@@ -24,8 +25,7 @@ def tracker(resume_from=None):
     folder.mkdir(parents=True, exist_ok=True)
     config = {"name": "digits", "method": "pareco", "seed": 0}
     (folder / "config.json").write_text(json.dumps(config))
-    return Tracker(folder, project="pareco", group="digits", job_type="pareco",
-                   name="pareco-seed0", config=config, resume_from=resume_from)
+    return Tracker(folder, project="pareco", config=config, resume_from=resume_from)
 
 def log(tracker, first, last):
     for step in range(first, last):
@@ -59,23 +59,25 @@ def told(command, *arguments):
         return str(error)
 
 def let_the_server_die():
-    try:
-        urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/die")
-    except urllib.error.HTTPError as error:
-        error.close()
+    assert not answers(os.environ["WANDB_BASE_URL"] + "/die")
+
+def seconds(work, *arguments, **values):
+    started = time.monotonic()
+    work(*arguments, **values)
+    return time.monotonic() - started
 """
 
 
 def run_script(
-    home: Path, server: WandbServer | None, script: str, **variables: str
+    home: Path, server: WandbServer | None, script: str, status: int = 0, /, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python code after the preamble, as a user whose home is that folder, and in it.
 
-    With a key if with a server.
+    With a key if with a server. It has to end with the status.
     """
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     there = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address} if server else {}
-    return subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(script)],
         env={**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **there, **variables},
         cwd=home,
@@ -85,6 +87,8 @@ def run_script(
         timeout=600,
         check=False,
     )
+    assert finished.returncode == status, finished.stderr
+    return finished
 
 
 def recorded_steps(home: Path) -> list[int]:

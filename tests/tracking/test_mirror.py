@@ -9,7 +9,6 @@ from tests.tracking.clients import RUN, recorded_steps, run_script
 from tests.wandb_server import WandbServer
 
 AT_ONCE = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # second, not 15
-MARK = RUN / "wandb/synced"
 
 
 def test_a_run_arrives_whole(tmp_path: Path, server: WandbServer) -> None:
@@ -17,13 +16,9 @@ def test_a_run_arrives_whole(tmp_path: Path, server: WandbServer) -> None:
     with tracker() as t:
         log(t, 1, 4)
         t.publish(publication)
-    (folder / "DONE").touch()
-    print(synced())
     """
     finished = run_script(tmp_path, server, script)
-    assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
-    assert finished.stdout == "[]\n"  # nothing was left to sync
     ((identity, run),) = server.runs.items()
     assert identity == (tmp_path / RUN / "wandb/run_id").read_text()
     names = {"groupName": "digits", "jobType": "pareco", "displayName": "pareco-seed0"}
@@ -66,11 +61,10 @@ def test_a_killed_run_goes_on_as_one(
     with tracker(resume_from=3) as t:
         log(t, 3, 8)
     """
-    assert run_script(tmp_path, server, first, **variables).returncode == -9
+    run_script(tmp_path, server, first, -9, **variables)
     ((_, run),) = server.runs.items()
     assert [row["_step"] for row in run.history] == ([*range(4)] if variables else [])
     finished = run_script(tmp_path, server, second)
-    assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
     assert list(server.runs.values()) == [run]
     assert [row["_step"] for row in run.history] == recorded_steps(tmp_path) == [*range(8)]
@@ -81,22 +75,16 @@ def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     tmp_path: Path, server: WandbServer
 ) -> None:
     script = """
-    times = []
-    with tracker() as t:
-        log(t, 0, 5)
-        time.sleep(4)
-        let_the_server_die()
-        for step in range(5, 105):
-            started = time.monotonic()
-            t.log(step, loss=1 / (step + 1))
-            times.append(time.monotonic() - started)
-        t.publish(publication)
-        started = time.monotonic()
-    print(max(times), time.monotonic() - started)
+    t = tracker()
+    log(t, 0, 5)
+    time.sleep(4)
+    let_the_server_die()
+    longest = max(seconds(t.log, step, loss=1 / (step + 1)) for step in range(5, 105))
+    t.publish(publication)
+    print(longest, seconds(t.close))
     (folder / "DONE").touch()
     """
     finished = run_script(tmp_path, server, script, **AT_ONCE)
-    assert finished.returncode == 0, finished.stderr
     longest, closing = map(float, finished.stdout.split())
     assert longest < 5
     assert 9 < closing < 60  # what has not arrived is tried for ten seconds
@@ -106,7 +94,6 @@ def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     assert recorded_steps(tmp_path) == [*range(105)]
     ((_, run),) = server.runs.items()
     assert [row["_step"] for row in run.history] == [*range(4)]
-    assert not (tmp_path / MARK).exists()
     server.failing = False
     synced = run_script(tmp_path, server, "print(synced(), synced())")
     assert synced.stdout == f"[('{RUN}', '')] []\n", synced.stderr
@@ -123,18 +110,12 @@ def test_a_disk_that_is_full_for_wandb_stops_nothing(
     script = """
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-    times = []
-    with tracker() as t:
-        for step in range(1000):
-            started = time.monotonic()
-            t.log(step, loss=0.5)
-            times.append(time.monotonic() - started)
-        t.publish(publication)
-        started = time.monotonic()
-    print(max(times), time.monotonic() - started)
+    t = tracker()
+    longest = max(seconds(t.log, step, loss=0.5) for step in range(1000))
+    t.publish(publication)
+    print(longest, seconds(t.close))
     """
     finished = run_script(tmp_path, server if online else None, script)
-    assert finished.returncode == 0, finished.stderr
     longest, closing = map(float, finished.stdout.split())
     assert longest < 5
     assert closing < 60
@@ -150,11 +131,8 @@ def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, server: W
     with tracker() as t:
         log(t, 0, 5)
         let_the_server_die()
-        started = time.monotonic()
-        t.publish(publication)
-    print(time.monotonic() - started)
+        print(seconds(t.publish, publication))
     """
     finished = run_script(tmp_path, server, script)
-    assert finished.returncode == 0, finished.stderr
     assert "TimeoutError: no answer within 1 seconds" in finished.stderr
     assert 1 <= float(finished.stdout) < 10

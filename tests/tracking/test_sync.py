@@ -25,7 +25,7 @@ def test_a_run_killed_and_resumed_offline_arrives_as_one(
         t.publish(publication)
     (folder / "DONE").touch()
     """
-    assert run_script(tmp_path, None, killed).returncode == -9
+    run_script(tmp_path, None, killed, -9)
     metrics = tmp_path / RUN / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-9])
     torn = run_script(tmp_path, server, "print(synced(), synced())")
@@ -33,7 +33,7 @@ def test_a_run_killed_and_resumed_offline_arrives_as_one(
     ((identity, run),) = server.runs.items()
     assert [row["_step"] for row in run.history] == [*range(29)]
     assert run.exit_code == 1  # it has not finished
-    assert run_script(tmp_path, None, resumed).returncode == 0
+    run_script(tmp_path, None, resumed)
     parts = tmp_path.glob(f"{RUN}/wandb/offline-run-*/run-{identity}.wandb")
     assert len(list(parts)) == 2
     twice = "print(synced(), synced())"
@@ -61,7 +61,7 @@ def test_runs_in_use_and_damaged_ones_are_named_and_spare_the_others(
             log(t, 0, 3)
     (folder.parent / "seed1/metrics.jsonl").write_text('{"st\\n{"step": 3}\\n')
     """
-    assert run_script(tmp_path, None, script).returncode == 0
+    run_script(tmp_path, None, script)
     with FileLock(tmp_path / RUN / ".lock"):
         used = run_script(tmp_path, server, "print(*synced(), sep='\\n')")
     lines = used.stdout.splitlines()
@@ -86,11 +86,10 @@ def test_a_server_that_dies_meanwhile_is_not_taken_for_one_that_has_all(
             log(t, 0, 3)
         (folder / "DONE").touch()
     """
-    assert run_script(tmp_path, None, script).returncode == 0
+    run_script(tmp_path, None, script)
     server.dies_at = address
     impatient = "sync._SILENCE_SECONDS = sync._FINISH_SECONDS = 2\nprint(synced())"
     finished = run_script(tmp_path, server, impatient)
-    assert finished.returncode == 0, finished.stderr
     gone = f"{server.address} does not answer any more"
     assert (
         finished.stdout == f"{[(str(RUN.with_name(name)), gone) for name in ('seed0', 'seed1')]}\n"
@@ -109,7 +108,7 @@ def test_the_command_uploads_finished_runs_or_says_why_not(
     folder = write_run(tmp_path / "runs", "pareco", 0)
     config = json.loads((folder / "config.json").read_text()) | {"name": "digits"}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "splits.json").touch()
+    (folder / "splits.json").write_text('{"test": [[0, 597]]}')
     (folder / "wandb").mkdir()
     (folder / "wandb/run_id").write_text("pareco-0")
     script = """

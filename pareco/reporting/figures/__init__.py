@@ -9,11 +9,10 @@ from pareco.reporting.figures.curves import curves_figure, prediction_figure, vi
 from pareco.reporting.figures.errors import error_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
 from pareco.reporting.figures.width_map import widths_figure
-from pareco.reporting.records import AXES, COST_WORDS, LATENCY, Records
+from pareco.reporting.records import AXES, COST_WORDS, LATENCY, ExperimentRecord, Records
 
-__all__ = ["FIGURE_FILES", "SUFFIXES", "experiment_figures", "write_figure"]
+__all__ = ["FIGURE_FILES", "SUFFIXES", "experiment_figures", "shown_costs", "write_figure"]
 
-_SHOWN_COSTS = ("macs", "peak_activations", LATENCY)
 _OTHERS: dict[str, Callable[[Records, str], Figure | None]] = {
     "widths": widths_figure,
     "curves": curves_figure,
@@ -24,17 +23,21 @@ FIGURE_FILES = (*(COST_WORDS[cost].figure for cost in AXES), *_OTHERS)
 """The names, without suffix, that a figure can have."""
 
 
+def shown_costs(experiment: ExperimentRecord) -> list[str]:
+    """The experiment's own cost, then MACs, memory, and latency where it was measured."""
+    costs = dict.fromkeys((experiment.cost, "macs", "peak_activations", LATENCY))
+    return [cost for cost in costs if cost in experiment.full_costs]
+
+
 def experiment_figures(records: Records, published: pd.DataFrame, focus: str) -> dict[str, Figure]:
     """The figures of an experiment by file name, without suffix: its own cost's plot first.
 
-    Errors over MACs, memory and latency too, where the latter was measured; the others where the
-    records have what they show. `published` networks stand in the plot over MACs.
+    Errors over the `shown_costs`; the others where the records have what they show. `published`
+    networks stand in the plot over MACs.
     """
-    costs = dict.fromkeys((records.experiment.cost, *_SHOWN_COSTS))
     figures: dict[str, Figure | None] = {
         COST_WORDS[cost].figure: error_figure(records, published, focus, cost)
-        for cost in costs
-        if cost in records.experiment.full_costs
+        for cost in shown_costs(records.experiment)
     }
     figures |= {name: draw(records, focus) for name, draw in _OTHERS.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}

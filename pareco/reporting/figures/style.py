@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -133,10 +134,8 @@ def entitle(figure: Figure, records: Records, *more: str) -> None:
 
 def add_legend(figure: Figure, panels: Sequence[Axes], **options: Any) -> None:
     """Put a legend of what the panels show outside of them; options as of `Figure.legend`."""
-    found = [axes.get_legend_handles_labels() for axes in panels]
-    handles, labels = (
-        [each for part in column for each in part] for column in zip(*found, strict=True)
-    )
+    found = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels]
+    handles, labels = zip(*chain.from_iterable(found), strict=True)
     figure.legend(handles, labels, alignment="left", **options)
 
 

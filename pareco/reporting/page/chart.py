@@ -47,7 +47,14 @@ def chart_data(records: Records, focus: str) -> dict[str, Any]:
     positions = {method: index for index, method in enumerate(looks)}
     return {
         "own": experiment.cost,
-        "costs": {name: _cost(name, experiment.full_costs[name]) for name in costs},
+        "costs": {
+            name: {
+                **{part: getattr(COST_WORDS[name], part) for part in ("name", "axis", "unit")},
+                "full": experiment.full_costs[name],
+                "full_text": COST_WORDS[name].amount(experiment.full_costs[name]),
+            }
+            for name in costs
+        },
         "groups": [[group.name, group.maximum] for group in experiment.groups],
         "methods": [
             {**asdict(look), **asdict(_SHAPES[look.marker]), "dash": _dash(look)}
@@ -73,17 +80,6 @@ def _line(front: pd.DataFrame, cost: str) -> list[list[float]]:
     known = joined_errors(front, cost).dropna(axis=1)
     values = pd.DataFrame([known.mean(), known.min(), known.max()])
     return [_numbers([point, *values[point]]) for point in values]
-
-
-def _cost(name: str, full: float) -> dict[str, Any]:
-    words = COST_WORDS[name]
-    return {
-        "name": words.name,
-        "axis": words.axis,
-        "unit": words.unit,
-        "full": full,
-        "full_text": words.amount(full),
-    }
 
 
 def _dash(look: MethodLook) -> list[float]:

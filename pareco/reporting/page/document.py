@@ -24,7 +24,6 @@ from pareco.reporting.summary import SummaryRow
 from pareco.reporting.tables import Tables
 
 _FILES = Path(__file__).parent / "files"
-_CHART_LIBRARY = _FILES / "vendor" / "chart.js"
 _SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*\n?", re.MULTILINE)
 _UNQUOTED = " /:;=,()"
 _FIRST_FIGURE = COST_WORDS["macs"].figure
@@ -195,9 +194,8 @@ def _counted(claims: Sequence[Verdict]) -> list[tuple[str, list[tuple[str, int]]
 
 def _chart_library() -> str:
     """Chart.js with its license, without the comment by which browsers look for a source map."""
-    text = (_CHART_LIBRARY / "chart.umd.min.js").read_text(encoding="utf-8")
-    license_text = (_CHART_LIBRARY / "LICENSE.md").read_text(encoding="utf-8")
-    return f"/*!\n{license_text.strip()}\n*/\n{_SOURCE_MAP.sub('', text)}"
+    text, terms = (_read(f"vendor/chart.js/{name}") for name in ("chart.umd.min.js", "LICENSE.md"))
+    return f"/*!\n{terms.strip()}\n*/\n{_SOURCE_MAP.sub('', text)}"
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from pareco.config import COSTS
 from pareco.reporting.figures.errors import error_figure, joined_errors
 from pareco.reporting.records import LATENCY, Records
+from tests.reporting.pages import NONE
 
-NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 PUBLISHED = pd.DataFrame(
     [
         ("US-Net", "a", 2.06, 8.0),

@@ -4,15 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
-import pandas as pd
 import pytest
 
 from pareco.reporting.figures import FIGURE_FILES, experiment_figures, write_figure
 from pareco.reporting.figures.style import method_looks
 from pareco.reporting.records import Records
-from tests.reporting.pages import without_latency
+from tests.reporting.pages import NONE, without_latency
 
-NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
 OTHERS = ["widths", "curves", "visits", "predictions"]
 
 

@@ -1,4 +1,4 @@
-"""What searches visited and predicted: points by hand, ranks by scipy."""
+"""What searches visited and predicted: points and ranks by hand."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,6 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
-from scipy.stats import spearmanr
 
 from pareco.reporting.figures.curves import prediction_figure, visits_figure
 from pareco.reporting.records import VISIT_TYPES, Records
@@ -30,7 +29,7 @@ VISITS = pd.DataFrame(
         "target_cost": [np.nan] * 3 + [2_472_000, 1_030_000, 2_884_000, np.nan, 412_000],
         "predicted_loss": [np.nan] * 3 + [1.0, 2.0, 0.5, np.nan, 3.0],
         "predicted_deviation": [np.nan] * 3 + [0.1, 0.1, 0.2, np.nan, 0.1],
-        "refreshed_loss": [3.0, 2.0, 0.5, 1.1, 1.7, 0.6, 1.9, np.nan],
+        "refreshed_loss": [3.0, 2.0, 0.5, 1.1, 1.7, 1.2, 1.9, np.nan],
         "final_loss": 1.0,
     }
 )[list(VISIT_TYPES)]
@@ -103,11 +102,14 @@ def test_each_method_that_searches_has_a_row_for_its_first_seed(records: Records
 
 
 def test_predictions_stand_over_the_losses_measured(records: Records) -> None:
-    """Of visits that have both; 1.0 and 0.5 are within two deviations, 2.0 is not."""
+    """Of visits that have both; 1.0 is within two deviations, 2.0 and 0.5 are not.
+
+    The ranks are 2, 3, 1 and 1, 3, 2, whose correlation is 1 - 6 (1 + 0 + 1) / (3 (9 - 1)).
+    """
     figure = drawn(prediction_figure, records, VISITS)
     axes = figure.axes[0]
     scatter = next(each for each in axes.collections if isinstance(each, PathCollection))
-    np.testing.assert_array_equal(scatter.get_offsets(), [[1.1, 1.0], [1.7, 2.0], [0.6, 0.5]])
+    np.testing.assert_array_equal(scatter.get_offsets(), [[1.1, 1.0], [1.7, 2.0], [1.2, 0.5]])
     np.testing.assert_array_equal(np.asarray(scatter.get_array()), [3, 4, 5])
     bars = next(each for each in axes.collections if isinstance(each, LineCollection))
     ends = [np.asarray(segment)[:, 1].tolist() for segment in bars.get_segments()]
@@ -116,19 +118,7 @@ def test_predictions_stand_over_the_losses_measured(records: Records) -> None:
     np.testing.assert_array_equal(diagonal.get_xydata(), [[0.5, 0.5], [2.0, 2.0]])
     first, second = axes.get_title("left").splitlines()
     assert first == "pareco: 3 proposals"
-    assert second == "67% within the bars, rank correlation 1.00"
-
-
-def test_the_rank_correlation_is_that_of_scipy(records: Records) -> None:
-    generator = np.random.default_rng(2)
-    many = pd.concat([VISITS.iloc[3:4]] * 40, ignore_index=True)
-    refreshed = generator.normal(size=40).round(1)  # with ties
-    predicted = refreshed + generator.normal(size=40)
-    many = many.assign(visit=range(40), refreshed_loss=refreshed, predicted_loss=predicted)
-    figure = drawn(prediction_figure, records, many)
-    expected = float(np.asarray(spearmanr(predicted, refreshed))[0])
-    assert 0.3 < expected < 0.95
-    assert figure.axes[0].get_title("left").endswith(f"rank correlation {expected:.2f}")
+    assert second == "33% within the bars, rank correlation 0.50"
 
 
 @pytest.mark.parametrize("changes", [{"predicted_loss": 1.0}, {"refreshed_loss": 1.0}])
