@@ -95,7 +95,7 @@ wandb-report: $(INSTALLED)  ## Write a W&B report of the experiment NAME (of res
 	$(BIN)/python -m replications wandb-report $(call quoted,$(NAME))
 
 test: $(INSTALLED)  ## Run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 10 tests
 
 lint: $(INSTALLED)  ## ruff: lint and format
 	$(BIN)/ruff check .

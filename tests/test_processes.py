@@ -28,8 +28,6 @@ STEPS = 16  # 2 epochs of 800 images in batches of 100
 # float32 sums in another order, over 16 steps: 9e-5 measured.
 TOLERANCE = 5e-4
 
-pytestmark = pytest.mark.timeout(1800)  # one fixture waits for two launches
-
 
 def launched(launcher: str, folder: Path, *runs: str) -> subprocess.CompletedProcess[str]:
     how = LAUNCHERS[launcher].split()

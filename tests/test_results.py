@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 INPUTS = ("records", "published")
@@ -20,7 +18,6 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.timeout(600)
 def test_results_are_made_again_from_their_records_byte_for_byte(tmp_path: Path) -> None:
     again = tmp_path / "results"
     for path in RESULTS.rglob("*"):
