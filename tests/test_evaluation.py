@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +5,7 @@ import torch.nn.functional as F
 from pareco.config import DataConfig, EvaluationConfig
 from pareco.data import Images, MemoryStore
 from pareco.data.transforms import Preparation
-from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted, front
+from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted
 from pareco.models import create_model
 from pareco.processes import Processes, Share
 from pareco.slimmable import SlimmableNet, make_slimmable
@@ -32,14 +30,6 @@ def some_images(count: int, seed: int) -> Images:
     config = DataConfig(name="digits", image_size=8, mean=(127.0,), std=(70.0,))
     store = MemoryStore(pixels, labels, classes)
     return Images(store, torch.arange(count), Preparation(config))
-
-
-def test_front_by_hand() -> None:
-    losses = [3.0, 2.0, 2.5, 1.0, 1.0, math.nan, 1.0, 3.0]
-    costs = [1.0, 2.0, 3.0, 4.0, 5.0, 0.5, 4.0, 1.0]
-    assert front(losses, costs) == [0, 1, 3]
-    assert front([], []) == []
-    assert front([math.nan], [1.0]) == []
 
 
 def test_batch_losses_are_those_of_the_extracted_networks_on_the_batch(net: SlimmableNet) -> None:
