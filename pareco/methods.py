@@ -205,18 +205,10 @@ class WidthSearch:
 
     def refresh(self) -> None:
         """Measure the loss of every entry again, with the current weights."""
-        self._measure(self.visits)
-
-    def measure_new(self) -> None:
-        """Measure the entries that have no loss yet, and keep the other losses."""
-        self._measure([visit for visit in self.visits if visit.final_loss is None])
-
-    def _measure(self, visits: Sequence[Visit]) -> None:
-        losses = self.task.evaluate([visit.widths for visit in visits]).tolist()
-        for visit, loss in zip(visits, losses, strict=True):
+        losses = self.task.evaluate(self.visited)
+        for visit, loss in zip(self.visits, losses.tolist(), strict=True):
             visit.measured(loss)
-        final = [math.nan if v.final_loss is None else v.final_loss for v in self.visits]
-        self._mobo.refresh(torch.tensor(final, dtype=torch.double))
+        self._mobo.refresh(losses)
 
     def front(self) -> list[Widths]:
         """Return the widths that no other one beats in both loss and cost, cheapest first."""
