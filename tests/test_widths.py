@@ -32,9 +32,9 @@ def test_widths_are_values() -> None:
     assert copy.deepcopy(widths) == widths
 
 
-@pytest.mark.parametrize("count", [1.0, float("nan"), True, "3", None, torch.tensor(1.5), 0, -3])
+@pytest.mark.parametrize("count", [1.0, float("nan"), "3", None, torch.tensor(1.5), 0, -3])
 def test_widths_are_positive_integers(count: Any) -> None:
-    error, message = (ValueError, "at least 1") if count in (0, -3) else (TypeError, "integers")
+    error, message = (ValueError, "at least 1") if count in (0, -3) else (TypeError, "integer")
     with pytest.raises(error, match=message):
         Widths([4, count])
 

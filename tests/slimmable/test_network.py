@@ -173,7 +173,7 @@ def test_set_widths_stays_and_at_restores_after_an_error(net: SlimmableNet) -> N
         ((4, 4), ValueError, "expected 1 widths, got 2"),
         ((9,), ValueError, "0 has 8 channels, asked for 9"),
         ((0,), ValueError, "at least 1"),
-        ((4.0,), TypeError, "integers"),
+        ((4.0,), TypeError, "integer"),
     ],
 )
 def test_wrong_widths_are_refused(
