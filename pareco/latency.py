@@ -49,9 +49,8 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
     data, size = load_data(experiment.data, machine, processes.device), experiment.data.image_size
     net = initial_network(experiment, data, seed=0)
     net.to(processes.device)
-    widths = {net.space.maxima, *(tuple(map(int, text.split())) for text in found)}
+    ordered = sorted({Widths(net.space.maxima), *map(Widths.parse, found)})
     image = torch.zeros(1, data.in_chans, size, size, device=processes.device)
-    ordered = [Widths(each) for each in sorted(widths)]
     # Mixed, so that no size alone is measured while the machine does something else as well.
     mixed = torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))
     times = _milliseconds(net, [ordered[index] for index in mixed], image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -196,10 +196,6 @@ class WidthSpace:
         """Yield the distinct uniform widths of `count` multipliers evenly from 1 to alpha_min."""
         multipliers = torch.linspace(1.0, self.alpha_min, count, dtype=torch.double).tolist()
         yield from dict.fromkeys(self.uniform(multiplier) for multiplier in multipliers)
-
-    def restricted_to(self, widths: Widths) -> WidthSpace:
-        """Return the space whose only network is the one at these widths."""
-        return replace(self, only=widths)
 
     def check(self, widths: Widths) -> None:
         """Raise `ValueError` unless the widths are one of this network's sub-networks."""

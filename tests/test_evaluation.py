@@ -6,20 +6,17 @@ from pareco.config import DataConfig, EvaluationConfig
 from pareco.data import Images, MemoryStore
 from pareco.data.transforms import Preparation
 from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted
-from pareco.models import create_model
 from pareco.processes import Processes, Share
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
+from tests.conftest import tiny_net
 
 ALONE = Processes(torch.device("cpu"))
 
 
 @pytest.fixture
 def net() -> SlimmableNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
-    return make_slimmable(model, torch.zeros(1, 1, 8, 8))
+    return tiny_net()
 
 
 def some_images(count: int, seed: int) -> Images:

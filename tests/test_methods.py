@@ -10,17 +10,16 @@ from torch import Tensor
 
 from pareco.cost import Cost
 from pareco.methods import Method, Task, Visit, WidthSearch, method_in
-from pareco.models import create_model
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
 from replications.catalogue import method_named, method_names
+from tests.conftest import tiny_net
 from tests.experiments import TINY
 
 
 @pytest.fixture(scope="module")
 def net() -> SlimmableNet:
-    model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=8)
-    return make_slimmable(model, torch.zeros(1, 1, 8, 8))
+    return tiny_net(base_width=8)
 
 
 class Losses:
@@ -179,8 +178,7 @@ def test_independent_trains_each_network_alone(net: SlimmableNet) -> None:
 
 
 def test_a_search_ends_where_the_space_has_no_more() -> None:
-    model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=2)
-    net = make_slimmable(model, torch.zeros(1, 1, 8, 8), alpha_min=0.9, granularity="network")
+    net = tiny_net(base_width=2, alpha_min=0.9, granularity="network")
     task = task_of(net, Losses(), budget=40)
     search = WidthSearch(task)
     for _ in range(2):

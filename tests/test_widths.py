@@ -152,7 +152,7 @@ def test_wrong_fields_are_refused(options: dict[str, Any], message: str) -> None
 
 def test_restricted_to_one_network(generator: torch.Generator) -> None:
     widths = Widths([5, 6])
-    one = space(8, 8).restricted_to(widths)
+    one = space(8, 8, only=widths)
     points = [one.largest, one.smallest, one.uniform(0.7), one.sample(generator), *one.spread(3)]
     assert set(points) == {widths}
     assert one.dimensions == 2

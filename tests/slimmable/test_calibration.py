@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
 from pareco.slimmable.layers import NormStatistics
-from pareco.slimmable.network import normalized_by_batch
 from pareco.widths import Widths
+from tests.conftest import tiny_net
 
 
 def batches(seed: int) -> list[Tensor]:
@@ -21,10 +20,7 @@ def batches(seed: int) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def net() -> SlimmableNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_model("cifar_resnet8", num_classes=4)
-        return make_slimmable(model, torch.zeros(1, 3, 32, 32))
+    return tiny_net(in_chans=3, size=32)
 
 
 def _keep_input(seen: list[Tensor], module: nn.Module, arguments: tuple[Tensor]) -> None:
@@ -76,6 +72,8 @@ def test_calibration_equals_statistics_by_hand(net: SlimmableNet, dtype: torch.d
         plain = net.extract(widths, found).eval()
         with net.eval().at(widths, found):
             torch.testing.assert_close(plain(images[0]), net(images[0]))
+        with net.at(widths):
+            assert not torch.allclose(plain(images[0]), net(images[0]))
 
 
 def test_the_network_is_left_as_it_was(net: SlimmableNet) -> None:
@@ -123,15 +121,6 @@ def test_norm_without_running_statistics() -> None:
         torch.testing.assert_close(net(images[0]), net.extract(widths)(images[0]))
     with net.at(widths, found):
         torch.testing.assert_close(net(images[0]), net.extract(widths, found)(images[0]))
-
-
-def test_normalized_by_batch_is_the_training_mode_without_its_traces(net: SlimmableNet) -> None:
-    net, images = copy.deepcopy(net).eval(), batches(0)[0]
-    statistics = NormStatistics(batches=1)
-    with net.at(net.space.smallest), normalized_by_batch(net, statistics):
-        scores = net(images)
-    torch.testing.assert_close(net.extract(net.space.smallest).train()(images), scores)
-    assert not net.training
 
 
 def test_no_batch_is_refused(net: SlimmableNet) -> None:

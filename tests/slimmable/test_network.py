@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pareco.slimmable import NormStatistics, SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.slimmable.layers import SlicedLayer
 from pareco.widths import Widths
 from tests.conftest import Network, shapes_only
@@ -183,26 +183,6 @@ def test_wrong_widths_are_refused(
         with pytest.raises(error, match=message):
             use(widths)
     assert net.widths == net.space.largest
-
-
-def test_statistics_are_used_and_extracted(net: SlimmableNet) -> None:
-    widths = Widths([4])
-    statistics = NormStatistics(
-        means={"1": torch.full((4,), 0.2), "4": torch.full((12,), -0.1)},
-        variances={"1": torch.full((4,), 2.0), "4": torch.full((12,), 0.5)},
-        batches=1,
-    )
-    net.eval()
-    with net.at(widths):
-        without = net(IMAGES)
-    with net.at(widths, statistics):
-        scores = net(IMAGES)
-    assert not torch.allclose(scores, without)
-    plain = net.extract(widths, statistics)
-    torch.testing.assert_close(plain(IMAGES), scores)
-    assert torch.equal(plain.state_dict()["1.running_var"], statistics.variances["1"])
-    with net.at(widths):
-        assert torch.equal(net(IMAGES), without)
 
 
 def test_private_norms(net: SlimmableNet) -> None:

@@ -2,17 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pareco.models import create_model
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet
 from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
+from tests.conftest import tiny_net
 
 
 @pytest.fixture
 def net() -> SlimmableNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
-    return make_slimmable(model.double(), torch.zeros(1, 1, 8, 8).double()).train()
+    return tiny_net().double().train()
 
 
 def test_the_order_is_largest_between_smallest_and_none_twice(net: SlimmableNet) -> None:
