@@ -94,20 +94,15 @@ class Mobo:
             proposal = self._stand_in(known) if targeted is None else targeted
             known.add(_key(proposal.alpha))
             proposals.append(proposal)
-        return proposals if solver is None else self._predicted(proposals)
-
-    def _predicted(self, proposals: list[Proposal]) -> list[Proposal]:
-        """Return the proposals with what the loss GP expects at each, for the record alone."""
-        alphas = torch.stack([proposal.alpha for proposal in proposals])
-        try:
-            means, deviations = self._surrogate.predicted_losses(alphas)
-        except NUMERICAL_ERRORS as error:
-            logger.warning("no predicted losses: %s: %s", type(error).__name__, error)
+        if solver is None:
             return proposals
-        predictions = zip(proposals, means.tolist(), deviations.tolist(), strict=True)
+        alphas = torch.stack([proposal.alpha for proposal in proposals])
+        means, deviations = self._surrogate.predicted_losses(alphas)
         return [
             replace(proposal, predicted_loss=mean, predicted_deviation=deviation)
-            for proposal, mean, deviation in predictions
+            for proposal, mean, deviation in zip(
+                proposals, means.tolist(), deviations.tolist(), strict=True
+            )
         ]
 
     def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor) -> None:
