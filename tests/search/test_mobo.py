@@ -258,8 +258,7 @@ def test_where_a_part_fails_a_random_proposal_stands_in_and_is_logged(
 
 
 def test_errors_of_the_caller_are_not_taken_for_the_solvers(ready: Mobo) -> None:
-
-    def broken(_: Tensor) -> Tensor:
+    def broken(_: Tensor) -> float:
         raise ValueError("the caller's")
 
     ready._cost = broken
