@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pareco.methods import Method
 from pareco.widths import Widths, WidthSpace
@@ -18,7 +19,7 @@ class Independent(Method):
     def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
         """Return one space for each network, which holds it alone."""
         alone = cls.evenly_spread(space, sampled_per_step + 2)
-        return [space.restricted_to(widths) for widths in alone]
+        return [replace(space, only=widths) for widths in alone]
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:
         """Return nothing: the largest and the smallest of the space are the network."""

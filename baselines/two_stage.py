@@ -26,7 +26,7 @@ class TwoStage(RandomWidths):
             wanted = min(self.task.sampled_per_step, budget - len(search.visits))
             if not search.ask(max(wanted, 1)):
                 break  # the space has no more
-            search.measure_new()
+            search.refresh()
         return search.front()
 
     def visits(self) -> Sequence[Visit]:

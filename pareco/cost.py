@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,9 +83,21 @@ class CostModel:
 
     def __init__(self, space: WidthSpace, trace: Trace) -> None:
         self._space = space
-        self._macs = _Bilinear(_mac_terms(trace.sites))
-        self._params = _Bilinear(_parameter_terms(trace.sites))
-        self._activations = _Bilinear(_activation_terms(trace.sites))
+        macs: list[Term] = []
+        params: list[Term] = []
+        activations: list[Term] = []
+        for site in trace.sites:
+            if site.kind in ("convolution", "depthwise", "linear"):
+                # how many inputs each output is a weighted sum of, kernel aside
+                summed = ONE if site.kind == "depthwise" else site.inputs
+                macs.append((site.positions * site.kernel, summed, site.outputs))
+                activations.append((site.positions, ONE, site.outputs))
+                if not site.repeated:
+                    params.append((site.kernel, summed, site.outputs))
+            if not site.repeated:
+                params.append((site.vectors, ONE, site.outputs))
+        self._macs, self._params = _Bilinear(macs), _Bilinear(params)
+        self._activations = _Bilinear(activations)
         self._peak = _held(trace)
 
     def of(self, cost: Cost, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
@@ -143,39 +155,13 @@ class CostModel:
 class _Bilinear:
     """A sum of terms coefficient x count x count, evaluated for many widths at once."""
 
-    def __init__(self, terms: Iterable[Term]) -> None:
+    def __init__(self, terms: Sequence[Term]) -> None:
         rows = [(c * a.factor * b.factor, a.column, b.column) for c, a, b in terms]
         self.coefficients, self.left, self.right = torch.tensor(rows).unbind(-1)
 
     def __call__(self, columns: Tensor) -> Tensor:
         products = columns[..., self.left] * columns[..., self.right]
         return (products * self.coefficients.to(columns)).sum(-1)
-
-
-def _mac_terms(sites: Iterable[Site]) -> Iterable[Term]:
-    for site in sites:
-        if site.kind in ("convolution", "depthwise", "linear"):
-            yield site.positions * site.kernel, _summed(site), site.outputs
-
-
-def _parameter_terms(sites: Iterable[Site]) -> Iterable[Term]:
-    for site in sites:
-        if site.repeated or site.kind == "pad":
-            continue
-        if site.kind != "norm":
-            yield site.kernel, _summed(site), site.outputs
-        yield site.vectors, ONE, site.outputs
-
-
-def _activation_terms(sites: Iterable[Site]) -> Iterable[Term]:
-    for site in sites:
-        if site.kind in ("convolution", "depthwise", "linear"):
-            yield site.positions, ONE, site.outputs
-
-
-def _summed(site: Site) -> FeatureCount:
-    """Return how many inputs each output of the layer is a weighted sum of, kernel aside."""
-    return ONE if site.kind == "depthwise" else site.inputs
 
 
 def _held(trace: Trace) -> Tensor:

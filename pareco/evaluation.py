@@ -1,4 +1,4 @@
-"""Measuring sub-networks: search losses, calibrated losses and errors, and choosing the front."""
+"""Measuring sub-networks: search losses, calibrated losses and errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
 from pareco.config import EvaluationConfig
@@ -194,14 +193,3 @@ class Evaluator:
             dict(zip(channels, variances, strict=True)),
             int(total[-1]),
         )
-
-
-def front(losses: Sequence[float], costs: Sequence[float]) -> list[int]:
-    """Return the indices of the non-dominated (loss, cost) pairs, cheapest first.
-
-    Less is better in both; of equal pairs the first stands. NaN losses are never on the front.
-    """
-    pairs = torch.tensor([losses, costs], dtype=torch.double).T.reshape(-1, 2)
-    known = torch.isfinite(pairs).all(1).nonzero().flatten()
-    best = known[is_non_dominated(-pairs[known], deduplicate=True)]
-    return sorted(best.tolist(), key=lambda index: costs[index])

@@ -38,13 +38,9 @@ class Visit:
 
     def measured(self, loss: float) -> None:
         """Take note of a loss; one that is not finite was not measured."""
-        self.final_loss = _known(loss)
+        self.final_loss = loss if math.isfinite(loss) else None
         if self.refreshed_loss is None:
             self.refreshed_loss = self.final_loss
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 _DRAWS = 100
@@ -174,10 +170,10 @@ class WidthSearch:
         self._mobo = Mobo(
             space.alpha_min,
             space.dimensions,
-            lambda alphas: task.costs([space.decode(alpha) for alpha in alphas]),
+            lambda alpha: float(task.costs([space.decode(alpha)])),
             task.search,
             task.generator,
-            canonical=self._canonical,
+            canonical=lambda alpha: space.encode(space.decode(alpha)),
         )
 
     @property
@@ -192,16 +188,16 @@ class WidthSearch:
         the record; None once training has ended.
         """
         space, before = self.task.space, len(self.visits)
-        for proposal in self._mobo.proposals(count):
+        for proposal in self._mobo.ask(count):
             widths = space.decode(proposal.alpha)
             if widths not in self.visited:
                 visit = Visit(
                     widths=widths,
                     step=step,
                     origin=proposal.origin,
-                    target_cost=_known(proposal.target),
-                    predicted_loss=_known(proposal.predicted_loss),
-                    predicted_deviation=_known(proposal.predicted_deviation),
+                    target_cost=proposal.target,
+                    predicted_loss=proposal.predicted_loss,
+                    predicted_deviation=proposal.predicted_deviation,
                 )
                 self.visits.append(visit)
                 self._mobo.tell(space.encode(widths), math.nan, self.task.costs([widths]))
@@ -209,22 +205,14 @@ class WidthSearch:
 
     def refresh(self) -> None:
         """Measure the loss of every entry again, with the current weights."""
-        self._measure(self.visits)
-
-    def measure_new(self) -> None:
-        """Measure the entries that have no loss yet, and keep the other losses."""
-        self._measure([visit for visit in self.visits if visit.final_loss is None])
-
-    def _measure(self, visits: Sequence[Visit]) -> None:
-        losses = self.task.evaluate([visit.widths for visit in visits]).tolist()
-        for visit, loss in zip(visits, losses, strict=True):
+        losses = self.task.evaluate(self.visited)
+        for visit, loss in zip(self.visits, losses.tolist(), strict=True):
             visit.measured(loss)
-        final = [math.nan if v.final_loss is None else v.final_loss for v in self.visits]
-        self._mobo.refresh(torch.tensor(final, dtype=torch.double))
+        self._mobo.refresh(losses)
 
     def front(self) -> list[Widths]:
         """Return the widths that no other one beats in both loss and cost, cheapest first."""
-        return [self.visited[index] for index in self._mobo.history.front()]
+        return [self.visited[index] for index in self._mobo.front()]
 
     def state(self) -> dict[str, Any]:
         """Return the history, ready for JSON."""
@@ -236,11 +224,6 @@ class WidthSearch:
         self.visits = [
             Visit(**{**each, "widths": Widths(each["widths"])}) for each in state["visits"]
         ]
-
-    def _canonical(self, alphas: Tensor) -> Tensor:
-        space = self.task.space
-        representatives = [space.encode(space.decode(alpha)) for alpha in alphas]
-        return torch.stack(representatives) if representatives else alphas
 
 
 class PareCO(Method):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ class Widths(tuple[int, ...]):
     __slots__ = ()
 
     def __new__(cls, counts: Iterable[int]) -> Widths:
-        values = tuple(_integer(count) for count in counts)
+        values = tuple(map(operator.index, counts))
         if any(count < 1 for count in values):
             raise ValueError(f"widths must be at least 1 channel each, got {values}")
         return super().__new__(cls, values)
@@ -40,14 +39,6 @@ class Widths(tuple[int, ...]):
     def parse(cls, text: str) -> Widths:
         """Return the widths written as integers separated by blanks."""
         return cls(int(word) for word in text.split())
-
-
-def _integer(count: Any) -> int:
-    with suppress(TypeError):
-        if not isinstance(count, bool):
-            return operator.index(count)
-    kind = type(count).__name__
-    raise TypeError(f"widths are channel counts (integers), got {count!r} ({kind})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +196,6 @@ class WidthSpace:
         """Yield the distinct uniform widths of `count` multipliers evenly from 1 to alpha_min."""
         multipliers = torch.linspace(1.0, self.alpha_min, count, dtype=torch.double).tolist()
         yield from dict.fromkeys(self.uniform(multiplier) for multiplier in multipliers)
-
-    def restricted_to(self, widths: Widths) -> WidthSpace:
-        """Return the space whose only network is the one at these widths."""
-        return replace(self, only=widths)
 
     def check(self, widths: Widths) -> None:
         """Raise `ValueError` unless the widths are one of this network's sub-networks."""

@@ -70,3 +70,13 @@ def shapes_only(name: str, image_size: int, num_classes: int = 1000, **options) 
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def tiny_net(base_width: int = 4, in_chans: int = 1, size: int = 8, **options) -> SlimmableNet:
+    """Return a slimmable ResNet8 with the same weights whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create_model(
+            "cifar_resnet8", num_classes=10, in_chans=in_chans, base_width=base_width
+        )
+    return make_slimmable(model, torch.zeros(1, in_chans, size, size), **options)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,15 @@ from tests.experiments import TINY
         ("data", {"crop_padding": -1}, "crop_padding"),
         ("evaluation", {"calibration_images": 150}, "multiple of evaluation.batch_size"),
         ("evaluation", {"batch_size": 1}, "batch_size"),
+        ("search", {"trials": 0}, "^trials must"),
+        ("search", {"beta": -0.1}, "^beta must"),
+        *(
+            ("search", {name: value}, f"^{name} must")
+            for name in ("beta", "augmentation", "tolerance", "reference")
+            for value in (math.nan, -math.inf)
+        ),
+        ("search", {"beta": math.inf}, "^beta must be finite"),
+        ("search", {"reference": 1.0}, "^reference must be negative"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_field(

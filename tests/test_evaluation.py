@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,21 +5,18 @@ import torch.nn.functional as F
 from pareco.config import DataConfig, EvaluationConfig
 from pareco.data import Images, MemoryStore
 from pareco.data.transforms import Preparation
-from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted, front
-from pareco.models import create_model
+from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted
 from pareco.processes import Processes, Share
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
+from tests.conftest import tiny_net
 
 ALONE = Processes(torch.device("cpu"))
 
 
 @pytest.fixture
 def net() -> SlimmableNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
-    return make_slimmable(model, torch.zeros(1, 1, 8, 8))
+    return tiny_net()
 
 
 def some_images(count: int, seed: int) -> Images:
@@ -32,14 +27,6 @@ def some_images(count: int, seed: int) -> Images:
     config = DataConfig(name="digits", image_size=8, mean=(127.0,), std=(70.0,))
     store = MemoryStore(pixels, labels, classes)
     return Images(store, torch.arange(count), Preparation(config))
-
-
-def test_front_by_hand() -> None:
-    losses = [3.0, 2.0, 2.5, 1.0, 1.0, math.nan, 1.0, 3.0]
-    costs = [1.0, 2.0, 3.0, 4.0, 5.0, 0.5, 4.0, 1.0]
-    assert front(losses, costs) == [0, 1, 3]
-    assert front([], []) == []
-    assert front([math.nan], [1.0]) == []
 
 
 def test_batch_losses_are_those_of_the_extracted_networks_on_the_batch(net: SlimmableNet) -> None:

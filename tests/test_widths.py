@@ -32,9 +32,9 @@ def test_widths_are_values() -> None:
     assert copy.deepcopy(widths) == widths
 
 
-@pytest.mark.parametrize("count", [1.0, float("nan"), True, "3", None, torch.tensor(1.5), 0, -3])
+@pytest.mark.parametrize("count", [1.0, float("nan"), "3", None, torch.tensor(1.5), 0, -3])
 def test_widths_are_positive_integers(count: Any) -> None:
-    error, message = (ValueError, "at least 1") if count in (0, -3) else (TypeError, "integers")
+    error, message = (ValueError, "at least 1") if count in (0, -3) else (TypeError, "integer")
     with pytest.raises(error, match=message):
         Widths([4, count])
 
@@ -121,12 +121,6 @@ def test_decode_repairs_zero_padding() -> None:
         padded().check(Widths([16, 8, 32, 64]))
 
 
-def test_repaired_widths_encode_to_themselves(generator: torch.Generator) -> None:
-    for widths in [padded().sample(generator) for _ in range(50)]:
-        padded().check(widths)
-        assert padded().decode(padded().encode(widths)) == widths
-
-
 @pytest.mark.parametrize(
     ("alpha", "message"),
     [
@@ -158,7 +152,7 @@ def test_wrong_fields_are_refused(options: dict[str, Any], message: str) -> None
 
 def test_restricted_to_one_network(generator: torch.Generator) -> None:
     widths = Widths([5, 6])
-    one = space(8, 8).restricted_to(widths)
+    one = space(8, 8, only=widths)
     points = [one.largest, one.smallest, one.uniform(0.7), one.sample(generator), *one.spread(3)]
     assert set(points) == {widths}
     assert one.dimensions == 2

@@ -1,5 +1,5 @@
 """Multi-objective Bayesian optimization with random scalarizations; knows nothing of networks."""
 
-from pareco.search.mobo import History, Mobo, Origin, Proposal
+from pareco.search.mobo import Mobo, Origin, Proposal, front
 
-__all__ = ["History", "Mobo", "Origin", "Proposal"]
+__all__ = ["Mobo", "Origin", "Proposal", "front"]

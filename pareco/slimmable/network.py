@@ -69,8 +69,7 @@ class SlimmableNet(nn.Module):
         self._layers: dict[str, SlicedLayer] = {}
         for name in dict.fromkeys(site.name for site in found.sites):
             self._layers[name] = sliced(self.get_submodule(name), name)
-            parent, _, attribute = name.rpartition(".")
-            self.get_submodule(parent)._modules[attribute] = self._layers[name]
+            self.set_submodule(name, self._layers[name])
         self._switches: dict[Widths, str] = {}
         self._widths = space.largest
         self._statistics: NormStatistics | None = None

@@ -12,12 +12,13 @@ import torch
 
 from pareco.config import COSTS, Experiment, Machine, as_json
 from pareco.data import Batch, DataSet, TrainingLoader, load_data
-from pareco.evaluation import Evaluator, SearchEvaluations, front
+from pareco.evaluation import Evaluator, SearchEvaluations
 from pareco.methods import Method, Task
 from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator, seeded_globally
 from pareco.schema import VISIT_NUMBERS
+from pareco.search import front
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
 from pareco.training.folder import Row, RunFolder

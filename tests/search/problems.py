@@ -15,7 +15,7 @@ def loss(alphas: Tensor) -> Tensor:
 
 def cost(alphas: Tensor) -> Tensor:
     """Return bilinear costs `n`, like a chain of layers' multiply-accumulates; 1 at the largest."""
-    inputs = torch.cat([torch.ones_like(alphas[:, :1]), alphas[:, :-1]], dim=1)
+    inputs = torch.cat([torch.ones_like(alphas[..., :1]), alphas[..., :-1]], dim=-1)
     return (inputs * alphas * CHANNELS).sum(dim=-1) / CHANNELS.sum()
 
 

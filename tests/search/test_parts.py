@@ -1,12 +1,11 @@
-"""Scalarization, target costs, binary search and history against hand-worked values."""
+"""Scalarization, target costs, binary search and front against hand-worked values."""
 
-import json
 import math
 
 import pytest
 import torch
 
-from pareco.search import History
+from pareco.search import front
 from pareco.search.solver import bin_masses, search_cost_weight, target_cost, tchebyshev
 
 
@@ -24,24 +23,12 @@ def test_tchebyshev_is_the_hand_worked_value() -> None:
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-14)
 
 
-def test_tchebyshev_refuses_a_weight_outside_the_unit_interval() -> None:
-    with pytest.raises(ValueError, match="cost_weight"):
-        tchebyshev(torch.zeros(1, 2), cost_weight=1.5, reference=-3.0, augmentation=0.0)
-
-
 def test_bin_masses_are_the_hand_worked_areas() -> None:
     # Gaps: [1, 2] with a drop of 3 and [2, 4] with a drop of 1, so densities 3 and 1; bins of
     # width 0.8 over [0, 4]: [0.8, 1.6] holds 0.6 * 3, [1.6, 2.4] 0.4 * 3 + 0.4 * 1, then 0.8.
     masses = bin_masses(double(1, 2, 4), double(5, 2, 1), (0.0, 4.0), bins=5)
     # Bin edges such as 1.6 are rounded; order-1 sums stay well within 1e-14.
     torch.testing.assert_close(masses, double(0, 1.8, 1.6, 0.8, 0.8), rtol=0, atol=1e-14)
-
-
-def test_masses_sum_to_the_area_of_the_gaps() -> None:
-    costs, losses = double(0.13, 0.4, 0.41, 0.99), double(3, 2.5, 1, 0.2)
-    area = (costs.diff() * -losses.diff()).sum()
-    masses = bin_masses(costs, losses, (0.1, 1.0), bins=50)
-    torch.testing.assert_close(masses.sum(), area, rtol=1e-12, atol=0)  # 50 sums of rounded parts
 
 
 def test_target_costs_fall_into_the_bins_by_mass() -> None:
@@ -55,11 +42,11 @@ def test_target_costs_fall_into_the_bins_by_mass() -> None:
     assert shares[0] == 0
 
 
-@pytest.mark.parametrize("front", [[], [(2.0, 1.0)], [(1.0, 1.0), (2.0, 1.0)]])
+@pytest.mark.parametrize("points", [[], [(2.0, 1.0)], [(1.0, 1.0), (2.0, 1.0)]])
 def test_without_mass_the_target_is_uniform_over_the_cost_range(
-    front: list[tuple[float, float]],
+    points: list[tuple[float, float]],
 ) -> None:
-    costs, losses = torch.tensor(front, dtype=torch.double).reshape(-1, 2).unbind(1)
+    costs, losses = torch.tensor(points, dtype=torch.double).reshape(-1, 2).unbind(1)
     generator = torch.Generator().manual_seed(0)
     draws = double(*(target_cost(costs, losses, (1, 3), generator, 4) for _ in range(1000)))
     shares = torch.histc(draws, bins=4, min=1, max=3) / 1000
@@ -89,47 +76,10 @@ def test_binary_search_lists_the_closest_trial_first_when_trials_run_out() -> No
     assert torch.cat(trials).tolist() == [0.625, 0.75, 0.5]
 
 
-def example() -> History:
-    history = History(1)
-    # By cost: (0.2, 4) on the front, (0.3, 5) dominated, (0.5, 1) on it and told twice,
-    # (0.6, -) not measured, (0.9, 2) dominated.
-    history.add(
-        double(0.9, 0.5, 0.2, 0.3, 0.5, 0.6, 0.1).unsqueeze(1),
-        double(2, 1, 4, 5, 1, math.nan, math.inf),
-        double(0.9, 0.5, 0.2, 0.3, 0.5, 0.6, 0.1),
-    )
-    return history
-
-
-def test_front_is_sorted_unique_and_measured() -> None:
-    assert example().front().tolist() == [2, 1]
-    assert History(3).front().tolist() == []
-
-
-def test_refresh_replaces_all_losses() -> None:
-    history = example()
-    history.refresh(double(1, 9, 9, 9, 9, 9, 0.5))
-    assert history.front().tolist() == [6]
-    with pytest.raises(ValueError, match="7 losses"):
-        history.refresh(double(1))
-
-
-def test_history_refuses_what_does_not_fit_and_stays_as_it_was() -> None:
-    history = example()
-    for alphas, losses, costs in [
-        (torch.ones(1, 2), torch.ones(1), torch.ones(1)),
-        (torch.ones(1, 1), torch.ones(2), torch.ones(1)),
-        (torch.ones(1, 1), torch.ones(1), double(math.nan)),
-    ]:
-        with pytest.raises(ValueError, match=r"alphas|losses|finite"):
-            history.add(alphas, losses, costs)
-    assert len(history) == 7
-
-
-def test_history_survives_strict_json() -> None:
-    history = example()
-    again = History.from_state(json.loads(json.dumps(history.state(), allow_nan=False)))
-    assert torch.equal(again.alphas, history.alphas)
-    assert torch.equal(again.costs, history.costs)
-    assert torch.equal(again.losses.nan_to_num(-1), history.losses.nan_to_num(-1))
-    assert len(History.from_state(json.loads(json.dumps(History(5).state())))) == 0
+def test_front_by_hand() -> None:
+    losses = [3.0, 2.0, 2.5, 1.0, 1.0, math.nan, 1.0, 3.0]
+    costs = [1.0, 2.0, 3.0, 4.0, 5.0, 0.5, 4.0, 1.0]
+    assert front(losses, costs) == [0, 1, 3]
+    assert front([4.0, 5.0, 1.0], [0.9, 0.2, 0.95]) == [1, 0, 2]
+    assert front([], []) == []
+    assert front([math.nan], [1.0]) == []

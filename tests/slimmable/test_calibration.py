@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pareco.models import create_model
 from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
 from pareco.slimmable.layers import NormStatistics
-from pareco.slimmable.network import normalized_by_batch
 from pareco.widths import Widths
+from tests.conftest import tiny_net
 
 
 def batches(seed: int) -> list[Tensor]:
@@ -21,10 +20,7 @@ def batches(seed: int) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def net() -> SlimmableNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_model("cifar_resnet8", num_classes=4)
-        return make_slimmable(model, torch.zeros(1, 3, 32, 32))
+    return tiny_net(in_chans=3, size=32)
 
 
 def _keep_input(seen: list[Tensor], module: nn.Module, arguments: tuple[Tensor]) -> None:
@@ -55,11 +51,8 @@ def statistics_by_hand(
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_calibration_equals_statistics_by_hand(net: SlimmableNet, dtype: torch.dtype) -> None:
-    net = copy.deepcopy(net).to(dtype)
-    widths = net.space.sample(torch.Generator().manual_seed(3))
-    images = [batch.to(dtype) for batch in batches(0)]
+def assert_calibrated(net: SlimmableNet, widths: Widths, images: list[Tensor]) -> NormStatistics:
+    """Check the statistics of these widths against those by hand, and return them."""
     found = calibrated_statistics(net, widths, images)
     means, variances = statistics_by_hand(net.extract(widths), images)
     assert found.batches == 3
@@ -67,9 +60,20 @@ def test_calibration_equals_statistics_by_hand(net: SlimmableNet, dtype: torch.d
     for name in means:
         torch.testing.assert_close(found.means[name], means[name])
         torch.testing.assert_close(found.variances[name], variances[name])
-    plain = net.extract(widths, found).eval()
-    with net.eval().at(widths, found):
-        torch.testing.assert_close(plain(images[0]), net(images[0]))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_calibration_equals_statistics_by_hand(net: SlimmableNet, dtype: torch.dtype) -> None:
+    net = copy.deepcopy(net).to(dtype)
+    images = [batch.to(dtype) for batch in batches(0)]
+    for widths in (net.space.sample(torch.Generator().manual_seed(3)), net.space.largest):
+        found = assert_calibrated(net, widths, images)
+        plain = net.extract(widths, found).eval()
+        with net.eval().at(widths, found):
+            torch.testing.assert_close(plain(images[0]), net(images[0]))
+        with net.at(widths):
+            assert not torch.allclose(plain(images[0]), net(images[0]))
 
 
 def test_the_network_is_left_as_it_was(net: SlimmableNet) -> None:
@@ -85,20 +89,12 @@ def test_the_network_is_left_as_it_was(net: SlimmableNet) -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_full_width_can_be_calibrated_too(net: SlimmableNet) -> None:
-    found = calibrated_statistics(net, net.space.largest, batches(1))
-    means, _ = statistics_by_hand(net.extract(net.space.largest), batches(1))
-    torch.testing.assert_close(found.means["bn1"], means["bn1"])
-
-
 def test_private_weights_are_calibrated_with(net: SlimmableNet) -> None:
     net, widths = copy.deepcopy(net), net.space.smallest
     net.privatize_norm([widths])
     with torch.no_grad():
         net.get_parameter("bn1.weight_switch0").mul_(3)
-    found = calibrated_statistics(net, widths, batches(0))
-    means, _ = statistics_by_hand(net.extract(widths), batches(0))
-    torch.testing.assert_close(found.means["layer1.0.bn1"], means["layer1.0.bn1"])
+    assert_calibrated(net, widths, batches(0))
 
 
 class Twice(nn.Module):
@@ -112,10 +108,7 @@ class Twice(nn.Module):
 
 def test_a_norm_called_twice_averages_over_its_calls() -> None:
     net = make_slimmable(Twice(), torch.zeros(1, 3, 32, 32))
-    found = calibrated_statistics(net, Widths([5]), batches(0))
-    means, variances = statistics_by_hand(net.extract(Widths([5])), batches(0))
-    torch.testing.assert_close(found.means["norm"], means["norm"])
-    torch.testing.assert_close(found.variances["norm"], variances["norm"])
+    assert_calibrated(net, Widths([5]), batches(0))
 
 
 def test_norm_without_running_statistics() -> None:
@@ -128,15 +121,6 @@ def test_norm_without_running_statistics() -> None:
         torch.testing.assert_close(net(images[0]), net.extract(widths)(images[0]))
     with net.at(widths, found):
         torch.testing.assert_close(net(images[0]), net.extract(widths, found)(images[0]))
-
-
-def test_normalized_by_batch_is_the_training_mode_without_its_traces(net: SlimmableNet) -> None:
-    net, images = copy.deepcopy(net).eval(), batches(0)[0]
-    statistics = NormStatistics(batches=1)
-    with net.at(net.space.smallest), normalized_by_batch(net, statistics):
-        scores = net(images)
-    torch.testing.assert_close(net.extract(net.space.smallest).train()(images), scores)
-    assert not net.training
 
 
 def test_no_batch_is_refused(net: SlimmableNet) -> None:

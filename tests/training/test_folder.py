@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, save, save_file
+from safetensors.torch import load_file, save_file
 
 from pareco.config import Experiment
 from pareco.data import load_data
@@ -61,6 +61,7 @@ def name_of(step: int) -> str:
 
 
 def test_it_loads_what_it_saved(begun: RunFolder) -> None:
+    assert folder(begun.path / "absent").load() == (RunState(), {}, None)
     state, tensors, trainer = begun.load()
     assert state == RunState(rows=[ROW])
     assert tensors["a"].tolist() == [9.0, 9.0, 9.0]
@@ -73,10 +74,6 @@ def test_checkpoints_are_named_for_the_steps_of_all_sets_of_weights(begun: RunFo
     assert names(begun.path / "checkpoints") == [name_of(14), name_of(17)]
     (begun.path / "checkpoints" / name_of(17)).unlink()
     assert begun.load() == (RunState(gradient_steps=14, trained=1), {}, None)
-
-
-def test_a_new_folder_has_nothing_done(tmp_path: Path) -> None:
-    assert folder(tmp_path / "absent").load() == (RunState(), {}, None)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(begun: RunFolder) -> None:
@@ -183,25 +180,6 @@ def test_any_flipped_bit_and_any_cut_are_noticed(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize("part", ["state", "name", "dtype", "shape", "values", "dropped"])
-def test_the_checksum_covers_everything(tmp_path: Path, part: str) -> None:
-    """Files that are whole for safetensors, but not what was written."""
-    path = saved(tmp_path, {"a": torch.ones(4), "b": torch.zeros(2)}, {"step": 1})
-    content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    tensors, metadata = load(content), header["__metadata__"]
-    a = tensors.pop("a")
-    if part == "state":
-        tensors["a"] = a
-        metadata["state"] = metadata["state"].replace("1", "2")
-    elif part != "dropped":
-        others = {"name": a, "dtype": a.view(torch.int32), "shape": a.reshape(2, 2), "values": -a}
-        tensors["A" if part == "name" else "a"] = others[part]
-    path.write_bytes(save(tensors, metadata))
-    with pytest.raises(DamagedCheckpoint, match="checksum"):
-        load_checkpoint(path)
-
-
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,15 +197,6 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     assert names(tmp_path) == [name_of(3), name_of(5)]
 
 
-def test_if_all_are_damaged_it_says_what_to_do(tmp_path: Path) -> None:
-    for step in (3, 9):
-        save_checkpoint(tmp_path, step, TENSORS, {"step": step})
-        changed(tmp_path / name_of(step), lambda content: content[:-1] + b"\xff")
-    with pytest.raises(RunError, match=rf"{name_of(9)}.*{name_of(3)}.*remove {tmp_path} to start"):
-        newest_checkpoint(tmp_path)
-    assert names(tmp_path) == [name_of(3), name_of(9)]
-
-
 def test_another_format_is_refused_not_skipped(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 3, {}, {"step": 3})
     metadata = {"format": "pareco-checkpoint-1", "state": "{}"}
@@ -237,7 +206,14 @@ def test_another_format_is_refused_not_skipped(tmp_path: Path) -> None:
     assert not isinstance(refusal.value, DamagedCheckpoint)
 
 
-def test_a_foreign_file_is_damaged(tmp_path: Path) -> None:
+def test_a_file_that_is_whole_but_not_what_was_written_is_damaged(tmp_path: Path) -> None:
+    """Neither a foreign one, nor one whose tensors have another shape than the checksum says."""
     save_file({"a": torch.ones(1)}, tmp_path / "c")
     with pytest.raises(DamagedCheckpoint):
         load_checkpoint(tmp_path / "c")
+    path = saved(tmp_path, {"a": torch.ones(4)}, {"step": 1})
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    save_file({"a": load_file(path)["a"].view(2, 2)}, path, header["__metadata__"])
+    with pytest.raises(DamagedCheckpoint, match="checksum"):
+        load_checkpoint(path)
