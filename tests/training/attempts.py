@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
+import torch
+
 from pareco.config import Machine
 from pareco.training import RunError, StepReport, execute_run
 from pareco.training.folder import RunFolder
@@ -25,6 +27,7 @@ from replications.catalogue import method_named
 from replications.sweep import worker_context
 from tests.experiments import TINY
 
+MIB = 2**20
 EACH_STEP = Machine(checkpoint_minutes=0, device="cpu")
 SELDOM = Machine(checkpoint_minutes=60, device="cpu")
 
@@ -110,6 +113,7 @@ def _status(path: Path, method: str, accident: Accident | None, machine: Machine
         log.write(f"{error}\n{error.__cause__!r}")
         return 1
     finally:
+        os.seteuid(os.getuid())
         signal.signal(signal.SIGINT, before)
         for file in files:
             file.close()
@@ -171,6 +175,23 @@ def _full_record(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, -1))
 
 
+def _out_of_memory(path: Path) -> None:
+    """Leave little more memory than is in use, and ask for more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    room = pages * resource.getpagesize() + 64 * MIB
+    resource.setrlimit(resource.RLIMIT_AS, (room, -1))
+    held = [torch.zeros(16 * MIB, dtype=torch.uint8) for _ in range(8)]
+    raise AssertionError(f"{len(held)} tensors found room")
+
+
+def _other_user(path: Path) -> None:
+    """Go on as a user who may not write there."""
+    for folder in (path, path / "checkpoints"):
+        folder.chmod(0o555)
+    if os.getuid() == 0:
+        os.seteuid(65534)
+
+
 def _hold_on(path: Path) -> None:
     """Wait while another process tries the same folder."""
     path.with_suffix(".held").touch()
@@ -189,5 +210,7 @@ _ACCIDENTS: dict[str, Callable[[Path], None]] = {
     # No file may grow over 10 kB, so that the next checkpoint fails half way.
     "full_disk": lambda path: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1)),
     "full_record": _full_record,
+    "out_of_memory": _out_of_memory,
+    "other_user": _other_user,
     "hold_on": _hold_on,
 }

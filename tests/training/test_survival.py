@@ -1,7 +1,10 @@
-"""Runs that are killed, signalled or short of room: the same command goes on, to the same bytes."""
+"""Runs that are killed, starved or signalled: the same command goes on, to the same bytes."""
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +18,8 @@ from tests.training.conftest import Whole
 
 STEPS = 14
 SETS_OF_WEIGHTS = {"independent": 4}
+WRITING = ("torn", "unsynced", "unnamed", "named", "crowded")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,20 +51,29 @@ def leftovers(path: Path) -> list[Path]:
     return list(path.rglob("*.tmp"))
 
 
+def accidents(method: str) -> list[Accident]:
+    """Return four kills at random steps: two anywhere, two while a checkpoint is written."""
+    source = random.Random(f"survival of {method}")
+    steps = sorted(source.sample(range(1, STEPS * SETS_OF_WEIGHTS.get(method, 1) + 1), 4))
+    place = method_names().index(method)
+    kinds = ["killed", "killed_soon", WRITING[place % 5], WRITING[(place + 2) % 5]]
+    source.shuffle(kinds)
+    return [Accident(kind, step) for kind, step in zip(kinds, steps, strict=True)]
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_killed_runs_go_on_exactly(
     tmp_path: Path, method: str, whole: Callable[[str], Whole]
 ) -> None:
-    """Two kills with SIGKILL for each method, at random moments."""
-    path, source = tmp_path / "killed", random.Random(f"survival of {method}")
-    steps = source.sample(range(1, STEPS * SETS_OF_WEIGHTS.get(method, 1) + 1), 2)
-    for kind, step in zip(("killed", "killed_soon"), sorted(steps), strict=True):
-        assert attempt(path, method, Accident(kind, step)) == -9, step
+    """28 kills with SIGKILL: at random moments, and at every point of writing a checkpoint."""
+    path = tmp_path / "killed"
+    for accident in accidents(method):
+        assert attempt(path, method, accident) == -9, accident
         assert not (path / "DONE").exists()
-        assert len(steps_of(path)) >= step
+        assert len(steps_of(path)) >= accident.step
     assert attempt(path, method) == 0
     assert_same(path, whole(method).path)
-    assert len(json.loads((path / "env.json").read_text())) == 3  # sessions
+    assert len(json.loads((path / "env.json").read_text())) == 5  # sessions
 
 
 def test_a_run_killed_just_before_its_end_mark_ends(tmp_path: Path, us_net: Path) -> None:
@@ -71,10 +85,8 @@ def test_a_run_killed_just_before_its_end_mark_ends(tmp_path: Path, us_net: Path
     assert_same(path, us_net)
 
 
-@pytest.mark.parametrize("kind", ["torn", "unsynced", "unnamed", "named", "crowded"])
-def test_a_kill_while_writing_costs_one_checkpoint_at_most(
-    tmp_path: Path, kind: str, us_net: Path
-) -> None:
+@pytest.mark.parametrize("kind", WRITING)
+def test_a_kill_while_writing_costs_one_checkpoint_at_most(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "run"
     assert attempt(path, "us_net", Accident(kind, 5)) == -9
     written = kind in ("named", "crowded")
@@ -84,8 +96,6 @@ def test_a_kill_while_writing_costs_one_checkpoint_at_most(
     assert not leftovers(path)
     assert checkpoints(path) == [7, 8]
     assert steps_of(path) == [1, 2, 3, 4, 5, *([] if written else [5]), 6, 7, 8]
-    assert attempt(path, "us_net") == 0
-    assert_same(path, us_net)
 
 
 @pytest.mark.parametrize(("kind", "status", "last"), [("sigterm", 143, 13), ("sigint", 130, 14)])
@@ -103,13 +113,25 @@ def test_a_signal_saves_and_ends(
     assert_same(path, us_net)
 
 
-def test_a_full_disk_while_a_checkpoint_is_written(tmp_path: Path, us_net: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message", "advice"),
+    [
+        ("full_disk", "{} could not be written: File too large.", "make room, then the same"),
+        ("out_of_memory", "memory ran out during {} (", "training.batch_size"),
+        ("other_user", "{} cannot be written: Permission denied (", "--runs FOLDER"),
+    ],
+)
+def test_what_befalls_the_machine_costs_no_run(
+    tmp_path: Path, kind: str, message: str, advice: str, us_net: Path
+) -> None:
     path = tmp_path / "run"
-    assert attempt(path, "us_net", Accident("full_disk", 5)) == 1
-    assert said(path).startswith(f"{path} could not be written: File too large.")
-    assert "make room, then the same" in said(path)
+    assert attempt(path, "us_net", Accident(kind, 5)) == 1
+    assert said(path).startswith(message.format(path))
+    assert advice in said(path)
     assert checkpoints(path) == [3, 4]
     assert not leftovers(path)
+    for folder in (path, path / "checkpoints"):
+        folder.chmod(0o755)
     assert attempt(path, "us_net") == 0
     assert_same(path, us_net)
 
@@ -161,3 +183,37 @@ def test_damaged_checkpoints_cost_steps_not_the_run(tmp_path: Path, us_net: Path
     assert attempt(path, "us_net") == 0
     assert steps_of(path) == [*range(1, 9), *range(8, STEPS + 1)]
     assert_same(path, us_net)
+
+
+def _may_mount() -> bool:
+    command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
+
+
+@pytest.mark.skipif(not _may_mount(), reason="this user may not mount a file system")
+def test_a_disk_that_is_really_full_and_one_that_is_read_only(tmp_path: Path, us_net: Path) -> None:
+    """On a small file system, made for this test: ENOSPC and EROFS as the kernel gives them."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+    script = [sys.executable, "-m", "tests.training.small_disk", str(disk)]
+    command = ["unshare", "-Urm", "sh", "-c", mount, str(disk), *script]
+    result = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    told = json.loads(result.stdout.splitlines()[-1])
+    path = disk / "run"
+    assert told["full"].startswith(f"{path} could not be written: No space left on device.")
+    assert told["checkpoints"] == ["000000000003.safetensors", "000000000004.safetensors"]
+    assert told["read_only"].startswith(f"{path} cannot be written: Read-only file system (")
+    assert told["read_only_from_the_start"].startswith(f"{disk / 'other'} cannot be written: Read-")
+    assert "end" not in told
+    for name in ("front.csv", "metrics.jsonl"):
+        assert told[name] == (us_net / name).read_text()
+
+
+def test_every_moment_of_writing_is_among_the_accidents() -> None:
+    drawn = [accident for method in method_names() for accident in accidents(method)]
+    assert len(drawn) == 28
+    assert {accident.kind for accident in drawn} == {"killed", "killed_soon", *WRITING}
