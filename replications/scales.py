@@ -25,7 +25,6 @@ def short(experiment: Experiment) -> Experiment:
     kept = epochs / training.epochs
     return replace(
         experiment,
-        name=f"{experiment.name}-short",
         scale="short: 1/10 of the published epochs",
         training=replace(
             training,
@@ -46,7 +45,6 @@ def smoke(experiment: Experiment) -> Experiment:
     data, training = experiment.data, experiment.training
     return replace(
         experiment,
-        name=f"{experiment.name}-smoke",
         scale="smoke: 2 epochs of 320 handwritten digits",
         data=DataConfig(
             name="digits_rgb",
@@ -92,7 +90,6 @@ def on_cpu(
         data = experiment.data
         return replace(
             experiment,
-            name=f"{experiment.name}-cpu",
             scale=f"cpu: {passes} of {train_images:,} images, {image_size} x {image_size}",
             data=replace(
                 data,
