@@ -131,7 +131,7 @@ class RunCommand:
         ]
         return replace(
             chosen,
-            name=name_at(chosen.name, chosen.scale, self.of),
+            name=name_at(chosen.name, chosen.scale),
             scale=default.scale + (f", changed: {', '.join(changed)}" if changed else ""),
         )
 
@@ -163,15 +163,13 @@ class RunCommand:
             return 0
         for folder in (self.folders.runs, self.folders.results):
             folder.mkdir(parents=True, exist_ok=True)
-        if sweep.processes_launched() > 1:
-            failures = sweep.run_jobs_together(asked, console=console)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            failed = sweep.run_jobs_together(asked, console=console)
         else:
-            failures = sweep.run_jobs(jobs, workers=self._workers(), console=console)
-        for failure in failures:
-            console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
-        if failures:
-            place = escape(f"{failures[0].job.folder}")
-            console.print(f"\n{len(failures)} of {len(jobs)} runs failed; see {place}")
+            failed = sweep.run_jobs(jobs, workers=self._workers(), console=console)
+        if failed:
+            console.print(f"{len(failed)} of {len(jobs)} runs failed, see run.log in:")
+            console.out(*(job.folder for job in failed), sep="\n")
             return 1
         waiting = [str(job) for job in self.all_jobs() if not job.run_folder.done]
         if waiting:
