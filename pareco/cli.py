@@ -17,14 +17,12 @@ from pareco.arguments import Flag, chosen_command, in_one_line
 if TYPE_CHECKING:
     from pareco.slimmable import SlimmableNet
 
-DESCRIPTION = "Slimmable networks with optimized widths."
 _COSTS = {
     "macs": "MACs",
     "params": "parameters",
     "activations": "activations, sum",
     "peak_activations": "activations, peak",
 }
-_CAPTION = "per image; activations in MiB of 32-bit floats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,8 @@ def _tables(record: dict[str, Any]) -> tuple[Table, Table]:
     """Return what the record of a profile holds as a table of channels and one of costs."""
     title = "{network}, {image_size} x {image_size}".format_map(record)
     groups = Table("channel group", title=f"{title}: {len(record['groups'])} channel groups")
-    costs = Table("cost", title=f"{title}: costs", caption=_CAPTION)
+    caption = "per image; activations in MiB of 32-bit floats"
+    costs = Table("cost", title=f"{title}: costs", caption=caption)
     groups.add_column("stage", justify="right")
     for name, network in record["networks"].items():
         for table in (groups, costs):
@@ -147,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {"profile": ProfileCommand(network=tyro.MISSING)}
     try:
         with in_one_line():
-            request = chosen_command(commands, arguments, prog="pareco", description=DESCRIPTION)
+            about = "Slimmable networks with optimized widths."
+            request = chosen_command(commands, arguments, prog="pareco", description=about)
         return request.carried_out()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

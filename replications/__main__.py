@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from pareco.arguments import Flag, chosen_command, in_one_line
-from replications.catalogue import experiment_named, experiment_names, name_at, scales_of
+from replications.catalogue import catalogued, experiment_named, experiment_names, name_at
 from replications.run import Folders, RunCommand
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
 
@@ -32,13 +32,12 @@ class ListCommand:
 
     def carried_out(self, console: Console) -> int:
         """Print a line for each experiment; return 0."""
-        scales: dict[str, None] = {}
         for name in experiment_names():
             experiment = experiment_named(name)
-            scales |= dict.fromkeys(scales_of(name))
             seeds = " ".join(map(str, experiment.seeds))
             summary = f"{experiment.network.name} on {experiment.data.name}, seeds {seeds}"
             console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}")
+        scales = dict.fromkeys(scale for _, _, scale in catalogued())
         console.print(f"\nscales (--scale): {', '.join(scales)}")
         return 0
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from pareco.arguments import Flag
 from pareco.config import Experiment, Machine, as_json
@@ -193,7 +192,7 @@ class RunCommand:
             with console.status("measuring the latency of the networks on the fronts"):
                 measure_latencies(self.experiment, runs, self.machine)
         except (RuntimeError, MemoryError) as error:
-            console.print(f"[yellow]no latency:[/yellow] {escape(str(error))}", highlight=False)
+            console.print(f"no latency: {error}", style="yellow", markup=False)
         write_report(name, self.folders, console)
 
     def _workers(self) -> int:
