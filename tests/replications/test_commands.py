@@ -209,7 +209,7 @@ def test_one_method_at_a_time_reports_when_all_are_there(
 def chosen_by(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> list[Job]:
     """Return the jobs that a command line asks for, with none of them done."""
     asked: list[Job] = []
-    monkeypatch.setattr(sweep, "run_jobs", lambda jobs, **options: asked.extend(jobs) or {})
+    monkeypatch.setattr(sweep, "run_jobs", lambda jobs, **options: asked.extend(jobs) or [])
     assert main(["run", "tiny", *arguments]) == 0
     return asked
 

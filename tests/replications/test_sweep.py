@@ -200,17 +200,17 @@ def test_a_signal_before_the_workers_hear_is_not_lost(
 METHODS = ("us_net", "random_widths")
 
 
-def arguments(runs: Path, *options: str, workers: int = 1) -> list[str]:
+def arguments(runs: Path, *options: str, workers: int = 1, epochs: int = 12) -> list[str]:
     chosen = [option for method in METHODS for option in ("--method", method)]
     folders = ["--runs", str(runs), "--results", str(runs.parent / "results")]
-    length = ["--training.epochs", "12", "--training.ask-every-steps", "9", "--device", "cpu"]
-    side_by_side = ["--workers", str(workers)]
-    return ["run", "digits", "--seed", "0", *chosen, *folders, *length, *side_by_side, *options]
+    length = ["--training.epochs", str(epochs), "--training.ask-every-steps", "9"]
+    machine = ["--device", "cpu", "--workers", str(workers)]
+    return ["run", "digits", "--seed", "0", *chosen, *folders, *length, *machine, *options]
 
 
-def command(runs: Path, workers: int = 1) -> subprocess.Popen[str]:
+def command(runs: Path, **numbers: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "replications", *arguments(runs, workers=workers)],
+        [sys.executable, "-m", "replications", *arguments(runs, **numbers)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -250,7 +250,7 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
 def test_a_sweep_that_is_ended_leaves_no_worker(tmp_path: Path, signum: int) -> None:
     """As by Slurm, which signals every process, the fork server too; or killed, without a word."""
     folders = [tmp_path / "runs/digits" / method / "seed0" for method in METHODS]
-    process = command(tmp_path / "runs", workers=2)
+    process = command(tmp_path / "runs", workers=2, epochs=2000)
     wait_for(lambda: all(steps(folder) > 0 for folder in folders))
     send = process.send_signal if signum == signal.SIGKILL else partial(os.killpg, process.pid)
     send(signum)
