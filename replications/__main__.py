@@ -18,6 +18,7 @@ from rich.console import Console
 from pareco.arguments import Flag, chosen_command, in_one_line
 from replications.catalogue import catalogued, experiment_named, experiment_names, name_at
 from replications.run import Folders, RunCommand
+from replications.scales import PUBLISHED
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
 
 DESCRIPTION = """Replications of slimmable networks, from training to tables.
@@ -53,7 +54,7 @@ class ReportCommand:
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
     """An experiment, or the --name that runs were given."""
 
-    scale: str = "paper"
+    scale: str = PUBLISHED
     """Take the runs at this scale."""
 
     all: Flag = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import baselines
 import replications
 from pareco.config import Experiment
-from replications.scales import SCALES, Scale
+from replications.scales import PUBLISHED, SCALES, Scale
 
 if TYPE_CHECKING:
     from pareco.methods import Method
@@ -28,7 +28,7 @@ def experiment_names() -> list[str]:
     )
 
 
-def experiment_named(name: str, scale: str = "paper") -> Experiment:
+def experiment_named(name: str, scale: str = PUBLISHED) -> Experiment:
     """Return the configuration of an experiment at a scale.
 
     Raises `ValueError` with the known names, and the nearest, for an unknown experiment or scale.
@@ -48,7 +48,7 @@ def scales_of(name: str) -> dict[str, Scale]:
 
 def name_at(name: str, scale: str) -> str:
     """Return the name of runs at a scale: it ends with the scale, unless that is the paper's."""
-    ending = "" if scale == "paper" else f"-{scale}"
+    ending = "" if scale == PUBLISHED else f"-{scale}"
     return name if name.endswith(ending) else name + ending
 
 

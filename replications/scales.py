@@ -109,4 +109,5 @@ def on_cpu(
     return cpu
 
 
-SCALES: dict[str, Scale] = {"paper": lambda published: published, "short": short, "smoke": smoke}
+PUBLISHED = "paper"
+SCALES: dict[str, Scale] = {PUBLISHED: lambda published: published, "short": short, "smoke": smoke}
