@@ -21,13 +21,12 @@ def chosen_command(
 ) -> Any:
     """Return the command that the arguments (None: the process's own) ask for, with its flags set.
 
-    `commands` holds the defaults of each by name. Raises `ValueError` with one line for what is no
-    request, and `SystemExit` once --help is printed.
+    `commands` holds the defaults of each by name. Raises `SystemExit` for what is no request, and
+    once --help is printed.
     """
     about = {name: inspect.getdoc(each) or "" for name, each in commands.items()}
     kind: Any = tyro.extras.subcommand_type_from_defaults(commands, about, prefix_names=False)
-    with in_one_line():
-        return tyro.cli(kind, prog=prog, description=description, args=arguments)
+    return tyro.cli(kind, prog=prog, description=description, args=arguments)
 
 
 @contextmanager

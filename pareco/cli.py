@@ -6,26 +6,23 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pareco.arguments import Flag, chosen_command
+from pareco.arguments import Flag, chosen_command, in_one_line
 
 if TYPE_CHECKING:
     from pareco.slimmable import SlimmableNet
-    from pareco.widths import Widths
 
-DESCRIPTION = "Slimmable networks with optimized widths."
 _COSTS = {
     "macs": "MACs",
     "params": "parameters",
     "activations": "activations, sum",
     "peak_activations": "activations, peak",
 }
-_CAPTION = "per image; activations in MiB of 32-bit floats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +88,21 @@ class ProfileCommand:
         except TracingError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        record = self._record(net, size)
         if self.json:
-            print(json.dumps(self._record(net, size), indent=2))
+            print(json.dumps(record, indent=2))
         else:
-            self._print(net, size)
+            Console().print(*_tables(record))
         return 0
 
-    def _multipliers(self) -> dict[str, float]:
-        shown = {"full": 1.0, "smallest": self.alpha_min}
-        return shown if self.width is None else shown | {"width": self.width}
-
-    def _record(self, net: SlimmableNet, size: int) -> dict[str, object]:
+    def _record(self, net: SlimmableNet, size: int) -> dict[str, Any]:
+        shown = {"full": 1.0, "smallest": self.alpha_min, "width": self.width}
         groups, networks = net.space.groups, {}
-        for name, multiplier in self._multipliers().items():
-            widths = net.space.uniform(multiplier)
-            networks[name] = {"multiplier": multiplier, "widths": widths, **_costs(net, widths)}
+        for name, multiplier in shown.items():
+            if multiplier is not None:
+                widths = net.space.uniform(multiplier)
+                costs = {cost: int(getattr(net.cost, cost)(widths)) for cost in _COSTS}
+                networks[name] = {"multiplier": multiplier, "widths": widths, **costs}
         return {
             "network": self.network,
             "image_size": size,
@@ -115,26 +112,25 @@ class ProfileCommand:
             "networks": networks,
         }
 
-    def _print(self, net: SlimmableNet, size: int) -> None:
-        title = f"{self.network}, {size} x {size}"
-        groups = Table("channel group", title=f"{title}: {len(net.space.groups)} channel groups")
-        groups.add_column("stage", justify="right")
-        costs = Table("cost", title=f"{title}: costs", caption=_CAPTION)
-        for name, multiplier in self._multipliers().items():
-            groups.add_column(f"{name} ({multiplier:g})", justify="right")
-            costs.add_column(f"{name} ({multiplier:g})", justify="right")
-        columns = [net.space.uniform(each) for each in self._multipliers().values()]
-        for group, *counts in zip(net.space.groups, *columns, strict=True):
-            groups.add_row(group.name, str(group.stage), *map(str, counts))
-        shown = [_costs(net, widths) for widths in columns]
-        for name, label in _COSTS.items():
-            values = [each[name] for each in shown]
-            costs.add_row(label, *(_cell(name, value, values[0]) for value in values))
-        Console().print(groups, costs)
 
-
-def _costs(net: SlimmableNet, widths: Widths) -> dict[str, int]:
-    return {name: int(getattr(net.cost, name)(widths)) for name in _COSTS}
+def _tables(record: dict[str, Any]) -> tuple[Table, Table]:
+    """Return what the record of a profile holds as a table of channels and one of costs."""
+    title = "{network}, {image_size} x {image_size}".format_map(record)
+    groups = Table("channel group", title=f"{title}: {len(record['groups'])} channel groups")
+    caption = "per image; activations in MiB of 32-bit floats"
+    costs = Table("cost", title=f"{title}: costs", caption=caption)
+    groups.add_column("stage", justify="right")
+    for name, network in record["networks"].items():
+        for table in (groups, costs):
+            table.add_column(f"{name} ({network['multiplier']:g})", justify="right")
+    networks = list(record["networks"].values())
+    counts = zip(*(network["widths"] for network in networks), strict=True)
+    for group, row in zip(record["groups"], counts, strict=True):
+        groups.add_row(group["name"], str(group["stage"]), *map(str, row))
+    for cost, label in _COSTS.items():
+        values = [network[cost] for network in networks]
+        costs.add_row(label, *(_cell(cost, value, values[0]) for value in values))
+    return groups, costs
 
 
 def _cell(cost: str, value: int, full: int) -> str:
@@ -149,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default the process's own) and return its exit status."""
     commands = {"profile": ProfileCommand(network=tyro.MISSING)}
     try:
-        request = chosen_command(commands, arguments, prog="pareco", description=DESCRIPTION)
+        with in_one_line():
+            about = "Slimmable networks with optimized widths."
+            request = chosen_command(commands, arguments, prog="pareco", description=about)
         return request.carried_out()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,20 +10,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from pareco.arguments import Flag, chosen_command, in_one_line
-from replications.catalogue import experiment_named, experiment_names, name_at, scales_of
+from replications.catalogue import catalogued, experiment_named, experiment_names, name_at
 from replications.run import Folders, RunCommand
+from replications.scales import PUBLISHED
+from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
 
 DESCRIPTION = """Replications of slimmable networks, from training to tables.
 
 Exit status: 0 all is done, 1 something failed, 2 a bad request; ended by Ctrl-C 130, by SIGTERM
 143: runs save their state, and the same command goes on (a second signal ends them at once)."""
-_NAME = (tyro.conf.Positional, tyro.conf.arg(metavar="NAME"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +33,13 @@ class ListCommand:
 
     def carried_out(self, console: Console) -> int:
         """Print a line for each experiment; return 0."""
-        scales: dict[str, None] = {}
         for name in experiment_names():
             experiment = experiment_named(name)
-            scales |= dict.fromkeys(scales_of(name))
-            count = len(experiment.seeds)
-            seeds = f"{count} seed{'' if count == 1 else 's'}"
-            summary = f"{experiment.network.name} on {experiment.data.name}, {seeds}"
-            console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}", highlight=False)
-        console.print(f"\nscales (--scale): {', '.join(scales)}", highlight=False)
+            seeds = " ".join(map(str, experiment.seeds))
+            summary = f"{experiment.network.name} on {experiment.data.name}, seeds {seeds}"
+            console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}")
+        scales = dict.fromkeys(scale for _, _, scale in catalogued())
+        console.print(f"\nscales (--scale): {', '.join(scales)}")
         return 0
 
 
@@ -52,10 +51,10 @@ class ReportCommand:
     records in the results.
     """
 
-    name: Annotated[str | None, *_NAME] = None
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
     """An experiment, or the --name that runs were given."""
 
-    scale: str | None = None
+    scale: str = PUBLISHED
     """Take the runs at this scale."""
 
     all: Flag = False
@@ -67,10 +66,12 @@ class ReportCommand:
         """Write the results; return 0."""
         if self.all == (self.name is not None):
             raise ValueError("report needs the name of an experiment, or --all without a name")
-        name = name_at(self.name, self.scale) if self.name and self.scale else self.name
+        name = self.name and name_at(self.name, self.scale)
         runs, results = self.folders.runs, self.folders.results
-        if name and not ((runs / name).exists() or (results / name).exists()):
-            raise ValueError(f"no runs in {runs / name}, and no records in {results / name}")
+        known = [path.parent.name for path in sorted(results.glob("*/records"))]
+        if name and name not in known and not any((runs / name).glob("*/seed*/DONE")):
+            there = f" (there are of {', '.join(known)})" if known else ""
+            raise ValueError(f"no finished run in {runs / name}, no records in {results}{there}")
         from replications.site import write_all_reports, write_report
 
         if name is None:
@@ -100,40 +101,6 @@ class ClaimsCommand:
         return print_claims(self.results, self.file or PATH, self.json, console)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WandbSyncCommand:
-    """Upload to Weights & Biases what was recorded offline."""
-
-    runs: Path = Path("runs")
-    """Folder of all runs."""
-
-    def carried_out(self, console: Console) -> int:
-        """Upload; return the exit status: 0 all is there, 1 some of it failed."""
-        from replications.wandb_commands import wandb_sync
-
-        return wandb_sync(self.runs, console)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WandbReportCommand:
-    """Upload fronts and curves of an experiment to Weights & Biases, and write a report there."""
-
-    name: Annotated[str, *_NAME]
-    """The folder in the results."""
-
-    results: Path = Path("results")
-    """Folder of all results."""
-
-    json: Path | None = None
-    """Write the report to this file instead; nothing is asked of the network."""
-
-    def carried_out(self, console: Console) -> int:
-        """Write the report; return 0."""
-        from replications.wandb_commands import wandb_report
-
-        return wandb_report(self.name, self.results, self.json, console)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Carry out a command line; return the exit status.
 
@@ -141,12 +108,19 @@ def main(arguments: Sequence[str]) -> int:
     """
     rank = os.environ.get("RANK", "0")  # of a launcher's processes one speaks
     try:
-        request = chosen_command(
-            _commands(arguments), arguments, prog="python -m replications", description=DESCRIPTION
-        )
-        return request.carried_out(Console(quiet=rank != "0"))
-    except SystemExit as end:  # after --help
-        return int(end.code or 0)
+        with in_one_line():
+            commands = {
+                "list": ListCommand(),
+                "run": RunCommand.defaults(arguments),  # as of the experiment that is named
+                "report": ReportCommand(),
+                "claims": ClaimsCommand(),
+                "wandb-sync": WandbSyncCommand(),
+                "wandb-report": WandbReportCommand(name=tyro.MISSING),
+            }
+            request = chosen_command(
+                commands, arguments, prog="python -m replications", description=DESCRIPTION
+            )
+        return request.carried_out(Console(quiet=rank != "0", highlight=False))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the checkpoints", file=sys.stderr)
         return 130
@@ -154,20 +128,6 @@ def main(arguments: Sequence[str]) -> int:
         who = "" if rank == "0" else f" in process {rank}"
         print(f"error{who}: {error}", file=sys.stderr)
         return 2
-
-
-def _commands(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the commands with the defaults of their flags; those of `run` depend on its NAME."""
-    with in_one_line():
-        defaults = RunCommand.defaults(arguments)
-    return {
-        "list": ListCommand(),
-        "run": defaults,
-        "report": ReportCommand(),
-        "claims": ClaimsCommand(),
-        "wandb-sync": WandbSyncCommand(),
-        "wandb-report": WandbReportCommand(name=tyro.MISSING),
-    }
 
 
 if __name__ == "__main__":

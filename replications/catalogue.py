@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -12,12 +13,10 @@ from typing import TYPE_CHECKING
 import baselines
 import replications
 from pareco.config import Experiment
-from replications.scales import SCALES, Scale
+from replications.scales import PUBLISHED, SCALES, Scale
 
 if TYPE_CHECKING:
     from pareco.methods import Method
-
-_OF_THE_LIBRARY = {"pareco": "pareco.methods"}
 
 
 def experiment_names() -> list[str]:
@@ -29,13 +28,14 @@ def experiment_names() -> list[str]:
     )
 
 
-def experiment_named(name: str, scale: str = "paper") -> Experiment:
+def experiment_named(name: str, scale: str = PUBLISHED) -> Experiment:
     """Return the configuration of an experiment at a scale.
 
     Raises `ValueError` with the known names, and the nearest, for an unknown experiment or scale.
     """
     scales = scales_of(name)
-    return scales[_known("scale", scale, scales)](_module(name).EXPERIMENT)
+    scaled = scales[_known("scale", scale, scales)](_module(name).EXPERIMENT)
+    return replace(scaled, name=name_at(name, scale))
 
 
 def scales_of(name: str) -> dict[str, Scale]:
@@ -46,15 +46,9 @@ def scales_of(name: str) -> dict[str, Scale]:
     return SCALES | getattr(_module(name), "SCALES", {})
 
 
-def name_at(name: str, scale: str, experiment: str | None = None) -> str:
-    """Return the name of runs at a scale: it ends as that of an experiment at this scale does.
-
-    `experiment` is the one that is run; unless it is known, `name` or any will do. Raises
-    `ValueError` for an unknown scale.
-    """
-    known = experiment_names()
-    base = experiment or (name if name in known else known[0])
-    ending = experiment_named(base, scale).name.removeprefix(base)
+def name_at(name: str, scale: str) -> str:
+    """Return the name of runs at a scale: it ends with the scale, unless that is the paper's."""
+    ending = "" if scale == PUBLISHED else f"-{scale}"
     return name if name.endswith(ending) else name + ending
 
 
@@ -62,7 +56,7 @@ def catalogued() -> Iterator[tuple[str, str, str]]:
     """Yield the name that each experiment has at each scale, the experiment, and the scale."""
     for experiment in experiment_names():
         for scale in scales_of(experiment):
-            yield experiment_named(experiment, scale).name, experiment, scale
+            yield name_at(experiment, scale), experiment, scale
 
 
 def method_names() -> list[str]:
@@ -86,7 +80,7 @@ def method_named(name: str) -> type[Method]:
 
 def _method_modules() -> dict[str, str]:
     files = (file for folder in baselines.__path__ for file in Path(folder).glob("[!_]*.py"))
-    return _OF_THE_LIBRARY | {file.stem: f"baselines.{file.stem}" for file in files}
+    return {"pareco": "pareco.methods"} | {each.stem: f"baselines.{each.stem}" for each in files}
 
 
 def _module(name: str) -> ModuleType:

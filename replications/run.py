@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from pareco.arguments import Flag
 from pareco.config import Experiment, Machine, as_json
@@ -131,7 +130,7 @@ class RunCommand:
         ]
         return replace(
             chosen,
-            name=name_at(chosen.name, chosen.scale, self.of),
+            name=name_at(chosen.name, chosen.scale),
             scale=default.scale + (f", changed: {', '.join(changed)}" if changed else ""),
         )
 
@@ -163,15 +162,13 @@ class RunCommand:
             return 0
         for folder in (self.folders.runs, self.folders.results):
             folder.mkdir(parents=True, exist_ok=True)
-        if sweep.processes_launched() > 1:
-            failures = sweep.run_jobs_together(asked, console=console)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            failed = sweep.run_jobs_together(asked, console=console)
         else:
-            failures = sweep.run_jobs(jobs, workers=self._workers(), console=console)
-        for failure in failures:
-            console.print(f"\n[red]{failure.job} failed:[/red] {escape(failure.message)}")
-        if failures:
-            place = escape(f"{failures[0].job.folder}")
-            console.print(f"\n{len(failures)} of {len(jobs)} runs failed; see {place}")
+            failed = sweep.run_jobs(jobs, workers=self._workers(), console=console)
+        if failed:
+            console.print(f"{len(failed)} of {len(jobs)} runs failed, see run.log in:")
+            console.out(*(job.folder for job in failed), sep="\n")
             return 1
         waiting = [str(job) for job in self.all_jobs() if not job.run_folder.done]
         if waiting:
@@ -195,7 +192,7 @@ class RunCommand:
             with console.status("measuring the latency of the networks on the fronts"):
                 measure_latencies(self.experiment, runs, self.machine)
         except (RuntimeError, MemoryError) as error:
-            console.print(f"[yellow]no latency:[/yellow] {escape(str(error))}", highlight=False)
+            console.print(f"no latency: {error}", style="yellow", markup=False)
         write_report(name, self.folders, console)
 
     def _workers(self) -> int:

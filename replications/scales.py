@@ -10,11 +10,6 @@ from pareco.config import DataConfig, EvaluationConfig, Experiment
 Scale = Callable[[Experiment], Experiment]
 
 
-def paper(experiment: Experiment) -> Experiment:
-    """Return the experiment as it is configured."""
-    return experiment
-
-
 def short(experiment: Experiment) -> Experiment:
     """Return the experiment with a tenth of the epochs; the search visits as many widths.
 
@@ -25,7 +20,6 @@ def short(experiment: Experiment) -> Experiment:
     kept = epochs / training.epochs
     return replace(
         experiment,
-        name=f"{experiment.name}-short",
         scale="short: 1/10 of the published epochs",
         training=replace(
             training,
@@ -46,7 +40,6 @@ def smoke(experiment: Experiment) -> Experiment:
     data, training = experiment.data, experiment.training
     return replace(
         experiment,
-        name=f"{experiment.name}-smoke",
         scale="smoke: 2 epochs of 320 handwritten digits",
         data=DataConfig(
             name="digits_rgb",
@@ -92,7 +85,6 @@ def on_cpu(
         data = experiment.data
         return replace(
             experiment,
-            name=f"{experiment.name}-cpu",
             scale=f"cpu: {passes} of {train_images:,} images, {image_size} x {image_size}",
             data=replace(
                 data,
@@ -117,4 +109,5 @@ def on_cpu(
     return cpu
 
 
-SCALES: dict[str, Scale] = {"paper": paper, "short": short, "smoke": smoke}
+PUBLISHED = "paper"
+SCALES: dict[str, Scale] = {PUBLISHED: lambda published: published, "short": short, "smoke": smoke}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from pareco.files import write_text
 from pareco.reporting import InvalidRecord
@@ -29,7 +28,6 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     `InvalidRecord` where neither is there.
     """
     runs, results, unfinished = folders.runs, folders.results, ()
-    known = recorded(results)
     if any((runs / name).glob("*/seed*/DONE")):
         allowed = folders.allow_unequal_budgets
         unfinished = collect_records(
@@ -38,21 +36,15 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             results,
             allow_unequal_budgets=allowed,
         )
-    elif name in known:
-        _print(console, f"no runs in {runs / name}: from the records")
     else:
-        there = f" (they are there of {', '.join(known)})" if known else ""
-        raise InvalidRecord(
-            f"no finished run of {name!r} in {runs / name},"
-            f" and no records in {results / name / FOLDER}{there}"
-        )
+        console.out(f"no runs in {runs / name}: from the records")
     with console.status("tables and figures"):
         written = render_report(results / name, focus=FOCUS)
     console.print(terminal(written.tables))
     for path in unfinished:
-        _print(console, f"left out, not finished: {path}")
+        console.out(f"left out, not finished: {path}")
     for path in written.paths:
-        _print(console, str(path))
+        console.out(path)
     write_site(results, console)
 
 
@@ -62,9 +54,9 @@ def write_all_reports(results: Path, console: Console) -> None:
     if not found:
         raise InvalidRecord(f"there are no records in {results}/*/{FOLDER}")
     for name in found:
-        with console.status(escape(f"{name}: tables and figures")):
+        with console.status("tables and figures"):
             written = render_report(results / name, focus=FOCUS)
-        _print(console, f"{name}: {len(written.paths)} files")
+        console.out(f"{name}: {len(written.paths)} files")
     write_site(results, console)
 
 
@@ -78,7 +70,7 @@ def write_site(results: Path, console: Console) -> None:
         sections = [section(each, results) for each in found]
         write_text(results / "index.html", page_html(sections, claims, rows))
     for name in ("README.md", "index.html"):
-        _print(console, str(results / name))
+        console.out(results / name)
 
 
 def summary_rows(reports: list[Report]) -> list[SummaryRow]:
@@ -126,7 +118,3 @@ def recorded(results: Path) -> list[str]:
     found = {path.parent.parent.name for path in results.glob(f"*/{FOLDER}/network.json")}
     known = [name for name, *_ in catalogued() if name in found]
     return [*known, *sorted(found - set(known))]
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -13,18 +12,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, fields, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import BaseContext
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pareco.config import Experiment, Machine
@@ -35,12 +30,10 @@ from replications.catalogue import method_named
 
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
-_SHOWN = {"done": "done   ", "failed": "[red]failed[/] ", "interrupted": "[yellow]interrupted[/]"}
-_TOLD = [field.name for field in fields(StepReport)]
+_STYLES = {"failed": "red", "interrupted": "yellow"}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_SAVE = 300.0
 _SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_BETWEEN_REQUESTS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +64,19 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A run that ended with an error."""
+class JobResult:
+    """How a run ended, and the problem where it is not done."""
 
-    job: Job
-    message: str
+    ending: Ending
+    problem: str = ""
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Failure]:
+def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Job]:
     """Do all jobs, `workers` at a time; return those that failed. Finished runs cost nothing.
 
-    A run whose process is killed is tried again, alone. On SIGTERM or SIGINT no further run is
-    begun, those under way save and end, and `Interrupted` is raised; a second signal, or five
-    minutes, end them at once.
+    How each ends is shown at once. A run whose process is killed is tried again, alone. On SIGTERM
+    or SIGINT no further run is begun, those under way save and end, and `Interrupted` is raised; a
+    second signal, or five minutes, end them at once.
     """
     if not jobs:
         return []
@@ -95,13 +88,10 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Fai
                 sweep.do([job], 1, last_try=True)
         finally:
             sweep.kill()
-        if (signum := requested()) is not None:
-            sweep.say_what_is_left(jobs)
-            raise Interrupted(signum)
-        return [Failure(job, sweep.results[job].problem) for job in sweep.ended("failed")]
+        return sweep.ended("failed")
 
 
-def run_jobs_together(jobs: Sequence[Job], *, console: Console) -> list[Failure]:
+def run_jobs_together(jobs: Sequence[Job], *, console: Console) -> list[Job]:
     """Do all jobs, each by all processes; return the first that failed, which ends the sweep.
 
     Every process calls it with the same jobs. (One that fails alone ends, and its launcher ends
@@ -111,23 +101,18 @@ def run_jobs_together(jobs: Sequence[Job], *, console: Console) -> list[Failure]
         for job in jobs:
             bars.begin(job)
             try:
-                _execute(job, partial(bars.show, job), logged=is_main_process())
+                _execute(job, partial(bars.show, job))
             except EXPECTED_ERRORS as error:
-                bars.end(job, "failed")
+                bars.end(job, JobResult("failed", f"{error}"))
                 if not is_main_process():
                     print(f"process {os.environ['RANK']}: {job}: {error}", file=sys.stderr)
-                return [Failure(job, f"{error}")]
-            bars.end(job, "done")
+                return [job]
+            bars.end(job, JobResult("done"))
     return []
 
 
-def processes_launched() -> int:
-    """Return how many processes torchrun or accelerate has started; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def is_main_process() -> bool:
-    """Return whether this process speaks, writes and reports."""
+    """Return whether this process, of those that a launcher has started, speaks and reports."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -160,25 +145,18 @@ class SweepBars(Progress):
             status = "choosing and measuring"
         self.update(self._of[job], completed=report.step, total=report.steps, status=status)
 
-    def end(self, job: Job, ending: Ending) -> None:
+    def end(self, job: Job, result: JobResult) -> None:
         """Replace the bar of a run by a line that says how it ended."""
         seconds = self.tasks[self.task_ids.index(self._of[job])].elapsed or 0.0
         self.remove_task(self._of.pop(job))
-        if ending == "killed":
+        if result.ending == "killed":
             line = f"a worker was killed during {job}: it goes on, alone, after the others"
         else:
             self._ended += 1
             place = f"{self._ended} of {self._jobs} runs"
-            line = f"{_SHOWN[ending]} {job} after {seconds:.0f} s, {place}"
-        self.console.print(line)
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """How a run ended, and the problem where it is not done."""
-
-    ending: Ending
-    problem: str = ""
+            line = f"{result.ending} {job} after {seconds:.0f} s, {place}"
+            line += f": {result.problem}" if result.problem else ""
+        self.console.print(line, style=_STYLES.get(result.ending), markup=False)
 
 
 _KILLED = JobResult(
@@ -186,86 +164,64 @@ _KILLED = JobResult(
 )
 
 
-@dataclass(frozen=True)
 class Worker:
-    """A process under way with a job; `told` is the last step report, as numbers."""
+    """A process under way with a job; `result` is how it ended, once it has."""
 
-    job: Job
-    pool: ProcessPoolExecutor
-    future: Future[JobResult]
-    told: Any
+    def __init__(self, job: Job, context: Any) -> None:
+        """Begin a process, by a context of `multiprocessing`."""
+        self.job, self.result = job, _KILLED
+        self._pipe, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(job, theirs))
+        self.process.start()
+        theirs.close()
 
-    @classmethod
-    def begun(cls, job: Job, context: BaseContext) -> Worker:
-        """Return a worker, in a pool of its own: one that is killed breaks its pool."""
-        told = context.RawArray("d", len(_TOLD))
-        pool = ProcessPoolExecutor(1, context, _begin_worker, (told,))
-        return cls(job, pool, pool.submit(_result, job), told)
-
-    def report(self) -> StepReport | None:
-        """Return the last step that it has told of, None before the first."""
-        report = StepReport(**dict(zip(_TOLD, self.told, strict=True)))
-        return report if report.steps else None
-
-    def result(self) -> JobResult:
-        """Return how the job has ended, once it has."""
-        try:
-            return self.future.result()
-        except BrokenProcessPool:
-            return _KILLED
-        finally:
-            self.pool.shutdown()
+    def reports(self) -> Iterator[StepReport]:
+        """Yield the steps that it has told of since it was last asked."""
+        with suppress(EOFError, OSError):
+            while self._pipe.poll():
+                match self._pipe.recv():
+                    case JobResult() as result:
+                        self.result = result
+                    case report:
+                        yield report
 
 
 class _Sweep:
-    """Jobs on their way; `results` holds those that have ended."""
+    """Jobs on their way, and how those that have ended did."""
 
     def __init__(self, bars: SweepBars) -> None:
-        self.results: dict[Job, JobResult] = {}
         self._bars, self._context = bars, worker_context()
+        self._results: dict[Job, JobResult] = {}
         self._underway: list[Worker] = []
-        self._others = multiprocessing.active_children()
-        self._stopping_since: float | None = None
-        self._asked_at = -math.inf
+        self._stopped_by: float | None = None
 
-    def ended(self, *endings: Ending) -> list[Job]:
+    def ended(self, ending: Ending) -> list[Job]:
         """Return the jobs that have ended so."""
-        return [job for job, result in self.results.items() if result.ending in endings]
+        return [job for job, result in self._results.items() if result.ending == ending]
 
     def do(self, jobs: Sequence[Job], workers: int, *, last_try: bool = False) -> None:
         """Return once all jobs have ended; a signal leaves those that have not begun."""
         waiting = deque(jobs)
         while self._underway or (waiting and requested() is None):
             while waiting and len(self._underway) < workers and requested() is None:
-                job = waiting.popleft()
-                self._bars.begin(job)
-                self._underway.append(Worker.begun(job, self._context))
-            futures = {worker.future for worker in self._underway}
-            wait(futures, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+                self._underway.append(Worker(waiting.popleft(), self._context))
+                self._bars.begin(self._underway[-1].job)
+            processes = [worker.process.sentinel for worker in self._underway]
+            connection.wait(processes, _SECONDS_BETWEEN_LOOKS)
             if requested() is not None:
                 self._stop()
             for worker in list(self._underway):
-                if (report := worker.report()) is not None:
+                ended = not worker.process.is_alive()
+                for report in worker.reports():
                     self._bars.show(worker.job, report)
-                if worker.future.done():
+                if ended:
                     self._underway.remove(worker)
-                    self._end(worker.job, worker.result(), last_try)
+                    self._end(worker.job, worker.result, last_try)
 
     def kill(self) -> None:
         """End what is under way, at once; the last checkpoints stay."""
-        for child in self._children():
-            child.kill()
-
-    def say_what_is_left(self, jobs: Sequence[Job]) -> None:
-        """Print which runs have failed, which were interrupted, and how many had not begun."""
-        say = self._bars.console.print
-        for job in self.ended("failed"):
-            say(f"[red]{job} failed:[/red] {escape(self.results[job].problem)}")
-        cut_off = {job: self.results[job].problem for job in self.ended("interrupted", "killed")}
-        back = " (killed: back to its last checkpoint)"
-        names = [f"{job}{back if cut_off[job] == _KILLED.problem else ''}" for job in cut_off]
-        say(f"interrupted: {', '.join(names) or 'none'}")
-        say(f"not begun: {len(jobs) - len(self.results)} of {len(jobs)} runs")
+        for worker in self._underway:
+            worker.process.kill()
 
     def _end(self, job: Job, result: JobResult, last_try: bool) -> None:
         """Note how a job has ended: cut off without a signal to the sweep, it has failed."""
@@ -273,32 +229,25 @@ class _Sweep:
             result = replace(result, ending="interrupted")
         elif result.ending == "interrupted" or (result.ending == "killed" and last_try):
             result = replace(result, ending="failed")
-        self.results[job] = result
-        self._bars.end(job, result.ending)
-
-    def _children(self) -> list[Any]:
-        ours = self._underway and multiprocessing.active_children()
-        return [child for child in ours if child not in self._others]
+        self._results[job] = result
+        self._bars.end(job, result)
 
     def _stop(self) -> None:
-        """Ask what is under way to save and end, again and again: one may just have begun."""
-        now = time.monotonic()
-        if self._stopping_since is None:
-            self._stopping_since = now
-            count = len(self._underway)
+        """Ask what is under way to save and end; do not wait for it forever."""
+        if self._stopped_by is None:
+            self._stopped_by = time.monotonic() + _SECONDS_TO_SAVE
+            for worker in self._underway:
+                worker.process.terminate()
             self._bars.console.print(
-                f"stopping: {count} runs save their state (a second signal ends them at once)"
+                f"stopping: {len(self._underway)} runs save their state "
+                "(a second signal ends them at once)"
             )
-        if insisted() or now - self._stopping_since > _SECONDS_TO_SAVE:
+        elif insisted() or time.monotonic() > self._stopped_by:
             self.kill()
-        elif now - self._asked_at > _SECONDS_BETWEEN_REQUESTS:
-            self._asked_at = now
-            for child in self._children():
-                child.terminate()
 
 
-def worker_context() -> BaseContext:
-    """Return how processes start: by a fork server, where there is one.
+def worker_context() -> Any:
+    """Return the context of `multiprocessing` with a fork server, where there is one.
 
     Workers then share one import of torch, safely. The signals that ask for an end are blocked in
     the server, which a signal to all processes must not end, and in a worker until it hears them.
@@ -315,14 +264,8 @@ def worker_context() -> BaseContext:
     return multiprocessing.get_context("forkserver")
 
 
-_told: Any = None  # in a worker: where its last step report is put
-_hearing = ExitStack()
-
-
-def _begin_worker(told: Any) -> None:
-    """Let this process end with its parent, and hear signals from now to its end."""
-    global _told
-    _told = told
+def _work(job: Job, pipe: connection.Connection) -> None:
+    """Do a job in a process that ends with its parent, and tell it of steps and of the end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -331,32 +274,27 @@ def _begin_worker(told: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _hearing.enter_context(interruptible())
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    with suppress(Interrupted), interruptible():
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        pipe.send(_result(job, pipe.send))
 
 
-def _result(job: Job) -> JobResult:
-    """Do a job in a worker; return how it ended."""
-
-    def tell(report: StepReport) -> None:
-        _told[:] = astuple(report)
-
+def _result(job: Job, on_step: Callable[[StepReport], None]) -> JobResult:
+    """Do a job; return how it ended."""
     try:
-        _execute(job, tell)
+        _execute(job, on_step)
     except EXPECTED_ERRORS as error:
         return JobResult("failed", f"{error}")
-    except Interrupted as error:
-        return JobResult("interrupted", f"{error}")
-    except KeyboardInterrupt:
-        return JobResult("interrupted", f"{Interrupted(signal.SIGINT)}")
+    except (Interrupted, KeyboardInterrupt) as error:
+        return JobResult("interrupted", f"{error}" or "interrupted")
     except Exception:
         return JobResult("failed", traceback.format_exc())
     return JobResult("done")
 
 
-def _execute(job: Job, on_step: Callable[[StepReport], None], *, logged: bool = True) -> None:
-    with log_file(job.folder if logged else None):
+def _execute(job: Job, on_step: Callable[[StepReport], None]) -> None:
+    with log_file(job.folder) if is_main_process() else nullcontext():
         execute_run(
             job.experiment,
             method_named(job.method),
@@ -376,28 +314,21 @@ def _publication(folder: Path) -> Publication:
 
 
 @contextmanager
-def log_file(folder: Path | None) -> Iterator[None]:
-    """Send log, warnings and errors to `run.log` in a run's folder; None: leave them."""
-    if folder is None:
-        yield
-        return
+def log_file(folder: Path) -> Iterator[None]:
+    """Send log, warnings and errors to `run.log` in a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.captureWarnings(True)
-    loggers = [logging.getLogger(name) for name in ("pareco", "py.warnings")]
-    for logger in loggers:
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        logger.propagate = False
+    root, log = logging.getLogger(), logging.getLogger("pareco")
+    log.setLevel(logging.INFO)
+    root.addHandler(handler)
     try:
         yield
-    except Interrupted:
-        raise
-    except Exception:
-        loggers[0].exception("the run ended with an error")
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            log.exception("the run ended with an error")
         raise
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+        root.removeHandler(handler)
         handler.close()

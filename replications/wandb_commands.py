@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 
 from pareco.files import write_text
@@ -12,63 +15,80 @@ from pareco.files import write_text
 PROJECT = "pareco"
 
 
-def wandb_sync(runs: Path, console: Console) -> int:
-    """Upload what the server lacks of the runs in a folder; return the exit status.
+@dataclass(frozen=True, kw_only=True)
+class WandbSyncCommand:
+    """Upload to Weights & Biases what was recorded offline."""
 
-    0 if all of it is there, 1 if some run failed (it is named). Raises `ValueError` without a key
-    or a server.
-    """
-    _check_reachable()
-    from pareco.reporting.report import run_publication
-    from pareco.tracking.sync import sync_runs
+    runs: Path = Path("runs")
+    """Folder of all runs."""
 
-    count, failed = 0, 0
-    for folder, problem in sync_runs(runs, project=PROJECT, publication=run_publication):
-        count, failed = count + 1, failed + bool(problem)
-        line = f"{folder}: {problem or 'uploaded'}"
-        style = "red" if problem else None
-        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-    if not count:
-        console.print(f"nothing to upload in {runs}", markup=False, highlight=False)
-    if failed:
-        console.print(f"{failed} of {count} runs were not uploaded; the same command tries again")
-    return 1 if failed else 0
+    def carried_out(self, console: Console) -> int:
+        """Upload what the server lacks of the runs; return the exit status.
 
-
-def wandb_report(name: str, results: Path, json: Path | None, console: Console) -> int:
-    """Write a W&B report of an experiment from its records; return the exit status, 0.
-
-    With a file for JSON it is written there, and nothing is asked of the network. Raises
-    `InvalidRecord` without records, `ValueError` without a key or a server.
-    """
-    if json is None:
+        0 if all of it is there, 1 if some run failed (it is named). Raises `ValueError` without a
+        key or a server.
+        """
         _check_reachable()
-    from pareco.reporting import wandb_report as reports
-    from pareco.reporting.report import loaded_report
-    from pareco.reporting.tables import markdown
-    from replications.site import FOCUS, how_to_reproduce
+        from pareco.reporting.report import run_publication
+        from pareco.tracking.sync import sync_runs
 
-    loaded = loaded_report(results / name, focus=FOCUS)
-    make = partial(
-        reports.wandb_report,
-        loaded.records,
-        project=PROJECT,
-        claims=_claims(name, results),
-        tables=markdown(loaded.tables),
-        command=how_to_reproduce(name),
-    )
-    if json is not None:
-        write_text(json, reports.report_json(make(entity="")))
-        console.print(str(json), highlight=False, soft_wrap=True, markup=False)
+        count, failed = 0, 0
+        for folder, problem in sync_runs(self.runs, project=PROJECT, publication=run_publication):
+            count, failed = count + 1, failed + bool(problem)
+            console.out(f"{folder}: {problem or 'uploaded'}", style="red" if problem else None)
+        if not count:
+            console.out(f"nothing to upload in {self.runs}")
+        if failed:
+            console.out(f"{failed} of {count} runs were not uploaded; the same command tries again")
+        return 1 if failed else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbReportCommand:
+    """Upload fronts and curves of an experiment to Weights & Biases, and write a report there."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """The folder in the results."""
+
+    results: Path = Path("results")
+    """Folder of all results."""
+
+    json: Path | None = None
+    """Write the report to this file instead; nothing is asked of the network."""
+
+    def carried_out(self, console: Console) -> int:
+        """Write the report from the experiment's records; return 0.
+
+        Raises `InvalidRecord` without records, `ValueError` without a key or a server.
+        """
+        if self.json is None:
+            _check_reachable()
+        from pareco.reporting import wandb_report as reports
+        from pareco.reporting.report import loaded_report
+        from pareco.reporting.tables import markdown
+        from replications.site import FOCUS, how_to_reproduce
+
+        loaded = loaded_report(self.results / self.name, focus=FOCUS)
+        make = partial(
+            reports.wandb_report,
+            loaded.records,
+            project=PROJECT,
+            claims=_claims(self.name, self.results),
+            tables=markdown(loaded.tables),
+            command=how_to_reproduce(self.name),
+        )
+        if self.json is not None:
+            write_text(self.json, reports.report_json(make(entity="")))
+            console.out(self.json)
+            return 0
+        try:
+            with console.status("uploading a summary of each method"):
+                report = make(entity=reports.upload_summary(loaded.records, FOCUS, PROJECT))
+                report.save()
+        except Exception as error:  # wandb has many for a server's refusal
+            raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
+        console.out(report.url)
         return 0
-    try:
-        with console.status("uploading a summary of each method"):
-            report = make(entity=reports.upload_summary(loaded.records, FOCUS, PROJECT))
-            report.save()
-    except Exception as error:  # wandb has many for a server's refusal
-        raise ValueError(f"Weights & Biases: {type(error).__name__}: {error}") from error
-    console.print(report.url, highlight=False, soft_wrap=True, markup=False)
-    return 0
 
 
 def _claims(name: str, results: Path) -> str:

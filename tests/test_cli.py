@@ -8,21 +8,14 @@ import pytest
 from pareco.cli import main
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Return exit status, standard output and standard error of `pareco ARGUMENTS`."""
-    try:
-        status = main(arguments)
-    except SystemExit as stopped:
-        status = stopped.code
-    captured = capsys.readouterr()
-    assert isinstance(status, int)
-    return status, captured.out, captured.err
+def profile(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what `pareco profile ARGUMENTS` prints."""
+    assert main(["profile", *arguments]) == 0
+    return capsys.readouterr().out
 
 
 def record(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    status, out, _ = run(capsys, "profile", *arguments, "--json")
-    assert status == 0
-    return json.loads(out)
+    return json.loads(profile(capsys, *arguments, "--json"))
 
 
 def test_json_of_mobilenetv2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,8 +50,7 @@ def test_tables_fit_the_terminal(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    status, out, _ = run(capsys, "profile", "mobilenetv2_100", "--width", "0.5")
-    assert status == 0
+    out = profile(capsys, "mobilenetv2_100", "--width", "0.5")
     assert max(map(len, out.splitlines())) <= columns
     assert "…" not in out
     for text in ("blocks.6.0.conv_pwl", "300.77 M 100%", "full (1)", "smallest (0.42)", "MiB"):
@@ -88,15 +80,8 @@ def test_tables_fit_the_terminal(
 def test_wrong_requests_end_with_a_message(
     arguments: list[str], status: int, messages: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, out, err = run(capsys, "profile", *arguments)
-    assert found == status
-    assert out == ""
+    assert main(["profile", *arguments]) == status
+    out, err = capsys.readouterr()
+    assert not out
     assert len(err.splitlines()) == 1
     assert all(message in err for message in messages), err
-
-
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "profile", "--help")
-    assert status == 0
-    for option in ("NETWORK", "--image-size", "--width", "--divisor", "--alpha-min", "Exit status"):
-        assert option in " ".join(out.split())

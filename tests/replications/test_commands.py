@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from rich.console import Console
 
 import replications
 from pareco import latency
@@ -67,25 +66,20 @@ LIGHT = {
     "run digits --method us-net": (2, "unknown method 'us-net'. Did you mean 'us_net'? Known"),
     "run digits --methods pareco nothing": (2, "unknown method 'nothing'"),
     "run digits --name a/b": (2, "name must be letters"),
-    "run digits --name=": (2, "name must be letters"),
     "run digits --seeds 0 0": (2, "seeds must name none twice"),
     "run digits --seeds abc": (2, "--seeds: Could not find valid parse"),
-    "run digits --seeds -1": (2, "seeds must not be negative"),
     "run digits --seed -1": (2, "seed must not be negative"),
     "run digits --training.epoch 3": (2, "--training.epoch, 3; did you mean --training.epochs?"),
-    "run digits --training.epochs 0": (2, "epochs must be at least 1"),
     "run digits --training.epochs many": (2, "--training.epochs: invalid literal"),
     "run digits --network.alpha-min 1.5": (2, "alpha_min must be between 0 and 1"),
     "run digits --workers 0": (2, "workers must be at least 1"),
     "run digits --device gpu": (2, "'--device'. Expected one of ('auto', 'cpu')"),
     "run digits --checkpoint-minutes -1": (2, "checkpoint_minutes must not be negative"),
-    "run digits --data.name digit": (2, "data.name: unknown data set 'digit'; known: digits"),
     "run digits --images /no/where": (2, "--images /no/where: no such folder; meanwhile, on emb"),
     "report": (2, "report needs the name of an experiment, or --all without a name"),
     "report digits --all": (2, "or --all without a name"),
-    "report nothing": (2, "no runs in runs/nothing, and no records in results/nothing"),
-    "report longer --scale cpu": (2, "no runs in runs/longer-cpu, and no records in results/long"),
-    "report longer --scale cpuu": (2, "unknown scale 'cpuu'. Did you mean 'cpu'?"),
+    "report nothing": (2, "no finished run in runs/nothing, no records in results (there are of "),
+    "report longer --scale cpu": (2, "no finished run in runs/longer-cpu, no records in results"),
     "wandb-report": (2, "NAME"),
     "--help": (0, "{list,run,report,claims,wandb-sync,wandb-report}"),
     "run --help": (0, "--training.epochs"),
@@ -95,6 +89,7 @@ LIGHT = {
     "wandb-report --help": (0, "--json"),
     "list": (0, "scales (--scale): paper, short, smoke, cpu"),
     "pareco --help": (0, "profile"),
+    "pareco profile --help": (0, "--alpha-min"),
     "pareco profile": (2, "NETWORK"),
     "pareco profile cifar_resnet8 --widt 0.5": (2, "did you mean --width?"),
 }
@@ -150,6 +145,9 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
         (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
         (["run", "tiny", "--training.batch-size", "701"], "exceeds the 700 training images"),
+        (["run", "tiny", "--check", "--training.batch-size", "701"], "exceeds the 700"),
+        (["run", "tiny", "--data.name", "cifar10", "--images", "."], "--images .: holds nothing"),
+        (["run", "tiny", "--data.name", "cifar10", "--images", "."], "replicate-tiny SCALE=smoke"),
         (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
         (["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"], "distinct"),
     ],
@@ -170,7 +168,7 @@ def test_run_trains_measures_and_reports(finished: tuple[Path, str]) -> None:
         assert (folder / "results" / name).stat().st_size > 0
     summary = (folder / "results/README.md").read_text()
     assert "| [tiny](tiny/table.md) | paper | cifar_resnet8 on digits, 8 px | 2 methods" in summary
-    assert "done    pareco seed 0 after" in shown
+    assert "done pareco seed 0 after" in shown
 
 
 @pytest.mark.usefixtures("done")
@@ -211,21 +209,14 @@ def test_one_method_at_a_time_reports_when_all_are_there(
 def chosen_by(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> list[Job]:
     """Return the jobs that a command line asks for, with none of them done."""
     asked: list[Job] = []
-
-    def noted(jobs: list[Job], *, workers: int, console: Console) -> list[object]:
-        asked.extend(jobs)
-        return []
-
-    monkeypatch.setattr(sweep, "run_jobs", noted)
+    monkeypatch.setattr(sweep, "run_jobs", lambda jobs, **options: asked.extend(jobs) or [])
     assert main(["run", "tiny", *arguments]) == 0
     return asked
 
 
-@pytest.mark.parametrize("flag", [["--scale", "short"], ["--scale=short"]])
-def test_a_scale_is_the_default_that_other_flags_change(
-    flag: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = chosen_by(monkeypatch, ["--training.batch-size", "50", *flag, "--seeds", "3"])
+def test_a_scale_is_the_default_that_other_flags_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--training.batch-size", "50", "--scale=short", "--seeds", "3"]
+    jobs = chosen_by(monkeypatch, flags)
     experiment = jobs[0].experiment
     assert experiment.name == "tiny-short"
     plain = SCALES["short"](TINY).scale
@@ -265,20 +256,7 @@ def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(
 def test_a_check_begins_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "tiny", "--check"]) == 0
     assert capsys.readouterr().out == "2 runs can begin\n"
-    assert main(["run", "tiny", "--check", "--training.batch-size", "701"]) == 2
     assert not list(Path().iterdir())
-
-
-def test_images_that_are_no_data_set_are_an_error_that_says_what_to_try_meanwhile(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    Path("[b]images").mkdir()
-    flags = ["--data.name", "cifar10", "--images", "[b]images"]
-    assert main(["run", "tiny", *flags]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("error: --images [b]images: holds nothing, which is no data set")
-    assert lines[-1].endswith("make replicate-tiny SCALE=smoke")
-    assert not Path("runs").exists()
 
 
 @pytest.mark.usefixtures("done")
@@ -318,11 +296,11 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
     (tmp_path / "runs/tiny/pareco").mkdir()
     (tmp_path / "runs/tiny/pareco/seed0").write_text("in the way")
     assert main(["report", "tiny"]) == 2
-    assert "no finished run of 'tiny' in runs/tiny, and no records in" in capsys.readouterr().err
+    assert "no finished run in runs/tiny, no records in results" in capsys.readouterr().err
     with FileLock(folder / ".lock"):
         assert main(["run", "tiny", "--methods", "pareco", "us_net", "random_widths"]) == 1
     shown = capsys.readouterr().out
-    assert "failed  pareco seed 0" in shown
+    assert "failed pareco seed 0" in shown
     assert "is in use by another process" in " ".join(shown.split())
     assert "2 of 3 runs failed" in shown
     assert (tmp_path / "runs/tiny/random_widths/seed0/DONE").exists()

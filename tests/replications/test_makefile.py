@@ -18,58 +18,55 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=plain, check=False)
 
 
-def words(*arguments: str) -> list[str]:
-    """Return the words that the shell would see in the last command."""
+def given(*arguments: str) -> list[list[str]]:
+    """Return the words that the shell would see in each command."""
     result = make(*arguments)
     assert result.returncode == 0, result.stderr
-    return shlex.split(result.stdout.splitlines()[-1])
+    return [shlex.split(line) for line in result.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_every_experiment_can_be_replicated_and_reported(name: str) -> None:
     dashed = name.replace("_", "-")
-    assert words(f"replicate-{dashed}") == [*PYTHON, "run", name]
-    assert words(f"report-{dashed}", "SCALE=cpu") == [*PYTHON, "report", name, "--scale", "cpu"]
+    assert given(f"replicate-{dashed}") == [[*PYTHON, "run", name]]
+    assert given(f"report-{dashed}", "SCALE=cpu") == [[*PYTHON, "report", name, "--scale", "cpu"]]
 
 
-def test_options_become_flags() -> None:
-    options = ("SCALE=short", "METHODS=pareco us_net", "SEEDS=0 1", "SET=--workers 1 --device cpu")
-    assert words("replicate-cifar10-resnet20", *options) == [
-        *PYTHON,
-        *("run", "cifar10_resnet20", "--scale", "short", "--methods", "pareco", "us_net"),
-        *("--seeds", "0", "1", "--workers", "1", "--device", "cpu"),
-    ]
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (["SCALE=short", "METHODS=us_net s_net"], "--scale short --methods us_net s_net"),
+        (["SEEDS=0 1", "SET=--workers 1 --device cpu"], "--seeds 0 1 --workers 1 --device cpu"),
+        (["IMAGENET=hfds/a/b"], "--images hfds/a/b"),  # a data set of the hub is no folder
+        (["GPUS=1"], ""),
+    ],
+)
+def test_options_become_flags(options: list[str], flags: str) -> None:
+    asked = [*PYTHON, "run", "imagenet_mbv2", *flags.split()]
+    assert given("replicate-imagenet-mbv2", *options) == [asked]
 
 
 @pytest.mark.parametrize("variable", ["IMAGENET", "DATA"])
 def test_a_path_may_hold_blanks_and_quotes(tmp_path: Path, variable: str) -> None:
     folder = tmp_path / "my  images, Ann's"
     folder.mkdir()
-    assert words("replicate-imagenet-mbv2", f"{variable}={folder}")[-2:] == [
-        "--images",
-        str(folder),
+    (command,) = given("replicate-imagenet-mbv2", f"{variable}={folder}")
+    assert command[-2:] == ["--images", str(folder)]
+
+
+@pytest.mark.parametrize(
+    ("option", "launcher"),
+    [
+        ("GPUS=8", ".venv/bin/torchrun --standalone --nproc-per-node 8"),
+        ("LAUNCH=srun torchrun --nnodes 2", "srun torchrun --nnodes 2"),
+    ],
+)
+def test_a_launcher_is_started_once_the_request_is_checked(option: str, launcher: str) -> None:
+    asked = ["-m", "replications", "run", "imagenet_mbv3", "--seeds", "1"]
+    assert given("replicate-imagenet-mbv3", option, "SEEDS=1") == [
+        [PYTHON[0], *asked, "--check"],
+        [*launcher.split(), *asked],
     ]
-
-
-def test_a_data_set_of_the_hub_is_no_folder() -> None:
-    assert words("replicate-imagenet-mbv2", "IMAGENET=hfds/a/b")[-2:] == ["--images", "hfds/a/b"]
-
-
-def test_several_gpus_take_torchrun_once_the_request_is_checked_and_one_does_not() -> None:
-    torchrun = [".venv/bin/torchrun", "--standalone", "--nproc-per-node", "8", "-m", "replications"]
-    commands = make("replicate-imagenet-mbv3", "GPUS=8", "SEEDS=1").stdout.splitlines()
-    asked = ["run", "imagenet_mbv3", "--seeds", "1"]
-    assert [shlex.split(each) for each in commands] == [
-        [*PYTHON, *asked, "--check"],
-        [*torchrun, *asked],
-    ]
-    commands = make("replicate-imagenet-mbv3", "GPUS=1").stdout.splitlines()
-    assert [shlex.split(each) for each in commands] == [[*PYTHON, "run", "imagenet_mbv3"]]
-
-
-def test_a_launcher_replaces_torchrun() -> None:
-    command = words("replicate-digits", "GPUS=8", "LAUNCH=srun torchrun --nnodes 2")
-    assert command == ["srun", "torchrun", "--nnodes", "2", "-m", "replications", "run", "digits"]
 
 
 @pytest.mark.parametrize(

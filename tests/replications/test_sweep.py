@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,10 @@ from filelock import FileLock
 from rich.console import Console
 
 from pareco.config import Machine
-from pareco.training import RunError
 from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
-from replications.sweep import Job, log_file, run_jobs
+from replications.sweep import Job, run_jobs
 from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent
@@ -61,19 +61,10 @@ def jobs_in(folder: Path, *methods: str) -> list[Job]:
 @contextmanager
 def meanwhile(work: Callable[[], None]) -> Iterator[None]:
     """Do something in a thread beside the block; an error there fails the test."""
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    yield
-    thread.join()
-    assert not errors
+    with ThreadPoolExecutor(1) as thread:
+        working = thread.submit(work)
+        yield
+    working.result()
 
 
 def test_a_signal_to_the_parent_alone_reaches_its_workers(
@@ -93,16 +84,18 @@ def test_a_signal_to_the_parent_alone_reaches_its_workers(
     assert not jobs[2].folder.exists()
     shown = capsys.readouterr().out
     assert "stopping: 2 runs save their state" in shown
-    (line,) = [line for line in shown.splitlines() if line.startswith("interrupted:")]
-    assert sorted(line.removeprefix("interrupted: ").split(", ")) == [
-        "random_widths seed 0",
-        "us_net seed 0",
+    endings = [line for line in shown.splitlines() if line.startswith("interrupted ")]
+    assert sorted(line.split(" after ")[0] for line in endings) == [
+        "interrupted random_widths seed 0",
+        "interrupted us_net seed 0",
     ]
-    assert "not begun: 1 of 3 runs" in shown
+    assert ["2 of 3 runs" in line for line in endings] == [False, True]
     assert not multiprocessing.active_children()
 
 
-def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
+def test_a_signal_to_a_worker_alone_fails_its_run_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = jobs_in(tmp_path, "us_net")[0]
     short = replace(jobs_in(tmp_path, "random_widths")[0], experiment=TINY)
 
@@ -112,16 +105,15 @@ def test_a_signal_to_a_worker_alone_fails_its_run_only(tmp_path: Path) -> None:
         process.terminate()
 
     with meanwhile(work):
-        failures = run_jobs([job, short], workers=1, console=Console())
-    assert [failure.job for failure in failures] == [job]
-    assert "interrupted by SIGTERM; the same command goes on" in failures[0].message
+        assert run_jobs([job, short], workers=1, console=Console(width=200)) == [job]
+    assert "1 of 2 runs: interrupted by SIGTERM; the same command" in capsys.readouterr().out
     assert checkpoints(job.folder) == [steps(job.folder)]
     assert short.run_folder.done
 
 
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
-    tmp_path: Path, kills: int
+    tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("pareco", "us_net", "random_widths")
     jobs = [Job(experiment=TINY, method=name, seed=0, runs=tmp_path / "runs") for name in names]
@@ -134,11 +126,13 @@ def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
                 child.kill()
 
     with meanwhile(work):
-        failures = run_jobs(jobs, workers=1, console=Console())
+        failed = run_jobs(jobs, workers=1, console=Console(width=200))
     assert all(job.run_folder.done for job in jobs[1:])
     assert jobs[0].run_folder.done is (kills == 1)
-    assert [failure.job for failure in failures] == (jobs[:1] if kills == 2 else [])
-    assert all("worker process was killed" in failure.message for failure in failures)
+    assert failed == (jobs[:1] if kills == 2 else [])
+    shown = capsys.readouterr().out
+    assert "a worker was killed during pareco seed 0: it goes on, alone" in shown
+    assert ("3 of 3 runs: its worker process was killed" in shown) == (kills == 2)
     assert not run_jobs(jobs, workers=1, console=Console())  # it goes on
     assert jobs[0].run_folder.done
 
@@ -181,15 +175,15 @@ def test_a_second_signal_or_five_minutes_end_at_once(
     wait_for(lambda: not multiprocessing.active_children())
     if error is Interrupted:
         shown = capsys.readouterr().out
-        assert "interrupted: us_net seed 0 (killed: back to its last checkpoint)" in shown
+        assert "interrupted us_net seed 0 after" in shown
+        assert "1 of 1 runs: its worker process was killed" in shown
 
 
 def test_a_signal_before_the_workers_hear_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes while their processes start, and is asked of them once."""
-    for name in ("_SECONDS_TO_SAVE", "_SECONDS_BETWEEN_REQUESTS"):
-        monkeypatch.setattr(sweep, name, 10_000.0)
+    monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 10_000.0)
     monkeypatch.setattr(sweep, "_SECONDS_BETWEEN_LOOKS", 0.001)
     (job,) = jobs_in(tmp_path, "us_net")
 
@@ -204,18 +198,19 @@ def test_a_signal_before_the_workers_hear_is_not_lost(
 
 
 METHODS = ("us_net", "random_widths")
-OPTIONS = ("--training.epochs", "12", "--training.ask-every-steps", "9", "--device", "cpu")
 
 
-def arguments(runs: Path, *options: str) -> list[str]:
+def arguments(runs: Path, *options: str, workers: int = 1, epochs: int = 12) -> list[str]:
     chosen = [option for method in METHODS for option in ("--method", method)]
     folders = ["--runs", str(runs), "--results", str(runs.parent / "results")]
-    return ["run", "digits", "--seed", "0", *chosen, *folders, *OPTIONS, "--workers", "1", *options]
+    length = ["--training.epochs", str(epochs), "--training.ask-every-steps", "9"]
+    machine = ["--device", "cpu", "--workers", str(workers)]
+    return ["run", "digits", "--seed", "0", *chosen, *folders, *length, *machine, *options]
 
 
-def command(runs: Path) -> subprocess.Popen[str]:
+def command(runs: Path, **numbers: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "replications", *arguments(runs)],
+        [sys.executable, "-m", "replications", *arguments(runs, **numbers)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -236,14 +231,12 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
         send(process.pid, signum)
         shown, errors = process.communicate()
         assert process.returncode == status, errors
-        assert f"interrupted: {METHODS[0]} seed 0" in shown
-        assert "not begun: 1 of 2 runs" in shown
+        assert f"interrupted {METHODS[0]} seed 0" in shown
+        assert "1 of 2 runs" in shown
         assert f"{Interrupted(signum)}" in errors.splitlines()  # Python may warn of its own
         assert checkpoints(run)[-1] == steps(run) > done
         done = steps(run)
-    process = command(runs)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    assert main(arguments(runs)) == 0
     assert len(json.loads((run / "env.json").read_text())) == 3
     whole = tmp_path / "whole"
     assert main(arguments(whole)) == 0
@@ -253,53 +246,31 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
             assert (runs / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-def sweeping(folder: Path) -> subprocess.Popen[bytes]:
-    """Return a process that sweeps two long runs in two workers."""
-    lines = (
-        "import sys; from pathlib import Path; from rich.console import Console",
-        "from tests.replications.test_sweep import jobs_in",
-        "from replications.sweep import run_jobs",
-        "from pareco.training.interruption import Interrupted",
-        "try:",
-        f"    run_jobs(jobs_in(Path({str(folder)!r}), *{METHODS}), workers=2, console=Console())",
-        "except Interrupted as error:",
-        "    sys.exit(error.exit_status)",
-    )
-    command = [sys.executable, "-c", "\n".join(lines)]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_that_is_ended_leaves_no_worker(tmp_path: Path, signum: int) -> None:
     """As by Slurm, which signals every process, the fork server too; or killed, without a word."""
-    jobs = jobs_in(tmp_path, *METHODS)
-    parent = sweeping(tmp_path)
-    wait_for(lambda: all(steps(job.folder) > 0 for job in jobs))
-    if signum == signal.SIGKILL:
-        parent.kill()
-        parent.wait()
-    else:
-        os.killpg(parent.pid, signum)
-        assert parent.wait() == 143
-    for job in jobs:
-        with FileLock(job.folder / ".lock", timeout=600):  # a worker holds it to its end
-            saved = [steps(job.folder)] if signum == signal.SIGTERM else []
-            assert checkpoints(job.folder) == saved
+    folders = [tmp_path / "runs/digits" / method / "seed0" for method in METHODS]
+    process = command(tmp_path / "runs", workers=2, epochs=2000)
+    wait_for(lambda: all(steps(folder) > 0 for folder in folders))
+    send = process.send_signal if signum == signal.SIGKILL else partial(os.killpg, process.pid)
+    send(signum)
+    process.communicate()
+    assert process.returncode == (-signum if signum == signal.SIGKILL else 143)
+    for folder in folders:
+        with FileLock(folder / ".lock", timeout=600):  # a worker holds it to its end
+            saved = [steps(folder)] if signum == signal.SIGTERM else []
+            assert checkpoints(folder) == saved
 
 
-def test_a_diverging_run_ends_the_command_with_status_1(
+def test_a_diverging_run_ends_the_command_with_status_1_and_a_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hot = ("--training.lr-per-256", "1e20", "--training.warmup-epochs", "0")
     assert main(arguments(tmp_path / "runs", *hot)) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "us_net seed 0 failed: the loss is not finite at step" in shown
+    assert "failed us_net seed 0 after" in shown
+    assert "1 of 2 runs: the loss is not finite at step" in shown
     assert "Traceback" not in shown
-
-
-def test_the_log_of_a_run_says_why_it_failed(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no space"), log_file(tmp_path):
-        raise RunError("no space")
-    log = (tmp_path / "run.log").read_text()
+    log = (tmp_path / "runs/digits/us_net/seed0/run.log").read_text()
     assert "ERROR the run ended with an error" in log
-    assert "RunError: no space" in log
+    assert "NonFiniteLoss: the loss is not finite" in log

@@ -130,10 +130,11 @@ def test_a_report_reaches_the_server_or_a_file(small: Records, tmp_path: Path) -
     write_records(longer, tmp_path / "results/longer")
     shutil.copytree(ROOT / "results/published", tmp_path / "results/published")
     script = """
-    from replications.wandb_commands import wandb_report
-    print(told(wandb_report, "imagenet_mbv2", Path("results"), None))
+    from replications.wandb_commands import WandbReportCommand
+    print(told(WandbReportCommand(name="imagenet_mbv2").carried_out))
     del os.environ["WANDB_API_KEY"], os.environ["WANDB_BASE_URL"]
-    print(told(wandb_report, "longer", Path("results"), Path("report.json")))
+    longer = WandbReportCommand(name="longer", json=Path("report.json"))
+    print(told(longer.carried_out))
     """
     with WandbServer() as server:
         saved = run_script(tmp_path, server, script)

@@ -112,9 +112,10 @@ def test_the_command_uploads_finished_runs_or_says_why_not(
     (folder / "wandb").mkdir()
     (folder / "wandb/run_id").write_text("pareco-0")
     script = """
-    from replications.wandb_commands import wandb_report, wandb_sync
-    print(told(wandb_sync, Path("runs")), told(wandb_sync, Path("runs")))
-    print(told(wandb_report, "digits", Path("results"), None))
+    from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
+    sync = WandbSyncCommand(runs=Path("runs"))
+    print(told(sync.carried_out), told(sync.carried_out))
+    print(told(WandbReportCommand(name="digits").carried_out))
     """
     for refusing in (None, server):
         server.failing = True
