@@ -15,6 +15,7 @@ from pareco.config import EvaluationConfig
 from pareco.data import Batch, Images
 from pareco.processes import Processes
 from pareco.randomness import derived_generator
+from pareco.search import front
 from pareco.slimmable import (
     NormStatistics,
     SlimmableNet,
@@ -193,3 +194,17 @@ class Evaluator:
             dict(zip(channels, variances, strict=True)),
             int(total[-1]),
         )
+
+
+def chosen_front(
+    candidates: Iterable[Widths],
+    losses_of: Callable[[Sequence[Widths]], Tensor],
+    costs_of: Callable[[Sequence[Widths]], Tensor],
+) -> list[tuple[Widths, float]]:
+    """Return the candidates that none beats in both search loss and cost, with their losses.
+
+    Cheapest first; of candidates that are equal in both the first stands.
+    """
+    distinct = list(dict.fromkeys(candidates))
+    losses = losses_of(distinct)
+    return [(distinct[at], float(losses[at])) for at in front(losses, costs_of(distinct))]

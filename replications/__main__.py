@@ -16,7 +16,13 @@ import tyro
 from rich.console import Console
 
 from pareco.arguments import Flag, chosen_command, in_one_line
-from replications.catalogue import catalogued, experiment_named, experiment_names, name_at
+from replications.catalogue import (
+    catalogued,
+    check_scale,
+    experiment_named,
+    experiment_names,
+    name_at,
+)
 from replications.run import Folders, RunCommand
 from replications.scales import PUBLISHED
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
@@ -66,6 +72,7 @@ class ReportCommand:
         """Write the results; return 0."""
         if self.all == (self.name is not None):
             raise ValueError("report needs the name of an experiment, or --all without a name")
+        check_scale(self.scale)
         name = self.name and name_at(self.name, self.scale)
         runs, results = self.folders.runs, self.folders.results
         known = [path.parent.name for path in sorted(results.glob("*/records"))]

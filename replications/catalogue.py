@@ -59,6 +59,11 @@ def catalogued() -> Iterator[tuple[str, str, str]]:
             yield name_at(experiment, scale), experiment, scale
 
 
+def check_scale(scale: str) -> None:
+    """Raise `ValueError` with the known scales, and the nearest, for one that no experiment has."""
+    _known("scale", scale, dict.fromkeys(known for _, _, known in catalogued()))
+
+
 def method_names() -> list[str]:
     """Return the names of PareCO and of the baselines, each that of its file; imports none."""
     return sorted(_method_modules())

@@ -28,13 +28,14 @@ EXPERIMENTS = {
 }
 CONFIG = LIBRARY[Path("pareco/config.py")]
 
+DATA_SETS = {"digits", "digits_rgb", "cifar10", "cifar100", "imagenet"}
 MAY_HOLD = {
     "pareco/methods.py": {"pareco"},  # what the method calls itself
-    "pareco/data/loading.py": {"digits", "digits_rgb", "cifar10", "cifar100", "imagenet"},
-    "pareco/config.py": {"paper"},  # the scale unless set
+    "pareco/data/loading.py": DATA_SETS,  # the table of data sets
+    "pareco/config.py": {*DATA_SETS, "paper"},  # names are refused early; the scale unless set
 }
 MAY_BRANCH = {"pareco/models.py": {"cifar_resnet"}}  # this family has its depth in its name
-MAY_SEED = {"pareco/training/trainer.py", "pareco/training/run.py", "pareco/randomness.py"}
+MAY_SEED = {"pareco/randomness.py"}
 """Where torch's own stream is seeded, for layers and initial weights, which take no generator."""
 MAY_SHARE_A_NAME = {
     "experiment",  # each replication's one configuration

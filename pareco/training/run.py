@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pareco.config import COSTS, Experiment, Machine, as_json
 from pareco.data import Batch, DataSet, TrainingLoader, load_data
-from pareco.evaluation import Evaluator, SearchEvaluations
+from pareco.evaluation import Evaluator, SearchEvaluations, chosen_front
 from pareco.methods import Method, Task
 from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator, seeded_globally
 from pareco.schema import VISIT_NUMBERS
-from pareco.search import front
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
 from pareco.training.folder import Row, RunFolder
@@ -266,11 +266,9 @@ class _Session:
 
         def chosen() -> list[tuple[Widths, float]]:
             evaluations.begin(measure)
-            ends = (space.largest, space.smallest)
-            candidates = list(dict.fromkeys((*trainer.method.candidates(), *ends)))
-            losses = evaluations(candidates).tolist()
-            costs = self.net.cost.of(self.experiment.cost, candidates).tolist()
-            return [(candidates[index], losses[index]) for index in front(losses, costs)]
+            candidates = (*trainer.method.candidates(), space.largest, space.smallest)
+            costs_of = partial(self.net.cost.of, self.experiment.cost)
+            return chosen_front(candidates, evaluations, costs_of)
 
         best = self.processes.led(chosen, evaluator.search_losses)
         self.processes.led(check)

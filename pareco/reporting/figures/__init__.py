@@ -5,9 +5,13 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures.curves import curves_figure, prediction_figure, visits_figure
-from pareco.reporting.figures.errors import error_figure
+from pareco.reporting.figures.error_vs_cost import error_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
+from pareco.reporting.figures.training_and_search import (
+    curves_figure,
+    prediction_figure,
+    visits_figure,
+)
 from pareco.reporting.figures.width_map import widths_figure
 from pareco.reporting.records import AXES, COST_WORDS, LATENCY, ExperimentRecord, Records
 

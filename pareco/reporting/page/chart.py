@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pareco.reporting.figures.errors import joined_errors
+from pareco.reporting.figures.error_vs_cost import joined_errors
 from pareco.reporting.figures.style import MethodLook, method_looks
 from pareco.reporting.records import AXES, COST_WORDS, Records
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures.curves import curves_figure
+from pareco.reporting.figures.training_and_search import curves_figure
 from pareco.reporting.records import CURVE_TYPES, Records
 
 

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pareco.config import COSTS
-from pareco.reporting.figures.errors import error_figure, joined_errors
+from pareco.reporting.figures.error_vs_cost import error_figure, joined_errors
 from pareco.reporting.records import LATENCY, Records
 from tests.reporting.pages import NONE
 

@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from pareco.reporting.figures.curves import prediction_figure, visits_figure
+from pareco.reporting.figures.training_and_search import prediction_figure, visits_figure
 from pareco.reporting.records import VISIT_TYPES, Records
 
 ORIGINS = ["uniform", "uniform", "largest", "model", "model", "model", "random", "model"]
