@@ -72,7 +72,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(REPLICATE): replicate-%: $(INSTALLED)
-	$(if $(LAUNCH)$(several),$(BIN)/python -m replications run $(subst -,_,$*) $(flags) --check)
+	$(if $(LAUNCH)$(several),$(BIN)/python -m replications run $(subst -,_,$*) $(flags) --check $(or $(several),1))
 	$(launcher) -m replications run $(subst -,_,$*) $(flags)
 
 $(REPORT): report-%: $(INSTALLED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, field, is_dataclass
@@ -111,9 +110,10 @@ class DataConfig:
     """Standard deviation of the PCA lighting noise (Krizhevsky et al. 2012, section 4.1)."""
 
     def __post_init__(self) -> None:
-        near = ", ".join(difflib.get_close_matches(self.name, DATA_SETS, n=3, cutoff=0.0))
-        known = self.name in DATA_SETS
-        _require(known, f"data.name: unknown data set {self.name!r}; known: {near}")
+        known = ", ".join(DATA_SETS)
+        _require(
+            self.name in DATA_SETS, f"data.name: unknown data set {self.name!r}; known: {known}"
+        )
         _at_least(8, self, "image_size")
         _at_least(1, self, "search_images", "test_images", "train_images")
         _at_least(0, self, "crop_padding", "lighting")

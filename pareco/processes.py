@@ -175,7 +175,9 @@ def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
 
     `auto` takes an accelerator where there is one.
     """
-    state = PartialState(cpu=device == "cpu", timeout=_TIMEOUT)
+    # Accelerate joins processes without an accelerator only where it is told so.
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu, timeout=_TIMEOUT)
     own_device = torch.device(state.device or "cpu")
     if state.num_processes == 1:
         return Processes(own_device)

@@ -180,6 +180,12 @@ class Environment(TypedDict):
     data_fingerprint: NotRequired[str]
 
 
+class SplitRuns(TypedDict):
+    """The part of splits.json that is read: runs of indices, `[first, one past the last]`."""
+
+    test: list[tuple[int, int]]
+
+
 class RunTimes(TypedDict):
     """What environment.json says of a run; its sessions are positions among the environments."""
 
@@ -222,7 +228,7 @@ class LatencyRecord(TypedDict):
 
 
 CONFIGURATION = TypeAdapter(dict[str, object])
-SPLITS = TypeAdapter(dict[str, list[tuple[int, int]]])
+SPLITS = TypeAdapter(SplitRuns)
 SESSIONS = TypeAdapter(Annotated[list[Environment], Field(min_length=1)])
 RESULT = TypeAdapter(RunResult)
 ENVIRONMENT = TypeAdapter(Annotated[EnvironmentRecord, AfterValidator(_sessions_known)])

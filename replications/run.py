@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from rich.console import Console
 from pareco.arguments import Flag
 from pareco.config import Experiment, Machine, as_json
 from replications.catalogue import (
+    catalogued,
     check_methods,
     experiment_named,
     experiment_names,
@@ -26,6 +28,7 @@ from replications.catalogue import (
 if TYPE_CHECKING:
     from replications.sweep import Job
 
+_NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
 _NO_FOLDERS = ("hfds/", "wds/", "torch/")  # what --images may begin with instead
 
 
@@ -74,12 +77,14 @@ class RunCommand:
     workers: int | None = None
     """Runs at a time; by default one on a GPU, else one for each training.cpu_threads cores."""
 
-    check: Flag = False
-    """Only say whether this could run; begin nothing."""
+    check: int | None = None
+    """Only say whether this could run by so many processes on one network; begin nothing."""
 
     @classmethod
     def defaults(cls, arguments: Sequence[str]) -> RunCommand:
         """Return what its flags default to, where arguments are `run NAME` and maybe a scale."""
+        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"the command comes first, before {arguments[0]}")
         if arguments[:1] != ["run"] or {"-h", "--help"} & set(arguments[1:2]):
             return cls(of=tyro.MISSING, experiment=tyro.MISSING)
         arguments = arguments[1:]
@@ -92,8 +97,9 @@ class RunCommand:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        for name, count in (("workers", self.workers), ("check", self.check)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         if any(seed < 0 for seed in self.seed):
             raise ValueError(f"seed must not be negative, got {min(self.seed)}")
 
@@ -123,6 +129,10 @@ class RunCommand:
         differ; all else makes it another experiment, which must not be taken for the published one.
         """
         chosen, default = self.experiment, experiment_named(self.of, self.experiment.scale)
+        name = name_at(chosen.name, chosen.scale)
+        others = {known for known, *which in catalogued() if which != [self.of, chosen.scale]}
+        if name in others or name in _NO_NAMES:
+            raise ValueError(f"--name {chosen.name}: {name} is taken in the results, take another")
         ours, theirs = as_json(chosen), as_json(default)
         free = ("name", "methods", "seeds", "scale")
         changed = [
@@ -130,7 +140,7 @@ class RunCommand:
         ]
         return replace(
             chosen,
-            name=name_at(chosen.name, chosen.scale),
+            name=name,
             scale=default.scale + (f", changed: {', '.join(changed)}" if changed else ""),
         )
 
@@ -157,7 +167,7 @@ class RunCommand:
         jobs = [job for job in asked if not job.run_folder.done]
         if len(jobs) < len(asked):
             console.print(f"{len(asked) - len(jobs)} of {len(asked)} runs have finished before")
-        if self.check:
+        if self.check is not None:
             console.print(f"{len(jobs)} runs can begin")
             return 0
         for folder in (self.folders.runs, self.folders.results):
@@ -181,13 +191,19 @@ class RunCommand:
     def _report(self, console: Console) -> None:
         """Measure latencies where a network is new, then write the results."""
         from pareco.latency import LATENCY_FILE, measure_latencies
-        from pareco.reporting.records import FOLDER
+        from pareco.reporting.records import FOLDER, InvalidRecord, read_records
         from replications.site import write_report
 
         name, runs, results = self.experiment.name, self.folders.runs, self.folders.results
-        before, here = results / name / FOLDER / LATENCY_FILE, runs / name / LATENCY_FILE
-        if before.exists() and not here.exists():
-            shutil.copyfile(before, here)
+        network, here = self.experiment.network.name, runs / name / LATENCY_FILE
+        with suppress(InvalidRecord):  # then there is nothing to keep
+            made = read_records(results / name)
+            same = (network, self.experiment.data.image_size) == (
+                made.experiment.network,
+                made.experiment.image_size,
+            )
+            if same and made.latency is not None and not here.exists():
+                shutil.copyfile(results / name / FOLDER / LATENCY_FILE, here)
         try:
             with console.status("measuring the latency of the networks on the fronts"):
                 measure_latencies(self.experiment, runs, self.machine)
@@ -232,6 +248,11 @@ class RunCommand:
                 check_runnable(self.experiment, method_named(method), self.machine)
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error}\n{self._meanwhile()}") from error
+        batch_size = self.experiment.training.batch_size
+        if self.check is not None and batch_size % self.check:
+            raise ValueError(
+                f"training.batch_size {batch_size} cannot be shared by {self.check} processes"
+            )
         present = self.folders.runs / self.experiment.name
         for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
             seed = folder.name.removeprefix("seed")

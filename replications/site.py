@@ -110,7 +110,9 @@ def how_to_reproduce(name: str) -> str:
         if name == known:
             target = f"make replicate-{experiment.replace('_', '-')}"
             return target if scale == PUBLISHED_SCALE else f"{target} SCALE={scale}"
-    return f"python -m replications run EXPERIMENT --name {name}"
+    command = f"python -m replications run EXPERIMENT --name {name}"
+    scales = {scale for _, _, scale in catalogued() if name.endswith(f"-{scale}")}
+    return " --scale ".join([command, *scales])
 
 
 def recorded(results: Path) -> list[str]:

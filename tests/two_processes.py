@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
@@ -26,6 +27,9 @@ GENTLE = replace(
     training=replace(TINY.training, lr_per_256=0.02),
 )
 CHANGES: dict[str, Any] = {"odd": {"batch_size": 99}, "alone": {"sync_batch_norm": False}}
+
+# Without an accelerator processes join by themselves; of one they would need as many.
+MACHINE = Machine(device="cpu" if torch.accelerator.is_available() else "auto")
 
 
 def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") -> None:
@@ -48,7 +52,7 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
         patch.object(dist, "all_gather", wraps=dist.all_gather) as gather,
         patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce,
     ):
-        options: Any = {"on_step": lambda report: None, "machine": Machine(device="cpu")}
+        options: Any = {"on_step": lambda report: None, "machine": MACHINE}
         experiment = replace(GENTLE, training=training)
         execute_run(experiment, method_named(method), 0, folder / "run", **options)
     weights = {name: each.detach().clone() for name, each in last["net"].named_parameters()}

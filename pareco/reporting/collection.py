@@ -105,7 +105,7 @@ def _test_images(folder: Path) -> int | None:
     path = folder / "splits.json"
     if not path.exists():
         return None
-    return sum(end - first for first, end in read_json(path, SPLITS)["test"])
+    return sum(end - first for first, end in read_json(path, SPLITS)["test"]) or None
 
 
 def with_kept_times(records: Records, before: Records) -> Records:
@@ -120,7 +120,7 @@ def with_kept_times(records: Records, before: Records) -> Records:
         for each in (records, before)
     )
     runs, runs_before = _runs(records.environment), _runs(before.environment)
-    same = [run for run in runs if run in runs_before and fronts[run] == fronts_before[run]]
+    same = [run for run in runs if run in runs_before and fronts[run] == fronts_before.get(run)]
     runs |= {run: runs_before[run] for run in same}
     records = replace(records, environment=_environment_record(runs))
     network, network_before = (

@@ -114,10 +114,12 @@ def wandb_mode() -> str:
 def started_run(mode: str, finish_seconds: int, **arguments: Any) -> Any:
     """A W&B run that prints nothing and goes on where its id has got to on the server.
 
-    `arguments` are those of `wandb.init`. Its start and its end raise after a time.
+    `arguments` are those of `wandb.init`. Its start and its end raise after a time. Files on their
+    way are kept in its `dir`, not in the home folder.
     """
     import wandb
 
+    os.environ["WANDB_DATA_DIR"] = str(Path(arguments["dir"], "wandb"))
     settings = wandb.Settings(
         console="off",
         silent=True,

@@ -148,7 +148,7 @@ class RunFolder:
         `theirs` is its configuration, unless given that of `config.json`.
         """
         file, ours = self.path / "config.json", self._configuration()
-        there: dict[str, Any] = theirs or (_read(file) if file.exists() else ours)
+        there: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
         return [
             f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
             for key in sorted(ours.keys() | there.keys())
@@ -195,7 +195,7 @@ class RunFolder:
         for folder in (self.path, self._checkpoints, self.weights):
             remove_leftovers(folder)
         file = self.path / "env.json"
-        sessions = _read(file) if file.exists() else []
+        sessions = _read(file, list) if file.exists() else []
         if not sessions:
             _write(self.path / "config.json", self._configuration())
             _write(self.path / "splits.json", data.splits.as_json())
@@ -278,9 +278,12 @@ def _write(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, kind: type) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind):
+            raise ValueError(f"it holds no {kind.__name__}")
+        return content
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); remove the folder to start anew") from error
 

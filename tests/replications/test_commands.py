@@ -66,6 +66,11 @@ LIGHT = {
     "run digits --method us-net": (2, "unknown method 'us-net'. Did you mean 'us_net'? Known"),
     "run digits --methods pareco nothing": (2, "unknown method 'nothing'"),
     "run digits --name a/b": (2, "name must be letters"),
+    "run digits --name cifar10_resnet20": (2, "cifar10_resnet20 is taken in the results"),
+    "run digits --name digits-smoke": (2, "digits-smoke is taken in the results"),
+    "run digits --name published": (2, "published is taken in the results"),
+    "run digits --data.name any": (2, "unknown data set 'any'; known: digits, digits_rgb, cifar10"),
+    "--scale smoke run digits": (2, "the command comes first, before --scale"),
     "run digits --seeds 0 0": (2, "seeds must name none twice"),
     "run digits --seeds abc": (2, "--seeds: Could not find valid parse"),
     "run digits --seed -1": (2, "seed must not be negative"),
@@ -145,7 +150,11 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
         (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
         (["run", "tiny", "--training.batch-size", "701"], "exceeds the 700 training images"),
-        (["run", "tiny", "--check", "--training.batch-size", "701"], "exceeds the 700"),
+        (["run", "tiny", "--check", "1", "--training.batch-size", "701"], "exceeds the 700"),
+        (
+            ["run", "tiny", "--check", "3"],
+            "training.batch_size 100 cannot be shared by 3 processes",
+        ),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "--images .: holds nothing"),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "replicate-tiny SCALE=smoke"),
         (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
@@ -187,6 +196,25 @@ def test_what_has_finished_is_reported_again_to_the_byte(
     for arguments in (["tiny"], ["--all"]):
         assert main(["report", *arguments]) == 0
         assert {file: file.read_bytes() for file in first} == first
+
+
+@pytest.mark.usefixtures("done")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_latencies_of_another_network_are_not_kept(
+    tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor damaged ones: widths are alike where images have another size."""
+    measured: list[object] = []
+    real = latency._milliseconds
+    monkeypatch.setattr(
+        latency, "_milliseconds", lambda *given: measured.append(given) or real(*given)
+    )
+    (tmp_path / "runs/tiny/latency.json").unlink()
+    path = tmp_path / "results/tiny/records" / ("latency.json" if damaged else "network.json")
+    text = "{" if damaged else path.read_text().replace('"image_size": 8', '"image_size": 16')
+    path.write_text(text)
+    assert main(["run", "tiny"]) == 0
+    assert len(measured) == 1
 
 
 def test_one_method_at_a_time_reports_when_all_are_there(
@@ -254,7 +282,7 @@ def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(
 
 
 def test_a_check_begins_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "tiny", "--check"]) == 0
+    assert main(["run", "tiny", "--check", "2"]) == 0
     assert capsys.readouterr().out == "2 runs can begin\n"
     assert not list(Path().iterdir())
 
@@ -285,7 +313,7 @@ def test_another_configuration_is_refused_before_anything_runs(
     other = ["--seeds", "5", "--methods", "pareco", "--training.epochs", "3"]
     assert main(["run", "tiny", *other]) == 2
     assert not (tmp_path / "runs/tiny/pareco").exists()
-    assert main(["run", "tiny", *other, "--name", "longer", "--check"]) == 0
+    assert main(["run", "tiny", *other, "--name", "longer", "--check", "1"]) == 0
 
 
 def test_a_failed_run_fails_the_sweep_and_spares_the_others(

@@ -64,7 +64,7 @@ def test_a_path_may_hold_blanks_and_quotes(tmp_path: Path, variable: str) -> Non
 def test_a_launcher_is_started_once_the_request_is_checked(option: str, launcher: str) -> None:
     asked = ["-m", "replications", "run", "imagenet_mbv3", "--seeds", "1"]
     assert given("replicate-imagenet-mbv3", option, "SEEDS=1") == [
-        [PYTHON[0], *asked, "--check"],
+        [PYTHON[0], *asked, "--check", "8" if option == "GPUS=8" else "1"],
         [*launcher.split(), *asked],
     ]
 

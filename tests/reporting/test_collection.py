@@ -273,6 +273,13 @@ def test_a_new_network_brings_all_latencies_anew(runs: Path, before: Records) ->
     assert kept_run == run | {"sessions": [1]}
 
 
+@pytest.mark.parametrize("splits", ["{}", '{"test": [[1]]}', "["])
+def test_damaged_splits_are_refused(runs: Path, splits: str) -> None:
+    (min((runs / "digits").glob("*/seed*")) / "splits.json").write_text(splits)
+    with pytest.raises(InvalidRecord, match=r"splits\.json"):
+        collected_runs("digits", runs)
+
+
 def test_the_test_images_are_counted_from_the_splits_where_they_were_kept(
     runs: Path, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_without_key_or_server_it_records_offline(
         log(t, 1, 4)
     with tracker(resume_from=2) as t:
         log(t, 2, 4)
+        t.publish(publication)  # whose files are not staged in the home folder
     """
     finished = run_script(tmp_path, None, script, **variables)
     assert finished.stdout == ""
@@ -107,7 +108,7 @@ def test_without_key_or_server_it_records_offline(
     identifier = (tmp_path / RUN / "wandb/run_id").read_text()
     assert identifier.startswith("digits-pareco-seed0-")
     assert len(list(tmp_path.glob(f"{RUN}/wandb/offline-run-*/run-{identifier}.wandb"))) == 2
-    assert {path.name for path in tmp_path.iterdir()} <= {".cache", "runs"}
+    assert {path.name for path in tmp_path.iterdir()} <= {".cache", ".config", "runs"}
 
 
 def failing(*_: Any, **__: Any) -> Any:
