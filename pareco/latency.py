@@ -26,6 +26,7 @@ from pareco.widths import Widths
 LATENCY_FILE = "latency.json"
 _PASSES = 5
 _SECONDS = 0.01  # of repetitions for each network in each pass
+_HELD = 32  # networks at a time
 
 
 def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Machine()) -> bool:
@@ -33,9 +34,9 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
 
     It holds the latency of every network on the fronts of the finished runs there, and of the full
     one: milliseconds for one image, as a plain network, in evaluation mode, with one CPU thread,
-    on the machine's device; the least over five passes through the networks of the median over
-    repetitions (what else the machine does only adds to a time, and not in every pass). Weights do
-    not matter. Raises `RunError` where an earlier file is damaged.
+    on the machine's device; the least over five passes through the networks, some at a time, of the
+    median over repetitions (what else the machine does only adds to a time, and not in every
+    pass). Weights do not matter. Raises `RunError` where an earlier file is damaged.
     """
     folder = runs / experiment.name
     path = folder / LATENCY_FILE
@@ -85,10 +86,13 @@ def _milliseconds(
     from torch.utils.benchmark import Timer
 
     least = dict.fromkeys(widths, math.inf)
-    for _ in range(_PASSES):
-        for each in widths:
+    for first in range(0, len(widths), _HELD):
+        timers = {}
+        for each in widths[first : first + _HELD]:
             names = {"plain": net.extract(each).eval(), "image": image}
-            timer = Timer("plain(image)", globals=names, num_threads=1)
-            median = timer.blocked_autorange(min_run_time=_SECONDS).median
-            least[each] = min(least[each], 1000 * median)
+            timers[each] = Timer("plain(image)", globals=names, num_threads=1)
+        for _ in range(_PASSES):
+            for each, timer in timers.items():
+                median = timer.blocked_autorange(min_run_time=_SECONDS).median
+                least[each] = min(least[each], 1000 * median)
     return least
