@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 HIDDEN = "a hidden file, or a leftover of an archive or a file system"
 NO_IMAGE = "no image that Pillow reads, by its extension"
@@ -87,7 +87,11 @@ def printable(name: str) -> str:
 
 def decoded(file: IO[bytes]) -> Image.Image:
     """Return the image in a file as RGB; raises anything if it is damaged, or no image."""
-    return as_rgb(Image.open(file, formats=readable_formats()))
+    try:
+        image = Image.open(file, formats=readable_formats())
+    except UnidentifiedImageError:  # which names an object in memory
+        raise UnidentifiedImageError("its bytes are no image that Pillow reads") from None
+    return as_rgb(image)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

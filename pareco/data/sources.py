@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,8 @@ class Source:
         self.classes = train.classes
         self.labels = np.concatenate([train.labels, test.labels]).astype(np.int64)
         self.own_test = len(test.labels)
+        self._splits = tuple(np.split(np.arange(len(self.labels)), [len(train.labels)]))
+        self._split_of = np.repeat(np.arange(2, dtype=np.int8), [*map(len, self._splits)])
         self.layout = layout
         """How the images are arranged, for people."""
         self.left_out = (*train.left_out, *test.left_out, *left_out)
@@ -166,10 +169,21 @@ class Source:
         part, position = self._placed(index)
         return part.name(position)
 
-    def part_of(self, index: int) -> range:
-        """Return the indices of the split that an image belongs to."""
-        border = len(self._train.labels)
-        return range(border) if index < border else range(border, len(self.labels))
+    def divided(self, splits: Sequence[np.ndarray]) -> Source:
+        """Return this source with other splits: sorted indices, an image is of the first it is in.
+
+        Images in none of them stay in the split that the data set brings.
+        """
+        divided = copy(self)
+        divided._splits = (*self._splits[:2], *splits)
+        divided._split_of = self._split_of.clip(max=1)
+        for number, split in reversed([*enumerate(divided._splits)][2:]):
+            divided._split_of[split] = number
+        return divided
+
+    def split_of(self, index: int) -> np.ndarray:
+        """Return the sorted indices of the split that an image belongs to, always one array."""
+        return self._splits[self._split_of[index]]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of classes, labels and the names of files, wherever they lie."""

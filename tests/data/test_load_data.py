@@ -27,7 +27,7 @@ def test_digits_keep_their_pixels() -> None:
     np.testing.assert_allclose(pixels[0, 0] * 90 + 73, raw * 15, atol=1e-4)
     assert labels.tolist() == [load_digits().target[data.splits.test[0]]]  # type: ignore[attr-defined]
     assert data.train.store.classes == tuple("0123456789")
-    assert (data.num_classes, data.in_chans, data.damaged) == (10, 1, [])
+    assert (data.num_classes, data.in_chans, data.store.reasons) == (10, 1, {})
     normalized, _ = data.train.normalized(torch.arange(len(data.train)))
     assert abs(float(normalized.mean())) < 0.05  # mean and deviation are rounded to whole levels
     assert abs(float(normalized.std()) - 1) < 0.05
@@ -116,4 +116,4 @@ def test_photographs_as_they_are(pack: str, options: dict[str, Any], counts: tup
         assert abs(float(images.mean())) < 0.6
         assert 0.5 < float(images.std()) < 1.5
     batches.close()  # type: ignore[attr-defined]
-    assert not data.damaged
+    assert not data.store.reasons
