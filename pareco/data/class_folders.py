@@ -114,9 +114,9 @@ def _files(root: Path, rest: Remainder, folders: list[str]) -> Iterator[str]:
     around `root` are not entered: they hold the other split.
     """
     seen = {_identity(parent) for parent in root.resolve().parents}
-    real, linked = [""], deque[str]()
+    real, linked = deque([""]), deque[str]()
     while real or linked:
-        folder = real.pop() if real else linked.popleft()
+        folder = (real or linked).popleft()
         identity = _identity(root / folder)
         if identity in seen:
             rest.add(folder, READ_ALREADY)
