@@ -28,6 +28,7 @@ _CIFAR = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 LAYOUTS = """\
   train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/, test/): class folders
   train.tar and val.tar (or validation.tar, test.tar): tars of class folders
+  ILSVRC2012_img_train.tar and _val.tar, ILSVRC2012_devkit_t12.tar.gz: ImageNet as downloaded
   *train*.tar and *val*.tar (or *test*.tar): uncompressed WebDataset shards
   cifar-10-batches-py/ or cifar-100-python/: torchvision's CIFAR
   *.parquet or data/*.parquet: a Hugging Face data set (needs: pip install datasets)

@@ -217,3 +217,16 @@ def test_a_file_that_is_whole_but_not_what_was_written_is_damaged(tmp_path: Path
     save_file({"a": load_file(path)["a"].view(2, 2)}, path, header["__metadata__"])
     with pytest.raises(DamagedCheckpoint, match="checksum"):
         load_checkpoint(path)
+
+
+def test_damaged_images_are_kept_and_an_earlier_versions_count_is_no_obstacle(
+    begun: RunFolder,
+) -> None:
+    """That version wrote a number in place of the images."""
+    begun.save(RunState(damaged={"3": "it is cut"}), {}, {"step": 11})
+    assert begun.load()[0].damaged == {"3": "it is cut"}
+    tensors, state = newest_checkpoint(begun.path / "checkpoints") or pytest.fail("none")
+    del state["progress"]["damaged"]
+    state["progress"] |= {"damaged_images": 2, "trained": 1}
+    save_checkpoint(begun.path / "checkpoints", 12, tensors, state)
+    assert begun.load()[0] == RunState(trained=1)
