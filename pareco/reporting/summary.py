@@ -98,7 +98,7 @@ def _claim_table(claims: Sequence[Verdict]) -> str:
         tuple(map(Cell, (claim.statement, claim.outcome, claim.ours, claim.source, claim.why)))
         for claim in claims
     ]
-    columns = ("claim", "outcome", "ours", "source", "tolerance")
+    columns = ("claim", "outcome", "ours", "source", "how it is judged")
     return markdown_table(Table("", columns, tuple(rows)), align="---")
 
 

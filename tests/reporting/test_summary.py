@@ -17,7 +17,7 @@ CLAIM = Verdict(
     experiments=("digits",),
     about="the paper",
     why="noise",
-    outcome="not reproduced",
+    outcome="contradicted",
     ours="-1 point",
     evidence="none",
 )
