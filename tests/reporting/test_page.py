@@ -273,11 +273,16 @@ def test_the_first_sentence_is_true_of_the_records(records: Records) -> None:
     measures = run_measures(records.fronts, "macs", records.experiment.full_cost)
     areas = measures["area"].groupby("method").mean().map("{:.2f}".format)
     span = "over budgets from 20 to 100% of the full network’s MACs, the mean test error is"
-    end = "the least of 3 methods with equal budgets (means over 2 seeds)."
-    assert what_it_shows(records, "pareco") == f"{span} {areas['pareco']}% with pareco, {end}"
-    assert what_it_shows(records, "uniform") == (
-        f"{span} {areas['uniform']}% with uniform and {areas['pareco']}% with pareco, {end}"
-    )
+    by_seed = measures["area"].unstack("method")
+    reach = 25.4517 / 2**0.5  # Student's quantile for two seeds and 2.5% / 2
+    for first, least in (("pareco", "random"), ("uniform", "pareco")):
+        difference = by_seed[least] - by_seed[first]
+        low, high = (difference.mean() + side * reach * difference.std() for side in (-1, 1))
+        assert what_it_shows(records, first) == (
+            f"{span} {areas[first]}% with {first}, and {areas[least]}% with {least}, the least of"
+            f" the 2 others with equal budgets (means over 2 seeds; {least} minus {first}:"
+            f" {low:+.2f} to {high:+.2f}, 95% t interval, adjusted for 2: no order)."
+        )
     one = replace(records, fronts=records.fronts[records.fronts["seed"] == 0])
     assert "1 seed each; that settles no order" in what_it_shows(one, "pareco")
     exempt = replace(records.experiment, budget_exempt=("pareco",))
