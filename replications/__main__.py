@@ -103,7 +103,7 @@ class ClaimsCommand:
 
     def carried_out(self, console: Console) -> int:
         """Print each claim with its outcome; return 0."""
-        from replications.claims import PATH
+        from replications.claim_file import PATH
         from replications.verdicts import print_claims
 
         return print_claims(self.results, self.file or PATH, self.json, console)

@@ -31,7 +31,7 @@ from pareco.reporting.claims import (
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, read_published, read_records
 from pareco.reporting.statistics import FEWEST_SEEDS
 from replications.catalogue import experiment_named, scales_of
-from replications.claims import (
+from replications.claim_file import (
     PATH,
     AreaGain,
     ClaimFile,
@@ -189,14 +189,13 @@ def _undecided(claim: GainClaim, gains: Gains, seeds: Mapping[str, Sequence[int]
         if (missing := needed - len(own)) > 0
     ]
     if needed <= _MOST_TO_TYPE:
-        yield f"To run them: {'; '.join(commands)}"
+        yield f"To run them, with the IMAGENET= or DATA= of before: {'; '.join(commands)}"
 
 
 def _command(claim: GainClaim, name: str, seeds: Sequence[int]) -> str:
     """Return what to type to have these seeds of an experiment with both methods."""
-    images = " IMAGENET=/path/to/imagenet" if name.startswith("imagenet") else ""
     return (
-        f"make replicate-{name.replace('_', '-')}{images}"
+        f"make replicate-{name.replace('_', '-')}"
         f' METHODS="{claim.method} {claim.baseline}" SEEDS="{" ".join(map(str, seeds))}"'
     )
 

@@ -19,7 +19,7 @@ from pareco.reporting.claims import Verdict
 from pareco.reporting.records import Records, write_records
 from replications.__main__ import ListCommand, main
 from replications.catalogue import experiment_named
-from replications.claims import PATH, GainClaim, GainUpTo, read_claims
+from replications.claim_file import PATH, GainClaim, GainUpTo, read_claims
 from replications.run import RunCommand
 from replications.verdicts import _traced, claim_outcomes, print_claims
 from tests.reporting.claim_records import records_of
@@ -145,8 +145,8 @@ def test_one_seed_is_inconclusive_and_the_command_for_two_more_is_printed(path: 
         found = outcome(path, of_gain(9.0, seeds=None))
         assert found.outcome == "inconclusive"
         assert (
-            "Inconclusive: one seed says nothing of the spread; 3 are the least. To run them:"
-            " make replicate-imagenet-mbv2 IMAGENET=/path/to/imagenet"
+            "Inconclusive: one seed says nothing of the spread; 3 are the least. To run them,"
+            " with the IMAGENET= or DATA= of before: make replicate-imagenet-mbv2"
             ' METHODS="pareco us_net" SEEDS="0 1 2". imagenet_mbv2: points of'
         ) in found.ours
         assert "Direction" not in found.ours
@@ -155,7 +155,7 @@ def test_one_seed_is_inconclusive_and_the_command_for_two_more_is_printed(path: 
 def test_the_command_that_is_printed_is_one(path: Path) -> None:
     """It is taken by the command line, for the folder of runs that the claim is settled by."""
     found = outcome(path, of_gain(9.0, seeds=None))
-    command = found.ours.partition("To run them: make ")[2].partition(". ")[0]
+    command = found.ours.partition(" of before: make ")[2].partition(". ")[0]
     words = {name: value for name, _, value in (w.partition("=") for w in shlex.split(command))}
     assert "replicate-imagenet-mbv2" in words
     arguments = ["run", "imagenet_mbv2", "--methods", *words["METHODS"].split()]
