@@ -84,6 +84,8 @@ def error_figure(
             _draw_published(panels[0], published, fronts["macs"], full)
         for look in strong[1:]:
             _draw_line(panels[1], _difference(rows[look], rows[strong[0]]), look)
+        if panels[0].get_ylim()[0] < 0:  # where a band goes on, though no error can
+            panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel("Test top-1 error (%)")
         if count > 1:
             panels[1].axhline(0, **(strong[0].line | {"zorder": 1}))

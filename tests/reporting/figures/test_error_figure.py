@@ -107,6 +107,7 @@ def test_three_seeds_have_the_band_of_students_interval(records: Records) -> Non
     corners = {tuple(map(float, point.round(3))) for point in vertices}
     assert corners == {(40, -3.605), (40, 13.605), (60, -3.256), (60, 11.922)}
     assert "bands: 95% t interval of the mean at each cost" in legend(figure)[1]
+    assert figure.axes[0].get_ylim()[0] == 0  # no error is less
 
 
 def test_the_band_of_a_difference_is_that_of_the_paired_one(records: Records) -> None:
