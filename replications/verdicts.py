@@ -106,8 +106,10 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
 class _Finding:
     """What the records of a case hold at one scale."""
 
+    counts: bool
+    """Whether the claim can be settled by them."""
     gains: Gains | None
-    """None where they do not count for the claim, or have nothing to compare."""
+    """None where they have nothing to compare."""
     text: str
     evidence: str
     seeds: Mapping[str, Sequence[int]]
@@ -118,10 +120,14 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome
     """Return what a comparison of methods, in the mean of all cases, came to; the evidence."""
     paper = [_finding(claim, case, PUBLISHED_SCALE, results, file) for case in claim.cases]
     ran = [each for each in paper if each]
-    settled = [each.gains for each in ran if each.gains]
+    counted = [each for each in ran if each.counts]
+    settled = [each.gains for each in counted if each.gains]
     outcome: Outcome = "not run at that scale"
     said = [f"Claimed: {claim.expected}"]
-    if len(settled) == len(claim.cases):
+    if len(settled) < len(counted) == len(claim.cases):
+        outcome = "inconclusive"
+        said.append("Inconclusive: in some seed no network fits into the budgets that are compared")
+    elif len(settled) == len(claim.cases):
         gains = mean_gains(settled)
         outcome = gains.outcome(claim.above, claim.reaching)
         if len(settled) > 1:
@@ -131,7 +137,7 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome
             seeds = {name: own for each in ran for name, own in each.seeds.items()}
             said += _undecided(claim, gains, seeds)
     else:
-        said = [f"{len(settled)} of {len(claim.cases)} comparisons have run at full scale"]
+        said = [f"{len(counted)} of {len(claim.cases)} comparisons have run at full scale"]
         smaller = (
             _finding(claim, case, scale, results, file)
             for case in claim.cases
@@ -229,7 +235,8 @@ def _finding(
     doubts = f" (does not count: {'; '.join(dict.fromkeys(reasons))})" if reasons else ""
     name = " against ".join(config.name for config in configs)
     return _Finding(
-        gains=None if reasons else measured,
+        counts=not reasons,
+        gains=measured,
         text=f"{name}{doubts}: {measured or 'nothing to compare'}",
         evidence="; ".join(evidence(each, methods) for each in records),
         seeds={

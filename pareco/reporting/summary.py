@@ -42,16 +42,22 @@ class SummaryRow:
 def summary_row(records: Records, focus: str) -> SummaryRow:
     """The summary of an experiment that has run."""
     experiment, found = records.experiment, comparison(records, focus)
-    seeds = records.fronts["seed"].nunique()
     return SummaryRow(
         experiment=experiment.experiment,
         scale=experiment.scale,
         subject=f"{experiment.network} on {experiment.data}, {experiment.image_size} px",
-        runs=f"{_count(len(found.labels), 'method')}, {_count(seeds, 'seed')}",
+        runs=f"{_count(len(found.labels), 'method')}, {seeds_text(records.fronts)}",
         outcome=_outcome(found),
         machine=_machine(records),
         folder=experiment.experiment,
     )
+
+
+def seeds_text(fronts: pd.DataFrame) -> str:
+    """How many seeds each method has, such as `2 seeds` or `1 to 3 seeds`."""
+    counts = fronts.groupby("method")["seed"].nunique()
+    least, most = int(counts.min()), int(counts.max())
+    return _count(most, "seed") if least == most else f"{least} to {most} seeds"
 
 
 def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[Verdict]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from pareco.reporting.figures import shown_costs
 from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
+from pareco.reporting.summary import seeds_text
 from pareco.tracking.mirror import define_curve, log_missing, started_run
 
 LOSSES = {
@@ -276,8 +277,8 @@ def reproduction(records: Records, command: str) -> str:
         device = ", ".join(each["gpus"]) if gpu else each["cpu"]
         versions = ", ".join((f"Python {each['python']}", *packages))
         lines.append(f"- commit {_code(commit)}; {_code(versions)}; on {_code(device)}")
-    methods, seeds = (records.fronts[column].nunique() for column in ("method", "seed"))
-    lines += ["", f"{methods} methods with {seeds} seeds; records {_code(digest(records))}."]
+    methods, seeds = records.fronts["method"].nunique(), seeds_text(records.fronts)
+    lines += ["", f"{methods} methods with {seeds}; records {_code(digest(records))}."]
     return "\n".join(lines) + "\n"
 
 

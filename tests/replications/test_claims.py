@@ -290,6 +290,17 @@ def test_several_experiments_are_judged_by_the_mean_of_their_differences(
     assert "1 of 2 comparisons have run at full scale" in partly.ours
 
 
+def test_runs_without_a_network_to_compare_have_run_but_settle_nothing(path: Path) -> None:
+    """One seed of the method has no network below 90%, where the area begins at 20%."""
+    path.write_text(claims_of("area_gain", ["imagenet_mbv2"], more_than=0.0))
+    found = of_gain(1.7)
+    fronts = found.fronts.query("method != 'pareco' or seed != 1 or macs >= 900")
+    verdict = outcome(path, dataclasses.replace(found, fronts=fronts))
+    assert verdict.outcome == "inconclusive"
+    assert "Inconclusive: in some seed no network fits" in verdict.ours
+    assert "nothing to compare" in verdict.ours
+
+
 def test_each_experiment_with_too_few_seeds_has_its_command(path: Path) -> None:
     names = ("cifar10_resnet20", "imagenet_mbv2")
     path.write_text(claims_of("area_gain", names, more_than=0.0))

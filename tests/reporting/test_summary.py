@@ -89,6 +89,8 @@ def test_runs_and_machines_are_counted() -> None:
     both = {"environments": [gpu, dict(ENVIRONMENT)], "runs": runs}
     row = summary_row(replace(records, environment=both), "own")
     assert row.runs == "2 methods, 3 seeds"
+    fewer = records.fronts.query("method == 'own' or seed == 2")
+    assert summary_row(replace(records, fronts=fewer), "own").runs == "2 methods, 1 to 3 seeds"
     assert row.machine == "H100, A processor; 2.5 h in all runs"
     assert row.subject == "resnet8 on cifar10, 32 px"
     assert summary_row(records, "own").machine == "A processor; 0 min in all runs"
