@@ -90,7 +90,7 @@ class ReportCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsCommand:
-    """Show the paper's claims: reproduced, not reproduced, not run at that scale."""
+    """Show the paper's claims: reproduced, contradicted, inconclusive, not run."""
 
     results: Path = Path("results")
     """Folder of all results."""
@@ -103,7 +103,8 @@ class ClaimsCommand:
 
     def carried_out(self, console: Console) -> int:
         """Print each claim with its outcome; return 0."""
-        from replications.verdicts import PATH, print_claims
+        from replications.claim_file import PATH
+        from replications.verdicts import print_claims
 
         return print_claims(self.results, self.file or PATH, self.json, console)
 

@@ -3,212 +3,48 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import count as numbers_from
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pareco.config import Cost
 from pareco.reporting.claims import (
-    Gain,
+    MOST_SEEDS,
+    Gains,
     Outcome,
     Verdict,
-    area_gain,
+    common_seeds,
     evidence,
-    largest_gain,
+    mean_gains,
     shortcomings,
 )
-from pareco.reporting.records import (
-    FOLDER,
-    PUBLISHED_SCALE,
-    Records,
-    blaming,
-    read_published,
-    read_records,
+from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, read_published, read_records
+from pareco.reporting.statistics import FEWEST_SEEDS
+from replications.catalogue import experiment_named, scales_of
+from replications.claim_file import (
+    PATH,
+    AreaGain,
+    ClaimFile,
+    GainClaim,
+    PublishedCost,
+    read_claims,
 )
-from replications.catalogue import experiment_named, experiment_names, method_names, scales_of
 
 if TYPE_CHECKING:
     from pareco.slimmable import SlimmableNet
     from pareco.widths import Widths
 
-PATH = Path(__file__).parent / "claims.toml"
-
-
-def _among(names: Callable[[], list[str]]) -> AfterValidator:
-    def known(name: str) -> str:
-        if name not in names():
-            raise ValueError(f"unknown {name!r}. Known: {', '.join(names())}")
-        return name
-
-    return AfterValidator(known)
-
-
-Text = Annotated[str, Field(min_length=1)]
-MethodName = Annotated[str, _among(method_names)]
-ExperimentName = Annotated[str, _among(experiment_names)]
-ExperimentNames = Annotated[tuple[ExperimentName, ...], Field(strict=False, min_length=1)]
-
-
-class Claim(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A claim, and the experiments that test it."""
-
-    about: ClassVar[Literal["the paper", "costs"]] = "the paper"
-
-    statement: Text
-    """The claim in its source's words."""
-    source: Text
-    replications: ExperimentNames
-    cost: Cost
-    """Which cost of the networks it is about."""
-    why: Text
-    """Why this measure and this tolerance."""
-
-    @property
-    def cases(self) -> tuple[tuple[str, ...], ...]:
-        """The experiments, in groups that one measurement takes."""
-        return tuple((name,) for name in self.replications)
-
-
-class TwoMethods(Claim, frozen=True):
-    """A claim that a method beats another one; it must hold in every case."""
-
-    method: MethodName
-    baseline: MethodName
-
-
-class LargestGain(TwoMethods, frozen=True):
-    """The largest gain over all budgets is near a number."""
-
-    kind: Literal["largest_gain"]
-    needs_interval: ClassVar[bool] = False
-    """Whether a number without interval, from one seed, can settle nothing."""
-
-    number: float
-    """Percentage points."""
-    tolerance: float
-
-    @property
-    def expected(self) -> str:
-        """What is claimed, in words."""
-        return f"{self.number:g} points, give or take {self.tolerance:g}"
-
-    def measure(self, records: Sequence[Records]) -> Gain | None:
-        """Return the `largest_gain`; None where nothing compares."""
-        return largest_gain(*records, cost=self.cost, method=self.method, baseline=self.baseline)
-
-    def holds(self, measured: Gain) -> bool:
-        """Return whether it is within the tolerance, and above zero with all its interval."""
-        return abs(measured.value - self.number) <= self.tolerance and measured.exceeds(0)
-
-
-class AreaGain(TwoMethods, frozen=True):
-    """The area under the front is smaller; where others are named, by more than in theirs."""
-
-    kind: Literal["area_gain"]
-    needs_interval: ClassVar[bool] = True
-    more_than: float
-    """Percentage points."""
-    compared_with: ExperimentNames | None = None
-    """The experiments whose gain is subtracted, each from that at its place."""
-
-    @model_validator(mode="after")
-    def _in_pairs(self) -> Self:
-        if self.compared_with and len(self.compared_with) != len(self.replications):
-            raise ValueError("compared_with must be as long as replications")
-        return self
-
-    @property
-    def cases(self) -> tuple[tuple[str, ...], ...]:
-        """The experiments one by one, or in pairs with those that they are compared with."""
-        if self.compared_with is None:
-            return super().cases
-        return tuple(zip(self.replications, self.compared_with, strict=True))
-
-    @property
-    def expected(self) -> str:
-        """What is claimed, in words."""
-        return f"a gain of more than {self.more_than:g} points in every comparison"
-
-    def measure(self, records: Sequence[Records]) -> Gain | None:
-        """Return the `area_gain`; None where nothing compares."""
-        return area_gain(*records, cost=self.cost, method=self.method, baseline=self.baseline)
-
-    def holds(self, measured: Gain) -> bool:
-        """Return whether it is more, with all its interval."""
-        return measured.exceeds(self.more_than)
-
-
-class PublishedCost(Claim, frozen=True):
-    """The costs of published networks are those that the cost model counts."""
-
-    about: ClassVar[Literal["the paper", "costs"]] = "costs"
-    kind: Literal["published_cost"]
-    published_source: Text
-    """The `source` of the rows in results/published/; * stands for any characters."""
-    published_method: Text
-    rows: int
-    """How many rows there must be."""
-    decimals: int
-    """Of the published millions."""
-    rounding: Literal["down", "nearest"]
-    added: int = 0
-    """What the source counts beside ours."""
-    divisor: int | None = None
-    """Widths are multiples of it; None where all rows are the full network."""
-    expansion: int = 1
-    expanded: re.Pattern[str] = re.compile("(?!)")
-    """Groups whose name has it get `expansion` times the rounded channels."""
-
-    def rounded(self, millions: Decimal) -> Decimal:
-        """Return millions, rounded as the published ones are."""
-        rounding = ROUND_FLOOR if self.rounding == "down" else ROUND_HALF_EVEN
-        return millions.quantize(Decimal(1).scaleb(-self.decimals), rounding=rounding)
-
-
-GainClaim = LargestGain | AreaGain
-AnyClaim = Annotated[GainClaim | PublishedCost, Field(discriminator="kind")]
-
-
-class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What claims.toml holds."""
-
-    gradient_steps: dict[str, int]
-    """The published schedule of each experiment, in steps."""
-    classes: dict[str, int]
-    """The number of classes of each data set."""
-    claim: Annotated[dict[str, AnyClaim], Field(min_length=1)]
-    """The claims by a short name."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        for key, claim in self.claim.items():
-            for name in (name for case in claim.cases for name in case):
-                data = experiment_named(name).data.name
-                if isinstance(claim, GainClaim) and name not in self.gradient_steps:
-                    raise ValueError(f"gradient_steps lacks {name}, which claim {key!r} names")
-                if isinstance(claim, PublishedCost) and data not in self.classes:
-                    raise ValueError(f"classes lacks {data}, which claim {key!r} is about")
-        return self
-
-
-def read_claims(path: Path = PATH) -> ClaimFile:
-    """Return the claims of a file.
-
-    Raises `ValueError`, in one line that names file, claim and field, for what is missing, unknown
-    or of another type.
-    """
-    with blaming(path):
-        return ClaimFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+_MOST_TO_TYPE = 30
 
 
 def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> int:
@@ -224,9 +60,9 @@ def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> 
     table.add_column("claim", ratio=1, overflow="fold")
     table.add_column("outcome", width=14)
     table.add_column("ours", ratio=1, overflow="fold")
-    colours = {"reproduced": "green", "not reproduced": "red", "not run at that scale": "yellow"}
+    colours = {"reproduced": "green", "contradicted": "red"}
     for each in verdicts:
-        colour = colours[each.outcome]
+        colour = colours.get(each.outcome, "yellow")
         table.add_row(
             f"{escape(each.statement)}\n[dim]{escape(each.source)}[/dim]",
             f"[{colour}]{each.outcome}[/{colour}]",
@@ -266,18 +102,42 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
     return verdicts
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Finding:
+    """What the records of a case hold at one scale."""
+
+    counts: bool
+    """Whether the claim can be settled by them."""
+    gains: Gains | None
+    """None where they have nothing to compare."""
+    text: str
+    evidence: str
+    seeds: Mapping[str, Sequence[int]]
+    """The seeds that both methods have, by experiment."""
+
+
 def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome, str, str]:
-    """Return what a comparison of methods, all of whose cases must hold, came to; the evidence."""
+    """Return what a comparison of methods, in the mean of all cases, came to; the evidence."""
     paper = [_finding(claim, case, PUBLISHED_SCALE, results, file) for case in claim.cases]
     ran = [each for each in paper if each]
-    settled = [gain for gain, *_ in ran if gain]
+    counted = [each for each in ran if each.counts]
+    settled = [each.gains for each in counted if each.gains]
     outcome: Outcome = "not run at that scale"
-    if len(settled) == len(claim.cases):
-        holds = all(claim.holds(measured) for measured in settled)
-        outcome = "reproduced" if holds else "not reproduced"
-        said = f"Claimed: {claim.expected}"
+    said = [f"Claimed: {claim.expected}"]
+    if len(settled) < len(counted) == len(claim.cases):
+        outcome = "inconclusive"
+        said.append("Inconclusive: in some seed no network fits into the budgets that are compared")
+    elif len(settled) == len(claim.cases):
+        gains = mean_gains(settled)
+        outcome = gains.outcome(claim.above, claim.reaching)
+        if len(settled) > 1:
+            said.append(f"Mean of {len(settled)} comparisons: {gains}")
+        said += _reading(claim, gains)
+        if outcome == "inconclusive":
+            seeds = {name: own for each in ran for name, own in each.seeds.items()}
+            said += _undecided(claim, gains, seeds)
     else:
-        said = f"{len(settled)} of {len(claim.cases)} comparisons have run at full scale"
+        said = [f"{len(counted)} of {len(claim.cases)} comparisons have run at full scale"]
         smaller = (
             _finding(claim, case, scale, results, file)
             for case in claim.cases
@@ -285,14 +145,71 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome
             if scale != PUBLISHED_SCALE
         )
         ran += [each for each in smaller if each]
-    behind = dict.fromkeys(where for *_, where in ran)
-    return outcome, ". ".join([said, *(text for _, text, _ in ran)]), "; ".join(behind)
+    behind = dict.fromkeys(each.evidence for each in ran)
+    return outcome, ". ".join([*said, *(each.text for each in ran)]), "; ".join(behind)
+
+
+def _reading(claim: GainClaim, gains: Gains) -> Iterator[str]:
+    """Yield what the intervals at several budgets say of the direction, and of the size."""
+    if isinstance(claim, AreaGain) or gains.seeds < 2:
+        return
+    low, high = gains.intervals()
+    number = f"{claim.number:g} points"
+
+    def at(found: np.ndarray) -> str:
+        return " and ".join(np.asarray(gains.places)[found])
+
+    sides = {"better": low > 0, "worse": high < 0}
+    shown = [f"{side} {at(found)}" for side, found in sides.items() if found.any()]
+    yield f"Direction: {', '.join(shown) or 'open at every budget'}"
+    if (low > claim.number).any():
+        yield f"Size: above {number} {at(low > claim.number)}"
+    elif (high >= claim.number).any():
+        yield f"Size: {number} lie within the interval {at(high >= claim.number)}"
+    else:
+        every = "every" if (high < claim.number).all() else "each known"
+        yield f"Size: {every} interval lies below {number}"
+
+
+def _undecided(claim: GainClaim, gains: Gains, seeds: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Yield how many seeds would settle the claim, and the commands that run them."""
+    needed = FEWEST_SEEDS
+    if gains.seeds < 2:
+        yield f"Inconclusive: one seed says nothing of the spread; {needed} are the least"
+    elif found := gains.deciding_seeds(claim.above, claim.reaching):
+        needed = found
+        yield (
+            f"Inconclusive: with the same means and spread {needed:,} seeds of each experiment"
+            " would decide it"
+        )
+    else:
+        yield (
+            f"Inconclusive: {MOST_SEEDS:,} seeds with the same means and spread would not decide it"
+        )
+        return
+    commands = [
+        _command(
+            claim, name, [*own, *islice((n for n in numbers_from(0) if n not in own), missing)]
+        )
+        for name, own in seeds.items()
+        if (missing := needed - len(own)) > 0
+    ]
+    if needed <= _MOST_TO_TYPE:
+        yield f"To run them, with the IMAGENET= or DATA= of before: {'; '.join(commands)}"
+
+
+def _command(claim: GainClaim, name: str, seeds: Sequence[int]) -> str:
+    """Return what to type to have these seeds of an experiment with both methods."""
+    return (
+        f"make replicate-{name.replace('_', '-')}"
+        f' METHODS="{claim.method} {claim.baseline}" SEEDS="{" ".join(map(str, seeds))}"'
+    )
 
 
 def _finding(
     claim: GainClaim, case: tuple[str, ...], scale: str, results: Path, file: ClaimFile
-) -> tuple[Gain | None, str, str] | None:
-    """Return the gain of a case at a scale where it settles the claim, its text, and its evidence.
+) -> _Finding | None:
+    """Return what the records of a case at a scale say of a claim.
 
     None where records are missing, or at a smaller scale have nothing to compare.
     """
@@ -315,13 +232,18 @@ def _finding(
         differing = [pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1]]
         reasons += [f"made with {one}, not {other}" for one, other in differing]
         reasons += shortcomings(each, methods, config.seeds, file.gradient_steps[name])
-    if claim.needs_interval and measured is not None and not measured.has_interval:
-        reasons.append("too few seeds for an interval, so for a direction")
     doubts = f" (does not count: {'; '.join(dict.fromkeys(reasons))})" if reasons else ""
     name = " against ".join(config.name for config in configs)
-    text = f"{name}{doubts}: {measured or 'nothing to compare'}"
-    behind = "; ".join(evidence(each, methods) for each in records)
-    return None if reasons else measured, text, behind
+    return _Finding(
+        counts=not reasons,
+        gains=measured,
+        text=f"{name}{doubts}: {measured or 'nothing to compare'}",
+        evidence="; ".join(evidence(each, methods) for each in records),
+        seeds={
+            name: common_seeds(each, claim.method, claim.baseline)
+            for name, each in zip(case, records, strict=True)
+        },
+    )
 
 
 def _recounted(claim: PublishedCost, results: Path, file: ClaimFile) -> tuple[Outcome, str]:
@@ -352,7 +274,7 @@ def _recounted(claim: PublishedCost, results: Path, file: ClaimFile) -> tuple[Ou
     if found != claim.rows:
         text = f"{found} of the {claim.rows} published rows are there. {text}"
         return "not run at that scale", text
-    return "not reproduced" if differing else "reproduced", text
+    return "contradicted" if differing else "reproduced", text
 
 
 @cache

@@ -5,23 +5,30 @@ Gains are percentage points of top-1 error by which one method is below another;
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan, nan
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t, ttest_ind
 
 from pareco.reporting.collection import commit_name
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, Records
-from pareco.reporting.statistics import AREA, budget_marks, errors_at, run_measures, staircase
+from pareco.reporting.statistics import (
+    AREA,
+    FEWEST_SEEDS,
+    budget_marks,
+    combined_intervals,
+    errors_at,
+    run_measures,
+)
 
-Outcome = Literal["reproduced", "not reproduced", "not run at that scale"]
+Settled = Literal["reproduced", "contradicted", "inconclusive"]
+Outcome = Literal[Settled, "not run at that scale"]
+MOST_SEEDS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was found about a claim; `not reproduced` too needs runs at the published scale."""
+    """What was found about a claim; all but the last outcome need runs at the published scale."""
 
     id: str
     statement: str
@@ -32,7 +39,7 @@ class Verdict:
     about: Literal["the paper", "costs"]
     """Whether it is a claim of the paper, or a published count that our cost model is held to."""
     why: str
-    """The reason for the tolerance."""
+    """How it is judged, and why so."""
     outcome: Outcome
     ours: str
     """Our number with its interval, or what there is at a smaller scale, called that."""
@@ -41,81 +48,145 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gain:
-    """A number in percentage points, and how sure it is."""
+class Gains:
+    """By how many points one method is below another at k places that were fixed beforehand.
 
-    value: float
-    low: float = nan
-    """The ends of a 95% interval; NaN where there are too few seeds for one."""
-    high: float = nan
-    of: str = ""
-    """What is a number of points, such as ` of error, a minus b`."""
-    note: str = ""
+    A gain is the sum over experiments of a weight times the mean over seeds, so that the mean of
+    several experiments and the difference of two are gains as well.
+    """
+
+    of: str
+    """What is a number of points, such as `error, a minus b`."""
+    places: tuple[str, ...]
+    """Where, such as `at 40%`."""
+    samples: tuple[np.ndarray, ...]
+    """Of each experiment n x k: a row for each seed, NaN where it has no network."""
+    weights: tuple[float, ...] = (1.0,)
 
     @property
-    def has_interval(self) -> bool:
-        """Whether there are seeds enough for an interval."""
-        return not isnan(self.low)
+    def seeds(self) -> int:
+        """The number of seeds of the experiment that has the fewest."""
+        return min(map(len, self.samples))
+
+    @property
+    def means(self) -> np.ndarray:
+        """The k gains, NaN where a seed has no network."""
+        parts = zip(self.weights, self.samples, strict=True)
+        return np.sum([weight * sample.mean(axis=0) for weight, sample in parts], axis=0)
+
+    def intervals(self, seeds: int = 0) -> np.ndarray:
+        """Intervals (2 x k: low, high) that hold at all places together with 95%.
+
+        See `combined_intervals`; where more `seeds` are given, as if each experiment had as many
+        of the same means and spreads.
+        """
+        rows = [max(len(sample), seeds) for sample in self.samples]
+        return combined_intervals(self.samples, self.weights, len(self.places), rows)
+
+    def outcome(self, above: float, reaching: float, seeds: int = 0) -> Settled:
+        """Whether some gain lies above a number and is as large as another one that is not lower.
+
+        Reproduced where the interval of one place lies wholly above the first and reaches the
+        second; contradicted where the intervals of all places lie wholly below the second;
+        otherwise, and with fewer than FEWEST_SEEDS, inconclusive. `seeds` as of `intervals`.
+        """
+        if max(self.seeds, seeds) < FEWEST_SEEDS:
+            return "inconclusive"
+        low, high = self.intervals(seeds)
+        if ((low > above) & (high >= reaching)).any():
+            return "reproduced"
+        return "contradicted" if (high < reaching).all() else "inconclusive"
+
+    def deciding_seeds(self, above: float, reaching: float) -> int | None:
+        """How many seeds of the same means and spreads would settle it: the least such number.
+
+        More than there are; None where MOST_SEEDS would not, or there is no spread to go by.
+        """
+        if self.seeds < 2:
+            return None
+        numbers = range(max(FEWEST_SEEDS, self.seeds + 1), MOST_SEEDS + 1)
+        decided = (n for n in numbers if self.outcome(above, reaching, n) != "inconclusive")
+        return next(decided, None)
 
     def __str__(self) -> str:
-        """The number with interval, or with the remark that there is none, and the note."""
-        interval = f"95% t interval {self.low:+.2f} to {self.high:+.2f}"
-        spread = interval if self.has_interval else "one seed, no interval"
-        return f"{self.value:+.2f} points{self.of} ({spread}){self.note}"
+        """The numbers with their intervals, or with the remark that there are none."""
+        low, high = self.intervals()
+        numbers = [
+            f"{mean:+.2f}{'' if np.isnan(least) else f' [{least:+.2f}, {most:+.2f}]'}"
+            for mean, least, most in zip(self.means, low, high, strict=True)
+        ]
+        shown = (
+            f"{'no network in some seed' if 'nan' in number else number}{place and f' {place}'}"
+            for number, place in zip(numbers, self.places, strict=True)
+        )
+        counts = sorted({len(sample) for sample in self.samples})
+        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        spread = "one seed, no interval"
+        if counts != [1]:
+            adjusted = f", adjusted for {len(self.places)}" if len(self.places) > 1 else ""
+            kind = "no interval" if np.isnan(low).all() else f"95% t intervals{adjusted}"
+            spread = f"{seeds} seeds, {kind}"
+        return f"points of {self.of}: {', '.join(shown)} ({spread})"
 
-    def exceeds(self, number: float) -> bool:
-        """Whether the number, and where there is one its whole interval, lies above another."""
-        return self.value > number and (not self.has_interval or self.low > number)
 
+def budget_gains(
+    records: Records, *, cost: str, method: str, baseline: str, percents: Sequence[float]
+) -> Gains | None:
+    """How far the method's error falls below the baseline's at budgets of so many percent.
 
-def largest_gain(records: Records, *, cost: str, method: str, baseline: str) -> Gain | None:
-    """How far the method's mean error falls below the baseline's, at the budget most in its favour.
-
-    Budgets are the costs of the networks that the baseline selects with any seed: it is never
-    charged for a budget that it has no network for, and the method gets no more than it spends.
-    Those count at which every seed of both has a network. Errors are subtracted seed by seed; as
-    the greatest of many noisy means it leans upward. None without a common seed or budget.
+    Of the full cost; each method has the network that the budget selects, see `staircase`. Errors
+    are subtracted seed by seed. None without a common seed, or where no budget has networks of
+    every seed of both.
     """
     pairs = _paired(records, method, baseline)
-    if not pairs:
+    budgets = np.asarray(percents) * records.experiment.full_costs[cost] / 100
+    gains = [
+        errors_at(theirs, cost, budgets) - errors_at(own, cost, budgets) for own, theirs in pairs
+    ]
+    if not gains or np.isnan(gains).any(axis=0).all():
         return None
-    budgets = np.unique(np.concatenate([staircase(theirs, cost)[cost] for _, theirs in pairs]))
-    gains = np.array(
-        [errors_at(theirs, cost, budgets) - errors_at(own, cost, budgets) for own, theirs in pairs]
+    return Gains(
+        of=f"error, {baseline} minus {method}",
+        places=tuple(f"at {percent:g}%" for percent in percents),
+        samples=(np.array(gains),),
     )
-    defined = ~np.isnan(gains).any(axis=0)
-    if not defined.any():
-        return None
-    budgets, gains = budgets[defined], gains[:, defined]
-    best = int(gains.mean(axis=0).argmax())
-    share = budgets[best] / records.experiment.full_costs[cost]
-    note = f" at {share:.0%} of the full cost, the greatest of {len(budgets)} budgets, "
-    return _mean(gains[:, best], f" of error, {baseline} minus {method}", f"{note}so it leans high")
 
 
-def area_gain(
+def area_gains(
     records: Records, others: Records | None = None, *, cost: str, method: str, baseline: str
-) -> Gain | None:
-    """By how much the area under the method's front is below the baseline's: the mean over seeds.
+) -> Gains | None:
+    """By how much the area under the method's front is below the baseline's, seed by seed.
 
     The area is the mean error over budgets, see `area_under_front`, from the least budget of these
-    two methods' tables on. Where there are others, theirs is subtracted, with Welch's interval, as
-    the seeds of two networks have nothing in common. None without a common seed, or where an area
-    is not defined.
+    two methods' tables on. Where there are others, theirs is subtracted. None without a common
+    seed, or where an area is not defined.
     """
-    here = _area_gains(records, cost, method, baseline)
-    if others is None:
-        return _mean(here, f" of area under the front, {baseline} minus {method}")
-    there = _area_gains(others, cost, method, baseline)
-    if not len(here) or not len(there):
+    samples = [
+        _area_gains(each, cost, method, baseline) for each in (records, others) if each is not None
+    ]
+    if not all(map(len, samples)):
         return None
-    value = float(here.mean() - there.mean())
-    if min(len(here), len(there)) < 2:
-        return Gain(value=value)
-    if np.ptp(here) == np.ptp(there) == 0:
-        return Gain(value=value, low=value, high=value)
-    interval = ttest_ind(here, there, equal_var=False).confidence_interval(0.95)
-    return Gain(value=value, low=float(interval.low), high=float(interval.high))
+    of = f"area under the front, {baseline} minus {method}"
+    return Gains(
+        of=of if others is None else f"{of}, the first less the second",
+        places=("",),
+        samples=tuple(sample[:, None] for sample in samples),
+        weights=(1.0, -1.0)[: len(samples)],
+    )
+
+
+def mean_gains(gains: Sequence[Gains]) -> Gains:
+    """The mean over experiments of gains at the same places; each weighs the same.
+
+    Runs of different experiments are independent, though their seeds have the same numbers, so
+    their spreads add up, see `combined_intervals`.
+    """
+    return Gains(
+        of=gains[0].of,
+        places=gains[0].places,
+        samples=tuple(sample for each in gains for sample in each.samples),
+        weights=tuple(weight / len(gains) for each in gains for weight in each.weights),
+    )
 
 
 def shortcomings(
@@ -155,15 +226,20 @@ def evidence(records: Records, methods: Sequence[str]) -> str:
     return f"{records.experiment.experiment}/{FOLDER}: commit {', '.join(commits)}; {numbers}"
 
 
+def common_seeds(records: Records, method: str, baseline: str) -> list[int]:
+    """The seeds that both methods have, in ascending order."""
+    ran = set(records.runs)
+    return sorted(seed for name, seed in ran if name == method and (baseline, seed) in ran)
+
+
 def _paired(
     records: Records, method: str, baseline: str
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The fronts of both methods, for each seed that both have, in ascending order."""
-    ran = set(records.runs)
-    common = sorted(seed for name, seed in ran if name == method and (baseline, seed) in ran)
     fronts = records.fronts.groupby(["method", "seed"])
     return [
-        (fronts.get_group((method, seed)), fronts.get_group((baseline, seed))) for seed in common
+        (fronts.get_group((method, seed)), fronts.get_group((baseline, seed)))
+        for seed in common_seeds(records, method, baseline)
     ]
 
 
@@ -176,13 +252,3 @@ def _area_gains(records: Records, cost: str, method: str, baseline: str) -> np.n
     areas = run_measures(fronts, cost, records.experiment.full_costs[cost])[AREA].unstack("method")
     gains = (areas[baseline] - areas[method]).to_numpy()
     return np.empty(0) if np.isnan(gains).any() else gains
-
-
-def _mean(gains: np.ndarray, of: str, note: str = "") -> Gain | None:
-    """The mean over seeds with Student's interval, which holds for few seeds as well."""
-    if not len(gains):
-        return None
-    value, reach = float(gains.mean()), nan
-    if len(gains) > 1:
-        reach = float(t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5)
-    return Gain(value=value, low=value - reach, high=value + reach, of=of, note=note)

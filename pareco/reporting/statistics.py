@@ -11,7 +11,7 @@ from math import ceil
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.stats import t
 
 from pareco.config import COSTS
 from pareco.reporting.records import Records
@@ -19,7 +19,10 @@ from pareco.schema import BUDGET_TYPES
 
 AREA = "area"
 HYPERVOLUME = "hypervolume"
-RESAMPLES = 9_999
+CONFIDENCE = 0.95
+FEWEST_SEEDS = 3
+"""With fewer, no band is drawn, no method is bold, and no claim is settled."""
+_NO_SPREAD = 1e-9
 _GRID = (20, 40, 60, 80, 100)
 _STEP = 5
 
@@ -112,18 +115,18 @@ def run_measures(fronts: pd.DataFrame, cost: str, full_cost: float) -> pd.DataFr
     return pd.DataFrame(rows.values(), index=index, columns=columns)
 
 
-def seed_statistics(measures: pd.DataFrame) -> pd.DataFrame:
+def seed_statistics(measures: pd.DataFrame, comparisons: int = 1) -> pd.DataFrame:
     """One row per method and measure: `mean`, `deviation`, `low`, `high` and `n` seeds.
 
     Takes what `run_measures` returns. The deviation is the sample's (n - 1), low and high are the
-    `intervals`. A mean is NaN as soon as one seed's value is, so that all means are over the same
-    seeds; for a single seed only the mean is there.
+    `intervals` of so many comparisons. A mean is NaN as soon as one seed's value is, so that all
+    means are over the same seeds; for a single seed only the mean is there.
     """
     columns = ["method", "measure", "mean", "deviation", "low", "high", "n"]
     rows = []
     for method, runs in measures.groupby(level="method", sort=True):
         values = runs.to_numpy(dtype=np.float64)
-        low, high = intervals(values)
+        low, high = intervals(values, comparisons)
         deviations = values.std(axis=0, ddof=1) if len(values) > 1 else np.full_like(low, np.nan)
         numbers = np.stack([values.mean(axis=0), deviations, low, high], axis=1).tolist()
         names = zip(measures.columns, numbers, strict=True)
@@ -131,40 +134,80 @@ def seed_statistics(measures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def paired_differences(measures: pd.DataFrame, reference: str) -> pd.DataFrame:
+def paired_differences(
+    measures: pd.DataFrame, reference: str, comparisons: int = 1
+) -> pd.DataFrame:
     """How much more each other method has than the method `reference`, seed by seed.
 
-    Rows and columns as of `seed_statistics`; only seeds that both methods have count, and a
-    method without any is left out. Of errors, a positive difference means that `reference` is
-    better. Raises KeyError where `reference` has no runs.
+    Rows, columns and comparisons as of `seed_statistics`; only seeds that both methods have count,
+    and a method without any is left out. Of errors, a positive difference means that `reference`
+    is better. Raises KeyError where `reference` has no runs.
     """
     own = measures.xs(reference, level="method")
     others = measures.drop(index=reference, level="method")
     paired = others.subtract(own.reindex(others.index, level="seed"))
     common = others.index.get_level_values("seed").isin(own.index)
-    return seed_statistics(paired[common])
+    return seed_statistics(paired[common], comparisons)
 
 
-def intervals(values: np.ndarray) -> np.ndarray:
-    """The bootstrap 95% intervals (2 x m: low, high) of the means of `n x m` values.
+def best_methods(measures: pd.DataFrame, methods: Collection[str]) -> dict[str, set[str]]:
+    """By measure the method of the best mean, and those that the seeds do not tell apart from it.
 
-    By percentiles of RESAMPLES resamples of the n rows, always the same ones. NaN for fewer than
-    two rows and for a column with a NaN. (With few rows they are too narrow: of two, an interval
-    is the two values themselves.)
+    Of these methods; told apart is one whose paired difference to the best has an interval that
+    leaves out zero, adjusted for the number of the others. Nobody where no mean is defined, or
+    where a method has fewer than FEWEST_SEEDS seeds.
     """
-    low_and_high = np.full((2, values.shape[1]), np.nan)
-    known = ~np.isnan(values).any(axis=0)
-    if len(values) > 1 and known.any():
-        found = bootstrap(
-            (values[:, known],),
-            np.mean,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            axis=0,
-            rng=0,
-        ).confidence_interval
-        low_and_high[:, known] = found.low, found.high
-    return low_and_high
+    own = measures[measures.index.get_level_values("method").isin(methods)]
+    best: dict[str, set[str]] = {str(name): set() for name in measures.columns}
+    if own.empty or own.groupby(level="method").size().min() < FEWEST_SEEDS:
+        return best
+    means = own.groupby(level="method").agg(lambda errors: errors.mean(skipna=False))
+    for name in best:
+        known = means[name].dropna()
+        if known.empty:
+            continue
+        first = str(known.idxmax() if name == HYPERVOLUME else known.idxmin())
+        columns = own.loc[own.index.get_level_values("method").isin(known.index), [name]]
+        others = paired_differences(columns, first, max(len(known) - 1, 1))
+        apart = others[(others["low"] > 0) | (others["high"] < 0)]["method"]
+        best[name] = set(map(str, known.index)) - set(apart)
+    return best
+
+
+def intervals(values: np.ndarray, comparisons: int = 1) -> np.ndarray:
+    """Student's 95% intervals (2 x m: low, high) of the means of `n x m` values.
+
+    The mean, give or take its standard error times the quantile of Student's t for n - 1 degrees
+    of freedom; exact for any n of at least two where the values are normal. Of as many
+    `comparisons` (Bonferroni) all hold together with 95%. NaN for fewer than two rows, for a
+    column with a NaN, and where all rows agree, as such a column says nothing of its spread.
+    """
+    return combined_intervals([values], [1.0], comparisons)
+
+
+def combined_intervals(
+    samples: Sequence[np.ndarray],
+    weights: Sequence[float],
+    comparisons: int = 1,
+    rows: Sequence[int] | None = None,
+) -> np.ndarray:
+    """The `intervals` of the sums over samples (`n_i x m` each) of a weight times the mean.
+
+    The samples are independent of each other and may differ in spread and number: the degrees of
+    freedom are those of Welch and Satterthwaite. `rows` are used in place of the n_i to foretell
+    what as many values of the same means and spreads would give.
+    """
+    counts = [len(each) for each in samples] if rows is None else rows
+    if min(map(len, samples)) < 2:
+        return np.full((2, samples[0].shape[1]), np.nan)
+    parts = list(zip(samples, weights, counts, strict=True))
+    value = sum(weight * each.mean(axis=0) for each, weight, _ in parts)
+    errors = [weight**2 * each.var(axis=0, ddof=1) / count for each, weight, count in parts]
+    total = np.sum(errors, axis=0)
+    total = np.where(total > _NO_SPREAD**2, total, np.nan)
+    freedom = total**2 / sum(e**2 / (count - 1) for e, count in zip(errors, counts, strict=True))
+    reach = t.ppf(1 - (1 - CONFIDENCE) / (2 * comparisons), freedom)
+    return np.stack([value - reach * np.sqrt(total), value + reach * np.sqrt(total)])
 
 
 EXEMPT, UNEQUAL = "†", "‡"
@@ -231,8 +274,10 @@ class Comparison:
     """The name of each method with its mark, if it has one."""
     compared: list[str]
     """The methods without a mark."""
+    measures: pd.DataFrame
+    """The `run_measures`."""
     statistics: pd.DataFrame
-    """The `seed_statistics` of the `run_measures`."""
+    """The `seed_statistics` of these."""
     differences: pd.DataFrame
     """The `paired_differences` of these to the first method."""
 
@@ -246,6 +291,7 @@ def comparison(records: Records, focus: str) -> Comparison:
     return Comparison(
         labels={method: f"{method} {marks.get(method, '')}".strip() for method in methods},
         compared=[method for method in methods if method not in marks],
+        measures=measures,
         statistics=seed_statistics(measures),
         differences=paired_differences(measures, methods[0]),
     )

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from math import isnan, nan
+
+import pandas as pd
 
 from pareco.reporting.claims import Verdict
 from pareco.reporting.collection import duration
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import AREA, Comparison, comparison
+from pareco.reporting.statistics import AREA, Comparison, comparison, paired_differences
 from pareco.reporting.tables import Cell, Table, markdown_table, markdown_text
 
 NOT_RUN = "not run"
@@ -39,16 +42,22 @@ class SummaryRow:
 def summary_row(records: Records, focus: str) -> SummaryRow:
     """The summary of an experiment that has run."""
     experiment, found = records.experiment, comparison(records, focus)
-    seeds = records.fronts["seed"].nunique()
     return SummaryRow(
         experiment=experiment.experiment,
         scale=experiment.scale,
         subject=f"{experiment.network} on {experiment.data}, {experiment.image_size} px",
-        runs=f"{_count(len(found.labels), 'method')}, {_count(seeds, 'seed')}",
+        runs=f"{_count(len(found.labels), 'method')}, {seeds_text(records.fronts)}",
         outcome=_outcome(found),
         machine=_machine(records),
         folder=experiment.experiment,
     )
+
+
+def seeds_text(fronts: pd.DataFrame) -> str:
+    """How many seeds each method has, such as `2 seeds` or `1 to 3 seeds`."""
+    counts = fronts.groupby("method")["seed"].nunique()
+    least, most = int(counts.min()), int(counts.max())
+    return _count(most, "seed") if least == most else f"{least} to {most} seeds"
 
 
 def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[Verdict]) -> str:
@@ -98,14 +107,15 @@ def _claim_table(claims: Sequence[Verdict]) -> str:
         tuple(map(Cell, (claim.statement, claim.outcome, claim.ours, claim.source, claim.why)))
         for claim in claims
     ]
-    columns = ("claim", "outcome", "ours", "source", "tolerance")
+    columns = ("claim", "outcome", "ours", "source", "how it is judged")
     return markdown_table(Table("", columns, tuple(rows)), align="---")
 
 
 def _outcome(found: Comparison) -> str:
-    """The area of the first method, and its place among the methods of equal budget.
+    """The area of the first method beside the least among the methods of equal budget.
 
-    With one seed only the areas: nothing says how sure an order is.
+    With the interval of their paired difference, as means alone say nothing of how sure an order
+    is; with one seed only the areas.
     """
     focus = next(iter(found.labels))
     table = found.statistics.query("measure == @AREA").set_index("method")
@@ -118,10 +128,31 @@ def _outcome(found: Comparison) -> str:
         return own
     if table.loc[order.index, "n"].min() < 2:
         return f"{own} (others {others.min():.2f} to {others.max():.2f}); one seed, no order"
-    place = int((order < order[focus]).sum()) + 1
-    text = f"{own}, place {place} of {len(order)} with equal budgets"
-    best = str(order.index[0])
-    return text if place == 1 else f"{text}; least {best} {order[best]:.2f}"
+    least = str(others.index[0])
+    is_least = order[focus] <= order[least]
+    place = (
+        f"the least of {len(order)} with equal budgets, next"
+        if is_least
+        else (f"least of {len(order)} with equal budgets")
+    )
+    sure = order_text(found.measures, least, focus, len(others))
+    return f"{own}, {place} {least} {order[least]:.2f} ({sure})"
+
+
+def order_text(measures: pd.DataFrame, method: str, reference: str, comparisons: int) -> str:
+    """How sure the order of two methods' areas is, one of which was chosen among `comparisons`.
+
+    By the interval of their `paired_differences`, adjusted as one of so many; no order is settled
+    where it holds zero, nor where there is none.
+    """
+    differences = paired_differences(measures[[AREA]], reference, comparisons)
+    own = differences[differences["method"] == method]
+    low, high = (float(own[end].iloc[0]) if len(own) else nan for end in ("low", "high"))
+    if isnan(low):
+        return "no interval of the difference, so no order"
+    adjusted = f", adjusted for {comparisons}" if comparisons > 1 else ""
+    text = f"{method} minus {reference}: {low:+.2f} to {high:+.2f}, 95% t interval{adjusted}"
+    return text if low > 0 or high < 0 else f"{text}: no order"
 
 
 def _machine(records: Records) -> str:

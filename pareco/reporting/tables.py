@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -18,9 +19,11 @@ from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import (
     AREA,
     EXEMPT,
+    FEWEST_SEEDS,
     HYPERVOLUME,
     UNEQUAL,
     Comparison,
+    best_methods,
     budget_table,
     comparison,
     cost_percents,
@@ -201,20 +204,24 @@ _SEARCH_BUDGETS = (
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
 _OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
 _OVER_SEEDS = (
-    ", mean ± sample standard deviation over the seeds; in brackets the bootstrap 95% interval of"
-    " the mean over the seeds."
+    ", mean ± sample standard deviation over the seeds; in brackets Student's 95% t interval of"
+    f" the mean ({MISSING} with one seed, and where all seeds agree to the last digit, as they say"
+    " nothing of the spread)."
 )
-_ENOUGH_SEEDS = 10
-_FEW_SEEDS = (
-    "With so few seeds the bootstrap's intervals are too narrow: of two seeds one is the two values"
-    " themselves, and holds the true mean about every second time."
+_TWO_SEEDS = (
+    "Of two seeds the interval is 18 deviations wide, as it has to be; no method is bold with fewer"
+    f" than {FEWEST_SEEDS}."
 )
 _PUBLISHED = (
     "Published: the least error of the networks that the source lists within the budget (its"
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
 )
 _SLACK = 1.0
-_BOLD = "Bold: the best mean among methods of equal training budget."
+_BOLD = (
+    "Bold: the best mean among methods of equal training budget, and every mean that its seeds do"
+    " not tell apart from it (the 95% t interval of the paired difference, adjusted for the number"
+    " of methods, holds zero)."
+)
 
 
 def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> Tables:
@@ -237,7 +244,7 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
             *([_OTHER_SEEDS] if seeds.nunique() > 1 else []),
         ),
         notes=_notes(records, least_seeds),
-        tables=tuple(_tables(found, records, published, found.compared if least_seeds > 1 else ())),
+        tables=tuple(_tables(found, records, published)),
         footnotes=(
             _SEARCH_BUDGETS,
             *([_PUBLISHED] if len(published) else []),
@@ -279,21 +286,20 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
         f" ({MISSING} where none fits in some seed); {AREA} is the mean of that error over"
         f" {first}% to 100%; {HYPERVOLUME} (more is better) is the part, in %, of the square up to"
         " 100% error and 100% cost that these networks dominate.",
-        *([_FEW_SEEDS] if 1 < least_seeds < _ENOUGH_SEEDS else []),
-        *([_BOLD] if least_seeds > 1 else []),
+        *([_TWO_SEEDS] if least_seeds == 2 else []),
+        *([_BOLD] if least_seeds >= FEWEST_SEEDS else []),
         "Batch norm of each network re-calibrated on "
         + " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1])))
         + " training images.",
     )
 
 
-def _tables(
-    found: Comparison, records: Records, published: pd.DataFrame, best: Collection[str]
-) -> Iterator[Table]:
+def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Iterator[Table]:
     """Errors, the whole front, differences (if there is another method), and budgets.
 
-    In the first two, the best of the methods `best` in each column is bold.
+    In the first two, the `best_methods` of those compared are bold.
     """
+    best = best_methods(found.measures, found.compared)
     labels, statistics = found.labels, found.statistics
     names = list(statistics["measure"].unique())
     errors = [name for name in names if name != HYPERVOLUME]
@@ -331,24 +337,20 @@ def _rows(
     statistics: pd.DataFrame,
     labels: Mapping[str, str],
     names: Sequence[str],
-    compared: Collection[str] = (),
+    best: Mapping[str, Collection[str]] = MappingProxyType({}),
     *,
     interval: bool,
     sign: str = "",
 ) -> Iterator[tuple[Cell, ...]]:
-    """A row for each method that has one, with seeds and measures; bold the best of `compared`."""
+    """A row for each method that has one, with seeds and measures; bold the best of a measure."""
     rows = {(row["method"], row["measure"]): row for row in statistics.to_dict("records")}
-    means = {key: round(float(row["mean"]), 2) for key, row in rows.items()}
-    best = {}
-    for name in names:
-        known = [means[method, name] for method in compared if not isnan(means[method, name])]
-        best[name] = (max if name == HYPERVOLUME else min)(known, default=None)
+    spread = statistics["n"].max() > 1
     for method, label in labels.items():
         if (method, names[0]) in rows:
             cells = (
                 Cell(
-                    _text(rows[method, name], interval, sign),
-                    best=method in compared and means[method, name] == best[name],
+                    _text(rows[method, name], interval, sign, spread=spread),
+                    best=method in best.get(name, ()),
                 )
                 for name in names
             )
@@ -376,13 +378,16 @@ def _sources(published: pd.DataFrame) -> dict[str, int]:
     return {source: number for number, source in enumerate(sorted(set(published["source"])), 1)}
 
 
-def _text(row: Mapping[Hashable, Any], interval: bool, sign: str) -> str:
-    """The mean of a row of `seed_statistics`, with its deviation or its interval if it has one."""
+def _text(row: Mapping[Hashable, Any], interval: bool, sign: str, *, spread: bool) -> str:
+    """The mean of a row of `seed_statistics`, in a table of spreads with deviation or interval."""
     if isnan(row["mean"]):
         return MISSING
     mean, deviation, low, high = (
-        f"{np.round(row[name], 2):{sign}z.2f}" for name in ("mean", "deviation", "low", "high")
+        MISSING if isnan(row[name]) else f"{np.round(row[name], 2):{sign}z.2f}"
+        for name in ("mean", "deviation", "low", "high")
     )
-    if isnan(row["deviation"]):
+    if not spread:
         return mean
-    return f"{mean} [{low}, {high}]" if interval else f"{mean} ± {deviation}"
+    if not interval:
+        return f"{mean} ± {deviation}"
+    return f"{mean} [{MISSING}]" if isnan(row["low"]) else f"{mean} [{low}, {high}]"

@@ -16,6 +16,7 @@ import numpy as np
 from pareco.reporting.figures import shown_costs
 from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
+from pareco.reporting.summary import seeds_text
 from pareco.tracking.mirror import define_curve, log_missing, started_run
 
 LOSSES = {
@@ -51,7 +52,8 @@ def summary_lines(
     """What the runs of a method have found, as means over seeds: points by their two names in W&B.
 
     For each cost the budgets, in percent of the full network's, and the errors that they select;
-    then, but for a method that may train longer, the gradient steps and each of LOSSES.
+    then, but for a method that may train longer, the gradient steps that every seed has and each
+    of LOSSES.
     """
     lines = {
         (f"front/{cost}/percent", f"front/{cost}/error"): _front(records, method, cost)
@@ -60,7 +62,8 @@ def summary_lines(
     if method in records.experiment.budget_exempt:
         return lines
     curves = records.curves[records.curves["method"] == method]
-    means = curves.groupby("step")[[*LOSSES]].mean()
+    by_step, seeds = curves.groupby("step"), curves["seed"].nunique()
+    means = by_step[[*LOSSES]].mean()[by_step["seed"].nunique() == seeds]
     steps = means.index.astype(float)
     return lines | {
         ("curve/step", f"curve/{loss}"): list(zip(steps, means[loss], strict=True))
@@ -140,7 +143,7 @@ _TITLE_LENGTH = 128
 _FRONT_TEXT = (
     "At each whole percent of the full network's cost: the test top-1 error (%) of the network "
     "with the lowest search loss within that budget, mean over the seeds. There are networks only "
-    "where the line steps."
+    "where the line steps. The 95% t intervals of the means stand in the tables below."
 )
 _WIDTH_TEXT = (
     "Channels of each group, in percent of the full network's, of the network that "
@@ -274,8 +277,8 @@ def reproduction(records: Records, command: str) -> str:
         device = ", ".join(each["gpus"]) if gpu else each["cpu"]
         versions = ", ".join((f"Python {each['python']}", *packages))
         lines.append(f"- commit {_code(commit)}; {_code(versions)}; on {_code(device)}")
-    methods, seeds = (records.fronts[column].nunique() for column in ("method", "seed"))
-    lines += ["", f"{methods} methods with {seeds} seeds; records {_code(digest(records))}."]
+    methods, seeds = records.fronts["method"].nunique(), seeds_text(records.fronts)
+    lines += ["", f"{methods} methods with {seeds}; records {_code(digest(records))}."]
     return "\n".join(lines) + "\n"
 
 

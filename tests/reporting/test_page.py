@@ -83,7 +83,7 @@ def test_everything_that_a_reader_looks_for_is_there(text: str, records: Records
         *RAN.cells,
         "1 not run elsewhere: resnet8 on imagenet, 224 px, scale paper",
         *(CLAIM.statement, CLAIM.source, CLAIM.outcome, CLAIM.ours, CLAIM.evidence),
-        *("0 reproduced", "0 not reproduced", "1 not run at that scale"),
+        *("0 reproduced", "0 contradicted", "0 inconclusive", "1 not run at that scale"),
         "digits: resnet8 on cifar10, 32 x 32 pixels",
         "make replicate-digits",
         *("3 methods, 2 seeds; A processor; commit 0123abc.", "torch 2.9.0"),
@@ -95,9 +95,16 @@ def test_everything_that_a_reader_looks_for_is_there(text: str, records: Records
     tables = section_of(without_latency(records)).tables
     for each in (*tables.notes, *tables.footnotes):
         assert " ".join(each.split()) in shown
-    best = [c.text for t in tables.tables for row in t.rows for c in row if c.best]
+    assert not Page(text).texts.get("strong")  # of two seeds
+
+
+def test_best_numbers_are_bold(records: Records) -> None:
+    third = records.fronts[records.fronts["seed"] == 0].assign(seed=2)
+    three = replace(without_latency(records), fronts=pd.concat([records.fronts, third]))
+    section = section_of(three)
+    best = [c.text for t in section.tables.tables for row in t.rows for c in row if c.best]
     assert best
-    assert Page(text).texts["strong"] == best
+    assert Page(page_html([section], [], [])).texts["strong"] == best
 
 
 def test_a_smaller_scale_and_uncommitted_changes_are_told(records: Records) -> None:
@@ -218,14 +225,21 @@ def test_the_chart_has_the_networks_of_the_front_and_the_costs_that_were_measure
     assert "latency_ms" not in chart_data(without_latency(records), "pareco")["costs"]
 
 
-def test_a_line_has_the_mean_the_least_and_the_most_of_the_seeds(records: Records) -> None:
+def test_a_line_has_the_mean_and_the_interval_of_three_seeds(records: Records) -> None:
+    """Of two there is no band. Of 40, 40, 46: 42 -+ 4.30265 x 2; where all agree there is none."""
     columns = ["seed", "macs", "search_loss", "test_top1_error"]
     rows = [(0, 10, 1.0, 50.0), (0, 20, 0.5, 30.0), (1, 15, 0.9, 40.0), (1, 30, 0.4, 20.0)]
     rows += [(1, 25, 0.95, 1.0)]  # of a worse search loss: no budget selects it
     front = records.fronts.iloc[: len(rows)].copy()
     front[columns] = rows
     lines = chart_data(replace(records, fronts=front), "pareco")["lines"]["macs"]
-    assert lines == [[[15, 40, 40, 40], [20, 31.6667, 30, 33.3333], [30, 25, 20, 30]]]
+    assert lines == [[[15, 40, None, None], [20, 31.6667, None, None], [30, 25, None, None]]]
+    rows = [(0, 10, 0.5, 40.0), (1, 10, 0.5, 40.0), (2, 10, 0.5, 46.0)]
+    rows += [(seed, 20, 0.4, 30.0) for seed in range(3)]
+    front = records.fronts.iloc[: len(rows)].copy()
+    front[columns] = rows
+    lines = chart_data(replace(records, fronts=front), "pareco")["lines"]["macs"]
+    assert lines == [[[10, 42, 33.3947, 50.6053], [20, 30, None, None]]]
 
 
 def test_methods_have_shapes_of_their_own(records: Records) -> None:
@@ -259,11 +273,16 @@ def test_the_first_sentence_is_true_of_the_records(records: Records) -> None:
     measures = run_measures(records.fronts, "macs", records.experiment.full_cost)
     areas = measures["area"].groupby("method").mean().map("{:.2f}".format)
     span = "over budgets from 20 to 100% of the full network’s MACs, the mean test error is"
-    end = "the least of 3 methods with equal budgets (means over 2 seeds)."
-    assert what_it_shows(records, "pareco") == f"{span} {areas['pareco']}% with pareco, {end}"
-    assert what_it_shows(records, "uniform") == (
-        f"{span} {areas['uniform']}% with uniform and {areas['pareco']}% with pareco, {end}"
-    )
+    by_seed = measures["area"].unstack("method")
+    reach = 25.4517 / 2**0.5  # Student's quantile for two seeds and 2.5% / 2
+    for first, least in (("pareco", "random"), ("uniform", "pareco")):
+        difference = by_seed[least] - by_seed[first]
+        low, high = (difference.mean() + side * reach * difference.std() for side in (-1, 1))
+        assert what_it_shows(records, first) == (
+            f"{span} {areas[first]}% with {first}, and {areas[least]}% with {least}, the least of"
+            f" the 2 others with equal budgets (means over 2 seeds; {least} minus {first}:"
+            f" {low:+.2f} to {high:+.2f}, 95% t interval, adjusted for 2: no order)."
+        )
     one = replace(records, fronts=records.fronts[records.fronts["seed"] == 0])
     assert "1 seed each; that settles no order" in what_it_shows(one, "pareco")
     exempt = replace(records.experiment, budget_exempt=("pareco",))

@@ -15,11 +15,14 @@ from scipy import stats
 
 from pareco.config import COSTS
 from pareco.reporting.statistics import (
+    HYPERVOLUME,
     UnequalBudgets,
     area_under_front,
+    best_methods,
     budget_marks,
     budget_table,
     check_equal_budgets,
+    combined_intervals,
     cost_percents,
     errors_at,
     hypervolume,
@@ -183,26 +186,85 @@ def numbers(table: pd.DataFrame, method: str, measure: str, *columns: str) -> li
 
 
 def test_mean_and_sample_deviation_over_seeds() -> None:
-    """Of 27 resamples 1 has the mean 4, and 1 the mean 11: more than the 2.5% that are cut off."""
+    """The interval is 7 -+ 4.30265 x 3.60555 / sqrt(3), by Student's table of quantiles."""
     table = seed_statistics(measures(a={0: 4, 1: 6, 2: 11}, b={0: 3}, c={0: np.nan, 1: 2}))
     assert len(table) == 3 * 2
     columns = ("mean", "deviation", "low", "high")
-    expected = [7, math.sqrt((9 + 1 + 16) / 2), 4, 11, 3]
+    expected = [7, math.sqrt((9 + 1 + 16) / 2), -1.956686, 15.956686, 3]
     assert numbers(table, "a", "40%", *columns, "n") == pytest.approx(expected)
     assert numbers(table, "b", "area", "mean", "n") == [6, 1]
     assert np.isnan(numbers(table, "b", "area", *columns[1:])).all()
     assert np.isnan(numbers(table, "c", "40%", *columns)).all()  # as soon as one seed has no value
 
 
-def test_of_two_seeds_the_interval_is_their_two_values_and_of_one_there_is_none() -> None:
-    """A quarter of the resamples has the lower one twice, a quarter the higher one."""
+def test_intervals_are_those_of_students_tables() -> None:
+    """5.25 -+ 12.7062 x 1.25 and 5 -+ 12.7062 x 4, as the quantile for two values is 12.7062."""
     low, high = intervals(np.array([[4.0, 9.0], [6.5, 1.0]]))
-    assert low.tolist() == [4.0, 1.0]
-    assert high.tolist() == [6.5, 9.0]
-    assert intervals(np.full((4, 1), 2.5)).tolist() == [[2.5], [2.5]]
+    assert low == pytest.approx([5.25 - 15.88276, 5 - 50.82482], abs=1e-5)
+    assert high == pytest.approx([5.25 + 15.88276, 5 + 50.82482], abs=1e-5)
     for rows in (0, 1):
         assert np.isnan(intervals(np.ones((rows, 3)))).all()
         assert intervals(np.ones((rows, 3))).shape == (2, 3)
+
+
+@pytest.mark.parametrize("comparisons", [1, 4])
+@pytest.mark.parametrize("count", [2, 3, 10, 400])
+def test_intervals_are_those_of_scipys_t_test(count: int, comparisons: int) -> None:
+    values = np.random.default_rng(11).normal(7.0, 2.0, size=(count, 3))
+    level = 1 - 0.05 / comparisons
+    expected = stats.ttest_1samp(values, 0).confidence_interval(level)
+    np.testing.assert_allclose(intervals(values, comparisons), expected, rtol=1e-12)
+
+
+def test_values_that_agree_say_nothing_of_their_spread() -> None:
+    """Nor those that differ only as sums of floating-point numbers do."""
+    assert np.isnan(intervals(np.full((4, 1), 2.5))).all()
+    assert np.isnan(intervals(np.array([[0.1 + 0.2], [0.3], [0.3]]))).all()
+    assert not np.isnan(intervals(np.array([[2.5], [2.502]]))).any()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_intervals_cover_the_true_mean_as_often_as_they_say(count: int) -> None:
+    """Of 20,000 samples 95%, to four standard errors of that part: 4 x sqrt(0.95 x 0.05 / 20,000).
+
+    The intervals of a percentile bootstrap cover it 50% of the time with two values.
+    """
+    values = np.random.default_rng(count).normal(3.0, 2.0, size=(count, 20_000))
+    low, high = intervals(values)
+    assert ((low <= 3) & (high >= 3)).mean() == pytest.approx(0.95, abs=0.0062)
+    # Four at once, independent: 0.9875 ** 4 = 95.1% of 5,000, to four standard errors as well.
+    low, high = intervals(values, comparisons=4).reshape(2, 4, -1)
+    assert 0.938 < ((low <= 3) & (high >= 3)).all(axis=0).mean() < 0.964
+
+
+def test_the_interval_of_two_samples_is_welchs() -> None:
+    generator = np.random.default_rng(8)
+    one, other = generator.normal(5, 1, (3, 4)), generator.normal(3, 4, (7, 4))
+    expected = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    np.testing.assert_allclose(combined_intervals([one, other], [1, -1]), expected, rtol=1e-12)
+    for few in (one[:1], one[:0]):
+        assert np.isnan(combined_intervals([few, other], [1, -1])).all()
+
+
+@pytest.mark.parametrize("spreads", [(1, 1, 1, 1), (1, 3, 9, 1)])
+@pytest.mark.parametrize("count", [3, 10])
+def test_the_interval_of_a_mean_of_experiments_covers_it(
+    count: int, spreads: tuple[float, ...]
+) -> None:
+    """The approximation of Welch and Satterthwaite is off by up to two points with three seeds."""
+    generator = np.random.default_rng(count)
+    samples = [generator.normal(1, spread, (count, 20_000)) for spread in spreads]
+    low, high = combined_intervals(samples, [0.25] * 4)
+    assert ((low <= 1) & (high >= 1)).mean() == pytest.approx(0.955, abs=0.0175)
+
+
+def test_more_rows_of_the_same_spread_are_foretold() -> None:
+    """Of 8 values, two of each of four, the deviation is sqrt(3 x 2 / 7) of that of the four."""
+    values = np.array([[1.0], [2.0], [4.0], [7.0]])
+    doubled = intervals(np.concatenate([values, values]))
+    foretold = combined_intervals([values], [1.0], rows=[8])
+    reach = (foretold[1] - foretold[0]) / (doubled[1] - doubled[0])
+    assert reach == pytest.approx([math.sqrt(7 / 6)])
 
 
 def test_a_column_with_a_nan_has_no_interval_and_leaves_the_others_alone() -> None:
@@ -212,20 +274,7 @@ def test_a_column_with_a_nan_has_no_interval_and_leaves_the_others_alone() -> No
     found, clean = intervals(damaged), intervals(values)
     assert np.isnan(found[:, 1]).all()
     np.testing.assert_array_equal(found[:, [0, 2]], clean[:, [0, 2]])
-    np.testing.assert_array_equal(intervals(values), clean)  # always the same resamples
     assert np.isnan(intervals(np.full((4, 2), np.nan))).all()
-
-
-def test_the_interval_of_many_values_is_that_of_the_normal_theory() -> None:
-    """Of 400 values; ends agree to a tenth of the standard error.
-
-    An end is the 2.5% quantile of 9,999 resampled means: its own deviation is 2.7% of the standard
-    error, so a tenth is beyond 3 deviations, while 90% or 99% intervals miss it by 3 to 6 tenths.
-    """
-    values = np.random.default_rng(11).normal(7.0, 2.0, size=(400, 1))
-    error = stats.sem(values[:, 0])
-    expected = stats.norm.interval(0.95, loc=values.mean(), scale=error)
-    np.testing.assert_allclose(intervals(values)[:, 0], expected, rtol=0, atol=error / 10)
 
 
 def test_differences_are_of_the_same_seed() -> None:
@@ -241,8 +290,9 @@ def test_differences_are_of_the_same_seed() -> None:
     )
     keys = list(zip(table["method"], table["measure"], strict=True))
     assert keys == [(m, name) for m in ("b", "c") for name in ("40%", "area")]
-    # 7 - 6 and 8.5 - 8: positive, as the reference has less.
-    assert numbers(table, "b", "40%", "mean", "low", "high", "n") == [0.75, 0.5, 1.0, 2]
+    # 7 - 6 and 8.5 - 8: positive, as the reference has less; -+ 12.7062 x 0.25.
+    expected = pytest.approx([0.75, -2.426551, 3.926551, 2])
+    assert numbers(table, "b", "40%", "mean", "low", "high", "n") == expected
     assert numbers(table, "b", "40%", "deviation") == [pytest.approx(np.sqrt(0.125))]
     assert numbers(table, "b", "area", "mean") == [1.5]
     assert numbers(table, "c", "40%", "mean", "n") == [-1.0, 1]
@@ -250,14 +300,40 @@ def test_differences_are_of_the_same_seed() -> None:
 
 
 def test_pairing_takes_out_what_seeds_have_in_common() -> None:
-    """The methods spread over 10 points, their differences not at all."""
-    both = measures(a={0: 1.0, 1: 11.0}, b={0: 1.5, 1: 11.5})
+    """The methods spread over 10 points, their differences, 0.5 and 0.7, hardly at all."""
+    both = measures(a={0: 1.0, 1: 11.0}, b={0: 1.5, 1: 11.7})
     columns = ("mean", "deviation", "low", "high")
     difference = paired_differences(both, "a")
-    assert numbers(difference, "b", "40%", *columns) == [0.5, 0.0, 0.5, 0.5]
-    assert numbers(seed_statistics(both), "a", "40%", "low", "high") == [1.0, 11.0]
+    expected = pytest.approx([0.6, 0.1 * math.sqrt(2), 0.6 - 1.27062, 0.6 + 1.27062])
+    assert numbers(difference, "b", "40%", *columns) == expected
+    expected = pytest.approx([6 - 63.53102, 6 + 63.53102])
+    assert numbers(seed_statistics(both), "a", "40%", "low", "high") == expected
     undefined = paired_differences(measures(a={0: np.nan, 1: 1.0}, b={0: 2.0, 1: 3.0}), "a")
     assert np.isnan(numbers(undefined, "b", "40%", *columns)).all()
+
+
+def test_best_are_those_that_the_seeds_do_not_tell_apart() -> None:
+    """c is worse by 2.0, 2.1 and 2.2, beyond doubt; b by 1, -1 and 1; d would be, but is not asked.
+
+    Of the second measure, doubled errors, the same; of a hypervolume more is better.
+    """
+    table = measures(
+        a={0: 5.0, 1: 6.0, 2: 7.0},
+        b={0: 6.0, 1: 5.0, 2: 8.0},
+        c={0: 7.0, 1: 8.1, 2: 9.2},
+        d={0: 1.0, 1: 1.1, 2: 1.2},
+    )
+    asked = ["a", "b", "c"]
+    assert best_methods(table, asked) == {"40%": {"a", "b"}, "area": {"a", "b"}}
+    volumes = table.rename(columns={"area": HYPERVOLUME})
+    assert best_methods(volumes, asked)[HYPERVOLUME] == {"b", "c"}
+    assert best_methods(table, []) == {"40%": set(), "area": set()}
+    assert best_methods(table.drop(index=("b", 1)), asked) == {"40%": set(), "area": set()}
+    undefined = table.copy()
+    undefined.loc[("a", 1), "40%"] = np.nan
+    assert best_methods(undefined, asked)["40%"] == {"b", "c"}
+    assert best_methods(undefined * np.nan, asked)["40%"] == set()
+    assert best_methods(table, ["c"])["40%"] == {"c"}
 
 
 def test_a_method_alone_differs_from_none_and_an_absent_reference_is_an_error() -> None:

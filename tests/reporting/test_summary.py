@@ -1,6 +1,8 @@
 """The line that a summary has for each experiment, against hand-worked outcomes."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -17,27 +19,48 @@ CLAIM = Verdict(
     experiments=("digits",),
     about="the paper",
     why="noise",
-    outcome="not reproduced",
+    outcome="contradicted",
     ours="-1 point",
     evidence="none",
 )
 
 
-def of(*areas: tuple[str, float], seeds: int = 2, steps: dict[str, int] | int = 400) -> Records:
-    """Methods with one network each, at 20% of the cost: its error is the area."""
-    fronts = {(name, seed): [(200, area)] for name, area in areas for seed in range(seeds)}
+def of(
+    *areas: tuple[str, float],
+    seeds: int = 2,
+    steps: dict[str, int] | int = 400,
+    apart: Mapping[str, float] = MappingProxyType({}),
+) -> Records:
+    """Methods with one network each, at 20% of the cost: its error is the area.
+
+    The first seed of a method lies as much below the mean as the last above it; 0 unless given.
+    """
+    fronts = {
+        (name, seed): [(200, area + apart.get(name, 0) * (2 * seed / max(seeds - 1, 1) - 1))]
+        for name, area in areas
+        for seed in range(seeds)
+    }
     return records_of(fronts, steps=steps)
 
 
 @pytest.mark.parametrize(
     ("records", "outcome"),
     [
-        (of(("own", 3.0), ("b", 4.0)), "area: own 3.00, place 1 of 2 with equal budgets"),
         (
-            of(("own", 4.5), ("b", 4.0), ("c", 5.0)),
-            "area: own 4.50, place 2 of 3 with equal budgets; least b 4.00",
+            of(("own", 3.0), ("b", 4.0)),
+            "area: own 3.00, the least of 2 with equal budgets, next b 4.00"
+            " (no interval of the difference, so no order)",
         ),
-        (of(("own", 4.0), ("b", 4.0)), "area: own 4.00, place 1 of 2 with equal budgets"),
+        (  # b minus own -0.4 and -0.6: -0.5 -+ 25.4517 (Student's for 2.5% / 2) x 0.1
+            of(("own", 4.5), ("b", 4.0), ("c", 5.0), apart={"b": 0.1}),
+            "area: own 4.50, least of 3 with equal budgets b 4.00 (b minus own:"
+            " -3.05 to +2.05, 95% t interval, adjusted for 2: no order)",
+        ),
+        (  # 1 -+ 12.7062 x 0.05
+            of(("own", 3.0), ("b", 4.0), apart={"b": 0.05}),
+            "area: own 3.00, the least of 2 with equal budgets, next b 4.00"
+            " (b minus own: +0.36 to +1.64, 95% t interval)",
+        ),
         (
             of(("own", 4.5), ("b", 4.0), ("c", 5.0), seeds=1),
             "area: own 4.50 (others 4.00 to 5.00); one seed, no order",
@@ -45,9 +68,14 @@ def of(*areas: tuple[str, float], seeds: int = 2, steps: dict[str, int] | int = 
         (of(("own", 4.5)), "area: own 4.50"),
         (  # b trained twice as long, so it is in no order
             of(("own", 4.5), ("b", 1.0), ("c", 5.0), steps={"b": 800}),
-            "area: own 4.50, place 1 of 2 with equal budgets",
+            "area: own 4.50, the least of 2 with equal budgets, next c 5.00"
+            " (no interval of the difference, so no order)",
         ),
-        (of(("b", 4.0), ("c", 5.0)), "area: b 4.00, place 1 of 2 with equal budgets"),
+        (  # 1 -+ 4.3027 x 0.1 / sqrt(3)
+            of(("b", 4.0), ("c", 5.0), seeds=3, apart={"c": 0.1}),
+            "area: b 4.00, the least of 2 with equal budgets, next c 5.00"
+            " (c minus b: +0.75 to +1.25, 95% t interval)",
+        ),
     ],
 )
 def test_the_outcome_orders_only_what_can_be_compared(records: Records, outcome: str) -> None:
@@ -61,6 +89,8 @@ def test_runs_and_machines_are_counted() -> None:
     both = {"environments": [gpu, dict(ENVIRONMENT)], "runs": runs}
     row = summary_row(replace(records, environment=both), "own")
     assert row.runs == "2 methods, 3 seeds"
+    fewer = records.fronts.query("method == 'own' or seed == 2")
+    assert summary_row(replace(records, fronts=fewer), "own").runs == "2 methods, 1 to 3 seeds"
     assert row.machine == "H100, A processor; 2.5 h in all runs"
     assert row.subject == "resnet8 on cifar10, 32 px"
     assert summary_row(records, "own").machine == "A processor; 0 min in all runs"

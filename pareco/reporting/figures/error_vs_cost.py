@@ -19,9 +19,8 @@ from pareco.reporting.figures.style import (
     styled,
 )
 from pareco.reporting.records import COST_WORDS, LATENCY, CostWords, Records
-from pareco.reporting.statistics import EXEMPT, UNEQUAL, staircase
+from pareco.reporting.statistics import EXEMPT, FEWEST_SEEDS, UNEQUAL, intervals, staircase
 
-SEEDS_OF_A_BAND = 3
 _HOLLOW = "oD^v<>pP"
 PUBLISHED = ", published"
 _COLUMNS = 78
@@ -43,13 +42,24 @@ def joined_errors(front: pd.DataFrame, cost: str, costs: np.ndarray | None = Non
     return pd.DataFrame(errors, index=list(steps), columns=costs)
 
 
+def band_of(by_seed: pd.DataFrame) -> np.ndarray:
+    """The `intervals` (2 x m) that a figure draws around the means of a row for each seed.
+
+    NaN, for no band, with fewer than FEWEST_SEEDS: of two seeds it would be 18 of their standard
+    deviations wide and hide all else.
+    """
+    few = len(by_seed) < FEWEST_SEEDS
+    values = by_seed.to_numpy(dtype=np.float64)
+    return np.full((2, by_seed.shape[1]), np.nan) if few else intervals(values)
+
+
 def error_figure(
     records: Records, published: pd.DataFrame, focus: str, cost: str | None = None
 ) -> Figure:
     """Test top-1 error (%) over a cost (% of the full network's; its amount at the top).
 
     The upper panel has the line of `joined_errors` of each method, the mean over its seeds where
-    all have one, with a band from the least to the most of three seeds or more. The first STRONG
+    all have one, with the `band_of` three seeds or more. The first STRONG
     of the `method_looks` have colours, and a marker for each network that a line joins; others
     are thin and grey, with their names at the ends. `published` networks in the range of ours are
     hollow markers in the plot over MACs. The lower panel, where there are several methods, has
@@ -74,6 +84,8 @@ def error_figure(
             _draw_published(panels[0], published, fronts["macs"], full)
         for look in strong[1:]:
             _draw_line(panels[1], _difference(rows[look], rows[strong[0]]), look)
+        if panels[0].get_ylim()[0] < 0:  # where a band goes on, though no error can
+            panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel("Test top-1 error (%)")
         if count > 1:
             panels[1].axhline(0, **(strong[0].line | {"zorder": 1}))
@@ -99,12 +111,13 @@ def _draw_front(axes: Axes, front: pd.DataFrame, look: MethodLook) -> None:
 
 
 def _draw_line(axes: Axes, by_seed: pd.DataFrame, look: MethodLook) -> None:
-    """The mean over seeds, and the band of several, where every seed has a value."""
+    """The mean over seeds, and the band around it, where every seed has a value."""
     known = by_seed.dropna(axis=1)
     axes.plot(known.mean(), **look.line)
-    if len(known) >= SEEDS_OF_A_BAND:
+    low, high = band_of(known)
+    if np.isfinite(low).any():
         band = {"color": look.color, "alpha": 0.15, "linewidth": 0, "zorder": 1}
-        axes.fill_between(known.columns, known.min(), known.max(), **band)
+        axes.fill_between(known.columns, low, high, **band)
 
 
 def _difference(front: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
@@ -157,8 +170,10 @@ def _caption(records: Records, cost: str, looks: Sequence[MethodLook], *, hollow
     text = "Points: networks of the fronts, at their own cost; lines join them"
     if seeds > 1:
         text += " (mean over seeds; past the last network of one its error stays)"
-    if seeds >= SEEDS_OF_A_BAND:
-        text += "; bands: lowest to highest seed"
+    if seeds >= FEWEST_SEEDS:
+        text += "; bands: 95% t interval of the mean at each cost"
+    elif seeds > 1:
+        text += "; two seeds: no bands, intervals in the table"
     if len(looks) > 1:
         text += f". Lower panel: minus the line of {looks[0].label}, at equal cost"
     if len(looks) > STRONG:

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from pareco.reporting.figures.error_vs_cost import band_of
 from pareco.reporting.figures.style import add_legend, entitle, method_looks, styled
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import method_order
+from pareco.reporting.statistics import FEWEST_SEEDS, method_order
 
 _PANELS = {
     "loss_largest": "largest network, on labels",
@@ -22,7 +23,7 @@ _PANELS = {
 def curves_figure(records: Records, focus: str) -> Figure | None:
     """The training losses (nats) over steps, a line for each method: the mean over its seeds.
 
-    A band goes from the least to the most of the seeds. Methods that train several sets of
+    A band is the `band_of` three seeds or more. Methods that train several sets of
     weights one after the other, as an exempt budget says, are left out. None without any curve.
     """
     exempt = records.experiment.budget_exempt
@@ -38,14 +39,16 @@ def curves_figure(records: Records, focus: str) -> Figure | None:
             axes.set(xlabel="gradient step", ylabel="training loss (nats)", title=heading)
             for method in shown:
                 look = looks[method]
-                of_step = curves[curves["method"] == method].groupby("step")[column]
-                axes.plot(of_step.mean(), label=method, **look.line)
-                if look.seeds > 1:
-                    ends = of_step.agg(["min", "max"])
+                own = curves[curves["method"] == method]
+                known = own.pivot_table(column, "seed", "step", dropna=False).dropna(axis=1)
+                axes.plot(known.mean(), label=method, **look.line)
+                low, high = band_of(known)
+                if np.isfinite(low).any():
                     band = {"color": look.color, "alpha": 0.12, "linewidth": 0}
-                    axes.fill_between(ends.index, ends["min"], ends["max"], **band)
-        several = curves["seed"].nunique() > 1
-        heading = "line: mean over seeds\nband: lowest to highest" if several else "one seed"
+                    axes.fill_between(known.columns, low, high, **band)
+        seeds = curves["seed"].nunique()
+        heading = "line: mean over seeds" if seeds > 1 else "one seed"
+        heading += "\nband: 95% t interval" if seeds >= FEWEST_SEEDS else ""
         absent = ", ".join(method for method in looks if method in exempt)
         heading += "\n(lines may coincide)" + (f"\nnot shown: {absent}" if absent else "")
         add_legend(figure, panels[:1], title=heading, loc="outside right upper")

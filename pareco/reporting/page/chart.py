@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pareco.reporting.figures.error_vs_cost import joined_errors
+from pareco.reporting.figures.error_vs_cost import band_of, joined_errors
 from pareco.reporting.figures.style import MethodLook, method_looks
 from pareco.reporting.records import AXES, COST_WORDS, Records
 
@@ -37,9 +38,10 @@ _SHAPES: Mapping[str, _Shape] = {
 def chart_data(records: Records, focus: str) -> dict[str, Any]:
     """Networks, costs, and each method's line over each cost, for JSON.
 
-    A line has the points of the figure's, see `joined_errors`: cost, mean, and the least and the
-    most of the seeds, where every seed has a value. The networks are columns; the method of each
-    is its position in `methods`. The same records give the same data, in the same order.
+    A line has the points of the figure's, see `joined_errors`: cost, mean, and the ends of the
+    `band_of` the seeds (None without), where every seed has a value. The networks are columns; the
+    method of each is its position in `methods`. The same records give the same data, in the same
+    order.
     """
     experiment, fronts = records.experiment, records.fronts
     looks = method_looks(records, focus)
@@ -76,10 +78,16 @@ def chart_data(records: Records, focus: str) -> dict[str, Any]:
     }
 
 
-def _line(front: pd.DataFrame, cost: str) -> list[list[float]]:
+def _line(front: pd.DataFrame, cost: str) -> list[list[float | None]]:
     known = joined_errors(front, cost).dropna(axis=1)
-    values = pd.DataFrame([known.mean(), known.min(), known.max()])
-    return [_numbers([point, *values[point]]) for point in values]
+    points = zip(known.columns, known.mean(), *band_of(known), strict=True)
+    return [
+        [
+            *_numbers(point[:2]),
+            *(None if np.isnan(end) else _numbers([end])[0] for end in point[2:]),
+        ]
+        for point in points
+    ]
 
 
 def _dash(look: MethodLook) -> list[float]:

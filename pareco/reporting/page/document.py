@@ -19,8 +19,8 @@ from pareco.reporting.collection import commit_name
 from pareco.reporting.figures.style import mean_areas, method_looks
 from pareco.reporting.page.chart import chart_data
 from pareco.reporting.records import AXES, COST_WORDS, PUBLISHED_SCALE, Records
-from pareco.reporting.statistics import cost_percents
-from pareco.reporting.summary import SummaryRow
+from pareco.reporting.statistics import cost_percents, run_measures
+from pareco.reporting.summary import SummaryRow, order_text, seeds_text
 from pareco.reporting.tables import Tables
 
 _FILES = Path(__file__).parent / "files"
@@ -110,24 +110,26 @@ def first_section(sections: Sequence[Section]) -> Section | None:
 
 
 def what_it_shows(records: Records, focus: str) -> str:
-    """One sentence of an experiment's errors over MACs; of one seed it claims no order."""
+    """One sentence of an experiment's errors over MACs, and how sure an order of methods is."""
     fronts, full = records.fronts, records.experiment.full_costs["macs"]
     looks, areas = method_looks(records, focus), mean_areas(fronts, "macs", full)
     equal = [name for name, look in looks.items() if name == look.label and areas[name] > 0]
-    first, seeds = next(iter(looks)), min(look.seeds for look in looks.values())
-    if seeds == 1 or first not in equal[:1] or len(equal) == 1:
+    first, seeds = next(iter(looks)), seeds_text(fronts)
+    if min(look.seeds for look in looks.values()) == 1 or first not in equal[:1] or len(equal) == 1:
         errors = fronts["test_top1_error"]
         return (
             f"the {len(fronts)} networks of {len(looks)} methods have test errors of"
-            f" {errors.min():.1f} to {errors.max():.1f}%, with {seeds} seed"
-            f"{'' if seeds == 1 else 's'} each; that settles no order of the methods."
+            f" {errors.min():.1f} to {errors.max():.1f}%, with {seeds} each; that settles no"
+            " order of the methods."
         )
-    best = min(equal, key=lambda name: areas[name])
+    others = [name for name in equal if name != first]
+    least = min(others, key=lambda name: areas[name])
+    sure = order_text(run_measures(fronts, "macs", full), least, first, len(others))
     return (
         f"over budgets from {cost_percents(fronts, 'macs', full)[0]} to 100% of the full network’s"
-        f" MACs, the mean test error is {areas[first]:.2f}% with {first}"
-        + ("" if best == first else f" and {areas[best]:.2f}% with {best}")
-        + f", the least of {len(equal)} methods with equal budgets (means over {seeds} seeds)."
+        f" MACs, the mean test error is {areas[first]:.2f}% with {first}, and {areas[least]:.2f}%"
+        f" with {least}, the least of the {len(others)} others with equal budgets"
+        f" (means over {seeds}; {sure})."
     )
 
 

@@ -22,12 +22,19 @@ def exempt(records: Records, *methods: str) -> Records:
     return replace(records, experiment=replace(records.experiment, budget_exempt=methods))
 
 
-def test_lines_are_means_over_seeds_and_bands_go_from_seed_to_seed(records: Records) -> None:
+def test_lines_are_means_over_seeds_and_bands_their_intervals(records: Records) -> None:
+    """Of 2.0, 2.5 and 3.0 at step 10: 2.5 -+ 4.30265 x 0.5 / sqrt(3); of 1, 2, 3 twice that.
+
+    Step 30, which one seed lacks, has neither.
+    """
     rows = [
         ("pareco", 0, 10, 2.0, 4.0),
         ("pareco", 0, 20, 1.0, 3.0),
         ("pareco", 1, 10, 2.5, 5.0),
         ("pareco", 1, 20, 2.0, 3.5),
+        ("pareco", 2, 10, 3.0, 6.0),
+        ("pareco", 2, 20, 3.0, 4.0),
+        ("pareco", 2, 30, 0.1, 0.1),
         ("uniform", 0, 10, 9.0, 8.0),
         ("uniform", 0, 20, 7.0, 6.0),
     ]
@@ -36,8 +43,8 @@ def test_lines_are_means_over_seeds_and_bands_go_from_seed_to_seed(records: Reco
     figure, names, _ = drawn(replace(records, fronts=one, curves=curves))
     assert names == ["pareco", "uniform"]
     expected = {
-        "largest network, on labels": ([2.25, 1.5], [9, 7]),
-        "smallest network, on soft output": ([4.5, 3.25], [8, 6]),
+        "largest network, on labels": ([2.5, 2], [9, 7]),
+        "smallest network, on soft output": ([5, 3.5], [8, 6]),
     }
     assert [axes.get_title("left") for axes in figure.axes] == list(expected)
     for axes, values in zip(figure.axes, expected.values(), strict=True):
@@ -46,17 +53,25 @@ def test_lines_are_means_over_seeds_and_bands_go_from_seed_to_seed(records: Reco
             np.testing.assert_array_equal(line.get_xdata(), [10, 20])
             np.testing.assert_array_equal(line.get_ydata(), means)
     (band,) = figure.axes[0].collections
-    corners = {tuple(map(float, point)) for point in np.asarray(band.get_paths()[0].vertices)}
-    assert corners == {(10, 2.0), (10, 2.5), (20, 1.0), (20, 2.0)}
+    vertices = np.asarray(band.get_paths()[0].vertices)
+    corners = {tuple(map(float, point.round(4))) for point in vertices}
+    assert corners == {(10, 1.2579), (10, 3.7421), (20, -0.4841), (20, 4.4841)}
 
 
 def test_the_legend_says_whether_there_are_seeds_to_average(records: Records) -> None:
-    one = replace(records, curves=records.curves[records.curves["seed"] == 0])
-    several = "line: mean over seeds\nband: lowest to highest"
-    for shown, said in ((records, several), (one, "one seed")):
-        _, names, heading = drawn(shown)
+    curves = records.curves
+    one = replace(records, curves=curves[curves["seed"] == 0])
+    third = curves[curves["seed"] == 0].assign(seed=2)
+    three = replace(records, curves=pd.concat([curves, third]))
+    for shown, said in (
+        (one, "one seed"),
+        (records, "line: mean over seeds"),
+        (three, "line: mean over seeds\nband: 95% t interval"),
+    ):
+        figure, names, heading = drawn(shown)
         assert heading == f"{said}\n(lines may coincide)"
         assert names == ["pareco", "random", "uniform"]
+        assert bool(figure.axes[0].collections) == ("band" in said)
 
 
 def test_exempt_methods_are_left_out_and_named(records: Records) -> None:

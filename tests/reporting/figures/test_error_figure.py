@@ -95,17 +95,32 @@ def test_the_line_is_the_mean_of_the_seeds_where_all_have_one(records: Records) 
     labels, caption = legend(figure)
     assert labels == ["a (2 seeds)"]
     assert "mean over seeds" in caption
-    assert "band" not in caption
+    assert "two seeds: no bands, intervals in the table" in caption
 
 
-def test_three_seeds_have_a_band_from_the_least_to_the_most(records: Records) -> None:
+def test_three_seeds_have_the_band_of_students_interval(records: Records) -> None:
+    """Of 7, 7 and 1 at 40%: 5 -+ 4.30265 x 2; of 5, 7 and 1 at 60%: 4.3333 -+ 4.30265 x 1.7638."""
     third = [("a", 2, 200, 1, 0.5, 3.0), ("a", 2, 400, 1, 0.4, 1.0)]
     figure = error_figure(worked(records, NETWORKS + third), NONE, "a")
     (band,) = [each for each in figure.axes[0].collections if not isinstance(each, PathCollection)]
     vertices = np.asarray(band.get_paths()[0].vertices)
-    corners = {tuple(map(float, point.round(7))) for point in vertices}
-    assert corners == {(40, 1), (40, 7), (60, 1), (60, 7)}
-    assert "bands: lowest to highest seed" in legend(figure)[1]
+    corners = {tuple(map(float, point.round(3))) for point in vertices}
+    assert corners == {(40, -3.605), (40, 13.605), (60, -3.256), (60, 11.922)}
+    assert "bands: 95% t interval of the mean at each cost" in legend(figure)[1]
+    assert figure.axes[0].get_ylim()[0] == 0  # no error is less
+
+
+def test_the_band_of_a_difference_is_that_of_the_paired_one(records: Records) -> None:
+    """The methods spread over 30 points; the differences are 1, 2 and 3: 2 -+ 4.30265 / sqrt(3)."""
+    networks = [
+        (name, seed, 200, 1, 0.5, 30.0 * seed + (name == "b") * (seed + 1))
+        for name in ("a", "b")
+        for seed in range(3)
+    ]
+    _, lower = error_figure(worked(records, networks), NONE, "a").axes
+    (band,) = lower.collections
+    vertices = np.asarray(band.get_paths()[0].vertices)
+    assert {float(point.round(3)) for point in vertices[:, 1]} == {-0.484, 4.484}
 
 
 def test_differences_are_taken_seed_by_seed(records: Records) -> None:

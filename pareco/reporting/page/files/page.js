@@ -56,7 +56,7 @@
       this.show();
     }
 
-    /* Per method: the least and the most of the seeds (a band), the line, the networks. */
+    /* Per method: the ends of the interval over seeds (a band), the line, the networks. */
     datasets() {
       const radius = this.count > MANY ? 2.4 : 3.8;
       return this.data.methods.flatMap((method, index) => {

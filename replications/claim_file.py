@@ -1,0 +1,207 @@
+"""What claims.toml holds: each claim, what tests it, and how it is judged."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from pareco.config import Cost
+from pareco.reporting.claims import Gains, area_gains, budget_gains
+from pareco.reporting.records import Records, blaming
+from replications.catalogue import experiment_named, experiment_names, method_names
+
+PATH = Path(__file__).parent / "claims.toml"
+
+
+def _among(names: Callable[[], list[str]]) -> AfterValidator:
+    def known(name: str) -> str:
+        if name not in names():
+            raise ValueError(f"unknown {name!r}. Known: {', '.join(names())}")
+        return name
+
+    return AfterValidator(known)
+
+
+Text = Annotated[str, Field(min_length=1)]
+MethodName = Annotated[str, _among(method_names)]
+ExperimentName = Annotated[str, _among(experiment_names)]
+Budget = Annotated[float, Field(gt=0, le=100, strict=True)]
+ExperimentNames = Annotated[tuple[ExperimentName, ...], Field(strict=False, min_length=1)]
+
+
+class Claim(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A claim, and the experiments that test it."""
+
+    about: ClassVar[Literal["the paper", "costs"]] = "the paper"
+
+    statement: Text
+    """The claim in its source's words."""
+    source: Text
+    replications: ExperimentNames
+    cost: Cost
+    """Which cost of the networks it is about."""
+    why: Text
+    """How it is judged, and why so."""
+
+    @property
+    def cases(self) -> tuple[tuple[str, ...], ...]:
+        """The experiments, in groups that one measurement takes."""
+        return tuple((name,) for name in self.replications)
+
+
+class TwoMethods(Claim, frozen=True):
+    """A claim that a method beats another one, in the mean of all cases."""
+
+    method: MethodName
+    baseline: MethodName
+
+
+class GainUpTo(TwoMethods, frozen=True):
+    """At some of a few budgets the error is lower by a number."""
+
+    kind: Literal["gain_up_to"]
+    number: Annotated[float, Field(gt=0)]
+    """Percentage points."""
+    budgets: Annotated[tuple[Budget, ...], Field(strict=False, min_length=1)]
+    """Percent of the full cost, fixed before anything has run."""
+    above: ClassVar[float] = 0.0
+    """What the gain must be shown to lie above, for its direction."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if list(self.budgets) != sorted(set(self.budgets)):
+            raise ValueError("budgets must be in ascending order, each once")
+        return self
+
+    @property
+    def reaching(self) -> float:
+        """How large a gain must be."""
+        return self.number
+
+    @property
+    def expected(self) -> str:
+        """What is claimed, in words."""
+        shown = ", ".join(f"{budget:g}" for budget in self.budgets)
+        return f"up to {self.number:g} points, judged at {shown}% of the full cost"
+
+    def measure(self, records: Sequence[Records]) -> Gains | None:
+        """Return the `budget_gains`; None where nothing compares."""
+        return budget_gains(
+            *records,
+            cost=self.cost,
+            method=self.method,
+            baseline=self.baseline,
+            percents=self.budgets,
+        )
+
+
+class AreaGain(TwoMethods, frozen=True):
+    """The area under the front is smaller; where others are named, by more than in theirs."""
+
+    kind: Literal["area_gain"]
+    more_than: float
+    """Percentage points."""
+    compared_with: ExperimentNames | None = None
+    """The experiments whose gain is subtracted, each from that at its place."""
+
+    @model_validator(mode="after")
+    def _in_pairs(self) -> Self:
+        if self.compared_with and len(self.compared_with) != len(self.replications):
+            raise ValueError("compared_with must be as long as replications")
+        return self
+
+    @property
+    def above(self) -> float:
+        """What the gain must be shown to lie above."""
+        return self.more_than
+
+    @property
+    def reaching(self) -> float:
+        """How large a gain must be: nothing is claimed but that it lies above."""
+        return self.more_than
+
+    @property
+    def cases(self) -> tuple[tuple[str, ...], ...]:
+        """The experiments one by one, or in pairs with those that they are compared with."""
+        if self.compared_with is None:
+            return super().cases
+        return tuple(zip(self.replications, self.compared_with, strict=True))
+
+    @property
+    def expected(self) -> str:
+        """What is claimed, in words."""
+        many = ", in the mean of all comparisons" if len(self.cases) > 1 else ""
+        return f"more than {self.more_than:g} points{many}"
+
+    def measure(self, records: Sequence[Records]) -> Gains | None:
+        """Return the `area_gains`; None where nothing compares."""
+        return area_gains(*records, cost=self.cost, method=self.method, baseline=self.baseline)
+
+
+class PublishedCost(Claim, frozen=True):
+    """The costs of published networks are those that the cost model counts."""
+
+    about: ClassVar[Literal["the paper", "costs"]] = "costs"
+    kind: Literal["published_cost"]
+    published_source: Text
+    """The `source` of the rows in results/published/; * stands for any characters."""
+    published_method: Text
+    rows: int
+    """How many rows there must be."""
+    decimals: int
+    """Of the published millions."""
+    rounding: Literal["down", "nearest"]
+    added: int = 0
+    """What the source counts beside ours."""
+    divisor: int | None = None
+    """Widths are multiples of it; None where all rows are the full network."""
+    expansion: int = 1
+    expanded: re.Pattern[str] = re.compile("(?!)")
+    """Groups whose name has it get `expansion` times the rounded channels."""
+
+    def rounded(self, millions: Decimal) -> Decimal:
+        """Return millions, rounded as the published ones are."""
+        rounding = ROUND_FLOOR if self.rounding == "down" else ROUND_HALF_EVEN
+        return millions.quantize(Decimal(1).scaleb(-self.decimals), rounding=rounding)
+
+
+GainClaim = GainUpTo | AreaGain
+AnyClaim = Annotated[GainClaim | PublishedCost, Field(discriminator="kind")]
+
+
+class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What claims.toml holds."""
+
+    gradient_steps: dict[str, int]
+    """The published schedule of each experiment, in steps."""
+    classes: dict[str, int]
+    """The number of classes of each data set."""
+    claim: Annotated[dict[str, AnyClaim], Field(min_length=1)]
+    """The claims by a short name."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for key, claim in self.claim.items():
+            for name in (name for case in claim.cases for name in case):
+                data = experiment_named(name).data.name
+                if isinstance(claim, GainClaim) and name not in self.gradient_steps:
+                    raise ValueError(f"gradient_steps lacks {name}, which claim {key!r} names")
+                if isinstance(claim, PublishedCost) and data not in self.classes:
+                    raise ValueError(f"classes lacks {data}, which claim {key!r} is about")
+        return self
+
+
+def read_claims(path: Path = PATH) -> ClaimFile:
+    """Return the claims of a file.
+
+    Raises `ValueError`, in one line that names file, claim and field, for what is missing, unknown
+    or of another type.
+    """
+    with blaming(path):
+        return ClaimFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
