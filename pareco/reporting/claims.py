@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import t, ttest_ind
 
 from pareco.reporting.collection import commit_name
-from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, Records
+from pareco.reporting.records import FOLDER, Records
 from pareco.reporting.statistics import AREA, budget_marks, errors_at, run_measures, staircase
 
 Outcome = Literal["reproduced", "not reproduced", "not run at that scale"]
@@ -127,7 +127,7 @@ def shortcomings(
     number of steps and with equal budgets. Of another scale only that is said.
     """
     experiment = records.experiment
-    if experiment.scale != PUBLISHED_SCALE:
+    if not experiment.published:
         yield f"scale {experiment.scale}"
         return
     missing = [

@@ -120,7 +120,8 @@ class Trainer:
         saved = time.perf_counter()
         for batch in self.clock.waited_for(self._batches()):
             widths = self._widths(batch)
-            largest, smallest, interrupted = self._gradients(batch, widths)
+            due = self.processes.main and time.perf_counter() - saved >= self.checkpoint_seconds
+            largest, smallest, interrupted, save = self._gradients(batch, widths, due)
             rate = self._update()
             self.step += 1
             self.passes += len(widths)
@@ -137,14 +138,19 @@ class Trainer:
                         waiting_percent=waiting,
                     )
                 )
-                if interrupted or time.perf_counter() - saved >= self.checkpoint_seconds:
+            if save:
+                self._check_agreement()
+                if self.processes.main:
                     self.on_checkpoint()
-                    saved = time.perf_counter()
+                saved = time.perf_counter()
             if interrupted:
                 raise Interrupted(interrupted)
         self.net.share_batches(None)
         self.evaluations.begin(None)
-        self.processes.check_agreement(list(self.net.parameters()))
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        self.processes.check_agreement(dict(self.net.named_parameters()))
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's part of every training batch that is left."""
@@ -165,12 +171,15 @@ class Trainer:
         between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
 
-    def _gradients(self, batch: Batch, widths: Sequence[Widths]) -> tuple[float, float, int]:
+    def _gradients(
+        self, batch: Batch, widths: Sequence[Widths], due: bool
+    ) -> tuple[float, float, int, bool]:
         """Add up the gradients of a sandwich step, and average them over processes.
 
-        Returns the mean losses of the largest and the smallest network, and the signal that asks
-        any process for an end, or 0. Raises `NonFiniteLoss`. Layers that draw by themselves, such
-        as dropout, draw the same when a step is done again.
+        Returns the mean losses of the largest and the smallest network, the signal that asks any
+        process for an end, or 0, and whether to save after this step: then, or if that is `due` in
+        any process. Raises `NonFiniteLoss`. Layers that draw by themselves, such as dropout, draw
+        the same when a step is done again.
         """
         count, rank = self.processes.share.count, self.processes.share.rank
         purpose = ("layers", self.step, *([rank] if rank else []))
@@ -186,7 +195,9 @@ class Trainer:
         gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
         finite = losses.isfinite()
         flags = [float(not finite.all()), *losses[[0, -1]].tolist(), float(requested() or 0)]
-        failed, largest, smallest, signals = self.processes.average_gradients(gradients, flags)
+        failed, largest, smallest, signals, saves = self.processes.average_gradients(
+            gradients, [*flags, float(due)]
+        )
         if failed:
             bad = [str(each) for each, well in zip(widths, finite, strict=True) if not well]
             where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"
@@ -194,7 +205,8 @@ class Trainer:
                 f"the loss is not finite at step {self.step}, at {where}. "
                 "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
             )
-        return largest / count, smallest / count, int(signals and (requested() or signal.SIGTERM))
+        signum = int(signals and (requested() or signal.SIGTERM))
+        return largest / count, smallest / count, signum, bool(signum or saves)
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""
