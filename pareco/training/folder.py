@@ -93,7 +93,8 @@ class RunState:
     """What is done of a run: the sets of weights trained, their rows, and what was spent.
 
     `rows` are those of front.csv, `visits` those of visits.csv. `images` were trained on in
-    `training_seconds`, of which `waiting_seconds` passed without any.
+    `training_seconds`, of which `waiting_seconds` passed without any. `tested` is how far the test
+    of the front is, as of `pareco.evaluation.Partial`, where it is under way.
     """
 
     trained: int = 0
@@ -108,6 +109,7 @@ class RunState:
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
     damaged_images: int = 0
+    tested: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -101,6 +102,7 @@ class Trainer:
         """Start at step 0."""
         config, self.clock = self.config, StepClock(self.spent)
         self.step = self.passes = 0
+        self._held: tuple[Tensor, dict[str, Any]] | None = None
         self.steps = config.epochs * self.loader.batches_per_epoch
         groups = param_groups_weight_decay(self.net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
@@ -223,18 +225,29 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return rate
 
+    def hold(self) -> None:
+        """Let checkpoints keep the method as it is now, until this is called again.
+
+        What the method does meanwhile is done again after an interruption.
+        """
+        self._held = deepcopy(self._method_state())
+
+    def _method_state(self) -> tuple[Tensor, dict[str, Any]]:
+        return self.method.task.generator.get_state(), self.method.state()
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint must keep: tensors, and what is ready for JSON."""
+        generator, method = self._held or self._method_state()
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         for name, parameter in self.net.named_parameters():
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
-        return tensors | {"generator": self.method.task.generator.get_state()}, {
+        return tensors | {"generator": generator}, {
             "step": self.step,
             "passes": self.passes,
             "scaler": self.scaler.state_dict(),
-            "method": self.method.state(),
+            "method": method,
             "evaluations": self.evaluations.state(),
         }
 

@@ -53,12 +53,15 @@ def attempt(
     return process.exitcode
 
 
-def states(path: Path) -> dict[int, set[str]]:
-    """Return the digests of what was saved for every step: one each, unless attempts differ."""
-    found: dict[int, set[str]] = {}
+def states(path: Path) -> dict[tuple[int, int], set[str]]:
+    """Return the digests of what was saved for every step: one each, unless attempts differ.
+
+    A step, and how many losses were measured with the final weights, once there are such.
+    """
+    found: dict[tuple[int, int], set[str]] = {}
     for line in path.with_suffix(".states").read_text().splitlines():
-        step, digest = line.split()
-        found.setdefault(int(step), set()).add(digest)
+        step, measured, digest = line.split()
+        found.setdefault((int(step), int(measured)), set()).add(digest)
     return found
 
 
@@ -98,7 +101,8 @@ def _status(path: Path, method: str, accident: Accident | None, machine: Machine
             for name, tensor in sorted(tensors.items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().contiguous().numpy().tobytes())
-            states_file.write(f"{state.gradient_steps + trainer['step']} {digest.hexdigest()}\n")
+            place = state.gradient_steps + trainer["step"], len(trainer["evaluations"]["final"])
+            states_file.write(f"{place[0]} {place[1]} {digest.hexdigest()}\n")
         save(self, state, tensors, trainer)
 
     save = RunFolder.save
