@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -230,3 +233,26 @@ def _unjoined(count: int, name: str, *, joined: int) -> str:
         "(GPUS=N does) or accelerate launch, so that they train one network together; for runs "
         f"apart from each other unset {name}"
     )
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask for an end."""
+
+
+def worker_context(*modules: str) -> Any:
+    """Return the context of `multiprocessing` with a fork server, where there is one.
+
+    Workers then share one import of these modules, and of torch, and nothing is forked off a
+    process with threads or an accelerator. `SIGNALS` are blocked in the server, which a signal to
+    all processes must not end, and in a worker until it hears them. A server that runs stays.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    multiprocessing.set_forkserver_preload([*modules])
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")

@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pareco.config import DataConfig
-from pareco.data.decoding import MOST_DAMAGED, Decoded, decoded_pieces
+from pareco.data.decoding import MOST_DAMAGED, Decoded, Decoders
 from pareco.data.sources import Source
 from pareco.data.transforms import Preparation
 from pareco.processes import Share
@@ -59,6 +59,10 @@ class Store(ABC):
         `seeds`, one for each image, decide how it is cropped and coloured for training; None
         gives what evaluation sees. Raises `DamagedImages` once too many cannot be read.
         """
+
+    def close(self) -> None:
+        """End the processes that decode; reading begins them again."""
+        return
 
     def held(self, indices: Tensor) -> Store:
         """Return a store to be read at these indices `k`, sorted, alone: it decodes none twice."""
@@ -102,6 +106,7 @@ class FileStore(Store):
         """Keep what decodes them, in so many processes, for this device."""
         super().__init__(torch.from_numpy(source.labels), source.classes, source.own_test, 3)
         self.source, self.config, self.workers, self.device = source, config, workers, device
+        self._decoders = Decoders(source, config, workers, device)
         self.reasons: dict[int, str] = {}
         """Why images could not be read, by their index."""
 
@@ -115,11 +120,14 @@ class FileStore(Store):
             )
             for indices, own in zip(batches, seeds or batches, strict=True)
         ]
-        pieces, accelerated = list(chain.from_iterable(divided)), self.device.type != "cpu"
-        decoded = decoded_pieces(self.source, self.config, pieces, self.workers, accelerated)
-        with closing(decoded):  # else an error that is kept would keep its processes
+        decoded = self._decoders.decoded(list(chain.from_iterable(divided)))
+        with closing(decoded):  # else an error that is kept would keep what is decoded ahead
             for batch in divided:
                 yield self._batch([self._checked(next(decoded)) for _ in batch])
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._decoders.close()
 
     def held(self, indices: Tensor) -> DecodedStore:
         """Return a store that decodes these images once, when first read."""
@@ -185,7 +193,13 @@ class DecodedStore(Store):
         for place, (some, theirs) in shown:
             pixels[place : place + len(some)] = some
             labels[place : place + len(some)] = theirs.cpu()
+        if self._files.config.in_memory:  # so nothing else is read
+            self._files.close()
         return MemoryStore(pixels, labels, self.classes)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._files.close()
 
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield pixels and labels at each batch of indices, as evaluation sees them."""

@@ -135,6 +135,10 @@ class DataSet:
         """The number of colour channels."""
         return self.train.store.channels
 
+    def close(self) -> None:
+        """End the processes that decode images; reading begins them again."""
+        self.train.store.close()
+
     @property
     def damaged(self) -> list[str]:
         """Names of the images that this process could not read, and replaced by others."""

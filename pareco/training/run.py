@@ -80,6 +80,7 @@ def execute_run(
     torch.set_num_threads(experiment.training.cpu_threads)
     with explained(path), interruptible(), ExitStack() as held:
         session = _Session(folder, method, machine, processes, on_step)
+        held.callback(session.data.close)
 
         def left_to_do() -> bool:
             held.enter_context(folder.claimed(session.data, processes))

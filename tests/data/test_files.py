@@ -1,11 +1,13 @@
 """Files decoded when they are needed: exact, whatever the number of workers; damaged or whole."""
 
+import gc
 import io
 import logging
 import os
 import signal
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ from tests.data.pictures import (
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _processes_end() -> Iterator[None]:
+    """As the store that is dropped ends them."""
+    yield
+    gc.collect()
+    assert not torch.multiprocessing.active_children()
 
 
 def store(folder: Path, workers: int = 0, **options: Any) -> FileStore:
@@ -84,13 +94,55 @@ def test_random_views_do_not_depend_on_the_workers(tmp_path: Path, workers: int)
     assert not equal(list(store(tmp_path, **options).read(batches, seeds[::-1])), expected)
 
 
-def test_an_epoch_left_in_the_middle_leaves_no_process(tmp_path: Path) -> None:
-    images = Images(store(written_folders(tmp_path), 2), torch.arange(30), Preparation(small()))
-    batches = TrainingLoader(images=images, batch_size=6, seed=3).epoch(0)
-    next(batches)
-    assert torch.multiprocessing.active_children()
-    batches.close()  # type: ignore[attr-defined]
-    assert not torch.multiprocessing.active_children()
+def children() -> set[int | None]:
+    return {child.pid for child in torch.multiprocessing.active_children()}
+
+
+def test_workers_stay_for_all_epochs_until_the_store_is_closed(tmp_path: Path) -> None:
+    """Also for one that is left in the middle, and for evaluation meanwhile."""
+    files = store(written_folders(tmp_path), 2)
+    images = Images(files, torch.arange(30), Preparation(small()))
+    alone = Images(store(tmp_path), torch.arange(30), Preparation(small()))
+    loader, expected = (
+        TrainingLoader(images=each, batch_size=6, seed=3) for each in (images, alone)
+    )
+    left = loader.epoch(0)
+    assert equal([next(left)], [next(expected.epoch(0))])
+    assert equal([images.normalized(torch.arange(7))], [alone.normalized(torch.arange(7))])
+    workers = children()
+    assert len(workers) == 2
+    left.close()  # type: ignore[attr-defined]
+    for epoch in (1, 2):
+        assert equal(list(loader.epoch(epoch)), list(expected.epoch(epoch)))
+        assert equal(list(loader.epoch(epoch, start=3)), list(expected.epoch(epoch, start=3)))
+    assert children() == workers
+    files.close()
+    assert not children()
+    assert equal(list(loader.epoch(1)), list(expected.epoch(1)))
+    files.close()
+
+
+def test_workers_are_not_forked_off_this_process(tmp_path: Path) -> None:
+    """It may hold threads and an accelerator, which no fork survives."""
+    files = store(written_folders(tmp_path), 1)
+    read(files, [0])
+    (worker,) = torch.multiprocessing.active_children()
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    parent = int(status.partition("PPid:")[2].split()[0])
+    assert parent != os.getpid()
+    files.close()
+
+
+def test_a_killed_worker_is_told_and_reading_begins_anew(tmp_path: Path) -> None:
+    files = store(written_folders(tmp_path), 2)
+    reading = files.read([torch.tensor([index]) for index in range(42)], None)
+    next(reading)
+    for worker in torch.multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(ChildProcessError, match=r"was killed .*--decoding-workers"):
+        list(reading)
+    assert len(read(files, [0, 1])) == 1
+    files.close()
 
 
 def test_signals_to_all_processes_leave_the_workers_at_work(tmp_path: Path) -> None:
@@ -104,7 +156,7 @@ def test_signals_to_all_processes_leave_the_workers_at_work(tmp_path: Path) -> N
         for kind in (signal.SIGTERM, signal.SIGINT):
             os.kill(worker.pid or 0, kind)
     assert equal([*found, *reading], expected)
-    assert not torch.multiprocessing.active_children()
+    files.close()
 
 
 def truncated() -> bytes:
@@ -193,7 +245,8 @@ def test_nothing_but_damage_ends_with_a_list_that_is_cut(tmp_path: Path, workers
         read(files, [29])
     assert str(raised.value).count("\n  train/") == 20
     assert str(raised.value).endswith("and 6 more")
-    assert not torch.multiprocessing.active_children()  # though the error is still held
+    files.close()
+    assert not children()  # though the error is still held
     fresh = store(tmp_path, workers)
     for path in (tmp_path / "train").rglob("*.png"):
         path.unlink()
@@ -230,6 +283,8 @@ def test_held_images_are_decoded_once_and_as_evaluation_sees_them(
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert equal(list(held.read(batches, None)), expected)
+    assert len(children()) == workers  # the store of files may be read again
+    files.close()
     assert held.fingerprint() == files.fingerprint()
     assert held.memory.pixels.shape == (3, 3, 16, 16)
     for absent in (5, 41):

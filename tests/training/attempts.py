@@ -20,11 +20,12 @@ from unittest.mock import patch
 import torch
 
 from pareco.config import Machine
+from pareco.processes import worker_context
 from pareco.training import RunError, StepReport, execute_run
 from pareco.training.folder import RunFolder
 from pareco.training.interruption import Interrupted
+from replications import sweep
 from replications.catalogue import method_named
-from replications.sweep import worker_context
 from tests.experiments import TINY
 
 MIB = 2**20
@@ -46,7 +47,7 @@ def attempt(
     """Return the exit status of a run; what it says is in `path.log`, its weights in `.states`."""
     if accident is None or accident.kind in _SIGNALS:
         return _status(path, method, accident, machine)
-    context: Any = worker_context()
+    context: Any = worker_context(sweep.__name__)
     process = context.Process(target=_attempt, args=(path, method, accident, machine))
     process.start()
     process.join()

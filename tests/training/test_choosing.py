@@ -1,4 +1,4 @@
-"""Signals after training: the search, the choice of the front and its test go on where they were."""
+"""Signals after training: search, choice of the front and its test go on where they were."""
 
 import json
 import os
