@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -16,8 +17,9 @@ from functools import cached_property, partial
 from itertools import chain, islice, repeat
 from multiprocessing import parent_process
 from multiprocessing.util import Finalize
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.multiprocessing  # so that tensors travel between processes in shared memory
 from torch import Tensor
@@ -68,7 +70,7 @@ class Decoders:
             self._workers,
             worker_context(__name__),
             initializer=_begin_worker,
-            initargs=(pickle.dumps(self._pieces, pickle.HIGHEST_PROTOCOL),),
+            initargs=([_sent(self._pieces)],),
         )
         end = partial(executor.shutdown, wait=True, cancel_futures=True)
         # Before multiprocessing waits for its children, which would never end by themselves.
@@ -169,7 +171,7 @@ class _Pieces(Dataset[Decoded]):
 _of_this_worker: list[_Pieces] = []
 
 
-def _begin_worker(pieces: bytes) -> None:
+def _begin_worker(sent: list[bytes]) -> None:
     """Take what decodes; end with the parent, but leave signals to it: it ends a step and saves."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
@@ -182,8 +184,55 @@ def _begin_worker(pieces: bytes) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _of_this_worker.append(pickle.loads(pieces))
+    _of_this_worker.append(_Received(io.BytesIO(sent.pop())).load())
 
 
 def _decoded(keys: list[tuple[int, int | None]]) -> Decoded:
     return _of_this_worker[0][keys]
+
+
+class _Packed:
+    """Many texts, or pairs of a text and a number, in little memory."""
+
+    def __init__(self, items: Sequence[str] | Sequence[tuple[str, int]]) -> None:
+        pairs = isinstance(items[0], tuple)
+        texts = [each[0] for each in items] if pairs else items
+        encoded = [each.encode(errors="surrogateescape") for each in cast("list[str]", texts)]
+        self._text = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._numbers = np.array([each[1] for each in items]) if pairs else None
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str | tuple[str, int]:
+        index = range(len(self))[index]
+        text = self._text[self._ends[index] : self._ends[index + 1]]
+        name = text.decode(errors="surrogateescape")
+        return name if self._numbers is None else (name, int(self._numbers[index]))
+
+
+_MANY = 10_000
+
+
+class _Sending(pickle.Pickler):
+    """Packs long lists of names: a million take a worker seconds to read and 500 MB to hold."""
+
+    def persistent_id(self, obj: Any) -> _Packed | None:
+        """Return what stands in for a list; None for all that is sent as it is."""
+        if type(obj) not in (list, tuple) or len(obj) < _MANY:
+            return None
+        texts = all(type(each) is str for each in obj)
+        pairs = all(type(each) is tuple and [*map(type, each)] == [str, int] for each in obj)
+        return _Packed(obj) if texts or pairs else None
+
+
+class _Received(pickle.Unpickler):
+    def persistent_load(self, pid: _Packed) -> _Packed:
+        return pid
+
+
+def _sent(pieces: _Pieces) -> bytes:
+    file = io.BytesIO()
+    _Sending(file, pickle.HIGHEST_PROTOCOL).dump(pieces)
+    return file.getvalue()

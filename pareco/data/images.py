@@ -6,7 +6,7 @@ import hashlib
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,6 +51,8 @@ class Store(ABC):
         """The number of colour channels."""
         self.damaged: list[str] = []
         """Names of the images that this process could not read, and replaced by the next ones."""
+        self.pause: Callable[[], None] = lambda: None
+        """Called between images that are decoded to be held; what it raises ends that."""
 
     @abstractmethod
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
@@ -172,6 +174,7 @@ class DecodedStore(Store):
         """Hold the images at the indices `k`, sorted, that are needed."""
         super().__init__(files.labels, files.classes, files.own_test, files.channels)
         self.damaged = files.damaged
+        self.pause = lambda: files.pause()  # that of then
         self._files, self._needed = files, needed
 
     @cached_property
@@ -191,6 +194,7 @@ class DecodedStore(Store):
             disable=not sys.stderr.isatty(),
         )
         for place, (some, theirs) in shown:
+            self.pause()
             pixels[place : place + len(some)] = some
             labels[place : place + len(some)] = theirs.cpu()
         if self._files.config.in_memory:  # so nothing else is read

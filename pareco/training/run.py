@@ -114,6 +114,7 @@ class _Session:
         self.pausing, self.saved = False, time.perf_counter()
         config, processes = self.experiment, self.processes
         self.data = load_data(config.data, self.machine, processes.device)
+        self.data.train.store.pause = check  # nothing is lost of what is decoded before training
         self.net = self.network()
         self.loader = TrainingLoader(
             images=self.data.train,

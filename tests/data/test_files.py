@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pareco.data import DamagedImages, TrainingLoader
+from pareco.data import DamagedImages, TrainingLoader, decoding
+from pareco.data.decoding import Decoded, Decoders
 from pareco.data.images import FileStore, Images
 from pareco.data.locations import located
 from pareco.data.transforms import Preparation
@@ -131,6 +132,59 @@ def test_workers_are_not_forked_off_this_process(tmp_path: Path) -> None:
     parent = int(status.partition("PPid:")[2].split()[0])
     assert parent != os.getpid()
     files.close()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_decoding_to_hold_can_be_ended_and_begun_anew(tmp_path: Path, held: bool) -> None:
+    files = store(written_tars(tmp_path, train=300), 2)
+    indices = torch.arange(600)  # in pieces of 256
+    images = files.held(indices)
+    calls: list[int] = []
+
+    def pause() -> None:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    (images if held else files).pause = pause
+    with pytest.raises(KeyboardInterrupt):
+        next(images.read([indices], None))
+    assert equal(list(images.read([indices[300:310]], None)), read(files, [*range(300, 310)]))
+    assert len(calls) == 2 + 3
+    images.close()
+    assert not children()
+
+
+def test_images_pass_through_pinned_memory_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here memory is not really pinned, as that takes an accelerator."""
+    pinned: list[Decoded] = []
+    monkeypatch.setattr(decoding, "_pinned", lambda each: pinned.append(each) or each)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: None)
+    source = located(str(written_folders(tmp_path)))
+    decoders = Decoders(source, small(), 2, torch.device("cuda", 1))
+    found = list(decoders.decoded([(torch.tensor([index]), None) for index in range(42)]))
+    assert [int(each.indices) for each in found] == [*range(42)]
+    assert all(one is other for one, other in zip(found, pinned, strict=True))
+    decoders.close()
+
+
+def test_long_lists_of_names_are_sent_in_little_memory() -> None:
+    """Names need not be UTF-8; short lists, and lists of other things, are sent as they are."""
+    names = [f"n{index:08}/\udcff_{index}.JPEG" for index in range(20_000)]
+    labels = [(name, index % 7) for index, name in enumerate(names)]
+    sent = {"names": tuple(names), "labels": labels, "odd": [*names, 1], "few": names[:5]}
+    content = decoding._sent(sent)  # type: ignore[arg-type]
+    received = decoding._Received(io.BytesIO(content)).load()
+    assert list(received["names"]) == names
+    assert list(received["labels"]) == labels
+    assert type(received["labels"][-1][1]) is int
+    assert received["labels"][-2] == labels[-2]
+    with pytest.raises(IndexError):
+        received["names"][20_000]
+    assert (received["odd"], received["few"]) == (sent["odd"], sent["few"])
+    assert type(received["names"]) is type(received["labels"]) is not list
 
 
 def test_a_killed_worker_is_told_and_reading_begins_anew(tmp_path: Path) -> None:
