@@ -185,9 +185,7 @@ def test_a_world_without_a_launcher_is_refused_by_the_command(tmp_path: Path) ->
         check=False,
     )
     assert result.returncode == 2
-    assert (
-        "WORLD_SIZE tells of 2 processes, but 1 joined: start them with torchrun" in result.stderr
-    )
+    assert "WORLD_SIZE tells of 2 processes, but 1 joined: start them with" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -219,7 +217,7 @@ def test_the_smoke_replication_runs_on_two_processes_as_make_starts_it(tmp_path:
         assert len((run / "metrics.jsonl").read_text().splitlines()) == 20
         assert (run / "DONE").exists()
     fronts = (tmp_path / "results/digits-smoke/records/fronts.csv").read_text().splitlines()
-    assert {line.split(",")[0] for line in fronts[1:]} == {"us_net", "two_stage"}
+    assert {line.split(",")[1] for line in fronts[1:]} == {"us_net", "two_stage"}
     assert result.stdout.count("Budget per run") == 1  # one process reports
 
 

@@ -64,6 +64,8 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
         options: Any = {"on_step": lambda report: None, "machine": machine}
         experiment = replace(GENTLE, training=training)
         execute_run(experiment, method_named(method), 0, folder / "run", **options)
+    if not trained:
+        return
     weights = {name: each.detach().clone() for name, each in last["net"].named_parameters()}
     save_file(weights, folder / f"rank{rank}.safetensors")
     reduced = sum("group" not in call.kwargs for call in reduce.call_args_list)
