@@ -190,10 +190,14 @@ def test_an_ask_can_be_ended_between_its_trials(net: SlimmableNet) -> None:
 
     task = replace(task_of(net, Losses()), pause=pause)
     search = WidthSearch(task)
-    with pytest.raises(KeyboardInterrupt):
+
+    def visit_on() -> None:
         while True:
             search.ask(2)
             search.refresh()
+
+    with pytest.raises(KeyboardInterrupt):
+        visit_on()
     assert len(calls) == 13
     assert all(visit.final_loss is not None for visit in search.visits)
 
