@@ -204,6 +204,8 @@ def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
     try:
         state = PartialState(cpu=on_cpu, timeout=_TIMEOUT)
     except ValueError as error:  # it knows of others, and not where they meet
+        if announced == 1:
+            raise
         raise ValueError(_unjoined(announced, variable, joined=1)) from error
     if announced > state.num_processes:
         raise ValueError(_unjoined(announced, variable, joined=state.num_processes))
