@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from baselines.random_widths import RandomWidths
 from pareco.methods import Task, Visit, WidthSearch
@@ -19,16 +20,27 @@ class TwoStage(RandomWidths):
         super().__init__(task)
         self.search = WidthSearch(task)
 
+    def search_on(self) -> bool:
+        """Let MOBO-RS visit some more widths with frozen weights, as long as the budget lasts."""
+        left = self.task.widths_budget - len(self.search.visits)
+        if left <= 0 or not self.search.ask(max(min(self.task.sampled_per_step, left), 1)):
+            return False  # nothing is left of the budget, or of the space
+        self.search.refresh()
+        return True
+
     def candidates(self) -> Sequence[Widths]:
-        """Return the front of what MOBO-RS visits with frozen weights."""
-        search, budget = self.search, self.task.widths_budget
-        while len(search.visits) < budget:
-            wanted = min(self.task.sampled_per_step, budget - len(search.visits))
-            if not search.ask(max(wanted, 1)):
-                break  # the space has no more
-            search.refresh()
-        return search.front()
+        """Return the front of what was visited."""
+        return self.search.front()
 
     def visits(self) -> Sequence[Visit]:
         """Return the history."""
         return self.search.visits
+
+    def state(self) -> dict[str, Any]:
+        """Return the search."""
+        return self.search.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state` returned. (Earlier versions kept none.)."""
+        if state:
+            self.search.load_state(state)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_args, get_type_hints
 
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
@@ -307,4 +308,26 @@ def as_json(config: Any, prefix: str = "") -> dict[str, Any]:
             flat |= as_json(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment that `as_json` gave, with the fields that it lacks at their defaults.
+
+    A field's default is what the code did before it was a field, so that what was stored by an
+    earlier version keeps its meaning.
+    """
+    return _defaults(Experiment) | dict(stored)
+
+
+def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Return the defaults of a configuration's fields, named and made as by `as_json`."""
+    flat: dict[str, Any] = {}
+    for each in fields(kind):
+        nested = get_type_hints(kind)[each.name]
+        if is_dataclass(nested):
+            flat |= _defaults(nested, f"{prefix}{each.name}.")  # type: ignore[arg-type]
+        elif each.default is not MISSING:
+            value = each.default
+            flat[f"{prefix}{each.name}"] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,19 +30,26 @@ class SearchEvaluations:
 
     The pipeline says with `begin` how sub-networks are measured: on the current batch in training,
     calibrated afterwards. `count` is how many were measured, `visited` which. Until the next
-    `begin`, a sub-network is measured once.
+    `begin`, a sub-network is measured once; with the final weights, once in all sessions of a run.
     """
 
     def __init__(self) -> None:
         """Start with nothing to measure on."""
         self.count = 0
         self.visited: set[Widths] = set()
-        self._source: Callable[[list[Widths]], Sequence[float]] | None = None
+        self._source: Callable[[list[Widths]], Iterable[float]] | None = None
         self._losses: dict[Widths, float] = {}
+        self._final: dict[Widths, float] = {}
 
-    def begin(self, source: Callable[[list[Widths]], Sequence[float]] | None) -> None:
-        """Measure with `source` from now on; None allows no evaluation."""
-        self._source, self._losses = source, {}
+    def begin(
+        self, source: Callable[[list[Widths]], Iterable[float]] | None, *, final: bool = False
+    ) -> None:
+        """Measure with `source` from now on; None allows no evaluation.
+
+        Where the weights are `final`, what is measured is a part of the state. If `source` ends
+        with an error, what it yielded before is kept.
+        """
+        self._source, self._losses = source, self._final if final else {}
 
     def __call__(self, widths: Sequence[Widths]) -> Tensor:
         """Return the losses `n` (double, less is better) of `n` sub-networks."""
@@ -50,19 +57,22 @@ class SearchEvaluations:
             raise RuntimeError("a method may evaluate only in widths_for_step and candidates")
         new = [each for each in dict.fromkeys(widths) if each not in self._losses]
         if new:
-            self._losses.update(zip(new, self._source(new), strict=True))
-            self.count += len(new)
-            self.visited.update(new)
+            for each, loss in zip(new, self._source(new), strict=True):
+                self._losses[each] = loss
+                self.count += 1
+                self.visited.add(each)
         return torch.tensor([self._losses[each] for each in widths], dtype=torch.double)
 
     def state(self) -> dict[str, Any]:
-        """Return the counts, ready for JSON."""
-        return {"count": self.count, "visited": sorted(self.visited)}
+        """Return the counts and the losses with the final weights, ready for JSON."""
+        final = [[each, loss] for each, loss in self._final.items()]
+        return {"count": self.count, "visited": sorted(self.visited), "final": final}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned."""
         self.count = state["count"]
         self.visited = {Widths(counts) for counts in state["visited"]}
+        self._final = {Widths(counts): loss for counts, loss in state.get("final", ())}
 
 
 @torch.no_grad()
@@ -99,11 +109,29 @@ def counted(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).cpu().double()
 
 
+def _measurements(counts: Tensor) -> list[Measurement]:
+    """Return what the rows of `counts`, sums as of `counted` over some images, come to."""
+    return [
+        Measurement(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
+        for loss, top1, top5, count in counts.tolist()
+    ]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A measurement under way: how many images are done, and a row of `counted` for each widths."""
+
+    images: int = 0
+    counts: list[list[float]] = field(default_factory=list)
+
+
 @dataclass(eq=False)
 class Evaluator:
     """Calibrates sub-networks of frozen weights and measures them; each is calibrated once.
 
     Every process takes its share of the batches, in the same calls; all get the same answers.
+    `check`, called between the batches of a process that is alone, may raise; `due` is asked in the
+    main process, between the batches of a long measurement, whether what is counted is to be kept.
     """
 
     net: SlimmableNet
@@ -112,6 +140,8 @@ class Evaluator:
     config: EvaluationConfig
     seed: int
     processes: Processes
+    check: Callable[[], None] = lambda: None
+    due: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         """Check that there are enough images to calibrate with."""
@@ -140,37 +170,68 @@ class Evaluator:
 
     def search_losses(self, widths: Sequence[Widths]) -> list[float]:
         """Return the calibrated cross-entropies (nats) `n` on the search images."""
-        batches = self.search.batches(self.config.batch_size)
-        return [measured.loss for measured in self._measured(batches, widths)]
+        calibrated = [(each, self.statistics(each)) for each in widths]
+        counts = torch.zeros(len(widths), 4, dtype=torch.double)
+        for batch in self._watched(self.search.batches(self.config.batch_size)):
+            self._count(counts, batch, calibrated)
+        return [each.loss for each in _measurements(self.processes.total(counts))]
 
-    def on(self, images: Images, widths: Sequence[Widths]) -> list[Measurement]:
-        """Return calibrated losses and errors `n` of sub-networks on these images."""
-        batches = images.batches(self.config.batch_size, self.processes.share)
-        return self._measured(batches, widths)
+    def on(
+        self,
+        images: Images,
+        widths: Sequence[Widths],
+        before: Partial | None = None,
+        keep: Callable[[Partial], None] = lambda partial: None,
+    ) -> list[Measurement]:
+        """Return calibrated losses and errors `n` of sub-networks on these images.
+
+        Each batch is loaded once. `before` is what was counted of them already; where `due` says
+        so in the main process, it hands what is counted to `keep`, which may raise.
+        """
+        before, calibrated = before or Partial(), []
+        for each in widths:
+            if self.processes.led(self.due):
+                self.processes.led(lambda: keep(before))
+            calibrated.append((each, self.statistics(each)))
+        size, share = self.config.batch_size, self.processes.share
+        counts = torch.zeros(len(widths), 4, dtype=torch.double)
+        if before.images and self.processes.main:
+            counts += torch.tensor(before.counts, dtype=torch.double)
+        batches = images.subset(range(before.images, len(images))).batches(size, share)
+        for first in range(before.images, len(images), size * share.count):
+            if self.processes.led(self.due):
+                partial = Partial(first, self.processes.total(counts).tolist())
+                self.processes.led(lambda: keep(partial))  # noqa: B023
+            if first + share.rank * size < len(images):
+                self._count(counts, next(batches), calibrated)
+        return _measurements(self.processes.total(counts))
 
     @torch.no_grad()
-    def _measured(self, batches: Iterable[Batch], widths: Sequence[Widths]) -> list[Measurement]:
-        """Return what is measured in evaluation mode; each batch is loaded once."""
-        statistics = [self.statistics(each) for each in widths]
-        counts = torch.zeros(len(widths), 4, dtype=torch.double)
+    def _count(
+        self, counts: Tensor, batch: Batch, calibrated: Sequence[tuple[Widths, NormStatistics]]
+    ) -> None:
+        """Add to `counts`, a row for each sub-network, what `counted` says in evaluation mode."""
+        images, labels = batch
         training = self.net.training
         self.net.eval()
-        for images, labels in batches:
-            for row, each, own in zip(counts, widths, statistics, strict=True):
-                with self.net.at(each, own):
-                    row += counted(self.net(images), labels)
+        for row, (each, statistics) in zip(counts, calibrated, strict=True):
+            with self.net.at(each, statistics):
+                row += counted(self.net(images), labels)
         self.net.train(training)
-        return [
-            Measurement(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
-            for loss, top1, top5, count in self.processes.total(counts).tolist()
-        ]
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches; between them a process that is alone may be asked for an end."""
+        for batch in batches:
+            if not self.processes.several:
+                self.check()
+            yield batch
 
     def statistics(self, widths: Widths) -> NormStatistics:
         """Return the batch-norm statistics of a sub-network over all calibration images."""
         if widths not in self._statistics:
             own = NormStatistics()
             if len(self.calibration):  # else there are fewer batches than processes
-                batches = self.calibration.batches(self.config.batch_size)
+                batches = self._watched(self.calibration.batches(self.config.batch_size))
                 own = calibrated_statistics(self.net, widths, (images for images, _ in batches))
             several = self.processes.several
             self._statistics[widths] = self._over_processes(widths, own) if several else own

@@ -54,7 +54,8 @@ class Task:
     current weights; every sub-network it measures is counted. `objective` is the cost that is
     traded against the loss. `widths_budget` is how many sub-networks a search may visit,
     `sampled_per_step` (M) how many train in each step beside the largest and the smallest,
-    `ask_every_steps` (tau) how often PareCO asks for new ones.
+    `ask_every_steps` (tau) how often PareCO asks for new ones. `pause`, to be called within long
+    computations, ends them by an exception when the run is to end.
     """
 
     space: WidthSpace
@@ -66,6 +67,7 @@ class Task:
     ask_every_steps: int
     widths_budget: int
     search: SearchConfig
+    pause: Callable[[], None] = lambda: None
 
     def costs(self, widths: Sequence[Widths]) -> Tensor:
         """Return the objective `n` (double, less is better) of `n` sub-networks, exactly."""
@@ -100,8 +102,16 @@ class Method:
         """Return the widths to train in this step between the largest and the smallest."""
         raise NotImplementedError
 
+    def search_on(self) -> bool:
+        """Do one part of a search that follows training; return whether there may be more.
+
+        It is called until there is none. A run that is interrupted goes on from `state` as it was
+        between two parts; what was evaluated meanwhile is not measured again.
+        """
+        return False
+
     def candidates(self) -> Sequence[Widths]:
-        """Return the widths that the front is chosen from, once training has ended."""
+        """Return the widths that the front is chosen from, once training and search have ended."""
         raise NotImplementedError
 
     def visits(self) -> Sequence[Visit]:
@@ -167,10 +177,15 @@ class WidthSearch:
         space = task.space
         self.task = task
         self.visits: list[Visit] = []
+
+        def cost(alpha: Tensor) -> float:
+            task.pause()  # here, as every trial of an ask, which may take minutes, wants a cost
+            return float(task.costs([space.decode(alpha)]))
+
         self._mobo = Mobo(
             space.alpha_min,
             space.dimensions,
-            lambda alpha: float(task.costs([space.decode(alpha)])),
+            cost,
             task.search,
             task.generator,
             canonical=lambda alpha: space.encode(space.decode(alpha)),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -144,20 +149,36 @@ class Processes:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def check_agreement(self, tensors: Sequence[Tensor]) -> None:
-        """Raise `RuntimeError` unless all processes hold the same values."""
+    def check_agreement(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise `RuntimeError`, naming processes and tensors, unless all hold the same bytes."""
         if not self.several:
             return
-        sums = torch.stack([tensor.detach().cpu().double().sum() for tensor in tensors])
-        theirs = self.led(lambda: sums)
-        wrong = int(self.total((sums != theirs).any()))
-        if wrong:
-            raise RuntimeError(f"{wrong} of {self.share.count} processes hold other weights")
+        ours = {name: _digest(tensor) for name, tensor in tensors.items()}
+        theirs = self.led(lambda: ours)
+        differing = [name for name in theirs if ours.get(name) != theirs[name]]
+        found = self.everyones(differing)
+        if not any(found):
+            return
+        said = [
+            f"process {rank} in {len(names)} of {len(theirs)} tensors, {names[0]} the first"
+            for rank, names in enumerate(found)
+            if names
+        ]
+        raise RuntimeError(
+            f"the weights differ between processes: from those of process 0 {'; '.join(said)}. "
+            "Nothing is saved of them: the same command goes on from the checkpoint before"
+        )
 
     def autocast(self, precision: Literal["fp32", "bf16", "fp16"]) -> AbstractContextManager[Any]:
         """Return a context in which forward passes compute in this precision."""
         dtype = _DTYPES[precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _digest(tensor: Tensor) -> str:
+    """Return a checksum of a tensor's values, bit for bit."""
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.blake2b(values.numpy().data, digest_size=8).hexdigest()
 
 
 class _Gathered(torch.autograd.Function):
@@ -181,13 +202,66 @@ class _Gathered(torch.autograd.Function):
 def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
     """Return this process among those that `torchrun` or `accelerate launch` has started.
 
-    `auto` takes an accelerator where there is one.
+    `auto` takes an accelerator where there is one. Raises `ValueError` where the environment tells
+    of more processes than have joined: each of them would do the whole work by itself.
     """
     # Accelerate joins processes without an accelerator only where it is told so.
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu, timeout=_TIMEOUT)
+    announced, variable = _announced()
+    try:
+        state = PartialState(cpu=on_cpu, timeout=_TIMEOUT)
+    except ValueError as error:  # it knows of others, and not where they meet
+        if announced == 1:
+            raise
+        raise ValueError(_unjoined(announced, variable, joined=1)) from error
+    if announced > state.num_processes:
+        raise ValueError(_unjoined(announced, variable, joined=state.num_processes))
     own_device = torch.device(state.device or "cpu")
     if state.num_processes == 1:
         return Processes(own_device)
     share = Share(state.process_index, state.num_processes)
     return Processes(own_device, share, dist.new_group(backend="gloo", timeout=_TIMEOUT))
+
+
+# What launchers set: torchrun and accelerate; Open MPI; MPICH and Intel MPI; MVAPICH; srun.
+_COUNTS = (
+    *("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"),
+    "SLURM_STEP_NUM_TASKS",
+)
+
+
+def _announced() -> tuple[int, str]:
+    """Return the most processes that the environment tells of, at least 1, and the variable."""
+    told = {name: os.environ.get(name, "") for name in _COUNTS}
+    return max((int(value), name) for name, value in ({"": "1"} | told).items() if value.isdigit())
+
+
+def _unjoined(count: int, name: str, *, joined: int) -> str:
+    return (
+        f"{name} tells of {count} processes, but {joined} joined: start them with torchrun "
+        "(GPUS=N does) or accelerate launch, so that they train one network together; for runs "
+        f"apart from each other unset {name}"
+    )
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask for an end."""
+
+
+def worker_context(*modules: str) -> Any:
+    """Return the context of `multiprocessing` with a fork server, where there is one.
+
+    Workers then share one import of these modules, and of torch, and nothing is forked off a
+    process with threads or an accelerator. `SIGNALS` are blocked in the server, which a signal to
+    all processes must not end, and in a worker until it hears them. A server that runs stays.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    multiprocessing.set_forkserver_preload([*modules])
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")

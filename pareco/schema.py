@@ -96,6 +96,11 @@ LIMITS = {
 """The least and the most that a number may be; of others, anything finite."""
 
 
+PUBLISHED_SCALE = "paper"
+NORMALIZED_APART = "; batch norm in each of"
+"""What a scale says next where processes, whose number follows, had batch norm of their own."""
+
+
 def _line(text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{text!r} is not one line of text")
@@ -131,7 +136,9 @@ class Subject:
     image_size: int
     """Height and width in pixels."""
     scale: Line
-    """PUBLISHED_SCALE for the published schedule, else a line that says how much of it this is."""
+    """PUBLISHED_SCALE for the published schedule, else a line that says how much of it this is.
+
+    Either may go on with NORMALIZED_APART."""
     cost: Cost
     """The objective beside the loss: the axis of tables and plots."""
     full_costs: Annotated[Mapping[str, int | float], AfterValidator(_complete)]

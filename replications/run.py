@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pareco.arguments import Flag
 from pareco.config import Experiment, Machine, as_json
+from pareco.schema import NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
     check_methods,
@@ -125,8 +126,9 @@ class RunCommand:
     def configured(self) -> Experiment:
         """Return the experiment with a name that ends as its scale's, and a scale that is honest.
 
-        The scale names the fields that differ from the default's. Name, methods and seeds may
-        differ; all else makes it another experiment, which must not be taken for the published one.
+        The scale names the fields that differ from the default's, and how many processes normalize
+        their images apart from each other. Name, methods and seeds may differ; all else makes it
+        another experiment, which must not be taken for the published one.
         """
         chosen, default = self.experiment, experiment_named(self.of, self.experiment.scale)
         name = name_at(chosen.name, chosen.scale)
@@ -141,8 +143,19 @@ class RunCommand:
         return replace(
             chosen,
             name=name,
-            scale=default.scale + (f", changed: {', '.join(changed)}" if changed else ""),
+            scale=default.scale
+            + (f", changed: {', '.join(changed)}" if changed else "")
+            + self._normalization(),
         )
+
+    def _normalization(self) -> str:
+        """Return what the scale says of batch norm; nothing where it sees the whole batch."""
+        if self.experiment.training.sync_batch_norm:
+            return ""
+        from pareco.processes import joined_processes
+
+        count = self.check or joined_processes(self.machine.device).share.count
+        return f"{NORMALIZED_APART} {count} processes" if count > 1 else ""
 
     def jobs(self) -> list[Job]:
         """Return the runs that are asked for."""

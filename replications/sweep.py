@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pareco.config import Experiment, Machine
+from pareco.processes import SIGNALS, worker_context
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
@@ -31,7 +32,6 @@ from replications.catalogue import method_named
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
 _STYLES = {"failed": "red", "interrupted": "yellow"}
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_SAVE = 300.0
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -190,7 +190,7 @@ class _Sweep:
     """Jobs on their way, and how those that have ended did."""
 
     def __init__(self, bars: SweepBars) -> None:
-        self._bars, self._context = bars, worker_context()
+        self._bars, self._context = bars, worker_context(__name__)
         self._results: dict[Job, JobResult] = {}
         self._underway: list[Worker] = []
         self._stopped_by: float | None = None
@@ -246,24 +246,6 @@ class _Sweep:
             self.kill()
 
 
-def worker_context() -> Any:
-    """Return the context of `multiprocessing` with a fork server, where there is one.
-
-    Workers then share one import of torch, safely. The signals that ask for an end are blocked in
-    the server, which a signal to all processes must not end, and in a worker until it hears them.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    multiprocessing.set_forkserver_preload([__name__])
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return multiprocessing.get_context("forkserver")
-
-
 def _work(job: Job, pipe: connection.Connection) -> None:
     """Do a job in a process that ends with its parent, and tell it of steps and of the end."""
     parent = multiprocessing.parent_process()
@@ -276,7 +258,7 @@ def _work(job: Job, pipe: connection.Connection) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(Interrupted), interruptible():
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         pipe.send(_result(job, pipe.send))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -58,6 +59,13 @@ def steps(method: Method, count: int = 18) -> list[Sequence[Widths]]:
     return [method.widths_for_step(step) for step in range(count)]
 
 
+def reported_by(method: Method) -> list[Widths]:
+    """Return the candidates of a method whose training has ended, its search done first."""
+    while method.search_on():
+        pass
+    return list(method.candidates())
+
+
 def test_methods_are_found_by_their_files() -> None:
     assert method_names() == [
         *("autoslim", "independent", "pareco", "random_widths", "s_net", "two_stage", "us_net"),
@@ -75,7 +83,7 @@ def test_every_method_trains_equally_many_networks_and_goes_on_from_its_state(
     """Its widths depend on its own generator and on the losses alone."""
     method_class, before = method_named(name), torch.random.get_rng_state()
     whole = method_class(task_of(net, Losses()))
-    trained, reported = steps(whole), list(whole.candidates())
+    trained, reported = steps(whole), reported_by(whole)
     wanted = 0 if method_class.spaces(net.space, 2)[0].only else 2
     for widths in trained:
         assert len(set(widths)) == len(widths) == wanted
@@ -87,7 +95,7 @@ def test_every_method_trains_equally_many_networks_and_goes_on_from_its_state(
     second.load_state(json.loads(json.dumps(first.state())))
     second.task.generator.set_state(first.task.generator.get_state())
     rest = [second.widths_for_step(step) for step in range(10, 18)]
-    assert (begun + rest, list(second.candidates())) == (trained, reported)
+    assert (begun + rest, reported_by(second)) == (trained, reported)
     assert list(second.visits()) == list(whole.visits())
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -149,11 +157,49 @@ def test_searches_visit_the_same_number_of_widths(net: SlimmableNet) -> None:
     losses = Losses()
     two_stage = method_named("two_stage")(task_of(net, losses, budget=12))
     assert list(two_stage.visits()) == []
-    two_stage.candidates()
+    reported_by(two_stage)
     assert len(set(losses.asked)) == len(two_stage.visits()) == 12
     assert {visit.step for visit in two_stage.visits()} == {None}  # training has ended
     random_widths = method_named("random_widths")(task_of(net, losses, budget=12))
     assert len(random_widths.candidates()) == 12
+
+
+def test_a_search_after_training_goes_on_between_its_parts(net: SlimmableNet) -> None:
+    """From its state and its generator's, to the same visits; no earlier width is asked for new."""
+    whole, first, second = (
+        method_named("two_stage")(task_of(net, Losses(), budget=12)) for _ in range(3)
+    )
+    expected = reported_by(whole)
+    for _ in range(4):
+        assert first.search_on()
+    second.load_state(json.loads(json.dumps(first.state())))
+    second.task.generator.set_state(first.task.generator.get_state())
+    assert len(second.visits()) == 8
+    assert reported_by(second) == expected
+    assert list(second.visits()) == list(whole.visits())
+
+
+def test_an_ask_can_be_ended_between_its_trials(net: SlimmableNet) -> None:
+    """By what a pause raises; the history is then as it was before the ask."""
+    calls: list[int] = []
+
+    def pause() -> None:
+        calls.append(len(calls))
+        if len(calls) > 12:
+            raise KeyboardInterrupt
+
+    task = replace(task_of(net, Losses()), pause=pause)
+    search = WidthSearch(task)
+
+    def visit_on() -> None:
+        while True:
+            search.ask(2)
+            search.refresh()
+
+    with pytest.raises(KeyboardInterrupt):
+        visit_on()
+    assert len(calls) == 13
+    assert all(visit.final_loss is not None for visit in search.visits)
 
 
 def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: SlimmableNet) -> None:
@@ -187,7 +233,7 @@ def test_a_search_ends_where_the_space_has_no_more() -> None:
     assert search.ask(2) == []
     # 0.9 to below 1 floors every width alike
     assert sorted(search.visited) == [task.space.smallest, task.space.largest]
-    assert method_named("two_stage")(task).candidates()
+    assert reported_by(method_named("two_stage")(task))
 
 
 def test_visits_say_when_why_and_what_was_expected(net: SlimmableNet) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pareco import processes as processes_module
 from pareco.processes import Processes, Share
 from pareco.slimmable.layers import SlicedBatchNorm2d
 from tests.two_processes import observed_run
 
+ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc-per-node=2",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
@@ -58,7 +61,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of runs that two processes did; `parts` was interrupted once."""
     folder = tmp_path_factory.mktemp("two")
     plain = ("us_net=us_net", "s_net=s_net", "alone=us_net/alone", "odd=us_net/odd")
-    said = ended(launched("torchrun", folder, *plain, "whole=pareco", "parts=pareco/terminate"))
+    more = ("whole=pareco", "differ=us_net/differ", "choice=us_net/choosing", "choice=us_net")
+    said = ended(launched("torchrun", folder, *plain, *more, "parts=pareco/terminate"))
     assert (folder / "parts/run/checkpoints").exists(), said
     assert not (folder / "parts/run/DONE").exists()
     rest = ("random_widths=random_widths", "parts=pareco", "died=us_net/raise")
@@ -124,6 +128,97 @@ def test_a_run_of_two_processes_goes_on_where_it_was_interrupted(two: Path) -> N
         texts = [(two / run / "run" / name).read_text() for run in ("whole", "parts")]
         assert texts[0] == texts[1]
     assert largest_difference(weights(two / "whole", 0), weights(two / "parts", 1)) == 0
+
+
+def test_the_choice_of_two_processes_goes_on_where_it_was_interrupted(two: Path) -> None:
+    """In the same two processes, which may claim the folder again; no step is done twice."""
+    for rank in (0, 1):
+        assert "interrupted by SIGTERM" in (two / f"choice/refused{rank}").read_text()
+    for name in ("front.csv", "metrics.jsonl"):
+        texts = [(two / run / "run" / name).read_text() for run in ("us_net", "choice")]
+        assert texts[0] == texts[1]
+    results = [two / run / "run/result.json" for run in ("us_net", "choice")]
+    budgets = [json.loads(result.read_text())["budget"] for result in results]
+    assert budgets[0] == budgets[1]
+
+
+def test_processes_are_compared_at_every_checkpoint(two: Path) -> None:
+    """One weight of one process was changed in the fifth step; nothing was saved after it."""
+    saved = [int(file.stem) for file in (two / "differ/run/checkpoints").glob("*.safetensors")]
+    assert sorted(saved) == [3, 4]
+    for rank in (0, 1):
+        said = (two / f"differ/refused{rank}").read_text()
+        assert "process 1 in " in said
+        assert " tensors, " in said
+        assert "goes on from the checkpoint before" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [(name, "2") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")]
+    + [("SLURM_STEP_NUM_TASKS", "8")],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_that_have_not_joined_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, told: str, fails: bool
+) -> None:
+    """Where Accelerate starts no group, or does not know where its processes meet."""
+    monkeypatch.setenv(variable, told)
+    alone = Mock(num_processes=1, device=torch.device("cpu"))
+    state = Mock(side_effect=ValueError("MASTER_ADDR") if fails else [alone])
+    monkeypatch.setattr(processes_module, "PartialState", state)
+    with pytest.raises(ValueError, match=rf"{variable} tells of {told} processes, but 1 joined.*"):
+        processes_module.joined_processes.__wrapped__("cpu")
+    monkeypatch.setenv(variable, "1")
+    state.side_effect = [alone]
+    assert not processes_module.joined_processes.__wrapped__("cpu").several
+
+
+def test_a_world_without_a_launcher_is_refused_by_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "replications", "run", "digits", "--scale", "smoke"]
+    result = subprocess.run(
+        [*command, "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"WORLD_SIZE": "2", "WANDB_MODE": "disabled"},
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "WORLD_SIZE tells of 2 processes, but 1 joined: start them with" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_smoke_replication_runs_on_two_processes_as_make_starts_it(tmp_path: Path) -> None:
+    """On a machine without an accelerator: one run of both, not one of each."""
+    make = ["make", "--dry-run", "--assume-old=.venv/.installed", "replicate-digits"]
+    options = ["SCALE=smoke", "GPUS=2", "METHODS=us_net two_stage", "SEEDS=0", "SET=--device cpu"]
+    plain = {"PATH": os.environ["PATH"]}
+    shown = subprocess.run(
+        [*make, *options], capture_output=True, text=True, check=True, cwd=ROOT, env=plain
+    ).stdout
+    launch = shlex.split(shown.splitlines()[-1])
+    assert launch[0] == ".venv/bin/torchrun"
+    folders = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *launch[1:], *folders],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+        env=os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    for method in ("us_net", "two_stage"):
+        run = tmp_path / "runs/digits-smoke" / method / "seed0"
+        (session,) = json.loads((run / "env.json").read_text())
+        assert session["processes"] == 2
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 20
+        assert (run / "DONE").exists()
+    fronts = (tmp_path / "results/digits-smoke/records/fronts.csv").read_text().splitlines()
+    assert {line.split(",")[1] for line in fronts[1:]} == {"us_net", "two_stage"}
+    assert result.stdout.count("Budget per run") == 1  # one process reports
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(two: Path) -> None:

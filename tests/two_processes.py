@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from pareco.config import Machine
+from pareco.evaluation import Evaluator
 from pareco.training import execute_run
 from pareco.training import trainer as trainer_module
+from pareco.training.interruption import Interrupted
 from replications.catalogue import method_named
 from tests.experiments import TINY
 
@@ -43,6 +47,9 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
         trained.append([str(each) for each in widths])
         if len(trained) == 5:
             happen(accident, rank)
+        if (len(trained), accident, rank) == (5, "differ", 1):
+            with torch.no_grad():
+                net.get_parameter("layer2.0.conv1.weight")[0, 0, 0, 0] += 1e-3
         last["net"] = net
         return original(net, images, labels, widths, **options)
 
@@ -52,15 +59,34 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
         patch.object(dist, "all_gather", wraps=dist.all_gather) as gather,
         patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce,
     ):
-        options: Any = {"on_step": lambda report: None, "machine": MACHINE}
+        often = replace(MACHINE, checkpoint_minutes=0)
+        machine = often if accident == "differ" else MACHINE
+        options: Any = {"on_step": lambda report: None, "machine": machine}
         experiment = replace(GENTLE, training=training)
         execute_run(experiment, method_named(method), 0, folder / "run", **options)
+    if not trained:
+        return
     weights = {name: each.detach().clone() for name, each in last["net"].named_parameters()}
     save_file(weights, folder / f"rank{rank}.safetensors")
     reduced = sum("group" not in call.kwargs for call in reduce.call_args_list)
     sent = {"gathered": gather.call_count, "reduced": reduced}
     notes = {"widths": trained, "norms": len(last["net"].norms()), **sent}
     (folder / f"rank{rank}.json").write_text(json.dumps(notes))
+
+
+@contextmanager
+def accident_in_choosing(accident: str, rank: int) -> Iterator[None]:
+    """Let the main process hear a signal while it chooses the front."""
+    measure, calls = Evaluator.search_losses, []
+
+    def losses(self: Evaluator, widths: Any) -> Any:
+        calls.append(len(calls))
+        if (accident, rank, len(calls)) == ("choosing", 0, 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(self, widths)
+
+    with patch.object(Evaluator, "search_losses", losses):
+        yield
 
 
 def happen(accident: str, rank: int) -> None:
@@ -77,6 +103,9 @@ if __name__ == "__main__":  # FOLDER RUN=METHOD/ACCIDENT ..., one after another
     for request in sys.argv[2:]:
         name, method_name, mishap = re.split("[=/]", request + "/")[:3]
         try:
-            observed_run(Path(sys.argv[1], name), method_name, rank=own_rank, accident=mishap)
-        except ValueError as refusal:
+            with accident_in_choosing(mishap, own_rank):
+                observed_run(Path(sys.argv[1], name), method_name, rank=own_rank, accident=mishap)
+        except (ValueError, RuntimeError, Interrupted) as refusal:
+            if mishap not in ("odd", "differ", "choosing"):
+                raise
             Path(sys.argv[1], name, f"refused{own_rank}").write_text(str(refusal))

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pareco.config import DataConfig
-from pareco.data.decoding import Decoded, decoded_pieces, most_damaged
+from pareco.data.decoding import Decoded, Decoders, most_damaged
 from pareco.data.sources import LeftOut, Source
 from pareco.data.transforms import Preparation
 from pareco.processes import Processes, Share
@@ -55,6 +55,8 @@ class Store(ABC):
         self._told = 0
         self.left_out: tuple[LeftOut, ...] = ()
         """What lies among the images and is not read."""
+        self.pause: Callable[[], None] = lambda: None
+        """Called between images that are decoded to be held; what it raises ends that."""
 
     @property
     def untold(self) -> int:
@@ -68,6 +70,10 @@ class Store(ABC):
         `seeds`, one for each image, decide how it is cropped and coloured for training; None
         gives what evaluation sees. Raises `DamagedImages` once too many cannot be read.
         """
+
+    def close(self) -> None:
+        """End the processes that decode; reading begins them again."""
+        return
 
     def held(self, indices: Tensor) -> Store:
         """Return a store to be read at these indices `k`, sorted, alone: it decodes none twice."""
@@ -137,6 +143,7 @@ class FileStore(Store):
         super().__init__(torch.from_numpy(source.labels), source.classes, source.own_test, 3)
         self.source, self.config, self.workers, self.device = source, config, workers, device
         self.left_out = source.left_out
+        self._decoders = Decoders(source, config, workers, device)
 
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield pixels and labels at each batch of indices, on the device."""
@@ -148,9 +155,8 @@ class FileStore(Store):
             )
             for indices, own in zip(batches, seeds or batches, strict=True)
         ]
-        pieces, accelerated = list(chain.from_iterable(divided)), self.device.type != "cpu"
-        decoded = decoded_pieces(self.source, self.config, pieces, self.workers, accelerated)
-        with closing(decoded):  # else an error that is kept would keep its processes
+        decoded = self._decoders.decoded(list(chain.from_iterable(divided)))
+        with closing(decoded):  # else an error that is kept would keep what is decoded ahead
             for batch in divided:
                 yield self._batch([self._checked(next(decoded)) for _ in batch])
 
@@ -165,6 +171,10 @@ class FileStore(Store):
         """
         super().learn(reasons)
         self._check(reasons)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._decoders.close()
 
     def held(self, indices: Tensor) -> DecodedStore:
         """Return a store that decodes these images once, when first read."""
@@ -211,6 +221,7 @@ class DecodedStore(Store):
     def __init__(self, files: FileStore, needed: Tensor) -> None:
         """Hold the images at the indices `k`, sorted, that are needed."""
         super().__init__(files.labels, files.classes, files.own_test, files.channels)
+        self.pause = lambda: files.pause()  # that of then
         self._files, self._needed = files, needed
         self.reasons = files.reasons
 
@@ -231,9 +242,16 @@ class DecodedStore(Store):
             disable=not sys.stderr.isatty(),
         )
         for place, (some, theirs) in shown:
+            self.pause()
             pixels[place : place + len(some)] = some
             labels[place : place + len(some)] = theirs.cpu()
+        if self._files.config.in_memory:  # so nothing else is read
+            self._files.close()
         return MemoryStore(pixels, labels, self.classes)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._files.close()
 
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield pixels and labels at each batch of indices, as evaluation sees them."""

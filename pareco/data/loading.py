@@ -138,6 +138,10 @@ class DataSet:
         """The number of colour channels."""
         return self.train.store.channels
 
+    def close(self) -> None:
+        """End the processes that decode images; reading begins them again."""
+        self.train.store.close()
+
     @property
     def store(self) -> Store:
         """The images of all splits."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pareco.reporting.collection import commit_name
-from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, Records
+from pareco.reporting.records import FOLDER, Records
 from pareco.reporting.statistics import (
     AREA,
     FEWEST_SEEDS,
@@ -198,7 +198,7 @@ def shortcomings(
     number of steps and with equal budgets. Of another scale only that is said.
     """
     experiment = records.experiment
-    if experiment.scale != PUBLISHED_SCALE:
+    if not experiment.published:
         yield f"scale {experiment.scale}"
         return
     missing = [

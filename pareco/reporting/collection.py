@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pareco.config import completed
 from pareco.reporting.records import (
     ExperimentRecord,
     InvalidRecord,
@@ -142,16 +143,19 @@ def duration(seconds: float) -> str:
 
 
 def _finished_run(folder: Path) -> _FinishedRun:
-    configuration = read_json(folder / "config.json", CONFIGURATION)
+    configuration = completed(read_json(folder / "config.json", CONFIGURATION))
     sessions = read_json(folder / "env.json", SESSIONS)
     result = read_json(folder / "result.json", RESULT)
     with blaming(folder / "result.json"):
         identity = (result.experiment, result.method, f"seed{result.seed}")
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-    common = {key: configuration[key] for key in configuration if key not in ("method", "seed")}
+    own = ("method", "seed", "methods", "seeds")
+    common = {key: configuration[key] for key in configuration if key not in own}
     common |= {field.name: getattr(result, field.name) for field in fields(Subject)}
     common["data fingerprint"] = sessions[0].get("data_fingerprint")
+    if not configuration["training.sync_batch_norm"]:
+        common["processes"] = sessions[0].get("processes", 1)
     return _FinishedRun(folder=folder, result=result, sessions=sessions, common=common)
 
 

@@ -143,7 +143,7 @@ class Mobo:
             "losses": [None if math.isnan(loss) else loss for loss in self.losses.tolist()],
             "costs": self.costs.tolist(),
         }
-        return {"history": history, "hyperparameters": self._surrogate.last_good}
+        return {"history": history, "hyperparameters": dict(self._surrogate.last_good)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state()`. Raises ValueError where its dimensions are not ours."""

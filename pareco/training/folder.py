@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pareco.config import COSTS, Experiment, as_json
+from pareco.config import COSTS, Experiment, as_json, completed
 from pareco.data import DataSet
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.processes import Processes
@@ -39,6 +39,7 @@ from pareco.training.interruption import RunError
 from pareco.widths import Widths
 
 FORMAT = "pareco-checkpoint-3"
+_OF_SWEEP = ("methods", "seeds")  # of a configuration; a sweep may grow
 _LOGGER = logging.getLogger("pareco.training")
 _PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate"),
@@ -93,7 +94,8 @@ class RunState:
 
     `rows` are those of front.csv, `visits` those of visits.csv. `images` were trained on in
     `training_seconds`, of which `waiting_seconds` passed without any. `damaged` tells why images
-    could not be read, in any process, by their index.
+    could not be read, in any process, by their index. `tested` is how far the test of the front
+    is, as of `pareco.evaluation.Partial`, where it is under way.
     """
 
     trained: int = 0
@@ -108,6 +110,7 @@ class RunState:
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
     damaged: dict[str, str] = field(default_factory=dict)
+    tested: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,21 +142,23 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _configuration(self) -> dict[str, Any]:
-        of_sweep = ("methods", "seeds")
-        ours = {key: each for key, each in as_json(self.experiment).items() if key not in of_sweep}
+        ours = {key: each for key, each in as_json(self.experiment).items() if key not in _OF_SWEEP}
         return ours | {"method": self.method, "seed": self.seed}
 
     def differences(self, theirs: dict[str, Any] | None = None) -> list[str]:
         """Return how the run that the folder holds is configured differently; none if it is new.
 
-        `theirs` is its configuration, unless given that of `config.json`.
+        `theirs` is its configuration, unless given that of `config.json`. A field that it lacks has
+        its default there; one that this version does not know is a difference.
         """
         file, ours = self.path / "config.json", self._configuration()
-        there: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
+        stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
+        there = {key: each for key, each in completed(stored).items() if key not in _OF_SWEEP}
         return [
-            f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'absent')} now"
+            f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'unknown to this version')}"
+            + " now" * (key in ours)
             for key in sorted(ours.keys() | there.keys())
-            if ours.get(key) != there.get(key)
+            if key not in ours or key not in there or ours[key] != there[key]
         ]
 
     def _check(self, theirs: dict[str, Any] | None = None) -> None:
@@ -181,12 +186,11 @@ class RunFolder:
         or of other data.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            lock.acquire()
+            held = FileLock(self.path / ".lock", timeout=0).acquire()
         except Timeout:
             raise RunError(f"{self.path} is in use by another process") from None
-        with lock:
+        with held:  # and not the lock itself, which would count a second time
             if not self.finished():
                 self._describe(data, processes)
             yield
@@ -202,7 +206,18 @@ class RunFolder:
             _write(self.path / "splits.json", data.splits.as_json())
         elif sessions[0]["data_fingerprint"] != data.fingerprint:
             raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
+        else:
+            self._check_processes(sessions[0].get("processes", 1), processes.share.count)
         _write(file, [*sessions, environment(data.fingerprint, processes)])
+
+    def _check_processes(self, theirs: int, ours: int) -> None:
+        """Raise `RunError` if another number of processes would give other numbers."""
+        if theirs != ours and not self.experiment.training.sync_batch_norm:
+            raise RunError(
+                f"{self.path} was begun by {theirs} processes, not {ours}, each with batch norm of "
+                "its own (training.sync_batch_norm False), whose number it depends on: go on with "
+                f"{theirs}, or keep this run apart with --name NAME or --runs FOLDER"
+            )
 
     def load(self) -> tuple[RunState, dict[str, Tensor], dict[str, Any] | None]:
         """Return the run's state, and tensors and state of a trainer if one was under way.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from pareco.config import COSTS, Experiment, Machine, as_json
 from pareco.data import Batch, DataSet, TrainingLoader, load_data
-from pareco.evaluation import Evaluator, SearchEvaluations, chosen_front
+from pareco.evaluation import Evaluator, Partial, SearchEvaluations, chosen_front
 from pareco.methods import Method, Task
 from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
@@ -22,7 +22,14 @@ from pareco.schema import VISIT_NUMBERS
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
 from pareco.training.folder import Row, RunFolder
-from pareco.training.interruption import RunError, check, explained, interruptible
+from pareco.training.interruption import (
+    Interrupted,
+    RunError,
+    check,
+    explained,
+    interruptible,
+    requested,
+)
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
 
@@ -74,6 +81,7 @@ def execute_run(
     torch.set_num_threads(experiment.training.cpu_threads)
     with explained(path), interruptible(), ExitStack() as held:
         session = _Session(folder, method, machine, processes, on_step)
+        held.callback(session.data.close)
         session.check_same_images()
 
         def left_to_do() -> bool:
@@ -105,8 +113,10 @@ class _Session:
     def __post_init__(self) -> None:
         """Raise `ValueError` if network, batches, calibration or method cannot be had."""
         self.experiment, self.seed = self.folder.experiment, self.folder.seed
+        self.pausing, self.saved = False, time.perf_counter()
         config, processes = self.experiment, self.processes
         self.data = load_data(config.data, self.machine, processes.device)
+        self.data.train.store.pause = check  # nothing is lost of what is decoded before training
         self.net = self.network()
         self.loader = TrainingLoader(
             images=self.data.train,
@@ -193,6 +203,7 @@ class _Session:
             ask_every_steps=config.ask_every_steps,
             widths_budget=max(asks * config.sampled_per_step, 1),
             search=self.experiment.search,
+            pause=self.pause,
         )
 
     def trainer(self, space: WidthSpace) -> Trainer:
@@ -241,12 +252,20 @@ class _Session:
         self.done.seconds = time.perf_counter() - self.started
         self.done.damaged = {str(each): why for each, why in self.data.store.reasons.items()}
         self.folder.save(self.done, *(({}, None) if trainer is None else trainer.state()))
+        self.saved = time.perf_counter()
 
     def evaluator(self, net: SlimmableNet) -> Evaluator:
         """Return what measures sub-networks once training has ended."""
         config = self.experiment.evaluation
         train, search = self.data.train, self.data.search
-        return Evaluator(net, train, search, config, self.seed, self.processes)
+        return Evaluator(
+            net, train, search, config, self.seed, self.processes, check=check, due=self.due
+        )
+
+    def due(self) -> bool:
+        """Return whether to save: at a signal, and by the clock."""
+        waited = time.perf_counter() - self.saved
+        return requested() is not None or waited >= 60 * self.machine.checkpoint_minutes
 
     def add_front(self, trainer: Trainer) -> None:
         """Add a set of weights that is trained, its front and what its search has visited."""
@@ -269,25 +288,56 @@ class _Session:
         done.search_evaluations += evaluations.count
         done.widths_visited += len(evaluations.visited)
 
+    @contextmanager
+    def saving_when_interrupted(self, trainer: Trainer) -> Iterator[None]:
+        """Let what a method computes end at a signal inside the block, and a checkpoint be kept."""
+        self.pausing = True
+        try:
+            yield
+        except Interrupted:
+            if self.processes.main:
+                self.save(trainer)
+            raise
+        finally:
+            self.pausing = False
+
+    def pause(self) -> None:
+        """Raise `Interrupted` if a signal has come and training, which answers it, has ended."""
+        if self.pausing:
+            check()
+
     def front_rows(self, trainer: Trainer) -> list[Row]:
         """Return a row for every network on the front of search loss and cost."""
         space, evaluations = trainer.net.space, trainer.evaluations
         evaluator = self.evaluator(trainer.net)
 
-        def measure(widths: list[Widths]) -> list[float]:
-            check()
-            return self.processes.together(evaluator.search_losses, widths)
+        def measure(widths: list[Widths]) -> Iterator[float]:
+            for each in widths:
+                check()
+                if self.due():
+                    self.save(trainer)
+                yield from self.processes.together(evaluator.search_losses, [each])
 
         def chosen() -> list[tuple[Widths, float]]:
-            evaluations.begin(measure)
+            evaluations.begin(measure, final=True)
+            trainer.hold()
+            while trainer.method.search_on():
+                trainer.hold()
             candidates = (*trainer.method.candidates(), space.largest, space.smallest)
             costs_of = partial(self.net.cost.of, self.experiment.cost)
             return chosen_front(candidates, evaluations, costs_of)
 
-        best = self.processes.led(chosen, evaluator.search_losses)
-        self.processes.led(check)
-        # The test images are opened here, once the front is chosen.
-        tests = evaluator.on(self.data.test, [widths for widths, _ in best])
+        def keep(tested: Partial) -> None:
+            self.done.tested = asdict(tested)
+            check()
+            self.save(trainer)
+
+        with self.saving_when_interrupted(trainer):
+            best = self.processes.led(chosen, evaluator.search_losses)
+            # The test images are opened here, once the front is chosen.
+            before = Partial(**(self.processes.led(lambda: self.done.tested) or {}))
+            tests = evaluator.on(self.data.test, [widths for widths, _ in best], before, keep)
+        self.done.tested = None
         return [
             {
                 **self.row(widths),

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -101,6 +102,7 @@ class Trainer:
         """Start at step 0."""
         config, self.clock = self.config, StepClock(self.spent)
         self.step = self.passes = 0
+        self._held: tuple[Tensor, dict[str, Any]] | None = None
         self.steps = config.epochs * self.loader.batches_per_epoch
         groups = param_groups_weight_decay(self.net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
@@ -120,7 +122,8 @@ class Trainer:
         saved = time.perf_counter()
         for batch in self.clock.waited_for(self._batches()):
             widths = self._widths(batch)
-            largest, smallest, interrupted = self._gradients(batch, widths)
+            due = self.processes.main and time.perf_counter() - saved >= self.checkpoint_seconds
+            largest, smallest, interrupted, save = self._gradients(batch, widths, due)
             rate = self._update()
             self.step += 1
             self.passes += len(widths)
@@ -137,14 +140,19 @@ class Trainer:
                         waiting_percent=waiting,
                     )
                 )
-                if interrupted or time.perf_counter() - saved >= self.checkpoint_seconds:
+            if save:
+                self._check_agreement()
+                if self.processes.main:
                     self.on_checkpoint()
-                    saved = time.perf_counter()
+                saved = time.perf_counter()
             if interrupted:
                 raise Interrupted(interrupted)
         self.net.share_batches(None)
         self.evaluations.begin(None)
-        self.processes.check_agreement(list(self.net.parameters()))
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        self.processes.check_agreement(dict(self.net.named_parameters()))
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's part of every training batch that is left."""
@@ -165,12 +173,15 @@ class Trainer:
         between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
 
-    def _gradients(self, batch: Batch, widths: Sequence[Widths]) -> tuple[float, float, int]:
+    def _gradients(
+        self, batch: Batch, widths: Sequence[Widths], due: bool
+    ) -> tuple[float, float, int, bool]:
         """Add up the gradients of a sandwich step, and average them over processes.
 
-        Returns the mean losses of the largest and the smallest network, and the signal that asks
-        any process for an end, or 0. Raises `NonFiniteLoss`. Layers that draw by themselves, such
-        as dropout, draw the same when a step is done again.
+        Returns the mean losses of the largest and the smallest network, the signal that asks any
+        process for an end, or 0, and whether to save after this step: then, or if that is `due` in
+        any process. Raises `NonFiniteLoss`. Layers that draw by themselves, such as dropout, draw
+        the same when a step is done again.
         """
         count, rank = self.processes.share.count, self.processes.share.rank
         purpose = ("layers", self.step, *([rank] if rank else []))
@@ -187,9 +198,9 @@ class Trainer:
         finite = losses.isfinite()
         store = self.loader.images.store
         flags = [float(not finite.all()), *losses[[0, -1]].tolist(), float(requested() or 0)]
-        flags.append(float(store.untold))
+        flags += [float(store.untold), float(due)]
         sums = self.processes.average_gradients(gradients, flags)
-        failed, largest, smallest, signals, damaged = sums
+        failed, largest, smallest, signals, damaged, saves = sums
         if damaged:
             store.tell(self.processes)
         if failed:
@@ -199,7 +210,8 @@ class Trainer:
                 f"the loss is not finite at step {self.step}, at {where}. "
                 "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
             )
-        return largest / count, smallest / count, int(signals and (requested() or signal.SIGTERM))
+        signum = int(signals and (requested() or signal.SIGTERM))
+        return largest / count, smallest / count, signum, bool(signum or saves)
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""
@@ -216,18 +228,29 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return rate
 
+    def hold(self) -> None:
+        """Let checkpoints keep the method as it is now, until this is called again.
+
+        What the method does meanwhile is done again after an interruption.
+        """
+        self._held = deepcopy(self._method_state())
+
+    def _method_state(self) -> tuple[Tensor, dict[str, Any]]:
+        return self.method.task.generator.get_state(), self.method.state()
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint must keep: tensors, and what is ready for JSON."""
+        generator, method = self._held or self._method_state()
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         for name, parameter in self.net.named_parameters():
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
-        return tensors | {"generator": self.method.task.generator.get_state()}, {
+        return tensors | {"generator": generator}, {
             "step": self.step,
             "passes": self.passes,
             "scaler": self.scaler.state_dict(),
-            "method": self.method.state(),
+            "method": method,
             "evaluations": self.evaluations.state(),
         }
 

@@ -1,11 +1,13 @@
 """Files decoded when they are needed: exact, whatever the number of workers; damaged or whole."""
 
+import gc
 import io
 import logging
 import os
 import signal
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pareco.data import DamagedImages, TrainingLoader
-from pareco.data.decoding import most_damaged
+from pareco.data import DamagedImages, TrainingLoader, decoding
+from pareco.data.decoding import Decoded, Decoders, most_damaged
 from pareco.data.images import FileStore, Images
 from pareco.data.locations import located
 from pareco.data.splits import stratified_splits
@@ -34,6 +36,14 @@ from tests.data.pictures import (
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _processes_end() -> Iterator[None]:
+    """As the store that is dropped ends them."""
+    yield
+    gc.collect()
+    assert not torch.multiprocessing.active_children()
 
 
 def store(folder: Path, workers: int = 0, **options: Any) -> FileStore:
@@ -91,13 +101,108 @@ def test_random_views_do_not_depend_on_the_workers(tmp_path: Path, workers: int)
     assert not equal(list(store(tmp_path, **options).read(batches, seeds[::-1])), expected)
 
 
-def test_an_epoch_left_in_the_middle_leaves_no_process(tmp_path: Path) -> None:
-    images = Images(store(written_folders(tmp_path), 2), torch.arange(30), Preparation(small()))
-    batches = TrainingLoader(images=images, batch_size=6, seed=3).epoch(0)
-    next(batches)
-    assert torch.multiprocessing.active_children()
-    batches.close()  # type: ignore[attr-defined]
-    assert not torch.multiprocessing.active_children()
+def children() -> set[int | None]:
+    return {child.pid for child in torch.multiprocessing.active_children()}
+
+
+def test_workers_stay_for_all_epochs_until_the_store_is_closed(tmp_path: Path) -> None:
+    """Also for one that is left in the middle, and for evaluation meanwhile."""
+    files = store(written_folders(tmp_path), 2)
+    images = Images(files, torch.arange(30), Preparation(small()))
+    alone = Images(store(tmp_path), torch.arange(30), Preparation(small()))
+    loader, expected = (
+        TrainingLoader(images=each, batch_size=6, seed=3) for each in (images, alone)
+    )
+    left = loader.epoch(0)
+    assert equal([next(left)], [next(expected.epoch(0))])
+    assert equal([images.normalized(torch.arange(7))], [alone.normalized(torch.arange(7))])
+    workers = children()
+    assert len(workers) == 2
+    left.close()  # type: ignore[attr-defined]
+    for epoch in (1, 2):
+        assert equal(list(loader.epoch(epoch)), list(expected.epoch(epoch)))
+        assert equal(list(loader.epoch(epoch, start=3)), list(expected.epoch(epoch, start=3)))
+    assert children() == workers
+    files.close()
+    assert not children()
+    assert equal(list(loader.epoch(1)), list(expected.epoch(1)))
+    files.close()
+
+
+def test_workers_are_not_forked_off_this_process(tmp_path: Path) -> None:
+    """It may hold threads and an accelerator, which no fork survives."""
+    files = store(written_folders(tmp_path), 1)
+    read(files, [0])
+    (worker,) = torch.multiprocessing.active_children()
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    parent = int(status.partition("PPid:")[2].split()[0])
+    assert parent != os.getpid()
+    files.close()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_decoding_to_hold_can_be_ended_and_begun_anew(tmp_path: Path, held: bool) -> None:
+    files = store(written_tars(tmp_path, train=300), 2)
+    indices = torch.arange(600)  # in pieces of 256
+    images = files.held(indices)
+    calls: list[int] = []
+
+    def pause() -> None:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    (images if held else files).pause = pause
+    with pytest.raises(KeyboardInterrupt):
+        next(images.read([indices], None))
+    assert equal(list(images.read([indices[300:310]], None)), read(files, [*range(300, 310)]))
+    assert len(calls) == 2 + 3
+    images.close()
+    assert not children()
+
+
+def test_images_pass_through_pinned_memory_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here memory is not really pinned, as that takes an accelerator."""
+    pinned: list[Decoded] = []
+    monkeypatch.setattr(decoding, "_pinned", lambda each: pinned.append(each) or each)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: None)
+    source = located(str(written_folders(tmp_path)))
+    decoders = Decoders(source, small(), 2, torch.device("cuda", 1))
+    found = list(decoders.decoded([(torch.tensor([index]), None) for index in range(42)]))
+    assert [int(each.indices) for each in found] == [*range(42)]
+    assert all(one is other for one, other in zip(found, pinned, strict=True))
+    decoders.close()
+
+
+def test_long_lists_of_names_are_sent_in_little_memory() -> None:
+    """Names need not be UTF-8; short lists, and lists of other things, are sent as they are."""
+    names = [f"n{index:08}/\udcff_{index}.JPEG" for index in range(20_000)]
+    labels = [(name, index % 7) for index, name in enumerate(names)]
+    sent = {"names": tuple(names), "labels": labels, "odd": [*names, 1], "few": names[:5]}
+    content = decoding._sent(sent)  # type: ignore[arg-type]
+    received = decoding._Received(io.BytesIO(content)).load()
+    assert list(received["names"]) == names
+    assert list(received["labels"]) == labels
+    assert type(received["labels"][-1][1]) is int
+    assert received["labels"][-2] == labels[-2]
+    with pytest.raises(IndexError):
+        received["names"][20_000]
+    assert (received["odd"], received["few"]) == (sent["odd"], sent["few"])
+    assert type(received["names"]) is type(received["labels"]) is not list
+
+
+def test_a_killed_worker_is_told_and_reading_begins_anew(tmp_path: Path) -> None:
+    files = store(written_folders(tmp_path), 2)
+    reading = files.read([torch.tensor([index]) for index in range(42)], None)
+    next(reading)
+    for worker in torch.multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(ChildProcessError, match=r"was killed .*--decoding-workers"):
+        list(reading)
+    assert len(read(files, [0, 1])) == 1
+    files.close()
 
 
 def test_signals_to_all_processes_leave_the_workers_at_work(tmp_path: Path) -> None:
@@ -111,7 +216,7 @@ def test_signals_to_all_processes_leave_the_workers_at_work(tmp_path: Path) -> N
         for kind in (signal.SIGTERM, signal.SIGINT):
             os.kill(worker.pid or 0, kind)
     assert equal([*found, *reading], expected)
-    assert not torch.multiprocessing.active_children()
+    files.close()
 
 
 def truncated() -> bytes:
@@ -254,7 +359,8 @@ def test_nothing_but_damage_ends_with_a_list_that_is_cut(tmp_path: Path, workers
         read(files, [29])
     assert str(raised.value).count("\n  train/") == 20
     assert str(raised.value).endswith("and 6 more")
-    assert not torch.multiprocessing.active_children()  # though the error is still held
+    files.close()
+    assert not children()  # though the error is still held
     fresh = store(tmp_path, workers)
     for path in (tmp_path / "train").rglob("*.png"):
         path.unlink()
@@ -291,6 +397,8 @@ def test_held_images_are_decoded_once_and_as_evaluation_sees_them(
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert equal(list(held.read(batches, None)), expected)
+    assert len(children()) == workers  # the store of files may be read again
+    files.close()
     assert held.fingerprint() == files.fingerprint()
     assert held.memory.pixels.shape == (3, 3, 16, 16)
     for absent in (5, 41):

@@ -9,15 +9,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 from filelock import FileLock
 
 import replications
-from pareco import latency
+from pareco import latency, processes
 from pareco.config import Machine
+from pareco.processes import Processes, Share
 from replications import sweep
 from replications.__main__ import main
+from replications.catalogue import experiment_named
+from replications.run import RunCommand
 from replications.scales import SCALES
 from replications.sweep import Job
 from tests.experiments import TINY
@@ -251,6 +256,25 @@ def test_a_scale_is_the_default_that_other_flags_change(monkeypatch: pytest.Monk
     assert experiment.scale == f"{plain}, changed: training.batch_size 50"
     assert (experiment.training.epochs, experiment.training.batch_size) == (1, 50)
     assert [(job.method, job.seed) for job in jobs] == [("pareco", 3), ("us_net", 3)]
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, ""), (4, "; batch norm in each of 4 processes")])
+def test_a_scale_names_the_processes_that_have_batch_norm_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, count: int, told: str
+) -> None:
+    """So that their number is a part of the configuration; alone, one sees the whole batch."""
+    joined = Mock(return_value=Processes(torch.device("cpu"), Share(0, count)))
+    monkeypatch.setattr(processes, "joined_processes", joined)
+    command = RunCommand(of="digits", experiment=experiment_named("digits", "paper"))
+    assert command.configured().scale == "paper"
+    training = replace(command.experiment.training, sync_batch_norm=False)
+    apart = replace(command, experiment=replace(command.experiment, training=training))
+    said = "" if not command.experiment.training.sync_batch_norm else ", changed: "
+    said += "training.sync_batch_norm False" if said else ""
+    assert apart.configured().scale == f"paper{said}{told}"
+    assert (
+        replace(apart, check=3).configured().scale.endswith("; batch norm in each of 3 processes")
+    )
 
 
 @pytest.mark.parametrize(

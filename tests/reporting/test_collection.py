@@ -129,6 +129,26 @@ def test_runs_that_cannot_be_compared_are_refused(runs: Path, field: str, value:
         collected_runs("digits", runs)
 
 
+def test_a_field_that_one_run_lacks_has_its_default(runs: Path) -> None:
+    """So that runs from before it was a field can be compared with later ones."""
+    config = runs / "digits" / "uniform" / "seed1" / "config.json"
+    changed(config, **{"training.precision": "fp32", "data.mean": [123.675, 116.28, 103.53]})
+    assert len(collected_runs("digits", runs)[0].runs) == 6
+    changed(config, **{"training.precision": "bf16"})
+    with pytest.raises(InvalidRecord, match=r"differ in training\.precision: fp32, bf16:"):
+        collected_runs("digits", runs)
+
+
+def test_processes_with_batch_norm_of_their_own_must_be_as_many(runs: Path) -> None:
+    folders = list((runs / "digits").glob("*/seed*"))
+    (folders[0] / "env.json").write_text(json.dumps([ENVIRONMENT | {"processes": 2}]))
+    collected_runs("digits", runs)
+    for folder in folders:
+        changed(folder / "config.json", **{"training.sync_batch_norm": False})
+    with pytest.raises(InvalidRecord, match=r"differ in processes: [12], [12]:"):
+        collected_runs("digits", runs)
+
+
 def test_a_copied_folder_is_refused(runs: Path) -> None:
     (runs / "digits" / "random" / "seed0").rename(runs / "digits" / "random" / "seed5")
     with pytest.raises(InvalidRecord, match="belongs to digits/random/seed0"):

@@ -20,11 +20,12 @@ from unittest.mock import patch
 import torch
 
 from pareco.config import Machine
+from pareco.processes import worker_context
 from pareco.training import RunError, StepReport, execute_run
 from pareco.training.folder import RunFolder
 from pareco.training.interruption import Interrupted
+from replications import sweep
 from replications.catalogue import method_named
-from replications.sweep import worker_context
 from tests.experiments import TINY
 
 MIB = 2**20
@@ -46,19 +47,22 @@ def attempt(
     """Return the exit status of a run; what it says is in `path.log`, its weights in `.states`."""
     if accident is None or accident.kind in _SIGNALS:
         return _status(path, method, accident, machine)
-    context: Any = worker_context()
+    context: Any = worker_context(sweep.__name__)
     process = context.Process(target=_attempt, args=(path, method, accident, machine))
     process.start()
     process.join()
     return process.exitcode
 
 
-def states(path: Path) -> dict[int, set[str]]:
-    """Return the digests of what was saved for every step: one each, unless attempts differ."""
-    found: dict[int, set[str]] = {}
+def states(path: Path) -> dict[tuple[int, int], set[str]]:
+    """Return the digests of what was saved for every step: one each, unless attempts differ.
+
+    A step, and how many losses were measured with the final weights, once there are such.
+    """
+    found: dict[tuple[int, int], set[str]] = {}
     for line in path.with_suffix(".states").read_text().splitlines():
-        step, digest = line.split()
-        found.setdefault(int(step), set()).add(digest)
+        step, measured, digest = line.split()
+        found.setdefault((int(step), int(measured)), set()).add(digest)
     return found
 
 
@@ -98,7 +102,8 @@ def _status(path: Path, method: str, accident: Accident | None, machine: Machine
             for name, tensor in sorted(tensors.items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().contiguous().numpy().tobytes())
-            states_file.write(f"{state.gradient_steps + trainer['step']} {digest.hexdigest()}\n")
+            place = state.gradient_steps + trainer["step"], len(trainer["evaluations"]["final"])
+            states_file.write(f"{place[0]} {place[1]} {digest.hexdigest()}\n")
         save(self, state, tensors, trainer)
 
     save = RunFolder.save

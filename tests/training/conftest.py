@@ -54,9 +54,9 @@ class Spy:
             self.opened.append(len(images))
 
         class SpiedEvaluator(evaluator):
-            def on(self, images: Any, widths: Any) -> Any:
+            def on(self, images: Any, widths: Any, *others: Any, **options: Any) -> Any:
                 note(images)
-                return super().on(images, widths)
+                return super().on(images, widths, *others, **options)
 
             def search_losses(self, widths: Any) -> Any:
                 spy.calibrated.add(digest(self.calibration.indices))

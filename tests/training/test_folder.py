@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pareco.config import Experiment
 from pareco.data import load_data
-from pareco.processes import Processes
+from pareco.processes import Processes, Share
 from pareco.training import RunError, RunFolder
 from pareco.training.folder import (
     FORMAT,
@@ -110,6 +110,66 @@ def test_one_claim_at_a_time(begun: RunFolder) -> None:
     ):
         pytest.fail("claimed twice")
     with begun.claimed(data, ALONE):
+        pass
+
+
+def test_a_claim_ends_with_its_block_though_its_error_is_kept(begun: RunFolder) -> None:
+    """So that the same process may try again; the lock's file stays, and means nothing."""
+    data = load_data(TINY.data)
+    with pytest.raises(MemoryError) as kept, begun.claimed(data, ALONE):
+        raise MemoryError
+    with begun.claimed(data, ALONE):
+        assert kept.value.__traceback__ is not None
+    assert (begun.path / ".lock").exists()
+
+
+def stored(begun: RunFolder, **changes: object) -> None:
+    """Change `config.json`; None takes a field away."""
+    file = begun.path / "config.json"
+    content = json.loads(file.read_text()) | changes
+    content = {key: each for key, each in content.items() if each is not None}
+    file.write_text(json.dumps(content))
+
+
+def test_a_field_that_a_run_lacks_has_its_default(begun: RunFolder) -> None:
+    """As in a run that was begun, or finished, before it was a field; in its checkpoint too."""
+    lacking = ("training.sync_batch_norm", "search.beta", "cost", "data.flip", "data.mean")
+    stored(begun, **dict.fromkeys(lacking[:-1]))
+    assert begun.differences() == []
+    assert not begun.finished()
+    with begun.claimed(load_data(TINY.data), ALONE):
+        assert begun.load()[2] == {"step": 9}
+    configuration = json.loads((begun.path / "config.json").read_text())
+    assert begun.differences(configuration) == []
+    stored(begun, **dict.fromkeys(lacking))  # TINY's mean is not the default
+    assert begun.differences() == ["data.mean: [123.675, 116.28, 103.53] there, [73.0] now"]
+    stored(begun, **{"data.mean": [73.0], "training.epochs": None})  # which has no default
+    assert begun.differences() == ["training.epochs: absent there, 2 now"]
+
+
+def test_a_field_of_a_later_version_is_refused_by_name(begun: RunFolder) -> None:
+    stored(begun, **{"training.mixup": 0.2})
+    with pytest.raises(RunError, match=r"training.mixup: 0.2 there, unknown to this version\)"):
+        begun.finished()
+
+
+def test_the_number_of_processes_counts_where_each_has_batch_norm_of_its_own(
+    tmp_path: Path,
+) -> None:
+    data, two = load_data(TINY.data), Processes(torch.device("cpu"), Share(0, 2))
+    apart = replace(TINY, training=replace(TINY.training, sync_batch_norm=False))
+    with folder(tmp_path / "joint").claimed(data, two):
+        pass
+    with folder(tmp_path / "joint").claimed(data, ALONE):
+        pass
+    with folder(tmp_path / "apart", apart).claimed(data, two):
+        pass
+    with (
+        pytest.raises(RunError, match=r"begun by 2 processes, not 1, .*sync_batch_norm"),
+        folder(tmp_path / "apart", apart).claimed(data, ALONE),
+    ):
+        pytest.fail("claimed by another number of processes")
+    with folder(tmp_path / "apart", apart).claimed(data, two):
         pass
 
 

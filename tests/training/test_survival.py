@@ -28,18 +28,25 @@ def us_net(whole: Callable[[str], Whole]) -> Path:
     return whole("us_net").path
 
 
-def assert_same(path: Path, whole: Path) -> None:
-    """The records and weights are the same, bit for bit, and so is every state ever saved."""
+def assert_results_same(path: Path, whole: Path) -> None:
+    """The records, what was spent, and the weights are the same, bit for bit."""
     for name in ("front.csv", "visits.csv", "metrics.jsonl"):
         assert (path / name).read_bytes() == (whole / name).read_bytes(), name
+    results = [json.loads((each / "result.json").read_text()) for each in (path, whole)]
+    assert results[0]["budget"] == results[1]["budget"]
     weights = sorted((whole / "weights").iterdir())
     assert [(path / "weights" / file.name).read_bytes() for file in weights] == [
         file.read_bytes() for file in weights
     ]
+
+
+def assert_same(path: Path, whole: Path) -> None:
+    """The results are the same, and so is every state ever saved."""
+    assert_results_same(path, whole)
     expected, found = states(whole), states(path)
     assert all(len(digests) == 1 for digests in expected.values())
     assert found == {step: expected[step] for step in found}
-    assert max(found) == max(expected)
+    assert max(found)[0] == max(expected)[0]
     assert {file.name for file in path.iterdir()} == {file.name for file in whole.iterdir()}
 
 

@@ -18,7 +18,7 @@ from pareco.reporting.claims import Outcome, Verdict
 from pareco.reporting.collection import commit_name
 from pareco.reporting.figures.style import mean_areas, method_looks
 from pareco.reporting.page.chart import chart_data
-from pareco.reporting.records import AXES, COST_WORDS, PUBLISHED_SCALE, Records
+from pareco.reporting.records import AXES, COST_WORDS, Records
 from pareco.reporting.statistics import cost_percents, run_measures
 from pareco.reporting.summary import SummaryRow, order_text, seeds_text
 from pareco.reporting.tables import Tables
@@ -84,8 +84,8 @@ def page_html(
         anchors={
             each.experiment: f"experiment-{quote(each.experiment, safe='')}" for each in experiments
         },
-        whole=[each.experiment for each in experiments if each.scale == PUBLISHED_SCALE],
-        smaller=[each.experiment for each in experiments if each.scale != PUBLISHED_SCALE],
+        whole=[each.experiment for each in experiments if each.published],
+        smaller=[each.experiment for each in experiments if not each.published],
         claims=claims,
         counted=_counted(claims),
         ran=[row for row in summary if row.folder is not None],
@@ -103,7 +103,7 @@ def first_section(sections: Sequence[Section]) -> Section | None:
     def rank(section: Section) -> tuple[bool, int, int, int]:
         experiment, fronts = section.records.experiment, section.records.fronts
         seeds = int(fronts.groupby("method")["seed"].nunique().min())
-        published = experiment.scale == PUBLISHED_SCALE
+        published = experiment.published
         return published, seeds, experiment.test_images or 0, len(fronts)
 
     return max((each for each in sections if _FIRST_FIGURE in each.figures), key=rank, default=None)
