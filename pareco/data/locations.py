@@ -36,7 +36,9 @@ def _class_folders(folder: Path) -> Source | None:
         places = [folder / f"{name}{suffix}" for name in ("train", *_TEST_NAMES)]
         tests = [place for place in places[1:] if is_one(place)]
         if is_one(places[0]) and tests:
-            return Source(_class_part(places[0]), _class_part(tests[0]), where=str(folder))
+            layout = "tars of class folders" if suffix else "class folders"
+            parts = _class_part(places[0]), _class_part(tests[0])
+            return Source(*parts, where=str(folder), layout=layout)
     return None
 
 
@@ -59,7 +61,8 @@ def _shards(folder: Path) -> Source | None:
     found = [shards for shards in tests if shards]
     if not train or not found:
         return None
-    return Source(shard_part(train), shard_part(found[0]), where=str(folder))
+    parts = shard_part(train), shard_part(found[0])
+    return Source(*parts, where=str(folder), layout="WebDataset shards")
 
 
 def _cifar(folder: Path) -> Source | None:
@@ -85,7 +88,7 @@ def _torchvision_splits(name: str, folder: Path, *, download: bool) -> Source:
         )
         return numbered_part(dataset, dataset.targets, dataset.classes, f"{name}/{split}")
 
-    return Source(part("train"), part("validation"), where=name)
+    return Source(part("train"), part("validation"), where=name, layout="torchvision CIFAR")
 
 
 def _parquet(folder: Path) -> Source | None:
@@ -110,7 +113,7 @@ def _hugging_face(name: str) -> Source:
         parts = [_hugging_face_part(name, split) for split in ("train", tests[0])]
     except (OSError, ValueError, KeyError) as error:
         raise FileNotFoundError(f"{name}, as a Hugging Face data set: {error}") from error
-    return Source(*parts, where=name)
+    return Source(*parts, where=name, layout="Hugging Face data set")
 
 
 def _hugging_face_part(name: str, split: str) -> Part:

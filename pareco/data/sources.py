@@ -17,6 +17,23 @@ from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files that lie among the images and are not read: one of them by name, and why.
+
+    Of many with one reason only some are named; `count` is then more than 1 for the last of these,
+    and stands for it and all that are not named. So the counts add up to all that is left out.
+    """
+
+    name: str
+    """Where it lies in its data set, for people."""
+
+    reason: str
+    """The same words for all that is left out for the same reason."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Part:
     """The images of one split, which have files of their own."""
 
@@ -31,6 +48,9 @@ class Part:
 
     place: str
     """What precedes an image's name, for people."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies among the images and is not read."""
 
     def image(self, index: int) -> Image.Image:
         """Return an image, decoded to RGB; raises anything if it is damaged or missing."""
@@ -86,7 +106,14 @@ def numbered_part(
 class Source:
     """Training images, then test images, as one."""
 
-    def __init__(self, train: Part, test: Part, where: str) -> None:
+    def __init__(
+        self,
+        train: Part,
+        test: Part,
+        where: str,
+        layout: str = "",
+        left_out: tuple[LeftOut, ...] = (),
+    ) -> None:
         """Join them. Raises `ValueError`, naming `where`, if their classes are none or differ."""
         if "" in (*train.classes, *test.classes):
             raise ValueError(f"{where}: there are images outside of class folders")
@@ -102,6 +129,10 @@ class Source:
         self.classes = train.classes
         self.labels = np.concatenate([train.labels, test.labels]).astype(np.int64)
         self.own_test = len(test.labels)
+        self.layout = layout
+        """How the images are arranged, for people."""
+        self.left_out = (*train.left_out, *test.left_out, *left_out)
+        """What lies among or beside the images and is not read."""
 
     def image(self, index: int) -> Image.Image:
         """Return an image, decoded to RGB; raises anything if it is damaged or missing."""
