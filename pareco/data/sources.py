@@ -68,6 +68,14 @@ class Part:
         """Return what tells an image from others of its class: its file's name, without folders."""
         return self.reader.filename(index, basename=True)
 
+    def form(self, index: int) -> tuple[tuple[int, int], str]:
+        """Return an image's width and height, and its mode, as it is stored; it is not decoded."""
+        opened = self.reader[index][0]
+        if isinstance(opened, Image.Image):
+            return opened.size, opened.mode
+        with opened, Image.open(opened) as image:
+            return image.size, image.mode
+
 
 class NumberedPart(Part):
     """A split whose images have numbers in place of names."""
@@ -143,6 +151,11 @@ class Source:
         """Return where an image is, for people."""
         part, position = self._placed(index)
         return part.name(position)
+
+    def form(self, index: int) -> tuple[tuple[int, int], str]:
+        """Return an image's width and height, and its mode, as it is stored; it is not decoded."""
+        part, position = self._placed(index)
+        return part.form(position)
 
     def part_of(self, index: int) -> range:
         """Return the indices of the split that an image belongs to."""
