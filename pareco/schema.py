@@ -163,6 +163,19 @@ class Timing(TypedDict):
     data_waiting_percent: float | None
 
 
+def counted(name: str, counts: Mapping[str, int | None]) -> str:
+    """Return the numbers of a data set's classes and images in a sentence; - for an unknown one."""
+    classes, train, search, held_out, test = (
+        "-" if counts[each] is None else f"{counts[each]:,}" for each in COUNTS
+    )
+    kept = {search: ", held out", "-": "", "0": ", of the training images"}
+    of_search = "" if search == "-" else kept.get(held_out, f", {held_out} of them held out")
+    return (
+        f"{name}: {classes} classes, {train} training images, {search} for the search{of_search}, "
+        f"{test} test images."
+    )
+
+
 COUNTS = ("classes", "train_images", "search_images", "held_out_images", "test_images")
 """The fields of a subject that older records lack."""
 

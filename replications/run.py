@@ -191,6 +191,8 @@ class RunCommand:
         if self.check is not None:
             console.print(f"{len(jobs)} runs can begin")
             return 0
+        if jobs:
+            console.out(self._subject())
         for folder in (self.folders.runs, self.folders.results):
             folder.mkdir(parents=True, exist_ok=True)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -208,6 +210,23 @@ class RunCommand:
         elif sweep.is_main_process():
             self._report(console)
         return 0
+
+    def _subject(self) -> str:
+        """Return what the runs learn from, and how long."""
+        from pareco.data import load_data
+        from pareco.processes import joined_processes
+        from pareco.schema import counted
+
+        experiment, training = self.experiment, self.experiment.training
+        device = joined_processes(self.machine.device).device
+        data = load_data(experiment.data, self.machine, device)  # as it was checked
+        steps = len(data.train) // training.batch_size
+        size = experiment.data.image_size
+        return (
+            f"{experiment.name}: {experiment.network.name}, {size} x {size} pixels\n"
+            f"{counted(experiment.data.name, data.counts)}\n"
+            f"{training.epochs} epochs of {steps:,} steps, {training.batch_size} images each"
+        )
 
     def _report(self, console: Console) -> None:
         """Measure latencies where a network is new, then write the results."""

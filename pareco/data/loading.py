@@ -97,7 +97,7 @@ def _from_files(
     if classes is not None and len(source.classes) != classes:
         raise ValueError(
             f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "
-            f"{classes}: give images of your own a name of their own, --data.name NAME (make: "
+            f"{classes}; a data set of your own needs a name of its own: --data.name NAME (make: "
             "DATA_NAME=NAME)"
         )
     return FileStore(source, config, machine.decoding_workers, device)

@@ -26,6 +26,7 @@ from pareco.schema import (
     VISIT_TYPES,
     LatencyRecord,
     Subject,
+    counted,
 )
 
 
@@ -133,16 +134,7 @@ class ExperimentRecord(Subject):
     @property
     def counts(self) -> str:
         """The numbers of classes and images in a sentence; - for what was not recorded."""
-        classes, train, search, held_out, test = (
-            "-" if count is None else f"{count:,}"
-            for count in (getattr(self, name) for name in COUNTS)
-        )
-        kept = {self.search_images: ", held out", None: "", 0: ", of the training images"}
-        of_search = kept.get(self.held_out_images, f", {held_out} of them held out")
-        return (
-            f"{self.data}: {classes} classes, {train} training images, {search} for the search"
-            f"{of_search}, {test} test images."
-        )
+        return counted(self.data, {name: getattr(self, name) for name in COUNTS})
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -34,14 +34,14 @@ def _power_of_two(number: float, least: int, most: int) -> int:
 def _sized(experiment: Experiment, images: int, scale: str) -> Experiment:
     """Return the experiment with the numbers that suit so many training images.
 
-    An epoch has 16 steps or more, of 8 to 128 images. As many images are seen as the square root
+    An epoch has 8 steps or more, of 16 to 128 images. As many images are seen as the square root
     of their number asks for (epochs = 40 at 1,000 images, 13 at 10,000; 5 to 100), with a
     twentieth of the epochs for the warm-up. The search visits as many widths W, at most 1,000, as
     cost it W^2 / 4 forward passes when their losses are refreshed: a quarter of what the training
     takes, a step being four networks forward and backward, 12 forward passes. Batch norm is
     calibrated on the training images, at most 512.
     """
-    batch = min(_power_of_two(images / 16, 8, 128), _power_of_two(images, 1, 128))
+    batch = min(_power_of_two(images / 8, 16, 128), _power_of_two(images, 1, 128))
     epochs = round(min(max(40 * math.sqrt(1000 / images), 5), 100))
     steps = epochs * (images // batch)
     widths = min(math.sqrt(12 * steps), 1000)
