@@ -26,9 +26,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _check_name(field_name: str, value: str) -> None:
     named = _NAME.fullmatch(value)
-    _require(
-        bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}"
-    )
+    _require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
 
 
 def _at_least(least: float, config: Any, *names: str) -> None:

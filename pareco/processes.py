@@ -136,6 +136,14 @@ class Processes:
             return values[None]
         return _Gathered.apply(values, self.share)  # type: ignore[return-value]
 
+    def everyones(self, value: _T) -> list[_T]:
+        """Return the values of all processes, which call this alike, in the order of their ranks."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self.share.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
     def check_agreement(self, tensors: Sequence[Tensor]) -> None:
         """Raise `RuntimeError` unless all processes hold the same values."""
         if not self.several:

@@ -7,9 +7,10 @@ import sys
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -18,17 +19,26 @@ from pareco.config import DataConfig
 from pareco.data.sources import Source
 from pareco.data.transforms import view
 
-MOST_DAMAGED = 0.001
+_MOST_DAMAGED = 0.001
+_ALWAYS_ALLOWED = 3
 
 # The index of a large data set is not copied to a process that is forked, and it starts at once;
 # elsewhere (macOS) forking is unsafe. Python's own default depends on its version.
 _START_METHOD = "fork" if sys.platform == "linux" else None
 
 
+def most_damaged(images: int) -> int:
+    """Return how many images of a split of so many may be damaged: 0.1%, or three if that is more.
+
+    Few of them may be bad luck; many mean that the files are not what they should be.
+    """
+    return max(_ALWAYS_ALLOWED, int(_MOST_DAMAGED * images))
+
+
 class Decoded(NamedTuple):
     """Some images: pixels `b x c x h x w`, the indices `b` of those seen, reasons of the damaged.
 
-    `pixels` is None where too many images of a split were damaged.
+    `pixels` is None where too many images of a split were damaged, or all.
     """
 
     pixels: Tensor | None
@@ -86,15 +96,18 @@ class _Pieces(Dataset[Decoded]):
         self, index: int, seed: int | None, damaged: dict[int, str]
     ) -> tuple[Tensor | None, int]:
         """Return the first image from the index on that is whole, and where it is; note others."""
-        part = self.source.part_of(index)
-        for candidate in chain(range(index, part.stop), range(part.start, index)):
+        split = self.source.split_of(index)
+        start = int(np.searchsorted(split, index))
+        for step in range(len(split)):
+            candidate = int(split[(start + step) % len(split)])
             try:
                 return self._pixels(candidate, seed), candidate
             except MemoryError:
                 raise
             except Exception as error:  # decoders raise anything on damaged bytes
                 damaged[candidate] = f"{type(error).__name__}: {error}"
-                if sum(each in part for each in damaged) > MOST_DAMAGED * len(part):
+                bad = sum(self.source.split_of(each) is split for each in damaged)
+                if bad > most_damaged(len(split)):
                     break
         return None, index
 

@@ -6,22 +6,23 @@ import hashlib
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, repeat
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from pareco.config import DataConfig
-from pareco.data.decoding import MOST_DAMAGED, Decoded, decoded_pieces
+from pareco.data.decoding import Decoded, decoded_pieces, most_damaged
 from pareco.data.sources import Source
 from pareco.data.transforms import Preparation
-from pareco.processes import Share
+from pareco.processes import Processes, Share
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,7 +32,7 @@ _DECODED_AT_ONCE = 256
 
 
 class DamagedImages(RuntimeError):
-    """More than 0.1% of a data set's training or test images cannot be read."""
+    """More than 0.1% of the images of a split, and more than three, cannot be read, or none can."""
 
 
 class Store(ABC):
@@ -49,8 +50,14 @@ class Store(ABC):
         """How many of the images, the last ones, are the data set's own test images."""
         self.channels = channels
         """The number of colour channels."""
-        self.damaged: list[str] = []
-        """Names of the images that this process could not read, and replaced by the next ones."""
+        self.reasons: dict[int, str] = {}
+        """Why images could not be read, and the next ones of their split stand in, by index."""
+        self._told = 0
+
+    @property
+    def untold(self) -> int:
+        """How many images could not be read since all processes knew of the same ones."""
+        return len(self.reasons) - self._told
 
     @abstractmethod
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
@@ -63,6 +70,31 @@ class Store(ABC):
     def held(self, indices: Tensor) -> Store:
         """Return a store to be read at these indices `k`, sorted, alone: it decodes none twice."""
         return self
+
+    def divided(self, splits: Sequence[np.ndarray]) -> Store:
+        """Return a store in which a damaged image is replaced within its split.
+
+        `splits` are sorted indices; an image is of the first that it is in.
+        """
+        return self
+
+    def learn(self, reasons: Mapping[int, str]) -> None:
+        """Take up images that another process, or an earlier one, could not read.
+
+        Raises `DamagedImages` if these are too many.
+        """
+        self.reasons.update(
+            {each: why for each, why in reasons.items() if each not in self.reasons}
+        )
+
+    def tell(self, processes: Processes) -> None:
+        """Let all processes, which call this alike, know of the images that any could not read.
+
+        Raises `DamagedImages` in all of them if these are too many.
+        """
+        for theirs in processes.everyones(self.reasons):
+            self.learn(theirs)
+        self._told = len(self.reasons)
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -102,8 +134,6 @@ class FileStore(Store):
         """Keep what decodes them, in so many processes, for this device."""
         super().__init__(torch.from_numpy(source.labels), source.classes, source.own_test, 3)
         self.source, self.config, self.workers, self.device = source, config, workers, device
-        self.reasons: dict[int, str] = {}
-        """Why images could not be read, by their index."""
 
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield pixels and labels at each batch of indices, on the device."""
@@ -120,6 +150,18 @@ class FileStore(Store):
         with closing(decoded):  # else an error that is kept would keep its processes
             for batch in divided:
                 yield self._batch([self._checked(next(decoded)) for _ in batch])
+
+    def divided(self, splits: Sequence[np.ndarray]) -> FileStore:
+        """Return a store in which a damaged image is replaced within its split."""
+        return FileStore(self.source.divided(splits), self.config, self.workers, self.device)
+
+    def learn(self, reasons: Mapping[int, str]) -> None:
+        """Take up images that another process, or an earlier one, could not read.
+
+        Raises `DamagedImages` if these are too many.
+        """
+        super().learn(reasons)
+        self._check(reasons)
 
     def held(self, indices: Tensor) -> DecodedStore:
         """Return a store that decodes these images once, when first read."""
@@ -139,21 +181,24 @@ class FileStore(Store):
         for index, reason in piece.damaged.items():
             if index not in self.reasons:
                 self.reasons[index], name = reason, self.source.name(index)
-                self.damaged.append(name)
                 _LOGGER.warning("cannot read %s (%s): the next image stands in", name, reason)
-        for part in {self.source.part_of(index) for index in piece.damaged}:
-            bad = [index for index in self.reasons if index in part]
-            if len(bad) > MOST_DAMAGED * len(part):
-                raise DamagedImages(self._complaint(bad, len(part)))
+        self._check(piece.damaged, all_are=piece.pixels is None)
         assert piece.pixels is not None  # as there are few damaged images
         return piece.pixels, piece.indices
+
+    def _check(self, indices: Iterable[int], *, all_are: bool = False) -> None:
+        """Raise `DamagedImages` if too many are damaged in the splits of these images, or all."""
+        for split in {id(each): each for each in map(self.source.split_of, indices)}.values():
+            bad = [index for index in self.reasons if self.source.split_of(index) is split]
+            if all_are or len(bad) > most_damaged(len(split)):
+                raise DamagedImages(self._complaint(bad, len(split)))
 
     def _complaint(self, bad: Sequence[int], count: int) -> str:
         shown = [f"{self.source.name(index)} ({self.reasons[index]})" for index in bad[:_NAMED]]
         more = f"\n  and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         return (
-            f"at least {len(bad)} of {count} images cannot be read, more than {MOST_DAMAGED:.1%}; "
-            "get these files anew:\n  " + "\n  ".join(shown) + more
+            f"at least {len(bad)} of {count} images cannot be read, {most_damaged(count)} may be "
+            "damaged; get these files anew:\n  " + "\n  ".join(shown) + more
         )
 
 
@@ -163,8 +208,8 @@ class DecodedStore(Store):
     def __init__(self, files: FileStore, needed: Tensor) -> None:
         """Hold the images at the indices `k`, sorted, that are needed."""
         super().__init__(files.labels, files.classes, files.own_test, files.channels)
-        self.damaged = files.damaged
         self._files, self._needed = files, needed
+        self.reasons = files.reasons
 
     @cached_property
     def memory(self) -> MemoryStore:
@@ -190,6 +235,10 @@ class DecodedStore(Store):
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield pixels and labels at each batch of indices, as evaluation sees them."""
         return self.memory.read([self._places(indices) for indices in batches], None)
+
+    def learn(self, reasons: Mapping[int, str]) -> None:
+        """Take up images that another process, or an earlier one, could not read."""
+        self._files.learn(reasons)
 
     def _places(self, indices: Tensor) -> Tensor:
         """Return where images are in memory. Raises `IndexError` for one that is not needed."""

@@ -142,9 +142,9 @@ class DataSet:
         return {"classes": self.num_classes, **self.splits.counts()}
 
     @property
-    def damaged(self) -> list[str]:
-        """Names of the images that this process could not read, and replaced by others."""
-        return self.train.store.damaged
+    def store(self) -> Store:
+        """The images of all splits."""
+        return self.train.store
 
 
 def _check_memory(images: int, channels: int, config: DataConfig) -> None:
@@ -173,6 +173,7 @@ def load_data(
     preparation = Preparation(config)
     preparation.check(store.channels)
     splits = stratified_splits(store.labels.numpy(), store.own_test, config)
+    store = store.divided((splits.train, splits.search, splits.test))
     if config.in_memory:
         used = np.unique(np.concatenate([splits.train, splits.search, splits.test]))
         _check_memory(len(used), store.channels, config)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import socket
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.client import HTTPException
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 from timm.data import create_dataset
 from timm.data.readers.reader_factory import create_reader
-from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-from pareco.data.sources import Part, Source, numbered_part, shard_part, tar_part
+from pareco.data.class_folders import Labels, NoClass, folder_part
+from pareco.data.label_lists import are_official, listed_labels, without_devkit
+from pareco.data.packed import shard_part, tar_part
+from pareco.data.pixels import HIDDEN, is_hidden, name_order
+from pareco.data.sources import LeftOut, Part, Remainder, Source, numbered_part
 
 _NETWORK_SECONDS = 30
 _TEST_NAMES = ("val", "validation", "test")
@@ -33,38 +35,76 @@ LAYOUTS = """\
 or a name of timm's: hfds/NAME (the Hugging Face hub), wds/FOLDER, torch/NAME (torchvision)"""
 
 
+@dataclass(frozen=True)
+class _Packing:
+    """One of the ways in which class folders are kept."""
+
+    layout: str
+    pattern: str
+    """The name of a split's place: `{}` is the split."""
+    exists: Callable[[Path], bool]
+    part: Callable[[Path, Labels], Part]
+
+
+_PACKINGS = (
+    _Packing("class folders", "{}", Path.is_dir, folder_part),
+    _Packing("tars of class folders", "{}.tar", Path.is_file, tar_part),
+    _Packing("ImageNet's official tars", "ILSVRC2012_img_{}.tar", Path.is_file, tar_part),
+)
+
+
 def _class_folders(folder: Path) -> Source | None:
-    for suffix, is_one in (("", Path.is_dir), (".tar", Path.is_file)):
-        places = [folder / f"{name}{suffix}" for name in ("train", *_TEST_NAMES)]
-        tests = [place for place in places[1:] if is_one(place)]
-        if is_one(places[0]) and tests:
-            layout = "tars of class folders" if suffix else "class folders"
-            parts = _class_part(places[0]), _class_part(tests[0])
-            return Source(*parts, where=str(folder), layout=layout)
-    return None
+    """Return class folders, packed or not; the splits may be packed in different ways."""
+
+    def places(names: Sequence[str]) -> list[tuple[_Packing, Path]]:
+        return [
+            (packing, place)
+            for packing in _PACKINGS
+            for name in names
+            if packing.exists(place := folder / packing.pattern.format(name))
+        ]
+
+    pairs = [*product(places(("train",)), places(_TEST_NAMES))]
+    if not pairs:
+        return None
+    chosen = min(pairs, key=lambda pair: pair[0][0] is not pair[1][0])
+    layout = " and ".join(dict.fromkeys(packing.layout for packing, _ in chosen))
+    parts = [_class_part(folder, packing, place) for packing, place in chosen]
+    beside = _beside(folder, [place for _, place in chosen])
+    return Source(*parts, where=str(folder), layout=layout, left_out=beside)
 
 
-def _class_part(place: Path) -> Part:
-    """Return the images in class folders: of a folder, or of a tar."""
+def _class_part(folder: Path, packing: _Packing, place: Path) -> Part:
+    """Return the images of one split."""
     try:
-        if place.is_file():
-            return tar_part(place)
-        reader = ReaderImageFolder(str(place))
-    except (RuntimeError, ValueError, tarfile.TarError) as error:
-        reason = f" ({error})" if isinstance(error, tarfile.TarError) else ""
-        raise FileNotFoundError(f"{place} holds no images in class folders{reason}") from error
-    labels = np.array([label for _, label in reader.samples])
-    return Part(reader, labels, tuple(reader.class_to_idx), place.name)
+        return packing.part(place, listed_labels(folder, place))
+    except NoClass as error:
+        if are_official(error.example):
+            raise FileNotFoundError(without_devkit(folder, place)) from error
+        raise
+
+
+def _beside(folder: Path, places: Sequence[Path]) -> tuple[LeftOut, ...]:
+    """Return what lies in the folder of a data set beside its splits, and is not read."""
+    rest = Remainder("")
+    for path in sorted(folder.iterdir()):
+        if path not in places:
+            rest.add(path.name, HIDDEN if is_hidden(path.name) else "neither of the two splits")
+    return rest.listed()
 
 
 def _shards(folder: Path) -> Source | None:
-    train = sorted(folder.glob("*train*.tar"))
-    tests = [sorted({*folder.glob(f"*{name}*.tar")} - {*train}) for name in _TEST_NAMES]
-    found = [shards for shards in tests if shards]
+    def shards(name: str) -> list[Path]:
+        found = sorted(folder.glob(f"*{name}*.tar"), key=lambda path: name_order(path.name))
+        return [path for path in found if not is_hidden(path.name)]
+
+    train = shards("train")
+    tests = [[path for path in shards(name) if path not in train] for name in _TEST_NAMES]
+    found = [paths for paths in tests if paths]
     if not train or not found:
         return None
-    parts = shard_part(train), shard_part(found[0])
-    return Source(*parts, where=str(folder), layout="WebDataset shards")
+    parts, beside = (shard_part(train), shard_part(found[0])), _beside(folder, [*train, *found[0]])
+    return Source(*parts, where=str(folder), layout="WebDataset shards", left_out=beside)
 
 
 def _cifar(folder: Path) -> Source | None:
@@ -138,7 +178,7 @@ def _unsplit(folder: Path) -> Source | None:
     if not names or names & {"train", *_TEST_NAMES}:
         return None
     try:
-        part = _class_part(folder)
+        part = _class_part(folder, _PACKINGS[0], folder)
     except FileNotFoundError:
         return None
     no_test = replace(part, labels=part.labels[:0], left_out=())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data.readers.reader_image_in_tar import extract_tarinfos
+
+from pareco.data.pixels import as_rgb, decoded, printable, readable_formats
+
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,30 @@ class LeftOut:
     """The same words for all that is left out for the same reason."""
 
     count: int = 1
+
+
+class Remainder:
+    """Collects what is left out of a split; of many with one reason it keeps some names."""
+
+    def __init__(self, place: str) -> None:
+        """Begin with nothing; `place` precedes all names."""
+        self._place, self._names = place, dict[str, list[str]]()
+        self._counts = Counter[str]()
+
+    def add(self, name: str, reason: str) -> None:
+        """Note a file or folder that is not read, and why."""
+        names = self._names.setdefault(reason, [])
+        self._counts[reason] += 1
+        if len(names) < _NAMED:
+            names.append(printable(f"{self._place}/{name}" if self._place else name))
+
+    def listed(self) -> tuple[LeftOut, ...]:
+        """Return what was noted, by reason, in the order in which it was found."""
+        return tuple(
+            LeftOut(name, reason, 1 + (name == names[-1]) * (self._counts[reason] - len(names)))
+            for reason, names in self._names.items()
+            for name in names
+        )
 
 
 @dataclass(frozen=True)
@@ -56,13 +81,13 @@ class Part:
         """Return an image, decoded to RGB; raises anything if it is damaged or missing."""
         opened = self.reader[index][0]
         if isinstance(opened, Image.Image):
-            return opened.convert("RGB")
+            return as_rgb(opened)
         with opened:
-            return Image.open(opened).convert("RGB")
+            return decoded(opened)
 
     def name(self, index: int) -> str:
         """Return where an image is, for people."""
-        return f"{self.place}/{self.reader.filename(index)}"
+        return printable(f"{self.place}/{self.reader.filename(index)}")
 
     def key(self, index: int) -> str:
         """Return what tells an image from others of its class: its file's name, without folders."""
@@ -73,7 +98,7 @@ class Part:
         opened = self.reader[index][0]
         if isinstance(opened, Image.Image):
             return opened.size, opened.mode
-        with opened, Image.open(opened) as image:
+        with opened, Image.open(opened, formats=readable_formats()) as image:
             return image.size, image.mode
 
 
@@ -123,8 +148,6 @@ class Source:
         left_out: tuple[LeftOut, ...] = (),
     ) -> None:
         """Join them. Raises `ValueError`, naming `where`, if their classes are none or differ."""
-        if "" in (*train.classes, *test.classes):
-            raise ValueError(f"{where}: there are images outside of class folders")
         if len(train.classes) < 2:
             found = ", ".join(train.classes) or "none"
             raise ValueError(f"{where}: fewer than two classes (found: {found})")
@@ -137,6 +160,8 @@ class Source:
         self.classes = train.classes
         self.labels = np.concatenate([train.labels, test.labels]).astype(np.int64)
         self.own_test = len(test.labels)
+        self._splits = tuple(np.split(np.arange(len(self.labels)), [len(train.labels)]))
+        self._split_of = np.repeat(np.arange(2, dtype=np.int8), [*map(len, self._splits)])
         self.layout = layout
         """How the images are arranged, for people."""
         self.left_out = (*train.left_out, *test.left_out, *left_out)
@@ -157,10 +182,21 @@ class Source:
         part, position = self._placed(index)
         return part.form(position)
 
-    def part_of(self, index: int) -> range:
-        """Return the indices of the split that an image belongs to."""
-        border = len(self._train.labels)
-        return range(border) if index < border else range(border, len(self.labels))
+    def divided(self, splits: Sequence[np.ndarray]) -> Source:
+        """Return this source with other splits: sorted indices, an image is of the first it is in.
+
+        Images in none of them stay in the split that the data set brings.
+        """
+        divided = copy(self)
+        divided._splits = (*self._splits[:2], *splits)
+        divided._split_of = self._split_of.clip(max=1)
+        for number, split in reversed([*enumerate(divided._splits)][2:]):
+            divided._split_of[split] = number
+        return divided
+
+    def split_of(self, index: int) -> np.ndarray:
+        """Return the sorted indices of the split that an image belongs to, always one array."""
+        return self._splits[self._split_of[index]]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of classes, labels and the names of files, wherever they lie."""
@@ -184,106 +220,3 @@ def _difference(train: Sequence[str], test: Sequence[str]) -> str:
         if names
     ]
     return "; ".join(parts) or "their order"
-
-
-_IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
-_LABELS = frozenset(("cls", "json"))
-
-
-class PackedReader:
-    """Reads files inside of uncompressed tars in any order, as saved splits and resume need it.
-
-    Nothing stays open, so that processes share no position in a tar.
-    """
-
-    def __init__(self, tars: Sequence[Path], places: Iterable[tuple[int, str, int, int]]) -> None:
-        """Take the place of each file: its tar's number, its name, offset and size in bytes."""
-        numbers, names, *bounds = zip(*places, strict=True)
-        self._tars, self._names = list(tars), names
-        self._numbers, self._offsets, self._sizes = map(np.array, (numbers, *bounds))
-
-    def __getitem__(self, index: int) -> tuple[io.BytesIO]:
-        """Return a file's content."""
-        with self._tars[self._numbers[index]].open("rb") as file:
-            file.seek(self._offsets[index])
-            return (io.BytesIO(file.read(self._sizes[index])),)
-
-    def filename(self, index: int, basename: bool = False) -> str:
-        """Return a file's name, with its folders unless `basename`."""
-        name = self._names[index]
-        return PurePosixPath(name).name if basename else name
-
-
-def tar_part(tar: Path) -> Part:
-    """Return the images in a tar of class folders, or of a tar for each class, as timm finds them.
-
-    Raises `ValueError` or `TarError` if there are none.
-    """
-    found, labels, classes, _ = extract_tarinfos(str(tar), cache_tarinfo=False)  # in a pickle
-    places = [
-        (0, file.name, file.offset_data + (outer.offset_data if outer else 0), file.size)
-        for file, _, outer in found
-    ]
-    return Part(PackedReader([tar], places), labels, tuple(classes or ()), tar.name)
-
-
-def shard_part(shards: Sequence[Path]) -> Part:
-    """Return the images in WebDataset shards.
-
-    A sample is `KEY.jpg` (jpeg, png, webp) with `KEY.cls` (a whole number) or `KEY.json` (with
-    "label"); the key ends at the first dot of the file's name, and other fields are not read.
-    Raises `ValueError`, naming the shard, where something else is found.
-    """
-    samples = [
-        ((number, f"{shard.name}/{name}", offset, size), label)
-        for number, shard in enumerate(shards)
-        for name, offset, size, label in _samples(shard)
-    ]
-    if not samples:
-        raise ValueError(f"{shards[0]}: there are no images in it, or in those beside it")
-    places, numbers = zip(*samples, strict=True)
-    labels, classes = counted_classes(np.array(numbers), None, shards[0].name)
-    return Part(PackedReader(shards, places), labels, classes, shards[0].parent.name)
-
-
-def _samples(shard: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Yield the name, offset, size and label of a shard's images, in order."""
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                key, extension = _key(member.name)
-                if not member.isfile():
-                    continue
-                if extension in _IMAGES:
-                    images[key] = (member.name, member.offset_data, member.size)
-                elif extension in _LABELS:
-                    labels[key] = _label(tar, member, extension)
-    except (tarfile.TarError, EOFError) as error:  # a compressed one has no random access
-        raise ValueError(f"{shard} is no uncompressed tar: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{shard}: {error}") from error
-    for key, place in images.items():
-        if key not in labels:
-            raise ValueError(f"{shard}: {place[0]} has no label beside it ({key}.cls or .json)")
-        yield *place, labels[key]
-
-
-def _key(name: str) -> tuple[str, str]:
-    path = PurePosixPath(name)
-    stem, _, extension = path.name.partition(".")
-    return str(path.with_name(stem or path.name)), extension.lower()
-
-
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> int:
-    """Return the label in a file. Raises `ValueError`, naming it, if it is no whole number."""
-    file = tar.extractfile(member)
-    content = file.read() if file else b""
-    try:
-        label = int(json.loads(content)["label"] if extension == "json" else content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{member.name} holds no label (a whole number from 0)") from error
-    if label < 0:
-        raise ValueError(f"{member.name} has the label {label}: these images have none")
-    return label

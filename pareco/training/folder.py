@@ -18,7 +18,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ class RunState:
     """What is done of a run: the sets of weights trained, their rows, and what was spent.
 
     `rows` are those of front.csv, `visits` those of visits.csv. `images` were trained on in
-    `training_seconds`, of which `waiting_seconds` passed without any.
+    `training_seconds`, of which `waiting_seconds` passed without any. `damaged` tells why images
+    could not be read, in any process, by their index.
     """
 
     trained: int = 0
@@ -106,7 +107,7 @@ class RunState:
     images: int = 0
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
-    damaged_images: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,9 @@ class RunFolder:
             return RunState(), {}, None
         tensors, state = newest
         self._check(state["configuration"])
-        return RunState(**state["progress"]), tensors, state["trainer"]
+        known = {each.name for each in fields(RunState)}  # earlier versions knew others
+        progress = {name: each for name, each in state["progress"].items() if name in known}
+        return RunState(**progress), tensors, state["trainer"]
 
     def save(
         self, done: RunState, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
@@ -267,7 +270,7 @@ class RunFolder:
                 "images_per_second": round(done.images / spent, 1) if spent else None,
                 "data_waiting_percent": round(100 * waited / spent, 1) if spent else None,
             },
-            "damaged_images": done.damaged_images,
+            "damaged_images": len(done.damaged),
         }
         _write(self.path / "result.json", result)
 

@@ -22,7 +22,7 @@ from pareco.schema import VISIT_NUMBERS
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
 from pareco.training.folder import Row, RunFolder
-from pareco.training.interruption import check, explained, interruptible
+from pareco.training.interruption import RunError, check, explained, interruptible
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
 
@@ -74,6 +74,7 @@ def execute_run(
     torch.set_num_threads(experiment.training.cpu_threads)
     with explained(path), interruptible(), ExitStack() as held:
         session = _Session(folder, method, machine, processes, on_step)
+        session.check_same_images()
 
         def left_to_do() -> bool:
             held.enter_context(folder.claimed(session.data, processes))
@@ -118,10 +119,22 @@ class _Session:
         for space in self.spaces:
             self.method(self.task(space, SearchEvaluations())).switches()
 
+    def check_same_images(self) -> None:
+        """Raise `RunError`, in all processes, unless they have the same images in each split."""
+        own, processes = self.data.fingerprint, self.processes
+        theirs = processes.led(lambda: own)
+        others = int(processes.total(torch.tensor(own != theirs)))
+        if others:
+            raise RunError(
+                f"{others} of {processes.share.count} processes have other images, classes or "
+                "splits than the first: give all of them the same --images, on every machine"
+            )
+
     def execute(self, publication: Callable[[Path], Publication] | None) -> None:
         """Train and measure every set of weights that is left, and write the result."""
         self.done, tensors, under_way = self.processes.led(self.folder.load)
         done, main = self.done, self.processes.main
+        self.data.store.learn({int(each): why for each, why in done.damaged.items()})
         self.started = time.perf_counter() - done.seconds
         with ExitStack() as held:
             if main:
@@ -138,6 +151,7 @@ class _Session:
                 if main:
                     self.save(trainer)
                 self.add_front(trainer)
+                self.data.store.tell(self.processes)
                 if main:
                     self.folder.save_weights(done.trained - 1, trainer.net.state_dict())
                     self.save(None)
@@ -226,7 +240,7 @@ class _Session:
     def save(self, trainer: Trainer | None) -> None:
         """Write a checkpoint of a trainer under way, or between two sets of weights."""
         self.done.seconds = time.perf_counter() - self.started
-        self.done.damaged_images = len(self.data.damaged)
+        self.done.damaged = {str(each): why for each, why in self.data.store.reasons.items()}
         self.folder.save(self.done, *(({}, None) if trainer is None else trainer.state()))
 
     def evaluator(self, net: SlimmableNet) -> Evaluator:

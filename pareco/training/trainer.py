@@ -185,8 +185,13 @@ class Trainer:
             )
         gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
         finite = losses.isfinite()
+        store = self.loader.images.store
         flags = [float(not finite.all()), *losses[[0, -1]].tolist(), float(requested() or 0)]
-        failed, largest, smallest, signals = self.processes.average_gradients(gradients, flags)
+        flags.append(float(store.untold))
+        sums = self.processes.average_gradients(gradients, flags)
+        failed, largest, smallest, signals, damaged = sums
+        if damaged:
+            store.tell(self.processes)
         if failed:
             bad = [str(each) for each, well in zip(widths, finite, strict=True) if not well]
             where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"

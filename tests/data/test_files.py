@@ -16,9 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from pareco.data import DamagedImages, TrainingLoader
+from pareco.data.decoding import most_damaged
 from pareco.data.images import FileStore, Images
 from pareco.data.locations import located
+from pareco.data.splits import stratified_splits
 from pareco.data.transforms import Preparation
+from pareco.processes import Processes
 from tests.data.pictures import (
     contents,
     picture,
@@ -39,6 +42,10 @@ def store(folder: Path, workers: int = 0, **options: Any) -> FileStore:
 
 def read(files: FileStore, *batches: list[int]) -> list[tuple[Tensor, Tensor]]:
     return list(files.read([torch.tensor(batch) for batch in batches], None))
+
+
+def damaged(files: FileStore) -> list[str]:
+    return [files.source.name(index) for index in files.reasons]
 
 
 def equal(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
@@ -125,7 +132,7 @@ def bomb() -> bytes:
 DAMAGE = {"truncated": truncated(), "bomb": bomb(), "empty": b"", "text": b"no image at all"}
 
 
-MANY = contents(334)  # 1,002 files: one of them may be damaged, two may not
+MANY = contents(334)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -145,7 +152,7 @@ def test_a_damaged_image_in_a_tar_is_named_once_replaced_and_counted(
         assert np.array_equal(pixels[0].numpy(), pixels_of(picture(335)))
         assert labels.tolist() == [1]
     assert torch.equal(found[0][0][1], found[0][0][2])
-    assert files.damaged == ["train.tar/bee/000.png"]
+    assert damaged(files) == ["train.tar/bee/000.png"]
     (record,) = caplog.records
     assert record.name == "pareco.data"
     assert "train.tar/bee/000.png" in record.message
@@ -160,28 +167,82 @@ def test_the_last_image_is_replaced_by_the_first_of_its_split(tmp_path: Path) ->
     assert labels.tolist() == [0]
 
 
+def test_one_in_a_thousand_may_be_damaged_but_never_fewer_than_three() -> None:
+    counts = [1, 60, 3999, 4000, 60_000, 1_281_167]
+    assert [most_damaged(count) for count in counts] == [3, 3, 3, 4, 60, 1281]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_more_than_a_thousandth_fails_with_the_list(tmp_path: Path, workers: int) -> None:
-    bad = {"ant/005.png": truncated(), "cow/000.png": b""}
-    written_tar(tmp_path / "train.tar", MANY | bad)
+def test_three_of_sixty_are_replaced_and_four_fail_with_the_list(
+    tmp_path: Path, workers: int
+) -> None:
+    bad = dict.fromkeys(("ant/005.png", "bee/001.png", "cow/000.png", "cow/019.png"), b"")
+    written_tar(tmp_path / "train.tar", contents(20) | bad)
     written_tar(tmp_path / "val.tar", contents(2))
     files = store(tmp_path, workers)
-    assert len(read(files, [5])) == 1
-    expected = r"2 of 1002 images cannot be read, more than 0\.1%(.|\n)*ant/005(.|\n)*cow/000"
+    assert len(read(files, [5, 21], [40])) == 2
+    expected = r"4 of 60 images cannot be read, 3 may be(.|\n)*ant/005(.|\n)*cow/000(.|\n)*cow/019"
     with pytest.raises(DamagedImages, match=expected):
-        read(files, [668])
+        read(files, [59])
 
 
 def test_damage_is_counted_for_each_split(tmp_path: Path) -> None:
-    """One of twelve test images is too much, however many training images there are."""
+    bad = dict.fromkeys(("ant/000.png", "bee/000.png", "cow/000.png"), b"")
     for name in ("train.tar", "val.tar"):
-        written_tar(tmp_path / name, MANY | {"bee/000.png": b""})
+        written_tar(tmp_path / name, contents(20) | bad)
     files = store(tmp_path)
-    read(files, [334], [1002 + 334])
-    assert files.damaged == ["train.tar/bee/000.png", "val.tar/bee/000.png"]
-    written_tar(tmp_path / "val.tar", contents(4) | {"bee/001.png": truncated()})
-    with pytest.raises(DamagedImages, match=r"1 of 12 images(.|\n)*val\.tar/bee/001\.png"):
-        read(store(tmp_path, 2), [0], [1002 + 5])
+    read(files, [0, 20, 40], [60, 80, 100])
+    assert damaged(files) == [f"{split}.tar/{name}" for split in ("train", "val") for name in bad]
+    written_tar(tmp_path / "val.tar", contents(20) | bad | {"bee/001.png": truncated()})
+    with pytest.raises(DamagedImages, match=r"4 of 60 images(.|\n)*val\.tar/bee/001\.png"):
+        read(store(tmp_path, 2), [0, 20, 40], [60, 80, 100])
+
+
+def test_a_split_without_a_whole_image_is_refused_however_small(tmp_path: Path) -> None:
+    written_tar(tmp_path / "train.tar", contents(2))
+    written_tar(tmp_path / "val.tar", dict.fromkeys(contents(1), b""))
+    with pytest.raises(DamagedImages, match="3 of 3 images cannot be read"):
+        read(store(tmp_path), [6])
+
+
+@pytest.mark.parametrize("search_split", ["holdout", "batch"])
+def test_a_damaged_image_is_replaced_by_one_of_its_split(tmp_path: Path, search_split: str) -> None:
+    """Held-out images stay unseen in training, and the reverse, at every place of the damage."""
+    written_tar(tmp_path / "val.tar", contents(4, first=10_000))
+    config = small(search_split=search_split, search_images=9)
+    labels = np.repeat([0, 1, 2, 0, 1, 2], [10] * 3 + [4] * 3)
+    splits = stratified_splits(labels, 12, config)
+    indices = [splits.train, splits.search, splits.test]
+    for index in splits.search[[0, 4, 8]].tolist() + splits.train[[0, 12, -1]].tolist():
+        name = [*contents(10)][index]
+        written_tar(tmp_path / "train.tar", contents(10) | {name: truncated()})
+        files = store(tmp_path).divided(indices)
+        ((pixels, _),) = read(files, [index])
+        shown = [
+            number
+            for number in range(30)
+            if np.array_equal(pixels[0].numpy(), pixels_of(picture(number)))
+        ]
+        own = splits.train if index in splits.train else splits.search
+        later = [each for each in own.tolist() if each > index]
+        assert shown == [(later or own.tolist())[0]]
+        assert list(files.reasons) == [index]
+
+
+def test_damage_that_others_found_counts(tmp_path: Path) -> None:
+    """Of other processes, and of the sessions of a run that was interrupted."""
+    written_tar(tmp_path / "train.tar", contents(20) | {"cow/000.png": b""})
+    written_tar(tmp_path / "val.tar", contents(2))
+    files = store(tmp_path)
+    for one in (files, files.held(torch.arange(60))):
+        one.learn({0: "elsewhere", 1: "elsewhere", 2: "elsewhere"})
+        assert one.untold == 3
+        one.tell(Processes(CPU))
+        assert (one.untold, len(one.reasons)) == (0, 3)
+    with pytest.raises(DamagedImages, match=r"4 of 60(.|\n)*ant/000\.png \(elsewhere\)"):
+        read(files, [40])
+    with pytest.raises(DamagedImages, match="5 of 60"):
+        files.learn({4: "elsewhere"})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -212,7 +273,7 @@ def test_odd_metadata_is_no_damage(tmp_path: Path) -> None:
     palette.save(folder / "train" / "ant" / "001.png", transparency=bytes(range(256)))
     files = store(folder)
     ((pixels, _),) = read(files, [0, 1])
-    assert not files.damaged
+    assert not files.reasons
     assert int(pixels.float().amax()) == 0
 
 

@@ -27,7 +27,7 @@ def test_digits_keep_their_pixels() -> None:
     np.testing.assert_allclose(pixels[0, 0] * 90 + 73, raw * 15, atol=1e-4)
     assert labels.tolist() == [load_digits().target[data.splits.test[0]]]  # type: ignore[attr-defined]
     assert data.train.store.classes == tuple("0123456789")
-    assert (data.num_classes, data.in_chans, data.damaged) == (10, 1, [])
+    assert (data.num_classes, data.in_chans, data.store.reasons) == (10, 1, {})
     normalized, _ = data.train.normalized(torch.arange(len(data.train)))
     assert abs(float(normalized.mean())) < 0.05  # mean and deviation are rounded to whole levels
     assert abs(float(normalized.std()) - 1) < 0.05
@@ -52,10 +52,14 @@ def test_what_cannot_be_loaded_is_refused() -> None:
         load_data(TINY.data, Machine(images="somewhere"))
 
 
-@pytest.mark.parametrize(("name", "count"), [("cifar10", 10), ("cifar100", 100), ("imagenet", 1000)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("cifar10", 10), ("cifar100", 100), ("imagenet", 1000)]
+)
 def test_other_images_than_the_name_says_are_refused(tmp_path: Path, name: str, count: int) -> None:
     folder = str(written_folders(tmp_path))
-    with pytest.raises(ValueError, match=rf"holds 3 classes, {name} has {count}: .*--data.name NAME"):
+    with pytest.raises(
+        ValueError, match=rf"holds 3 classes, {name} has {count}: .*--data.name NAME"
+    ):
         load_data(small(name=name), Machine(images=folder))
 
 
@@ -131,4 +135,4 @@ def test_photographs_as_they_are(pack: str, options: dict[str, Any], counts: tup
         assert abs(float(images.mean())) < 0.6
         assert 0.5 < float(images.std()) < 1.5
     batches.close()  # type: ignore[attr-defined]
-    assert not data.damaged
+    assert not data.store.reasons
