@@ -57,9 +57,8 @@ def test_what_cannot_be_loaded_is_refused() -> None:
 )
 def test_other_images_than_the_name_says_are_refused(tmp_path: Path, name: str, count: int) -> None:
     folder = str(written_folders(tmp_path))
-    with pytest.raises(
-        ValueError, match=rf"holds 3 classes, {name} has {count}: .*--data.name NAME"
-    ):
+    message = rf"holds 3 classes, {name} has {count}; .*--data\.name NAME \(make: DATA_NAME=NAME\)"
+    with pytest.raises(ValueError, match=message):
         load_data(small(name=name), Machine(images=folder))
 
 

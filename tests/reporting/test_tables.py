@@ -84,9 +84,7 @@ def test_markdown(tables: Tables) -> None:
     differences are those of alone and cut seed 0, where pareco has 4.00, and of big 9 less 4 and 6.
     """
     text = markdown(tables)
-    assert text.startswith(
-        "# digits: resnet8 on cifar10, 32 x 32 pixels\n\ncifar10: - classes, - training images, "
-    )
+    assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\ncifar10: - classes, ")
     assert "- for the search, - test images. The full network: 1 k MACs" in text
     assert "1 k MACs, 1 k parameters, 1 k activations (elements put out by layers), 1 k" in text
     assert "re-calibrated on 512 training images." in text
