@@ -54,9 +54,9 @@ class DataCommand:
 
 def check_folder(location: str, advice: str = "") -> None:
     """Raise `FileNotFoundError`, ending with the advice, for images in no folder."""
-    if not location.lower().startswith(_NO_FOLDERS) and not Path(location).expanduser().is_dir():
-        there = Path(location).expanduser().exists()
-        what = "is a file: give its folder" if there else "no such folder"
+    folder = Path(location).expanduser()
+    if not location or not (location.lower().startswith(_NO_FOLDERS) or folder.is_dir()):
+        what = "is a file: give its folder" if folder.is_file() else "no such folder"
         raise FileNotFoundError(f"--images {location}: {what}{advice}")
 
 

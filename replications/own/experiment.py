@@ -94,8 +94,8 @@ EXPERIMENT = _sized(
 def fitted(contents: Contents, name: str) -> Experiment:
     """Return the experiment for images of a user's, which are called `name`.
 
-    Without test images of their own a fifth is held out for the test; a tenth of the others, at
-    most 1,000, is held out for the search; at least one of each class. Raises `ValueError`, naming
+    Without test images of their own a fifth is held out for the test; a fifth of the others, at
+    most 1,000, is held out for the search; each at least as many as there are classes. Raises `ValueError`, naming
     the class, where one has too few images.
     """
     least = min(contents.train_counts)
@@ -108,7 +108,7 @@ def fitted(contents: Contents, name: str) -> Experiment:
     classes, total = len(contents.classes), contents.train_images
     test = contents.test_images or max(classes, round(total / 5))
     rest = total if contents.test_images else total - test
-    search = max(classes, min(round(rest / 10), 1000))
+    search = max(classes, min(round(rest / 5), 1000))
     data = replace(EXPERIMENT.data, name=name, search_images=search, test_images=test)
     return _sized(replace(EXPERIMENT, name=f"own-{name}", data=data), rest - search, "own")
 
