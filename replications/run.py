@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from pareco.arguments import Flag
-from pareco.config import EMBEDDED, Experiment, Machine, as_json, check_location
+from pareco.config import Experiment, Machine, as_json, check_location
 from replications.catalogue import (
     catalogued,
     check_methods,
@@ -131,7 +131,7 @@ class RunCommand:
         """
         chosen = replace(self, experiment=self.configured())
         check_methods((*chosen.experiment.methods, *chosen.method))
-        chosen._check_images()
+        self._check_images()
         from pareco.training.interruption import Interrupted, RunError
 
         try:
@@ -265,14 +265,12 @@ class RunCommand:
 
     def _check_images(self) -> None:
         """Raise `ValueError` for images of a scale that has its own, or none of an own data set."""
-        images, default = self.machine.images, self.default
-        published = experiment_named(self.of)
-        embedded = default is not None and default.data.name in EMBEDDED
-        if images is not None and embedded and published.data.name not in EMBEDDED:
-            others = ", ".join(scales_on_images(self.of))
+        images, scale = self.machine.images, self.experiment.scale
+        others = scales_on_images(self.of)
+        if images is not None and others and scale not in others:
             raise ValueError(
-                f"this scale brings its own data and takes no --images: {default.scale}. With "
-                f"your images take another --scale: {others}"
+                f"--scale {scale} brings its own data and takes no --images; with your images take "
+                f"--scale {' or '.join(others)}"
             )
         check_location(self.experiment.data, images)
 

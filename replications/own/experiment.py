@@ -26,6 +26,37 @@ if TYPE_CHECKING:
 _LEAST_OF_A_CLASS = 5
 
 
+EXPERIMENT = Experiment(
+    name="own",
+    scale="own: 40 epochs of 1,000 images",
+    network=NetworkConfig(name="lcnet_050", alpha_min=0.42),
+    data=DataConfig(
+        name="own",
+        image_size=64,
+        in_memory=False,
+        train_images=1_000,
+        search_split="holdout",
+        search_images=250,
+        test_images=250,
+        central_crop=0.875,
+        crop_scale=0.25,
+        flip=True,
+    ),
+    training=TrainingConfig(
+        epochs=40,
+        batch_size=64,
+        lr_per_256=0.4,
+        warmup_epochs=2,
+        weight_decay=1e-4,
+        ask_every_steps=14,
+    ),
+    evaluation=EvaluationConfig(calibration_images=512, batch_size=64),
+    search=SearchConfig(raw_samples=256, starts=2, iterations=15),
+    methods=("pareco", "us_net"),
+)
+"""What `_sized` makes of 1,000 training images."""
+
+
 def _power_of_two(number: float, least: int, most: int) -> int:
     """Return the greatest power of two of at most this number, within limits that are such."""
     return min(max(2 ** math.floor(math.log2(max(number, 1))), least), most)
@@ -65,38 +96,12 @@ def _sized(experiment: Experiment, images: int, scale: str) -> Experiment:
     )
 
 
-EXPERIMENT = _sized(
-    Experiment(
-        name="own",
-        network=NetworkConfig(name="lcnet_050", alpha_min=0.42),
-        data=DataConfig(
-            name="own",
-            image_size=64,
-            in_memory=False,
-            search_split="holdout",
-            search_images=100,
-            test_images=250,
-            central_crop=0.875,
-            crop_scale=0.25,
-            flip=True,
-        ),
-        training=TrainingConfig(epochs=40, lr_per_256=0.4, weight_decay=1e-4, ask_every_steps=10),
-        evaluation=EvaluationConfig(calibration_images=512),
-        search=SearchConfig(raw_samples=256, starts=2, iterations=15),
-        methods=("pareco", "us_net"),
-        seeds=(0,),
-    ),
-    1000,
-    "own",
-)
-
-
 def fitted(contents: Contents, name: str) -> Experiment:
     """Return the experiment for images of a user's, which are called `name`.
 
     Without test images of their own a fifth is held out for the test; a fifth of the others, at
-    most 1,000, is held out for the search; each at least as many as there are classes. Raises `ValueError`, naming
-    the class, where one has too few images.
+    most 1,000, is held out for the search; each at least as many as there are classes. Raises
+    `ValueError`, naming the class, where one has too few images.
     """
     least = min(contents.train_counts)
     if least < _LEAST_OF_A_CLASS:

@@ -15,8 +15,8 @@ PYTHON = [".venv/bin/python", "-m", "replications"]
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--dry-run", "--assume-old=.venv/.installed", *arguments]
     plain = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # no SCALE, DATA or MAKEFLAGS of the caller's
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=plain | environment,
-                          check=False)  # fmt: skip
+    plain |= environment
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=plain, check=False)
 
 
 def given(*arguments: str, **environment: str) -> list[list[str]]:

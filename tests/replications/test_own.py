@@ -10,7 +10,7 @@ from pareco.config import Experiment
 from pareco.data.contents import Contents
 from replications.__main__ import main
 from replications.catalogue import data_set_name, experiment_named, name_at
-from replications.own.experiment import SCALES, fitted
+from replications.own.experiment import EXPERIMENT, SCALES, fitted
 from tests.data.pictures import CLASSES, written_folders, written_tars
 
 NETWORK = ("--network.name", "cifar_resnet8", "--data.image-size", "16")
@@ -80,6 +80,11 @@ def test_any_number_of_images_gives_a_configuration_that_holds(
         assert train + held + tested == classes * (each + test)
 
 
+def test_the_experiment_as_it_stands_is_that_of_1000_images() -> None:
+    contents = replace(seen(1_250, test=250), classes=tuple("0123456789"))
+    assert replace(fitted(contents, "own"), name="own") == EXPERIMENT
+
+
 def test_a_class_with_too_few_images_is_named() -> None:
     contents = replace(seen(100), train_counts=(10,) * 9 + (4,))
     with pytest.raises(ValueError, match="the class '9' has 4 training images, at least 5"):
@@ -140,7 +145,7 @@ def test_images_of_ones_own_are_trained_on_and_reported(
         ),
         (
             ["own", "--scale", "smoke", "--images", "pets"],
-            "take another --scale: paper, short, cpu",
+            "images take --scale paper or short or cpu",
         ),
         (
             ["imagenet_mbv2", "--scale", "smoke", "--images", "pets"],
