@@ -137,7 +137,7 @@ class Processes:
         return _Gathered.apply(values, self.share)  # type: ignore[return-value]
 
     def everyones(self, value: _T) -> list[_T]:
-        """Return the values of all processes, which call this alike, in the order of their ranks."""
+        """Return the values of all processes, which call this alike, by their ranks."""
         if not self.several:
             return [value]
         values: list[Any] = [None] * self.share.count

@@ -70,6 +70,8 @@ def _in_one_line(error: Exception) -> str:
 
 def _lines(found: Contents) -> Iterator[str]:
     """Yield the lines for people."""
+    from pareco.data.sources import summary
+
     yield f"layout: {found.layout}"
     shown = ", ".join(found.classes[:_SHOWN])
     more = f", ... (all {len(found.classes)} with --json)" * (len(found.classes) > _SHOWN)
@@ -82,14 +84,9 @@ def _lines(found: Contents) -> Iterator[str]:
     yield f"  modes: {_listed(found.modes)}"
     if found.unreadable:
         yield f"  unreadable: {len(found.unreadable)}, such as {found.unreadable[0]}"
-    reasons: dict[str, list[str]] = {}
-    counts: dict[str, int] = {}
-    for each in found.left_out:
-        reasons.setdefault(each.reason, []).append(each.name)
-        counts[each.reason] = counts.get(each.reason, 0) + each.count
-    yield "left out: " + ("" if reasons else "nothing")
-    for reason, names in reasons.items():
-        yield f"  {counts[reason]} ({reason}), such as {', '.join(names[:3])}"
+    left_out = summary(found.left_out)
+    yield "left out: " + ("" if left_out else "nothing")
+    yield from (f"  {line}" for line in left_out)
 
 
 def _counted(counts: tuple[int, ...]) -> str:

@@ -60,7 +60,8 @@ def folder_part(root: Path, listed: Labels) -> Part:
     images = [name for name in _files(root, rest, folders) if kept(name, rest)]
     names, labels, classes = labelled(images, listed, str(root))
     for folder in folders:
-        if "/" not in folder and class_name(folder) not in classes and not listed:
+        top = bool(folder) and "/" not in folder
+        if top and class_name(folder) not in classes and not listed:
             rest.add(folder, _EMPTY_CLASS)
     return Part(FolderReader(str(root), names), labels, classes, root.name, rest.listed())
 
@@ -113,14 +114,15 @@ def _files(root: Path, rest: Remainder, folders: list[str]) -> Iterator[str]:
     around `root` are not entered: they hold the other split.
     """
     seen = {_identity(parent) for parent in root.resolve().parents}
-    real, linked = [""], deque[str]()
+    real, linked = deque([""]), deque[str]()
     while real or linked:
-        folder = real.pop() if real else linked.popleft()
+        folder = (real or linked).popleft()
         identity = _identity(root / folder)
         if identity in seen:
             rest.add(folder, READ_ALREADY)
             continue
         seen.add(identity)
+        folders.append(folder)
         with os.scandir(root / folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
         for entry in entries:
@@ -130,7 +132,6 @@ def _files(root: Path, rest: Remainder, folders: list[str]) -> Iterator[str]:
             if is_hidden(entry.name):
                 rest.add(name, HIDDEN)
             elif os.path.isdir(entry.path) if link else entry.is_dir():
-                folders.append(name)
                 (linked if link else real).append(name)
             elif os.path.isfile(entry.path) if link else entry.is_file():
                 yield name

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pareco.config import DataConfig
 from pareco.data.decoding import Decoded, decoded_pieces, most_damaged
-from pareco.data.sources import Source
+from pareco.data.sources import LeftOut, Source
 from pareco.data.transforms import Preparation
 from pareco.processes import Processes, Share
 
@@ -53,6 +53,8 @@ class Store(ABC):
         self.reasons: dict[int, str] = {}
         """Why images could not be read, and the next ones of their split stand in, by index."""
         self._told = 0
+        self.left_out: tuple[LeftOut, ...] = ()
+        """What lies among the images and is not read."""
 
     @property
     def untold(self) -> int:
@@ -134,6 +136,7 @@ class FileStore(Store):
         """Keep what decodes them, in so many processes, for this device."""
         super().__init__(torch.from_numpy(source.labels), source.classes, source.own_test, 3)
         self.source, self.config, self.workers, self.device = source, config, workers, device
+        self.left_out = source.left_out
 
     def read(self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None) -> Iterator[Batch]:
         """Yield pixels and labels at each batch of indices, on the device."""

@@ -9,10 +9,15 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from pareco.data.class_folders import Labels
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
+BESIDE = (_DEVKIT, f"{_DEVKIT}.tar.gz")
+"""Lists that lie beside the splits, the first of which is read."""
+
+_OF_A_MAT_FILE = (MatReadError, ValueError, TypeError, LookupError, NotImplementedError)
 _MOST_BYTES = 2**25
 _META = "data/meta.mat"
 _NUMBERS = "data/ILSVRC2012_validation_ground_truth.txt"
@@ -33,18 +38,14 @@ def listed_labels(folder: Path, place: Path) -> Labels:
         if any(len(each) < 2 for each in fields):
             raise ValueError(f"{annotations} holds a line that is not IMAGE, tab, CLASS")
         return {each[0]: each[1] for each in fields}
-    packed, unpacked = folder / f"{_DEVKIT}.tar.gz", folder / _DEVKIT
-    if not (packed.is_file() or unpacked.is_dir()):
+    where = next((folder / name for name in BESIDE if (folder / name).exists()), None)
+    if where is None:
         return {}
-    where = unpacked if unpacked.is_dir() else packed
     try:
         return _devkit_labels(_member(where, _META), _member(where, _NUMBERS))
     # loadmat raises anything on damaged bytes; it runs no code of theirs.
     except (OSError, EOFError, tarfile.TarError, zlib.error, *_OF_A_MAT_FILE) as error:
         raise ValueError(f"{where} is damaged: {type(error).__name__}: {error}") from error
-
-
-_OF_A_MAT_FILE = (ValueError, TypeError, LookupError, NotImplementedError, MemoryError)
 
 
 def _devkit_labels(meta: bytes, numbers: bytes) -> Labels:

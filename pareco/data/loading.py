@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from sklearn.datasets import load_digits
 from pareco.config import DataConfig, Machine, check_location
 from pareco.data.images import Batch, FileStore, Images, MemoryStore, Store
 from pareco.data.locations import imagenet_source, located, torchvision_source
-from pareco.data.sources import Source
+from pareco.data.sources import Source, summary
 from pareco.data.splits import Splits, stratified_splits
 from pareco.data.transforms import Preparation
 from pareco.processes import Share
 from pareco.randomness import derived_generator
+
+_LOGGER = logging.getLogger("pareco.data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,8 @@ def load_data(
     """
     check_location(config, machine.images)
     store = _DATA_SETS.get(config.name, _OWN)(config, machine, device)
+    for line in summary(store.left_out):
+        _LOGGER.warning("%s: %s", config.name, line)
     preparation = Preparation(config)
     preparation.check(store.channels)
     splits = stratified_splits(store.labels.numpy(), store.own_test, config)

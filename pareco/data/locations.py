@@ -17,7 +17,7 @@ from timm.data import create_dataset
 from timm.data.readers.reader_factory import create_reader
 
 from pareco.data.class_folders import Labels, NoClass, folder_part
-from pareco.data.label_lists import are_official, listed_labels, without_devkit
+from pareco.data.label_lists import BESIDE, are_official, listed_labels, without_devkit
 from pareco.data.packed import shard_part, tar_part
 from pareco.data.pixels import HIDDEN, is_hidden, name_order
 from pareco.data.sources import LeftOut, Part, Remainder, Source, numbered_part
@@ -88,7 +88,7 @@ def _beside(folder: Path, places: Sequence[Path]) -> tuple[LeftOut, ...]:
     """Return what lies in the folder of a data set beside its splits, and is not read."""
     rest = Remainder("")
     for path in sorted(folder.iterdir()):
-        if path not in places:
+        if path not in places and path.name not in BESIDE:
             rest.add(path.name, HIDDEN if is_hidden(path.name) else "neither of the two splits")
     return rest.listed()
 
@@ -134,7 +134,8 @@ def _torchvision_splits(name: str, folder: Path, *, download: bool) -> Source:
 
 
 def _parquet(folder: Path) -> Source | None:
-    found = any(any(folder.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
+    patterns = ("*.parquet", "data/*.parquet")
+    found = any(not is_hidden(path.name) for each in patterns for path in folder.glob(each))
     return _hugging_face(str(folder)) if found else None
 
 

@@ -110,12 +110,15 @@ def _samples(shard: Path, rest: Remainder) -> Iterator[tuple[str, Place, int]]:
             before = images.setdefault(key, name)
             if before != name:
                 rest.add(f"{shard.name}/{name}", "another image of a sample that has one")
-        elif extension == ".cls" or (extension == ".json" and key not in labels):
+        elif extension in (".cls", ".json") and not (extension == ".json" and key in labels):
+            if key in labels:
+                rest.add(f"{shard.name}/{labels[key]}", _FIELD)
             labels[key] = name
-        elif extension != ".json":
+        else:
             rest.add(f"{shard.name}/{name}", _FIELD)
-    for key in labels.keys() - images.keys():
-        rest.add(f"{shard.name}/{labels[key]}", "a label without an image")
+    for key, name in labels.items():
+        if key not in images:
+            rest.add(f"{shard.name}/{name}", "a label without an image")
     with shard.open("rb") as file:
         for key, name in images.items():
             if key not in labels:
@@ -141,8 +144,8 @@ def _label(name: str, content: bytes) -> int:
     try:
         said = json.loads(content)["label"] if name.lower().endswith(".json") else content
         label = int(said)
-        if isinstance(said, float) and label != said:
-            raise ValueError("a fraction")
+        if isinstance(said, bool) or (isinstance(said, float) and label != said):
+            raise ValueError("true, false or a fraction")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name} holds no label (a whole number from 0)") from error
     if label < 0:

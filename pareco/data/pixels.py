@@ -113,6 +113,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
             f"pixels of 32 bits (mode {image.mode}) don't say which value is white: "
             "save it with 8 or 16 bits"
         )
+    image.info.pop("transparency", None)  # else Pillow looks for a colour that stands for it
     return image.convert("RGB")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pareco.data.pixels import as_rgb, decoded, printable, readable_formats
 
-_NAMED = 10
+_NAMED, _NAMED_IN_A_LINE = 10, 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,18 @@ class LeftOut:
     """The same words for all that is left out for the same reason."""
 
     count: int = 1
+
+
+def summary(left_out: Sequence[LeftOut]) -> list[str]:
+    """Return a line for each reason: how many files are not read, some of them, and why."""
+    reasons = dict.fromkeys(each.reason for each in left_out)
+    alike = {reason: [each for each in left_out if each.reason == reason] for reason in reasons}
+    return [
+        f"{sum(each.count for each in those)} not read ({reason}): "
+        + ", ".join(each.name for each in those[:_NAMED_IN_A_LINE])
+        + ", ..." * (sum(each.count for each in those) > _NAMED_IN_A_LINE)
+        for reason, those in alike.items()
+    ]
 
 
 class Remainder:

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from pareco.config import Machine
 from pareco.data import TrainingLoader, load_data
+from pareco.data.pixels import HIDDEN, NO_IMAGE
 from tests.data.pictures import CLASSES, PACKS, small, written_folders, written_tars
 from tests.experiments import TINY
 
@@ -95,6 +97,20 @@ def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> N
         assert all(map(torch.equal, batch, expected))
     for other in ({"split_seed": 1}, {"image_size": 8}, {"central_crop": 0.5}):
         assert load_data(replace(config, **other), elsewhere).fingerprint != data.fingerprint
+
+
+def test_what_is_not_read_is_told_when_the_data_are_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written_folders(tmp_path)
+    for name in ("train/ant/a.heic", "train/bee/b.heic", "val/.hidden"):
+        (folder / name).touch()
+    with caplog.at_level(logging.WARNING, "pareco.data"):
+        load_data(small(), Machine(images=str(folder)))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"pictures: 2 not read ({NO_IMAGE}): train/ant/a.heic, train/bee/b.heic",
+        f"pictures: 1 not read ({HIDDEN}): val/.hidden",
+    ]
 
 
 def test_what_memory_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:

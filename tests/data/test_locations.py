@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data import dataset_factory
 
 from pareco.data.locations import imagenet_source, located, torchvision_source
+from pareco.data.pixels import HIDDEN
 from pareco.data.sources import Source
 from tests.data.pictures import (
     CLASSES,
@@ -69,6 +70,53 @@ def test_webdataset_shards(tmp_path: Path, prefix: str) -> None:
     assert np.array_equal(shown(source, 25), pixels_of(picture(25)))
     assert np.array_equal(shown(source, 32), pixels_of(picture(10_002)))
     assert source.name(25).endswith("set-train-002.tar/0025.png")
+
+
+def left_out(source: Source) -> dict[str, str]:
+    return {each.name: each.reason for each in source.left_out}
+
+
+def test_what_lies_beside_the_splits_is_named(tmp_path: Path) -> None:
+    """macOS writes files beside all others that are called like shards and parquet."""
+    folders, shards = written_folders(tmp_path / "one"), written_shards(tmp_path / "two")
+    written_folders(tmp_path / "one", test_name="test")
+    (folders / "labels.csv").touch()
+    (folders / ".git").mkdir()
+    reason, hidden = "neither of the two splits", HIDDEN
+    source = located(str(folders))
+    assert source.layout == "class folders"
+    assert left_out(source) == {".git": hidden, "labels.csv": reason, "test": reason}
+    for name in ("._set-train-000.tar", "._set-val-000.tar"):
+        (shards / name).write_bytes(b"no tar")
+    source = located(str(shards))
+    assert source.layout == "WebDataset shards"
+    assert left_out(source) == {"._set-train-000.tar": hidden, "._set-val-000.tar": hidden}
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "._train.parquet").touch()
+    refused(tmp_path / "three", "which is no data set")
+
+
+def test_the_splits_may_be_packed_in_different_ways(tmp_path: Path) -> None:
+    """But two that are packed alike belong together, whatever else lies there."""
+    expected = located(str(written_tars(tmp_path / "tars"))).fingerprint()
+    folder = written_tars(written_folders(tmp_path / "both"))
+    (folder / "val.tar").unlink()
+    assert located(str(folder)).layout == "class folders"
+    shutil.rmtree(folder / "train")
+    source = located(str(folder))
+    assert source.layout == "tars of class folders and class folders"
+    assert source.fingerprint() == expected
+    written_tar(folder / "test.tar", {"ant/x.png": b"", "bee/x.png": b"", "cow/x.png": b""})
+    assert located(str(folder)).name(30) == "test.tar/ant/x.png"
+
+
+def test_a_class_in_one_split_alone_is_refused(tmp_path: Path) -> None:
+    folder = written_folders(tmp_path)
+    (folder / "val" / "dog").mkdir()
+    assert located(str(folder)).classes == CLASSES
+    (folder / "val" / "dog" / "x.png").write_bytes(picture(1))
+    with pytest.raises(ValueError, match="different classes: dog only in test"):
+        located(str(folder))
 
 
 class Trap:

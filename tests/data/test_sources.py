@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pareco.data.sources import Part, Source, counted_classes
+from pareco.data.sources import LeftOut, Part, Source, counted_classes, summary
 from tests.data.pictures import picture, pixels_of
 
 
@@ -77,6 +77,14 @@ def test_the_fingerprint_is_of_names_and_labels_and_not_of_places() -> None:
     assert fingerprint([0, 1, 0]) != first
     assert fingerprint([0, 1, 1], ("a", "c")) != first
     assert fingerprint([0, 1, 1, 1]) != first
+
+
+def test_what_is_left_out_is_summed_up_in_a_line_for_each_reason() -> None:
+    left_out = [LeftOut("a", "hidden"), LeftOut("b", "no image"), LeftOut("c", "hidden")]
+    assert summary(left_out) == ["2 not read (hidden): a, c", "1 not read (no image): b"]
+    many = [*left_out, LeftOut("d", "hidden"), LeftOut("e", "hidden", 7)]
+    assert summary(many)[0] == "10 not read (hidden): a, c, d, ..."
+    assert summary([]) == []
 
 
 def test_only_present_classes_count() -> None:

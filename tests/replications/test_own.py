@@ -194,7 +194,7 @@ def test_what_is_seen_is_told_for_people_and_as_json(
         "  modes: RGB (48)",
     ):
         assert line in shown.splitlines()
-    assert "such as train/ant/notes.txt" in shown
+    assert ": train/ant/notes.txt" in shown
     assert main(["data", pets, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["classes"], told["train_images"], told["test_images"]) == (list(CLASSES), 36, 12)
