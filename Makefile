@@ -11,7 +11,11 @@ SEEDS ?=
 GPUS ?=
 LAUNCH ?=
 IMAGENET ?=
+IMAGES ?=
 DATA ?=
+DATA_NAME ?=
+NETWORK ?=
+SIZE ?=
 SET ?=
 NAME ?=
 
@@ -20,9 +24,16 @@ REPLICATE := $(EXPERIMENTS:%=replicate-%)
 REPORT := $(EXPERIMENTS:%=report-%)
 
 quoted = '$(subst ','\'',$(1))'
-# IMAGENET is for the experiments on ImageNet alone, as it may well be in the environment.
+# A variable that this very command sets, not the environment.
+given = $(if $(filter command,$(firstword $(origin $(1)))),$($(1)))
+# IMAGENET is for the experiments on ImageNet alone, and IMAGES for one's own, as either may well be
+# in the environment. The scale smoke has images of its own, and refuses those that are given.
 goal = $(firstword $(filter replicate-%,$(MAKECMDGOALS)))
-images = $(if $(filter smoke,$(SCALE)),,$(or $(DATA),$(if $(filter replicate-imagenet-%,$(goal)),$(IMAGENET))))
+own = $(filter replicate-own,$(goal))
+smoke = $(filter smoke,$(SCALE))
+imagenet = $(if $(filter replicate-imagenet-%,$(goal)),$(IMAGENET))
+told = $(or $(call given,IMAGES),$(call given,DATA))
+images = $(or $(told),$(if $(smoke),,$(or $(if $(own),$(IMAGES)),$(DATA),$(imagenet))))
 several = $(filter-out 1,$(GPUS))
 launcher = $(or $(LAUNCH),$(BIN)/$(if $(several),torchrun --standalone --nproc-per-node $(GPUS),python))
 scale = $(if $(SCALE),--scale $(SCALE))
@@ -30,9 +41,16 @@ flags = $(scale) \
 	$(if $(METHODS),--methods $(METHODS)) \
 	$(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(images),--images $(call quoted,$(images))) \
+	$(if $(DATA_NAME),--data.name $(call quoted,$(DATA_NAME))) \
+	$(if $(call given,NETWORK),--network.name $(call quoted,$(NETWORK))) \
+	$(if $(call given,SIZE),--data.image-size $(call quoted,$(SIZE))) \
 	$(SET)
 
 # What is known to be wrong is told before anything is installed; hfds/NAME is no folder.
+ifeq ($(goal)$(images)$(smoke),replicate-own)
+$(error say where your images lie: make replicate-own IMAGES=FOLDER NETWORK=lcnet_050 SIZE=64)
+endif
+
 ifneq ($(images),)
 ifeq ($(filter hfds/% wds/% torch/% ~%,$(firstword $(images))),)
 ifeq ($(shell test -d $(call quoted,$(images)) || echo missing),missing)
@@ -58,6 +76,8 @@ help:  ## Show this list
 	@printf '  %-32s %s\n' \
 	  'SCALE=smoke' 'paper (as published, default), short (1/10 of the epochs), smoke, cpu' \
 	  'IMAGENET=FOLDER or DATA=FOLDER' 'where the images lie: a folder, or hfds/NAME of the Hugging Face hub' \
+	  'IMAGES=FOLDER (replicate-own)' 'where your own images lie; with NETWORK=lcnet_050 SIZE=64' \
+	  'DATA_NAME=flowers' 'what images are called that are no known data set' \
 	  'METHODS="pareco us_net"' 'which methods are compared' \
 	  'SEEDS="0 1 2"' 'with which seeds' \
 	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \
@@ -76,7 +96,7 @@ $(REPLICATE): replicate-%: $(INSTALLED)
 	$(launcher) -m replications run $(subst -,_,$*) $(flags)
 
 $(REPORT): report-%: $(INSTALLED)
-	$(BIN)/python -m replications report $(subst -,_,$*) $(scale)
+	$(BIN)/python -m replications report $(if $(call given,NAME),$(call quoted,$(NAME)),$(subst -,_,$*)) $(scale)
 
 replicate-% report-%:
 	$(error unknown experiment $*; known: $(EXPERIMENTS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -11,13 +12,22 @@ from typing import Any, Literal, get_args, get_type_hints
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
-DATA_SETS = ("digits", "digits_rgb", "cifar10", "cifar100", "imagenet")
-"""The data sets that `pareco.data.load_data` has by name."""
+EMBEDDED = ("digits", "digits_rgb")
+"""The data sets that come with the installed packages."""
+DATA_SETS = (*EMBEDDED, "cifar10", "cifar100", "imagenet")
+"""The data sets that `pareco.data.load_data` has by name; any other name is a user's own."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_name(field_name: str, value: str) -> None:
+    named = _NAME.fullmatch(value)
+    _require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
 
 
 def _at_least(least: float, config: Any, *names: str) -> None:
@@ -60,7 +70,7 @@ class DataConfig:
     """Which images, how they are split, prepared and augmented; where they lie is `Machine`'s."""
 
     name: str
-    """The data set: digits, digits_rgb, cifar10, cifar100 or imagenet."""
+    """digits, digits_rgb, cifar10, cifar100, imagenet, or any name for images of your own."""
 
     image_size: int
     """Height and width in pixels."""
@@ -111,10 +121,7 @@ class DataConfig:
     """Standard deviation of the PCA lighting noise (Krizhevsky et al. 2012, section 4.1)."""
 
     def __post_init__(self) -> None:
-        known = ", ".join(DATA_SETS)
-        _require(
-            self.name in DATA_SETS, f"data.name: unknown data set {self.name!r}; known: {known}"
-        )
+        _check_name("data.name", self.name)
         _at_least(8, self, "image_size")
         _at_least(1, self, "search_images", "test_images", "train_images")
         _at_least(0, self, "crop_padding", "lighting")
@@ -268,8 +275,7 @@ class Experiment:
     """Each method runs once with each; it sets weights, batches and search."""
 
     def __post_init__(self) -> None:
-        named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name)
-        _require(bool(named), f"name must be letters, digits, '.', '_' and '-', got {self.name!r}")
+        _check_name("name", self.name)
         for field_name in ("methods", "seeds"):
             values = getattr(self, field_name)
             _require(bool(values), f"{field_name} must name at least one")
@@ -295,6 +301,24 @@ class Machine:
 
     def __post_init__(self) -> None:
         _at_least(0, self, "decoding_workers", "checkpoint_minutes")
+
+
+def check_location(data: DataConfig, images: str | None) -> None:
+    """Raise `ValueError` if images lie nowhere that are no known data set, or of an embedded one.
+
+    It names the nearest data set that is known.
+    """
+    embedded, known = data.name in EMBEDDED, data.name in DATA_SETS
+    _require(
+        images is None or not embedded, f"{data.name} is embedded in scikit-learn: no --images"
+    )
+    near = difflib.get_close_matches(data.name, DATA_SETS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    _require(
+        images is not None or known,
+        f"data.name: unknown data set {data.name!r}.{hint} Known: {', '.join(DATA_SETS)}; one of "
+        "your own needs --images FOLDER",
+    )
 
 
 def as_json(config: Any, prefix: str = "") -> dict[str, Any]:

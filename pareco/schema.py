@@ -74,6 +74,9 @@ PUBLISHED_TYPES = {
     "network": "str",
     "data": "str",
     "image_size": "int64",
+    "classes": "int64",
+    "train_images": "int64",
+    "test_images": "int64",
     "method": "str",
     "config": "str",
     "macs_millions": "float64",
@@ -91,6 +94,7 @@ LIMITS = {
     **dict.fromkeys(("test_top1_error", "test_top5_error", "top1_error"), (0, 100)),
     **dict.fromkeys(("macs_millions", "params_millions"), (1e-6, 1e12)),
     "image_size": (1, 1e6),
+    **dict.fromkeys(("classes", "train_images", "test_images"), (1, 1e12)),
     **dict.fromkeys(VISIT_NUMBERS, (-inf, inf)),
 }
 """The least and the most that a number may be; of others, anything finite."""
@@ -114,6 +118,7 @@ def _complete(costs: Mapping[str, int | float]) -> dict[str, int | float]:
 
 
 Line = Annotated[str, AfterValidator(_line)]
+Count = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -135,6 +140,16 @@ class Subject:
     """The name of the data set."""
     image_size: int
     """Height and width in pixels."""
+    classes: Count | None = None
+    """How many classes, and below how many images; None where that was not recorded."""
+    train_images: Count | None = None
+    """That are learned from."""
+    search_images: Count | None = None
+    """That the final search loss is measured on."""
+    held_out_images: Annotated[int, Field(ge=0)] | None = None
+    """Those of the search that are none of the training images."""
+    test_images: Count | None = None
+    """That errors are measured on."""
     scale: Line
     """PUBLISHED_SCALE for the published schedule, else a line that says how much of it this is.
 
@@ -153,6 +168,23 @@ class Timing(TypedDict):
     seconds: float
     images_per_second: float | None
     data_waiting_percent: float | None
+
+
+def counted(name: str, counts: Mapping[str, int | None]) -> str:
+    """Return the numbers of a data set's classes and images in a sentence; - for an unknown one."""
+    classes, train, search, held_out, test = (
+        "-" if counts[each] is None else f"{counts[each]:,}" for each in COUNTS
+    )
+    kept = {search: ", held out", "-": "", "0": ", of the training images"}
+    of_search = "" if search == "-" else kept.get(held_out, f", {held_out} of them held out")
+    return (
+        f"{name}: {classes} classes, {train} training images, {search} for the search{of_search}, "
+        f"{test} test images."
+    )
+
+
+COUNTS = ("classes", "train_images", "search_images", "held_out_images", "test_images")
+"""The fields of a subject that older records lack."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from replications.catalogue import (
     experiment_names,
     name_at,
 )
+from replications.data_command import DataCommand
 from replications.run import Folders, RunCommand
 from replications.scales import PUBLISHED
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str]) -> int:
             commands = {
                 "list": ListCommand(),
                 "run": RunCommand.defaults(arguments),  # as of the experiment that is named
+                "data": DataCommand(folder=tyro.MISSING),
                 "report": ReportCommand(),
                 "claims": ClaimsCommand(),
                 "wandb-sync": WandbSyncCommand(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import baselines
 import replications
-from pareco.config import Experiment
+from pareco.config import DATA_SETS, EMBEDDED, Experiment
 from replications.scales import PUBLISHED, SCALES, Scale
 
 if TYPE_CHECKING:
@@ -28,14 +29,41 @@ def experiment_names() -> list[str]:
     )
 
 
-def experiment_named(name: str, scale: str = PUBLISHED) -> Experiment:
+def experiment_named(
+    name: str, scale: str = PUBLISHED, images: str | None = None, data_name: str | None = None
+) -> Experiment:
     """Return the configuration of an experiment at a scale.
 
-    Raises `ValueError` with the known names, and the nearest, for an unknown experiment or scale.
+    One whose folder has a function `fitted` is made for the images that lie at a location, a data
+    set of this name (by default the location's). Raises `ValueError` with the known names, and the
+    nearest, for an unknown experiment or scale; `ValueError` or `OSError` for images that are
+    none, or do not suffice.
     """
-    scales = scales_of(name)
-    scaled = scales[_known("scale", scale, scales)](_module(name).EXPERIMENT)
-    return replace(scaled, name=name_at(name, scale))
+    scales, module = scales_of(name), _module(name)
+    scale = _known("scale", scale, scales)
+    experiment = module.EXPERIMENT
+    if images is not None and takes_any_images(name):
+        from pareco.data.contents import contents_of
+
+        experiment = module.fitted(contents_of(images), data_name or data_set_name(images))
+    return replace(scales[scale](experiment), name=name_at(experiment.name, scale))
+
+
+def takes_any_images(name: str) -> bool:
+    """Return whether an experiment is made for the images that it is given."""
+    return hasattr(_module(name), "fitted")
+
+
+def data_set_name(images: str) -> str:
+    """Return what the images at a location are called: as its folder, in letters that a name has.
+
+    That of a known data set is not taken for it. Raises `ValueError` where no letter is left.
+    """
+    folder = Path(images).expanduser().resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("-.")
+    if not name:
+        raise ValueError(f"--images {images}: name this data set, --data.name NAME")
+    return f"{name}-images" if name in DATA_SETS else name
 
 
 def scales_of(name: str) -> dict[str, Scale]:
@@ -44,6 +72,12 @@ def scales_of(name: str) -> dict[str, Scale]:
     Raises `ValueError` for an unknown experiment.
     """
     return SCALES | getattr(_module(name), "SCALES", {})
+
+
+def scales_on_images(name: str) -> list[str]:
+    """Return the scales of an experiment at which its images are not embedded ones."""
+    scales = scales_of(name)
+    return [each for each in scales if experiment_named(name, each).data.name not in EMBEDDED]
 
 
 def name_at(name: str, scale: str) -> str:

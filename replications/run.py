@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from pareco.arguments import Flag
-from pareco.config import Experiment, Machine, as_json
+from pareco.config import Experiment, Machine, as_json, check_location
 from pareco.schema import NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
@@ -24,13 +24,15 @@ from replications.catalogue import (
     experiment_names,
     method_named,
     name_at,
+    scales_on_images,
 )
+from replications.data_command import check_folder
+from replications.scales import PUBLISHED
 
 if TYPE_CHECKING:
     from replications.sweep import Job
 
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
-_NO_FOLDERS = ("hfds/", "wds/", "torch/")  # what --images may begin with instead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,18 @@ class Folders:
     """Report methods side by side though their training budgets differ."""
 
 
-def _scale(*, scale: str = "paper") -> str:
-    return scale  # the flag that other flags' defaults depend on
+def _first(
+    *,
+    scale: str = PUBLISHED,
+    images: str | None = None,
+    data_name: Annotated[str | None, tyro.conf.arg(name="data.name")] = None,
+) -> tuple[str, str | None, str | None]:
+    return scale, images, data_name  # the flags that other flags' defaults depend on
+
+
+def _meanwhile(experiment: str) -> str:
+    target = f"make replicate-{experiment.replace('_', '-')} SCALE=smoke"
+    return f"; meanwhile, on embedded images: {target}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,9 @@ class RunCommand:
     workers: int | None = None
     """Runs at a time; by default one on a GPU, else one for each training.cpu_threads cores."""
 
+    default: Annotated[Experiment | None, tyro.conf.Suppress] = None
+    """What the experiment is without any flag but those that `defaults` looks at."""
+
     check: int | None = None
     """Only say whether this could run by so many processes on one network; begin nothing."""
 
@@ -92,9 +107,14 @@ class RunCommand:
         if not arguments or arguments[0].startswith("-"):
             known = ", ".join(experiment_names())
             raise ValueError(f"run needs the name of an experiment first; known: {known}")
-        scale, _ = tyro.cli(_scale, args=arguments, return_unknown_args=True, add_help=False)
-        experiment = replace(experiment_named(arguments[0], scale), scale=scale)
-        return cls(of=arguments[0], experiment=experiment)
+        first, _ = tyro.cli(_first, args=arguments, return_unknown_args=True, add_help=False)
+        scale, images, data_name = first
+        default = experiment_named(arguments[0], scale)
+        if images is not None:
+            check_folder(images, _meanwhile(arguments[0]))
+            default = experiment_named(arguments[0], scale, images, data_name)
+        experiment = replace(default, scale=scale)
+        return cls(of=arguments[0], experiment=experiment, default=default)
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -112,7 +132,7 @@ class RunCommand:
         """
         chosen = replace(self, experiment=self.configured())
         check_methods((*chosen.experiment.methods, *chosen.method))
-        chosen._check_images()
+        self._check_images()
         from pareco.training.interruption import Interrupted, RunError
 
         try:
@@ -130,7 +150,8 @@ class RunCommand:
         their images apart from each other. Name, methods and seeds may differ; all else makes it
         another experiment, which must not be taken for the published one.
         """
-        chosen, default = self.experiment, experiment_named(self.of, self.experiment.scale)
+        chosen = self.experiment
+        default = self.default or experiment_named(self.of, chosen.scale)
         name = name_at(chosen.name, chosen.scale)
         others = {known for known, *which in catalogued() if which != [self.of, chosen.scale]}
         if name in others or name in _NO_NAMES:
@@ -183,6 +204,8 @@ class RunCommand:
         if self.check is not None:
             console.print(f"{len(jobs)} runs can begin")
             return 0
+        if jobs:
+            console.out(self._subject())
         for folder in (self.folders.runs, self.folders.results):
             folder.mkdir(parents=True, exist_ok=True)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -200,6 +223,23 @@ class RunCommand:
         elif sweep.is_main_process():
             self._report(console)
         return 0
+
+    def _subject(self) -> str:
+        """Return what the runs learn from, and how long."""
+        from pareco.data import load_data
+        from pareco.processes import joined_processes
+        from pareco.schema import counted
+
+        experiment, training = self.experiment, self.experiment.training
+        device = joined_processes(self.machine.device).device
+        data = load_data(experiment.data, self.machine, device)  # as it was checked
+        steps = len(data.train) // training.batch_size
+        size = experiment.data.image_size
+        return (
+            f"{experiment.name}: {experiment.network.name}, {size} x {size} pixels\n"
+            f"{counted(experiment.data.name, data.counts)}\n"
+            f"{training.epochs} epochs of {steps:,} steps, {training.batch_size} images each"
+        )
 
     def _report(self, console: Console) -> None:
         """Measure latencies where a network is new, then write the results."""
@@ -237,16 +277,15 @@ class RunCommand:
         return max(1, cores // self.experiment.training.cpu_threads)
 
     def _check_images(self) -> None:
-        """Raise `FileNotFoundError` for images in no folder."""
-        images = self.machine.images
-        if images is None or images.lower().startswith(_NO_FOLDERS):
-            return
-        if not Path(images).expanduser().is_dir():
-            raise FileNotFoundError(f"--images {images}: no such folder; {self._meanwhile()}")
-
-    def _meanwhile(self) -> str:
-        target = f"make replicate-{self.of.replace('_', '-')} SCALE=smoke"
-        return f"meanwhile, on embedded images: {target}"
+        """Raise `ValueError` for images of a scale that has its own, or none of an own data set."""
+        images, scale = self.machine.images, self.experiment.scale
+        others = scales_on_images(self.of)
+        if images is not None and others and scale not in others:
+            raise ValueError(
+                f"--scale {scale} brings its own data and takes no --images; with your images take "
+                f"--scale {' or '.join(others)}"
+            )
+        check_location(self.experiment.data, images)
 
     def _check(self) -> None:
         """Raise `ValueError` for what could not run, or be reported, before anything is begun.
@@ -260,7 +299,7 @@ class RunCommand:
             try:
                 check_runnable(self.experiment, method_named(method), self.machine)
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{error}\n{self._meanwhile()}") from error
+                raise FileNotFoundError(f"{error}\n{_meanwhile(self.of)[2:]}") from error
         batch_size = self.experiment.training.batch_size
         if self.check is not None and batch_size % self.check:
             raise ValueError(

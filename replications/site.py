@@ -6,15 +6,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pareco.config import DATA_SETS
 from pareco.files import write_text
 from pareco.reporting import InvalidRecord
 from pareco.reporting.figures import FIGURE_FILES
 from pareco.reporting.page import Section, page_html
-from pareco.reporting.records import FOLDER, PUBLISHED_SCALE
+from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, ExperimentRecord
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from pareco.reporting.tables import terminal
-from replications.catalogue import catalogued, experiment_named
+from replications.catalogue import (
+    catalogued,
+    experiment_named,
+    experiment_names,
+    takes_any_images,
+)
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
 
@@ -80,8 +86,7 @@ def summary_rows(reports: list[Report]) -> list[SummaryRow]:
     for name, experiment, scale in catalogued():
         if name in ran:
             rows.append(summary_row(ran.pop(name).records, FOCUS))
-        elif scale == PUBLISHED_SCALE:
-            config = experiment_named(experiment)
+        elif scale == PUBLISHED_SCALE == (config := experiment_named(experiment)).scale:
             size = config.data.image_size
             subject = f"{config.network.name} on {config.data.name}, {size} px"
             rows.append(SummaryRow(experiment=name, scale=scale, subject=subject))
@@ -99,19 +104,28 @@ def section(report: Report, results: Path) -> Section:
             for name in FIGURE_FILES
             if (folder / f"{name}.svg").exists()
         },
-        how=how_to_reproduce(report.records.experiment.experiment),
+        how=how_to_reproduce(report.records.experiment),
         focus=FOCUS,
     )
 
 
-def how_to_reproduce(name: str) -> str:
-    """Return the command that makes an experiment's results."""
+def how_to_reproduce(record: ExperimentRecord) -> str:
+    """Return the command that makes an experiment's results; images of one's own are in FOLDER."""
+    name, own = record.experiment, record.data not in DATA_SETS
     for known, experiment, scale in catalogued():
         if name == known:
             target = f"make replicate-{experiment.replace('_', '-')}"
-            return target if scale == PUBLISHED_SCALE else f"{target} SCALE={scale}"
-    command = f"python -m replications run EXPERIMENT --name {name}"
+            target += "" if scale == PUBLISHED_SCALE else f" SCALE={scale}"
+            return f"{target} DATA=FOLDER DATA_NAME={record.data}" if own else target
     scales = {scale for _, _, scale in catalogued() if name.endswith(f"-{scale}")}
+    made_for = [each for each in experiment_names() if takes_any_images(each)]
+    for experiment in (each for each in made_for if own and name.startswith(f"{each}-")):
+        target = f"make replicate-{experiment} IMAGES=FOLDER DATA_NAME={record.data}"
+        target = f"{target} NETWORK={record.network} SIZE={record.image_size}"
+        return " SCALE=".join([target, *scales])
+    command = f"python -m replications run EXPERIMENT --name {name}"
+    if own:
+        command = f"{command} --images FOLDER --data.name {record.data}"
     return " --scale ".join([command, *scales])
 
 

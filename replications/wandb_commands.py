@@ -75,7 +75,7 @@ class WandbReportCommand:
             project=PROJECT,
             claims=_claims(self.name, self.results),
             tables=markdown(loaded.tables),
-            command=how_to_reproduce(self.name),
+            command=how_to_reproduce(loaded.records.experiment),
         )
         if self.json is not None:
             write_text(self.json, reports.report_json(make(entity="")))

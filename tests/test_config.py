@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from pareco.config import DATA_SETS, as_json
+from pareco.config import DATA_SETS, EMBEDDED, as_json, check_location
 from pareco.data import loading
 from tests.experiments import TINY
 
@@ -60,5 +60,26 @@ def test_as_json_is_flat_and_plain() -> None:
 
 def test_the_data_sets_that_a_configuration_may_name_are_those_that_can_be_loaded() -> None:
     assert set(DATA_SETS) == set(loading._DATA_SETS)
-    with pytest.raises(ValueError, match="unknown data set 'digit'; known: digits"):
-        replace(TINY.data, name="digit")
+    assert set(EMBEDDED) < set(DATA_SETS)
+
+
+@pytest.mark.parametrize("name", ["flowers", "tiny-imagenet-50", "2024_v1.0"])
+def test_images_of_ones_own_may_have_any_name_that_a_folder_may_have(name: str) -> None:
+    data = replace(TINY.data, name=name)
+    check_location(data, "a folder")
+    with pytest.raises(ValueError, match=f"unknown data set '{name}'. .*your own needs --images"):
+        check_location(data, None)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "two words", "\u82b1"])
+def test_a_data_set_is_called_as_a_folder_can_be(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^data\.name must be letters"):
+        replace(TINY.data, name=name)
+
+
+def test_a_misspelt_data_set_is_told_the_nearest_known_one() -> None:
+    with pytest.raises(ValueError, match=r"'digit'\. Did you mean 'digits'\? Known: digits,"):
+        check_location(replace(TINY.data, name="digit"), None)
+    with pytest.raises(ValueError, match="digits is embedded in scikit-learn: no --images"):
+        check_location(TINY.data, "a folder")
+    check_location(TINY.data, None)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from pareco.config import DataConfig, Machine
+from pareco.config import DataConfig, Machine, check_location
 from pareco.data.images import Batch, FileStore, Images, MemoryStore, Store
 from pareco.data.locations import imagenet_source, located, torchvision_source
 from pareco.data.sources import Source, summary
@@ -74,15 +74,13 @@ class TrainingLoader:
 
 
 def _digits(
-    channels: int, config: DataConfig, machine: Machine, device: torch.device
+    channels: int, config: DataConfig, _machine: Machine, device: torch.device
 ) -> MemoryStore:
     """Return all digits, grey in equal channels, scaled bilinearly to the configured size.
 
     The pixels' 17 levels are spread over 0-240. (E. Alpaydin, C. Kaynak: Optical Recognition of
     Handwritten Digits, UCI.)
     """
-    if machine.images is not None:
-        raise ValueError(f"{config.name} is embedded in scikit-learn: it takes no --images")
     values, numbers = load_digits(return_X_y=True)
     levels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 8, 8)
     scaled = F.interpolate(levels * 15, size=(config.image_size,) * 2, mode="bilinear")
@@ -91,17 +89,19 @@ def _digits(
 
 
 def _from_files(
-    find: Callable[[], Source],
+    find: Callable[[], Source] | None,
     classes: int | None,
     config: DataConfig,
     machine: Machine,
     device: torch.device,
 ) -> Store:
-    source = find() if machine.images is None else located(machine.images)
+    """Return images where they lie, or where they are found; of so many classes, unless None."""
+    source = find() if find and machine.images is None else located(str(machine.images))
     if classes is not None and len(source.classes) != classes:
         raise ValueError(
             f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "
-            f"{classes}"
+            f"{classes}; a data set of your own needs a name of its own: --data.name NAME (make: "
+            "DATA_NAME=NAME)"
         )
     return FileStore(source, config, machine.decoding_workers, device)
 
@@ -111,8 +111,9 @@ _DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
     "digits_rgb": partial(_digits, 3),
     "cifar10": partial(_from_files, partial(torchvision_source, "cifar10"), 10),
     "cifar100": partial(_from_files, partial(torchvision_source, "cifar100"), 100),
-    "imagenet": partial(_from_files, imagenet_source, None),
+    "imagenet": partial(_from_files, imagenet_source, 1000),
 }
+_OWN = partial(_from_files, None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,11 @@ class DataSet:
         self.train.store.close()
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of classes and of images, as a record has them."""
+        return {"classes": self.num_classes, **self.splits.counts()}
+
+    @property
     def store(self) -> Store:
         """The images of all splits."""
         return self.train.store
@@ -166,10 +172,11 @@ def load_data(
 ) -> DataSet:
     """Return the data set of this configuration, split as it says, for this device.
 
-    Raises `ValueError` for impossible splits, or images that cannot be told apart;
-    `FileNotFoundError`, saying what helps, where there are none.
+    Raises `ValueError` for an unknown name without a location, impossible splits, or images that
+    cannot be told apart; `FileNotFoundError`, saying what helps, where there are none.
     """
-    store = _DATA_SETS[config.name](config, machine, device)
+    check_location(config, machine.images)
+    store = _DATA_SETS.get(config.name, _OWN)(config, machine, device)
     for line in summary(store.left_out):
         _LOGGER.warning("%s: %s", config.name, line)
     preparation = Preparation(config)

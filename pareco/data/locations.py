@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from itertools import product
 from pathlib import Path
@@ -32,6 +32,7 @@ LAYOUTS = """\
   *train*.tar and *val*.tar (or *test*.tar): uncompressed WebDataset shards
   cifar-10-batches-py/ or cifar-100-python/: torchvision's CIFAR
   *.parquet or data/*.parquet: a Hugging Face data set (needs: pip install datasets)
+  CLASS/IMAGE: class folders, of which test images are held out
 or a name of timm's: hfds/NAME (the Hugging Face hub), wds/FOLDER, torch/NAME (torchvision)"""
 
 
@@ -173,6 +174,19 @@ def _hugging_face_part(name: str, split: str) -> Part:
     return numbered_part(reader, numbers, features[keys[0]].names, split)
 
 
+def _unsplit(folder: Path) -> Source | None:
+    """Return class folders that no split divides: all images are to learn from, none to test on."""
+    names = {path.name.lower() for path in folder.iterdir() if path.is_dir()}
+    if not names or names & {"train", *_TEST_NAMES}:
+        return None
+    try:
+        part = _class_part(folder, _PACKINGS[0], folder)
+    except FileNotFoundError:
+        return None
+    no_test = replace(part, labels=part.labels[:0], left_out=())
+    return Source(part, no_test, where=str(folder), layout="class folders without a test split")
+
+
 def located(location: str) -> Source:
     """Return the data set at a location: a folder of any known layout, or a prefix and a name.
 
@@ -185,7 +199,7 @@ def located(location: str) -> Source:
     shards_alone = bool(name) and prefix.lower() == "wds"
     folder = Path(name if shards_alone else location).expanduser()
     if folder.is_dir():
-        for layout in (_shards,) if shards_alone else (_class_folders, _shards, _cifar, _parquet):
+        for layout in (_shards,) if shards_alone else (*_LAYOUTS, _unsplit):
             if (source := layout(folder)) is not None:
                 return source
         names = sorted(path.name for path in folder.iterdir())
@@ -232,4 +246,5 @@ def _limited_waiting() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+_LAYOUTS = (_class_folders, _shards, _cifar, _parquet)
 _PUBLISHERS = {"hfds": _hugging_face, "torch": torchvision_source}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pareco.data.pixels import as_rgb, decoded, printable
+from pareco.data.pixels import as_rgb, decoded, printable, readable_formats
 
 _NAMED, _NAMED_IN_A_LINE = 10, 3
 
@@ -105,6 +105,14 @@ class Part:
         """Return what tells an image from others of its class: its file's name, without folders."""
         return self.reader.filename(index, basename=True)
 
+    def form(self, index: int) -> tuple[tuple[int, int], str]:
+        """Return an image's width and height, and its mode, as it is stored; it is not decoded."""
+        opened = self.reader[index][0]
+        if isinstance(opened, Image.Image):
+            return opened.size, opened.mode
+        with opened, Image.open(opened, formats=readable_formats()) as image:
+            return image.size, image.mode
+
 
 class NumberedPart(Part):
     """A split whose images have numbers in place of names."""
@@ -180,6 +188,11 @@ class Source:
         """Return where an image is, for people."""
         part, position = self._placed(index)
         return part.name(position)
+
+    def form(self, index: int) -> tuple[tuple[int, int], str]:
+        """Return an image's width and height, and its mode, as it is stored; it is not decoded."""
+        part, position = self._placed(index)
+        return part.form(position)
 
     def divided(self, splits: Sequence[np.ndarray]) -> Source:
         """Return this source with other splits: sorted indices, an image is of the first it is in.

@@ -25,6 +25,15 @@ class Splits:
         """Return a SHA-256 of the indices."""
         return hashlib.sha256(json.dumps(self.as_json()).encode()).hexdigest()
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of images: of each split, and of those held out for the search."""
+        return {
+            "train_images": len(self.train),
+            "search_images": len(self.search),
+            "held_out_images": len(np.setdiff1d(self.search, self.train)),
+            "test_images": len(self.test),
+        }
+
     def as_json(self) -> dict[str, list[list[int]]]:
         """Return each split as its runs of indices, `[first, one past the last]`."""
         return {each.name: _runs(getattr(self, each.name)) for each in fields(self)}

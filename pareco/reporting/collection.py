@@ -25,6 +25,7 @@ from pareco.reporting.records import (
 from pareco.schema import (
     BUDGET_TYPES,
     CONFIGURATION,
+    COUNTS,
     CURVE_TYPES,
     FRONT_TYPES,
     RESULT,
@@ -74,17 +75,21 @@ def records_of(folders: Sequence[Path]) -> Records:
     """The records of these runs, of which there is at least one; see `collected_runs`."""
     runs = [_finished_run(folder) for folder in folders]
     _check_alike(runs)
-    shared = ExperimentRecord(
-        **{field.name: getattr(runs[0].result, field.name) for field in fields(Subject)},
+    shared = {field.name: getattr(runs[0].result, field.name) for field in fields(Subject)}
+    for name in COUNTS:
+        known = (getattr(run.result, name) for run in runs)
+        shared[name] = next((count for count in known if count is not None), None)
+    shared["test_images"] = shared["test_images"] or _test_images(folders[0])
+    experiment = ExperimentRecord(
+        **shared,
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
-        test_images=_test_images(folders[0]),
     )
-    order = ["method", "seed", shared.cost, "search_loss", "widths"]
+    order = ["method", "seed", experiment.cost, "search_loss", "widths"]
     fronts = pd.concat([_front(run) for run in runs])
     curves = pd.concat([_curve(run) for run in runs])
     visits = pd.concat([_own_rows(run, "visits.csv", VISIT_TYPES) for run in runs])
     return Records(
-        experiment=shared,
+        experiment=experiment,
         fronts=fronts.sort_values(order, ignore_index=True),
         curves=curves.sort_values(["method", "seed", "step"], ignore_index=True),
         visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
@@ -160,13 +165,20 @@ def _finished_run(folder: Path) -> _FinishedRun:
 
 
 def _check_alike(runs: Sequence[_FinishedRun]) -> None:
-    """Raise InvalidRecord, naming what differs, unless all runs have one configuration and data."""
+    """Raise InvalidRecord, naming what differs, unless all runs have one configuration and data.
+
+    Counts that one of them did not record differ from none.
+    """
     first = runs[0]
     for other in runs[1:]:
-        changes = [
-            f"{key}: {first.common.get(key)}, {other.common.get(key)}"
+        pairs = {
+            key: (first.common.get(key), other.common.get(key))
             for key in sorted(first.common.keys() | other.common.keys())
-            if first.common.get(key) != other.common.get(key)
+        }
+        changes = [
+            f"{key}: {one}, {another}"
+            for key, (one, another) in pairs.items()
+            if one != another and not (key in COUNTS and None in (one, another))
         ]
         if changes:
             raise InvalidRecord(

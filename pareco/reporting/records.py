@@ -5,16 +5,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pareco.config import COSTS
 from pareco.files import write_text
 from pareco.schema import (
     BUDGET_TYPES,
+    COUNTS,
     CURVE_TYPES,
     ENVIRONMENT,
     FRONT_TYPES,
@@ -27,6 +28,7 @@ from pareco.schema import (
     VISIT_TYPES,
     LatencyRecord,
     Subject,
+    counted,
 )
 
 
@@ -104,14 +106,11 @@ class ExperimentRecord(Subject):
 
     budget_exempt: tuple[str, ...] = ()
     """Methods that may spend another training budget than the rest, in alphabetical order."""
-    test_images: Annotated[int, Field(gt=0)] | None = None
-    """How many images the errors are measured on; None where that was not recorded."""
 
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
-        record = asdict(self)
-        if self.test_images is None:
-            del record["test_images"]
+        absent = [name for name in COUNTS if getattr(self, name) is None]
+        record = {name: value for name, value in asdict(self).items() if name not in absent}
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
@@ -137,6 +136,11 @@ class ExperimentRecord(Subject):
             f"{self.experiment}: {self.network} on {self.data}, "
             f"{self.image_size} x {self.image_size} pixels"
         )
+
+    @property
+    def counts(self) -> str:
+        """The numbers of classes and images in a sentence; - for what was not recorded."""
+        return counted(self.data, {name: getattr(self, name) for name in COUNTS})
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -359,13 +363,19 @@ def read_published(results: Path) -> pd.DataFrame:
 def published_for(experiment: ExperimentRecord, published: pd.DataFrame) -> pd.DataFrame:
     """The rows of the experiment's network, data set and image size whose MACs are known.
 
-    So a scale with smaller images, or other ones, has none; a shorter schedule has them. Nor has
-    an experiment whose own cost is another one than MACs.
+    The data set is one of the same name, with as many classes, training images (those held out
+    for the search among them) and test images. So a part of it has none, nor has a scale with
+    smaller images; a shorter schedule has them. Nor has an experiment whose own cost is another
+    one than MACs.
     """
+    learned = (experiment.train_images or 0) + (experiment.held_out_images or 0)
     same = (
         (published["network"] == experiment.network)
         & (published["data"] == experiment.data)
         & (published["image_size"] == experiment.image_size)
+        & (published["classes"] == experiment.classes)
+        & (published["train_images"] == learned)
+        & (published["test_images"] == experiment.test_images)
         & published["macs_millions"].notna()
         & (experiment.cost == "macs")
     )

@@ -278,6 +278,7 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
     first = cost_percents(fronts, experiment.cost, experiment.full_cost)[0]
     costs = (COST_WORDS[cost].full(value) for cost, value in experiment.full_costs.items())
     return (
+        experiment.counts,
         f"The full network: {', '.join(costs)}.",
         "Test top-1 error in % (less is better)"
         + (_OVER_SEEDS if fronts["seed"].nunique() > 1 else "."),

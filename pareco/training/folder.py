@@ -254,7 +254,9 @@ class RunFolder:
         self.weights.mkdir(exist_ok=True)
         write_bytes(self.weights / f"{index}.safetensors", save(_on_the_cpu(weights)))
 
-    def write_result(self, done: RunState, net: SlimmableNet, *, budget_exempt: bool) -> None:
+    def write_result(
+        self, done: RunState, net: SlimmableNet, data: DataSet, *, budget_exempt: bool
+    ) -> None:
         """Write the front, what was visited, and the result."""
         self._sync_metrics()
         tables = {
@@ -271,6 +273,7 @@ class RunFolder:
             "network": self.experiment.network.name,
             "data": self.experiment.data.name,
             "image_size": self.experiment.data.image_size,
+            **data.counts,
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
             "full_costs": {name: int(net.cost.of(name, full)) for name in COSTS},

@@ -166,7 +166,8 @@ class _Session:
                     self.folder.save_weights(done.trained - 1, trainer.net.state_dict())
                     self.save(None)
             if main:
-                self.folder.write_result(done, self.net, budget_exempt=self.method.budget_exempt)
+                exempt = self.method.budget_exempt
+                self.folder.write_result(done, self.net, self.data, budget_exempt=exempt)
                 if publication is not None:
                     self.tracker.publish(lambda: publication(self.folder.path))
         if main:

@@ -16,7 +16,7 @@ PACKS = Path(__file__).parents[2].parent / "shared" / "data"
 
 def small(**options) -> DataConfig:  # type: ignore[no-untyped-def]
     """Return a configuration for these pictures, decoded anew in every epoch."""
-    defaults = {"name": "imagenet", "image_size": SIZE, "in_memory": False, "search_images": 6}
+    defaults = {"name": "pictures", "image_size": SIZE, "in_memory": False, "search_images": 6}
     return DataConfig(**defaults | options)
 
 

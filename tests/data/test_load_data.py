@@ -54,17 +54,35 @@ def test_what_cannot_be_loaded_is_refused() -> None:
         load_data(TINY.data, Machine(images="somewhere"))
 
 
-@pytest.mark.parametrize(("name", "count"), [("cifar10", 10), ("cifar100", 100)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("cifar10", 10), ("cifar100", 100), ("imagenet", 1000)]
+)
 def test_other_images_than_the_name_says_are_refused(tmp_path: Path, name: str, count: int) -> None:
     folder = str(written_folders(tmp_path))
-    with pytest.raises(ValueError, match=rf"holds 3 classes, {name} has {count}"):
+    message = rf"holds 3 classes, {name} has {count}; .*--data\.name NAME \(make: DATA_NAME=NAME\)"
+    with pytest.raises(ValueError, match=message):
         load_data(small(name=name), Machine(images=folder))
+
+
+def test_images_of_ones_own_have_a_name_of_their_own_and_are_counted(tmp_path: Path) -> None:
+    data = load_data(small(name="pets"), Machine(images=str(written_folders(tmp_path))))
+    images = {"train_images": 30, "search_images": 6, "held_out_images": 0, "test_images": 12}
+    assert data.counts == {"classes": 3} | images
+    held = small(name="pets", search_split="holdout")
+    counts = load_data(held, Machine(images=str(tmp_path))).counts
+    assert counts == data.counts | {"train_images": 24, "held_out_images": 6}
+
+
+def test_an_unknown_name_without_images_is_refused_with_the_nearest_known_one() -> None:
+    message = r"unknown data set 'imagnet'\. Did you mean 'imagenet'\? Known: .*--images FOLDER"
+    with pytest.raises(ValueError, match=message):
+        load_data(small(name="imagnet"))
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_a_data_set_is_found_at_a_location(tmp_path: Path, in_memory: bool) -> None:
     folder = str(written_folders(tmp_path / "one"))
-    config = small(name="imagenet", in_memory=in_memory)
+    config = small(in_memory=in_memory)
     data = load_data(config, Machine(images=folder, decoding_workers=2))
     assert (data.train.store.classes, data.in_chans) == (CLASSES, 3)
     assert data.splits.test.tolist() == list(range(30, 42))
@@ -90,8 +108,8 @@ def test_what_is_not_read_is_told_when_the_data_are_loaded(
     with caplog.at_level(logging.WARNING, "pareco.data"):
         load_data(small(), Machine(images=str(folder)))
     assert [record.getMessage() for record in caplog.records] == [
-        f"imagenet: 2 not read ({NO_IMAGE}): train/ant/a.heic, train/bee/b.heic",
-        f"imagenet: 1 not read ({HIDDEN}): val/.hidden",
+        f"pictures: 2 not read ({NO_IMAGE}): train/ant/a.heic, train/bee/b.heic",
+        f"pictures: 1 not read ({HIDDEN}): val/.hidden",
     ]
 
 

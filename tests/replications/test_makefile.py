@@ -12,20 +12,21 @@ ROOT = Path(__file__).parent.parent.parent
 PYTHON = [".venv/bin/python", "-m", "replications"]
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--dry-run", "--assume-old=.venv/.installed", *arguments]
     plain = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # no SCALE, DATA or MAKEFLAGS of the caller's
+    plain |= environment
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=plain, check=False)
 
 
-def given(*arguments: str) -> list[list[str]]:
+def given(*arguments: str, **environment: str) -> list[list[str]]:
     """Return the words that the shell would see in each command."""
-    result = make(*arguments)
+    result = make(*arguments, **environment)
     assert result.returncode == 0, result.stderr
     return [shlex.split(line) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("name", experiment_names())
+@pytest.mark.parametrize("name", [each for each in experiment_names() if each != "own"])
 def test_every_experiment_can_be_replicated_and_reported(name: str) -> None:
     dashed = name.replace("_", "-")
     assert given(f"replicate-{dashed}") == [[*PYTHON, "run", name]]
@@ -54,6 +55,47 @@ def test_a_path_may_hold_blanks_and_quotes(tmp_path: Path, variable: str) -> Non
     assert command[-2:] == ["--images", str(folder)]
 
 
+def test_ones_own_images_network_and_size_become_flags(tmp_path: Path) -> None:
+    place = ["--images", str(tmp_path)]
+    options = ["NETWORK=lcnet_050", "SIZE=64", "DATA_NAME=pets"]
+    flags = ["--data.name", "pets", "--network.name", "lcnet_050", "--data.image-size", "64"]
+    asked = [*PYTHON, "run", "own", *place]
+    for variable in ("IMAGES", "DATA"):
+        assert given("replicate-own", f"{variable}={tmp_path}", *options) == [[*asked, *flags]]
+    assert given("report-own", "NAME=own-pets") == [[*PYTHON, "report", "own-pets"]]
+
+
+@pytest.mark.parametrize(
+    ("goal", "flags"),
+    [
+        (["replicate-own", "SCALE=smoke"], ["run", "own", "--scale", "smoke"]),
+        (["replicate-digits"], ["run", "digits"]),
+        (["replicate-imagenet-mbv2", "SCALE=smoke"], ["run", "imagenet_mbv2", "--scale", "smoke"]),
+        (["report-digits"], ["report", "digits"]),
+    ],
+)
+def test_what_the_environment_holds_for_others_leaks_into_no_command(
+    goal: list[str], flags: list[str], tmp_path: Path
+) -> None:
+    names = ("IMAGENET", "IMAGES", "NETWORK", "SIZE", "NAME")
+    assert given(*goal, **dict.fromkeys(names, str(tmp_path))) == [[*PYTHON, *flags]]
+
+
+def test_imagenet_in_the_environment_is_not_ones_own_images(tmp_path: Path) -> None:
+    result = make("replicate-own", IMAGENET=str(tmp_path))
+    assert result.returncode == 2
+    assert "make replicate-own IMAGES=FOLDER" in result.stderr
+    (command,) = given("replicate-own", IMAGENET="/no/where", IMAGES=str(tmp_path))
+    assert command[-2:] == ["--images", str(tmp_path)]
+
+
+def test_images_given_to_a_scale_that_has_its_own_are_told_so_that_they_are_refused(
+    tmp_path: Path,
+) -> None:
+    (command,) = given("replicate-own", "SCALE=smoke", f"IMAGES={tmp_path}")
+    assert command[-4:] == ["--scale", "smoke", "--images", str(tmp_path)]
+
+
 @pytest.mark.parametrize(
     ("option", "launcher"),
     [
@@ -75,6 +117,8 @@ def test_a_launcher_is_started_once_the_request_is_checked(option: str, launcher
         (["replicate-imagenet-mbv4"], "unknown experiment imagenet-mbv4; known: cifar10"),
         (["report-imagenet-mbv4"], "unknown experiment imagenet-mbv4; known: cifar10"),
         (["replicate-imagenet-mbv2", "IMAGENET=/no/where"], "/no/where: no such folder"),
+        (["replicate-own"], "make replicate-own IMAGES=FOLDER NETWORK=lcnet_050 SIZE=64"),
+        (["replicate-own", "IMAGES=/no/where"], "/no/where: no such folder"),
         (["replicate-digits", "GPUS=0"], "GPUS must be a whole number of at least 1, got 0"),
         (["replicate-digits", "GPUS=abc"], "GPUS must be a whole number of at least 1, got abc"),
         (["wandb-report"], "say which: make wandb-report NAME=digits"),

@@ -16,8 +16,9 @@ from pareco.reporting.records import (
     read_records,
     write_records,
 )
-from pareco.schema import BUDGET_TYPES, CURVE_TYPES, FRONT_TYPES, VISIT_TYPES
+from pareco.schema import BUDGET_TYPES, COUNTS, CURVE_TYPES, FRONT_TYPES, VISIT_TYPES
 from tests.reporting.conftest import (
+    COUNTS_OF_CIFAR,
     ENVIRONMENT,
     FULL,
     STEPS,
@@ -42,6 +43,29 @@ def test_runs_are_collected_in_a_stable_order(runs: Path) -> None:
     assert set(seed_one["search_evaluations"]) == {121}
     assert records.runs == [(m, s) for m in ("pareco", "random", "uniform") for s in (0, 1)]
     assert list(records.environment["runs"]) == ["pareco", "random", "uniform"]
+
+
+def test_classes_and_images_are_recorded_and_old_runs_do_without(
+    runs: Path, tmp_path: Path
+) -> None:
+    """Those that some runs of an experiment recorded count for all; others are at odds."""
+    old = collected_runs("digits", runs)[0].experiment
+    assert [getattr(old, name) for name in COUNTS] == [None] * len(COUNTS)
+    assert not set(COUNTS) & set(json.loads(old.to_json()))
+    (first, second, *_) = sorted(runs.glob("digits/*/*/result.json"))
+    changed(second, **COUNTS_OF_CIFAR)
+    records = collected_runs("digits", runs)[0]
+    assert {name: getattr(records.experiment, name) for name in COUNTS} == COUNTS_OF_CIFAR
+    write_records(records, tmp_path / "digits")
+    assert read_records(tmp_path / "digits").experiment == records.experiment
+    said = "cifar10: 10 classes, 45,000 training images, 5,000 for the search"
+    assert records.experiment.counts == f"{said}, held out, 10,000 test images."
+    part = replace(records.experiment, held_out_images=0)
+    assert part.counts == f"{said}, of the training images, 10,000 test images."
+    assert "- classes, - training images, - for the search, - test" in old.counts
+    changed(first, **COUNTS_OF_CIFAR | {"classes": 9})
+    with pytest.raises(InvalidRecord, match=r"differ in classes: 9, 10"):
+        collected_runs("digits", runs)
 
 
 def test_curves_and_visits_are_ordered_by_run(runs: Path) -> None:

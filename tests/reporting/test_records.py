@@ -176,6 +176,9 @@ ROW = {
     "network": "resnet8",
     "data": "cifar10",
     "image_size": "32",
+    "classes": "10",
+    "train_images": "50000",
+    "test_images": "10000",
     "method": "uniform",
     "config": "width 1.0",
     "macs_millions": "4.1",
@@ -226,6 +229,8 @@ def test_published_files_come_one_after_the_other_and_ours_where_there_are_none(
         ({"top1_error": "101"}, "line 3: top1_error is 101.0, not a number from 0 to 100"),
         ({"top1_error": "inf"}, "line 3: top1_error is inf"),
         ({"image_size": "0"}, "line 3: image_size is 0"),
+        ({"test_images": "0"}, "line 3: test_images is 0"),
+        ({"classes": ""}, "some.csv: "),
         ({"top1_error": "eight"}, "some.csv: .*eight"),
         ({"top1_error": ""}, "some.csv: "),
         ({"macs_millions": "many"}, "some.csv: .*many"),
@@ -246,8 +251,14 @@ def test_only_the_same_network_data_image_size_and_cost_compare(
 ) -> None:
     others = [{"network": "resnet9"}, {"data": "cifar100"}, {"image_size": "16"}]
     table = read_published(published(tmp_path, *others, {"macs_millions": ""}, {"method": "this"}))
-    ours = records.experiment
+    counts = {"classes": 10, "train_images": 50_000, "held_out_images": 0, "test_images": 10_000}
+    ours = replace(records.experiment, **counts)
     assert published_for(ours, table)["method"].tolist() == ["this"]
+    held_out = replace(ours, train_images=45_000, held_out_images=5_000)
+    assert published_for(held_out, table)["method"].tolist() == ["this"]
+    for other in ({"classes": 9}, {"train_images": 45_000}, {"test_images": 9_999}):
+        assert published_for(replace(ours, **other), table).empty
+        assert published_for(replace(ours, **dict.fromkeys(other)), table).empty
     assert published_for(replace(ours, image_size=24), table).empty
     assert published_for(replace(ours, data="digits_rgb"), table).empty
     assert published_for(replace(ours, cost="activations"), table).empty
@@ -259,7 +270,8 @@ def test_what_is_kept_here_is_of_networks_and_data_that_our_experiments_train() 
     ours = {(c.network.name, c.data.name, c.data.image_size) for c in configs}
     kept = set(table[["network", "data", "image_size"]].itertuples(index=False, name=None))
     assert kept < ours
-    assert {network for network, *_ in kept} == {each[0] for each in ours} - {"cifar_resnet8"}
+    unpublished = {"cifar_resnet8", "lcnet_050"}
+    assert {network for network, *_ in kept} == {each[0] for each in ours} - unpublished
     us_net = table[table["method"] == "us_net"]
     assert len(us_net) == 27
     assert us_net["macs_millions"].nunique() == 24

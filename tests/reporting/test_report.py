@@ -12,7 +12,13 @@ from pareco.reporting import InvalidRecord, UnequalBudgets
 from pareco.reporting.report import collect_records, loaded_report, render_report
 from pareco.reporting.tables import markdown, terminal
 from pareco.schema import BUDGET_TYPES, FRONT_TYPES
-from tests.reporting.conftest import run_elsewhere, write_latency, write_run
+from tests.reporting.conftest import (
+    COUNTS_OF_CIFAR,
+    changed,
+    run_elsewhere,
+    write_latency,
+    write_run,
+)
 
 RECORDS = {
     f"records/{name}"
@@ -28,9 +34,9 @@ FIGURES = {
     for suffix in (".svg", ".png")
 }
 PUBLISHED = """\
-network,data,image_size,method,config,macs_millions,params_millions,top1_error,source,note
-resnet8,cifar10,32,US-Net,width 0.7,2.06,,8.25,"A paper, table 2",
-resnet8,cifar10,224,US-Net,width 0.7,2.06,,1.0,Another size,
+network,data,image_size,classes,train_images,test_images,method,config,macs_millions,params_millions,top1_error,source,note
+resnet8,cifar10,32,10,50000,10000,US-Net,width 0.7,2.06,,8.25,"A paper, table 2",
+resnet8,cifar10,224,10,50000,10000,US-Net,width 0.7,2.06,,1.0,Another size,
 """
 
 
@@ -45,6 +51,8 @@ def test_records_alone_give_the_same_bytes_again(runs: Path, tmp_path: Path) -> 
     unfinished = write_run(runs, "random", 9, finished=False)
     write_run(runs, "alone", 0, budget_exempt=True)
     write_latency(runs)
+    for path in runs.glob("digits/*/*/result.json"):
+        changed(path, **COUNTS_OF_CIFAR)
     results = tmp_path / "results"
     (results / "published").mkdir(parents=True)
     (results / "published" / "some.csv").write_text(PUBLISHED)

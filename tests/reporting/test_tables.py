@@ -85,7 +85,8 @@ def test_markdown(tables: Tables) -> None:
     Of two seeds an interval reaches 12.7062 x their half distance: 12.71 for the errors 4 and 6.
     """
     text = markdown(tables)
-    assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\nThe full network: ")
+    assert text.startswith("# digits: resnet8 on cifar10, 32 x 32 pixels\n\ncifar10: - classes, ")
+    assert "- for the search, - test images. The full network: 1 k MACs" in text
     assert "1 k MACs, 1 k parameters, 1 k activations (elements put out by layers), 1 k" in text
     assert "re-calibrated on 512 training images." in text
     assert "scale" not in text

@@ -48,7 +48,7 @@ def chart_data(records: Records, focus: str) -> dict[str, Any]:
     costs = [name for name in AXES if name in experiment.full_costs]
     positions = {method: index for index, method in enumerate(looks)}
     return {
-        "own": experiment.cost,
+        "objective": experiment.cost,
         "costs": {
             name: {
                 **{part: getattr(COST_WORDS[name], part) for part in ("name", "axis", "unit")},

@@ -34,7 +34,7 @@
       this.data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
       this.networks = this.data.networks;
       this.count = this.networks.seed.length;
-      this.cost = this.data.own;
+      this.cost = this.data.objective;
       this.visible = this.data.methods.map(() => true);
       this.chosen = null;
       this.canvas = root.querySelector("canvas");
