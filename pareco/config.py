@@ -147,7 +147,10 @@ class TrainingConfig:
     """Epochs of linear warm-up; after it the rate falls linearly to zero."""
 
     momentum: float = 0.9
-    """Nesterov momentum of SGD."""
+    """Momentum of SGD; 0 for none."""
+
+    nesterov: bool = True
+    """Whether the momentum, where there is any, is Nesterov's."""
 
     weight_decay: float = 4e-5
     """Weight decay; none on batch norm and biases."""

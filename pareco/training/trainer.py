@@ -104,7 +104,10 @@ class Trainer:
         self.steps = config.epochs * self.loader.batches_per_epoch
         groups = param_groups_weight_decay(self.net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
-            groups, lr=config.lr_per_256, momentum=config.momentum, nesterov=config.momentum > 0
+            groups,
+            lr=config.lr_per_256,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
         )
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)

@@ -70,9 +70,45 @@ def test_the_recipes_differ_where_the_paper_says_so() -> None:
     assert [each.data.crop_scale for each in (mbv2, mbv3, resnet)] == [0.25, 0.08, 0.25]
     assert (mbv2.training.epochs, resnet.training.epochs) == (250, 100)
     assert (memory.cost, mbv2.cost, memory.data) == ("peak_activations", "macs", mbv2.data)
-    peak = cifar.training.lr_per_256 * cifar.training.batch_size / 256
-    assert peak == pytest.approx(0.1)
     assert (cifar.data.name, cifar.network.name) == ("cifar100", "cifar_resnet56")
+
+
+# The flags of github.com/enyac-group/Joslim@17b751a:readme.md that say something about a recipe; of
+# ResNet-56 on CIFAR-100, epochs and tau are those of its note that the paper has 200 epochs.
+COMMON = "--warmup 5 --lower_channel 0.42 --num_sampled_arch 2 --baseline -3 --prior_points 20"
+COMMANDS = {
+    "imagenet_mbv2": "--epochs 250 --baselr 0.125 --tau 625 --wd 4e-5 --batch_size 1024",
+    "imagenet_mbv3": "--epochs 250 --baselr 0.125 --tau 625 --wd 4e-5 --batch_size 1024",
+    "imagenet_resnet18": "--epochs 100 --baselr 0.125 --tau 250 --wd 4e-5 --batch_size 1024",
+    "cifar100_resnet56": "--epochs 200 --baselr 0.1 --tau 156 --wd 5e-4 --batch_size 128",
+    "cifar10_resnet20": "--epochs 200 --baselr 0.1 --tau 156 --wd 5e-4 --batch_size 128",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_recipes_are_those_of_the_authors_commands(name: str) -> None:
+    words = f"{COMMANDS[name]} {COMMON}".split()
+    command = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+    experiment = experiment_named(name)
+    training, search = experiment.training, experiment.search
+    assert command == {
+        "--epochs": training.epochs,
+        "--baselr": training.lr_per_256,
+        "--tau": training.ask_every_steps,
+        "--wd": training.weight_decay,
+        "--batch_size": training.batch_size,
+        "--warmup": training.warmup_epochs,
+        "--lower_channel": experiment.network.alpha_min,
+        "--num_sampled_arch": training.sampled_per_step,
+        "--baseline": search.reference,
+        "--prior_points": search.initial_widths,
+    }
+    # What none of the commands asks for (--nesterov, --sync_bn), and what each leaves as it is.
+    assert (training.nesterov, training.sync_batch_norm) == (False, False)
+    assert (training.momentum, training.label_smoothing, search.beta) == (0.9, 0.1, 0.1)
+    # joslim.py: lr = args.baselr * (args.batch_size / 256.)
+    peak = training.lr_per_256 * training.batch_size / 256
+    assert peak == pytest.approx(0.5 if name.startswith("imagenet") else 0.05)
 
 
 @pytest.mark.parametrize(

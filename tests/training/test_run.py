@@ -136,6 +136,20 @@ def test_batch_norm_and_biases_do_not_decay(
         assert decay[id(parameter)] == (0.3 if weights_of_layers else 0.0), name
 
 
+@pytest.mark.parametrize(
+    ("changes", "nesterov"),
+    [({}, True), ({"nesterov": False}, False), ({"momentum": 0.0}, False)],  # as before the field
+)
+def test_nesterov_is_a_field_that_is_on_unless_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], nesterov: bool
+) -> None:
+    trained: list[Trainer] = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer: trained.append(trainer))
+    experiment = replace(TINY, training=replace(TINY.training, **changes))
+    execute_run(experiment, method_named("us_net"), 0, tmp_path)
+    assert {group["nesterov"] for group in trained[0].optimizer.param_groups} == {nesterov}
+
+
 def test_a_diverging_run_names_the_step_and_the_widths(tmp_path: Path) -> None:
     hot = replace(TINY, training=replace(TINY.training, lr_per_256=1e20, warmup_epochs=0))
     with pytest.raises(NonFiniteLoss, match=r"at step \d+, at the widths .*lr_per_256"):
