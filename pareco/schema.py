@@ -141,7 +141,12 @@ class Subject:
 
 
 class Timing(TypedDict):
-    """The time of a run, and the rates of its training (None if there was none)."""
+    """The time of a run, and the rates of its training (None if there was none).
+
+    `seconds` are of everything once network and data are there; images a second and the percentage
+    of waiting for them are of the gradient steps alone, with the search of a method that searches
+    in training, without decoding into memory before, checkpoints, choosing and testing the front.
+    """
 
     seconds: float
     images_per_second: float | None

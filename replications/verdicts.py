@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
+import rich.text
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pareco.config import Cost
@@ -226,11 +226,10 @@ def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> 
     table.add_column("ours", ratio=1, overflow="fold")
     colours = {"reproduced": "green", "not reproduced": "red", "not run at that scale": "yellow"}
     for each in verdicts:
-        colour = colours[each.outcome]
         table.add_row(
-            f"{escape(each.statement)}\n[dim]{escape(each.source)}[/dim]",
-            f"[{colour}]{each.outcome}[/{colour}]",
-            f"{escape(each.ours)}\n[dim]{escape(each.evidence)}[/dim]",
+            rich.text.Text.assemble(each.statement, "\n", (each.source, "dim")),
+            rich.text.Text(each.outcome, colours[each.outcome]),
+            rich.text.Text.assemble(each.ours, "\n", (each.evidence, "dim")),
         )
     console.print(table)
     return 0

@@ -36,7 +36,7 @@ class StepReport:
     """What a training step tells: `step` counts from 1, losses in nats.
 
     `images_per_second` and `waiting_percent`, the part of the time spent waiting for images, are
-    means over the last steps.
+    means over the last steps, over the same time as a `RunState`'s `training_seconds`.
     """
 
     step: int
