@@ -7,7 +7,7 @@ pandas has for them; every JSON object may hold more fields than those named, wh
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict
@@ -25,6 +25,9 @@ class Budget:
     widths_visited: int
 
 
+SPLIT_LOSSES = {"batch": "training_loss", "holdout": "held_out_loss"}
+"""The column of the loss that the front is chosen by, for each `search_split` of the data."""
+
 FRONT_TYPES = {
     "experiment": "str",
     "method": "str",
@@ -35,8 +38,13 @@ FRONT_TYPES = {
     "test_top1_error": "float64",
     "test_top5_error": "float64",
     "calibration_images": "int64",
+    **dict.fromkeys(SPLIT_LOSSES.values(), "float64"),
 }
-"""front.csv of a run, errors in percent; with those of BUDGET_TYPES, fronts.csv of the records."""
+"""front.csv of a run, errors in percent; with those of BUDGET_TYPES, fronts.csv of the records.
+
+The search loss is the one of the split losses that the front was chosen by; the other one was
+measured on as many images, where some were held out. Earlier runs and records have neither.
+"""
 
 BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
 
@@ -84,8 +92,14 @@ PUBLISHED_TYPES = {
 }
 """The CSV files of published numbers; the error in percent."""
 
-MAY_LACK = {"step", *VISIT_NUMBERS, "config", "macs_millions", "params_millions", "note"}
+MAY_LACK = {
+    *("step", *VISIT_NUMBERS, *SPLIT_LOSSES.values()),
+    *("config", "macs_millions", "params_millions", "note"),
+}
 """Columns with empty cells; a step only in visits."""
+
+MAY_BE_ABSENT = {*SPLIT_LOSSES.values()}
+"""Columns that earlier files do not have; they are read as empty."""
 
 LIMITS = {
     **dict.fromkeys(("test_top1_error", "test_top5_error", "top1_error"), (0, 100)),
@@ -138,6 +152,10 @@ class Subject:
     """Every cost of the full network: COSTS, and the latency where it was measured."""
     groups: tuple[GroupSize, ...]
     """In the order of a front's `widths`."""
+    search_split: Literal["batch", "holdout"] | None = None
+    """Where the front was chosen, see SPLIT_LOSSES; None where that was not recorded."""
+    search_images: Annotated[int, Field(gt=0)] | None = None
+    """How many images it was chosen on."""
 
 
 class Timing(TypedDict):

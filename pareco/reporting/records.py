@@ -20,6 +20,7 @@ from pareco.schema import (
     FRONT_TYPES,
     LATENCIES,
     LIMITS,
+    MAY_BE_ABSENT,
     MAY_LACK,
     PUBLISHED_TYPES,
     VISIT_TYPES,
@@ -109,8 +110,9 @@ class ExperimentRecord(Subject):
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
         record = asdict(self)
-        if self.test_images is None:
-            del record["test_images"]
+        for name in ("test_images", "search_split", "search_images"):
+            if record[name] is None:
+                del record[name]
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
@@ -268,13 +270,14 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """
     with blaming(path):
         numbers = [name for name, kind in types.items() if kind != "str"]
+        absent = MAY_BE_ABSENT.difference(pd.read_csv(path, nrows=0).columns)
         table = pd.read_csv(
             path,
-            usecols=list(types),
+            usecols=[name for name in types if name not in absent],
             dtype=dict(types),
             keep_default_na=False,
             na_values={name: [""] for name in numbers if name in MAY_LACK},
-        )[list(types)]
+        ).reindex(columns=list(types))
         for name in types:
             _check_column(table[name], name in numbers)
         return table

@@ -288,6 +288,8 @@ class RunFolder:
             "image_size": self.experiment.data.image_size,
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
+            "search_split": self.experiment.data.search_split,
+            "search_images": self.experiment.data.search_images,
             "full_costs": {name: int(net.cost.of(name, full)) for name in COSTS},
             "groups": [{"name": group.name, "maximum": group.maximum} for group in space.groups],
             "budget": {name: getattr(done, name) for name in BUDGET_TYPES},

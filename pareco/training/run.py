@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from pareco.methods import Method, Task
 from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator, seeded_globally
-from pareco.schema import VISIT_NUMBERS
+from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
 from pareco.training.folder import Row, RunFolder
@@ -337,6 +337,7 @@ class _Session:
 
         best = self.processes.led(chosen, evaluator.search_losses)
         self.processes.led(check)
+        losses = self.split_losses(evaluator, best)
         # The test images are opened here, once the front is chosen.
         tests = evaluator.on(self.data.test, [widths for widths, _ in best])
         return [
@@ -346,9 +347,28 @@ class _Session:
                 "test_top1_error": f"{test.top1_error:.4f}",
                 "test_top5_error": f"{test.top5_error:.4f}",
                 "calibration_images": self.experiment.evaluation.calibration_images,
+                **{name: f"{each[index]:.6f}" for name, each in losses.items()},
             }
-            for (widths, loss), test in zip(best, tests, strict=True)
+            for index, ((widths, loss), test) in enumerate(zip(best, tests, strict=True))
         ]
+
+    def split_losses(
+        self, evaluator: Evaluator, best: Sequence[tuple[Widths, float]]
+    ) -> dict[str, list[float]]:
+        """Return the losses of the front's networks by column: those that it was chosen by.
+
+        Where it was chosen on held-out images, also those on as many training images, the same for
+        every method and seed: what the paper's choice sees.
+        """
+        data = self.experiment.data
+        losses = {SPLIT_LOSSES[data.search_split]: [loss for _, loss in best]}
+        if data.search_split == "holdout":
+            drawn = derived_generator(data.split_seed, "training loss")
+            order = torch.randperm(len(self.data.train), generator=drawn)
+            some = self.data.train.subset(order[: data.search_images].sort().values)
+            measured = evaluator.on(some, [widths for widths, _ in best])
+            losses[SPLIT_LOSSES["batch"]] = [each.loss for each in measured]
+        return losses
 
     def row(self, widths: Widths) -> Row:
         """Return what the rows of a front and of visits share: the run, widths and costs."""

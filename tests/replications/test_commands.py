@@ -177,7 +177,7 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         ),
         (
             ["run", "tiny", "--training.sampled-per-step", "30", "--check", "1"],
-            "method us_net finds only 11 distinct networks for a step, training.sampled_per_step 30",
+            "method us_net finds only 11 distinct networks for a step, training.sampled_per_step",
         ),
         (
             [*LCNET, "--training.batch-size", "1", "--check", "1"],

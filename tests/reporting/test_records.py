@@ -1,6 +1,7 @@
 """Records and published numbers: written, read again, and refused by name where damaged."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,29 @@ def test_records_are_read_as_they_were_written(records: Records, folder: Path) -
     for name in ("fronts", "curves", "visits"):
         before, after = getattr(records, name), getattr(read, name)
         pd.testing.assert_frame_equal(after, before, rtol=0, atol=5.1e-7)
+
+
+def test_earlier_records_lack_the_losses_on_both_splits(folder: Path) -> None:
+    """They are read as empty, and written so; where they are, they are numbers."""
+    assert read_records(folder).fronts["held_out_loss"].notna().all()
+    path, network = folder / "records" / "fronts.csv", folder / "records" / "network.json"
+    table = pd.read_csv(path).drop(columns=["training_loss", "held_out_loss"])
+    table.to_csv(path, index=False)
+    text = json.loads(network.read_text())
+    assert (text.pop("search_split"), text.pop("search_images")) == ("holdout", 300)
+    network.write_text(json.dumps(text))
+    for _ in range(2):
+        read = read_records(folder)
+        assert read.fronts[["training_loss", "held_out_loss"]].isna().all(axis=None)
+        assert (read.experiment.search_split, read.experiment.search_images) == (None, None)
+        write_records(read, folder)
+    assert "search_split" not in network.read_text()
+    assert path.read_text().splitlines()[0].count("held_out_loss") == 1
+    path.write_text(path.read_text().replace("held_out_loss", "held_out_los"))
+    assert read_records(folder).fronts["held_out_loss"].isna().all()
+    path.write_text(path.read_text().replace(",512,", ",512,many"))
+    with pytest.raises(InvalidRecord, match=r"fronts\.csv"):
+        read_records(folder)
 
 
 def test_records_are_stable_to_the_byte(folder: Path, tmp_path: Path) -> None:
