@@ -135,7 +135,7 @@ def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it(
     uneven = {("a", 0): front(4.0), ("a", 1): front(4.5), ("b", 0): front(5.0)}
     both = experiment_tables(records_of(uneven), NONE, "a")
     titles = [table.title.partition(" ")[0] for table in other.tables]
-    assert titles == ["Test", "The", "Budget"]  # no difference without a common seed
+    assert titles == ["Test", "The", "Where", "Budget"]  # no difference without a common seed
     for tables in (other, both):
         assert [warning.split(":")[0] for warning in tables.warnings] == [
             "One seed",
