@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -192,7 +193,7 @@ def points_figure(records: Records, focus: str) -> Figure:
     first = next(iter(looks))
     with styled():
         figure = Figure(figsize=(1.4 + 2.2 * columns, 1.5 + 2.1 * lines))
-        shape = {"squeeze": False, "sharex": True, "sharey": True}
+        shape: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": True}
         panels = list(figure.subplots(lines, columns, **shape).flat)
         for axes in panels[len(looks) :]:
             axes.remove()
