@@ -124,7 +124,7 @@ def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path) -> None:
     assert len(captions) == 4
     assert all(label in caption for caption in captions)
     drawn = {name: content.decode() for name, content in written.items() if name.endswith(".svg")}
-    assert len(drawn) == 6
+    assert len(drawn) == 7
     for name, text in drawn.items():
         comments = " ".join(part.partition("-->")[0].strip() for part in text.split("<!--"))
         assert label in comments, name
