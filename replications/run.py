@@ -102,6 +102,8 @@ class RunCommand:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         if any(seed < 0 for seed in self.seed):
             raise ValueError(f"seed must not be negative, got {min(self.seed)}")
+        if any(seed >= 2**63 for seed in self.seed):
+            raise ValueError(f"seed must be below 2^63, got {max(self.seed)}")
 
     def carried_out(self, console: Console) -> int:
         """Run what is left, then report; return the exit status.

@@ -161,6 +161,11 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         ),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "--images .: holds nothing"),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "replicate-tiny SCALE=smoke"),
+        (
+            ["run", "tiny", "--data.image-size", "50000"],
+            "data.in_memory: 1797 images of ",
+        ),
+        (["run", "tiny", "--seed", f"{2**63}"], "seed must be below 2^63"),
         (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
         (
             ["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"],
