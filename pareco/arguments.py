@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import tyro
+from rich.console import Console
 from rich.text import Text
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -54,3 +55,8 @@ def _one_line(box: str) -> str:
     if known := re.search(r"Available subcommands: (.*?)(?=\n\n|$)", text, re.DOTALL):
         message += f"; known: {known[1]}".replace("\n", " ")
     return message
+
+
+def plain_console(*, quiet: bool = False) -> Console:
+    """Return a console that shows text as it is: brackets and colons of a path are no markup."""
+    return Console(quiet=quiet, highlight=False, markup=False, emoji=False)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from pareco.arguments import Flag, chosen_command, in_one_line
+from pareco.arguments import Flag, chosen_command, in_one_line, plain_console
 
 if TYPE_CHECKING:
     from pareco.slimmable import SlimmableNet
@@ -92,7 +91,7 @@ class ProfileCommand:
         if self.json:
             print(json.dumps(record, indent=2))
         else:
-            Console().print(*_tables(record))
+            plain_console().print(*_tables(record))
         return 0
 
     def _record(self, net: SlimmableNet, size: int) -> dict[str, Any]:

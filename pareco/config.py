@@ -124,7 +124,8 @@ class DataConfig:
         _check_name("data.name", self.name)
         _at_least(8, self, "image_size")
         _at_least(1, self, "search_images", "test_images", "train_images")
-        _at_least(0, self, "crop_padding", "lighting")
+        _at_least(0, self, "crop_padding", "lighting", "split_seed")
+        _require(self.split_seed < 2**32, f"split_seed must be below 2^32, got {self.split_seed}")
         _require(0 < self.central_crop <= 1, "central_crop must be in (0, 1]")
         scale = self.crop_scale
         _require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
@@ -155,7 +156,10 @@ class TrainingConfig:
     """Epochs of linear warm-up; after it the rate falls linearly to zero."""
 
     momentum: float = 0.9
-    """Nesterov momentum of SGD."""
+    """Momentum of SGD; 0 for none."""
+
+    nesterov: bool = True
+    """Whether the momentum, where there is any, is Nesterov's."""
 
     weight_decay: float = 4e-5
     """Weight decay; none on batch norm and biases."""
@@ -185,6 +189,8 @@ class TrainingConfig:
         _at_least(1, self, "epochs", "batch_size", "ask_every_steps", "cpu_threads")
         _at_least(0, self, "sampled_per_step", "weight_decay")
         _require(self.lr_per_256 > 0, f"lr_per_256 must be positive, got {self.lr_per_256}")
+        for name in ("lr_per_256", "weight_decay"):
+            _require(math.isfinite(getattr(self, name)), f"{name} must be finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
         _require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs must be below epochs")
@@ -281,6 +287,8 @@ class Experiment:
             _require(bool(values), f"{field_name} must name at least one")
             _require(len(set(values)) == len(values), f"{field_name} must name none twice")
         _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
+        most = max(self.seeds)
+        _require(most < 2**63, f"seeds must be below 2^63, as records hold them, got {most}")
 
 
 @dataclass(frozen=True, kw_only=True)

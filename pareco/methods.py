@@ -43,9 +43,6 @@ class Visit:
             self.refreshed_loss = self.final_loss
 
 
-_DRAWS = 100
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What a method gets to work with: no data, no optimizer, no loss function.
@@ -84,6 +81,7 @@ class Method:
 
     name: ClassVar[str]
     budget_exempt: ClassVar[bool] = False  # trains longer than the others by its nature
+    draws: int = 5_000  # before `completed` takes it that the space has no more
 
     def __init__(self, task: Task) -> None:
         """Start on a task."""
@@ -133,7 +131,7 @@ class Method:
         space, wanted = self.task.space, self.task.sampled_per_step
         ends = (space.largest, space.smallest)
         chosen = [each for each in dict.fromkeys(widths) if each not in ends][:wanted]
-        for _ in range(_DRAWS):
+        for _ in range(self.draws):
             if len(chosen) == wanted:
                 break
             drawn = draw()
@@ -150,8 +148,9 @@ class Method:
         widths = list(space.spread(count))
         if len(widths) < count:
             raise ValueError(
-                f"only {len(widths)} of {count} evenly spread uniform widths are distinct: lower "
-                "training.sampled_per_step or network.alpha_min, or take a wider network"
+                f"only {len(widths)} of {count} evenly spread uniform widths are distinct at "
+                f"network.divisor {space.divisor}, network.alpha_min {space.alpha_min} and "
+                f"training.sampled_per_step {count - 2}: lower one of them, or take a wider network"
             )
         return widths
 

@@ -25,6 +25,9 @@ class Budget:
     widths_visited: int
 
 
+SPLIT_LOSSES = {"batch": "training_loss", "holdout": "held_out_loss"}
+"""The column of the loss that the front is chosen by, for each `search_split` of the data."""
+
 FRONT_TYPES = {
     "experiment": "str",
     "method": "str",
@@ -35,8 +38,13 @@ FRONT_TYPES = {
     "test_top1_error": "float64",
     "test_top5_error": "float64",
     "calibration_images": "int64",
+    **dict.fromkeys(SPLIT_LOSSES.values(), "float64"),
 }
-"""front.csv of a run, errors in percent; with those of BUDGET_TYPES, fronts.csv of the records."""
+"""front.csv of a run, errors in percent; with those of BUDGET_TYPES, fronts.csv of the records.
+
+The search loss is the one of the split losses that the front was chosen by; the other one was
+measured on as many images, where some were held out. Earlier runs and records have neither.
+"""
 
 BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
 
@@ -87,8 +95,14 @@ PUBLISHED_TYPES = {
 }
 """The CSV files of published numbers; the error in percent."""
 
-MAY_LACK = {"step", *VISIT_NUMBERS, "config", "macs_millions", "params_millions", "note"}
+MAY_LACK = {
+    *("step", *VISIT_NUMBERS, *SPLIT_LOSSES.values()),
+    *("config", "macs_millions", "params_millions", "note"),
+}
 """Columns with empty cells; a step only in visits."""
+
+MAY_BE_ABSENT = {*SPLIT_LOSSES.values()}
+"""Columns that earlier files do not have; they are read as empty."""
 
 LIMITS = {
     **dict.fromkeys(("test_top1_error", "test_top5_error", "top1_error"), (0, 100)),
@@ -163,7 +177,12 @@ class Subject:
 
 
 class Timing(TypedDict):
-    """The time of a run, and the rates of its training (None if there was none)."""
+    """The time of a run, and the rates of its training (None if there was none).
+
+    `seconds` are of everything once network and data are there; images a second and the percentage
+    of waiting for them are of the gradient steps alone, with the search of a method that searches
+    in training, without decoding into memory before, checkpoints, choosing and testing the front.
+    """
 
     seconds: float
     images_per_second: float | None

@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from pareco.arguments import Flag, chosen_command, in_one_line
+from pareco.arguments import Flag, chosen_command, in_one_line, plain_console
 from replications.catalogue import (
     catalogued,
     check_scale,
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
             request = chosen_command(
                 commands, arguments, prog="python -m replications", description=DESCRIPTION
             )
-        return request.carried_out(Console(quiet=rank != "0", highlight=False))
+        return request.carried_out(plain_console(quiet=rank != "0"))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the checkpoints", file=sys.stderr)
         return 130

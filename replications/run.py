@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,6 +123,8 @@ class RunCommand:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         if any(seed < 0 for seed in self.seed):
             raise ValueError(f"seed must not be negative, got {min(self.seed)}")
+        if any(seed >= 2**63 for seed in self.seed):
+            raise ValueError(f"seed must be below 2^63, got {max(self.seed)}")
 
     def carried_out(self, console: Console) -> int:
         """Run what is left, then report; return the exit status.
@@ -294,17 +296,19 @@ class RunCommand:
         """
         from pareco.training import check_runnable
 
-        jobs = self.all_jobs()
-        for method in dict.fromkeys(job.method for job in jobs if not job.run_folder.done):
-            try:
-                check_runnable(self.experiment, method_named(method), self.machine)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"{error}\n{_meanwhile(self.of)[2:]}") from error
-        batch_size = self.experiment.training.batch_size
-        if self.check is not None and batch_size % self.check:
-            raise ValueError(
-                f"training.batch_size {batch_size} cannot be shared by {self.check} processes"
-            )
+        jobs, found = self.all_jobs(), {}
+        if any(not job.run_folder.done for job in jobs):
+            for method in dict.fromkeys(job.method for job in jobs):
+                kind = method_named(method)
+                try:
+                    networks = check_runnable(
+                        self.experiment, kind, self.machine, processes=self.check
+                    )
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(f"{error}\n{_meanwhile(self.of)[2:]}") from error
+                if not kind.budget_exempt:
+                    found[method] = networks
+        self._check_budgets(found)
         present = self.folders.runs / self.experiment.name
         for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
             seed = folder.name.removeprefix("seed")
@@ -317,3 +321,21 @@ class RunCommand:
                     f"({'; '.join(differences)}). Keep this experiment apart with --name NAME or "
                     "--runs FOLDER, or remove that one"
                 )
+
+    def _check_budgets(self, found: Mapping[str, int]) -> None:
+        """Raise `ValueError` if methods to be compared would spend unequal budgets.
+
+        `found` are the networks that each is sure to train in a step.
+        """
+        sampled, network = self.experiment.training.sampled_per_step, self.experiment.network
+        method = min(found, key=lambda name: found[name], default="")
+        if len(found) < 2 or found[method] >= sampled + 2 or self.folders.allow_unequal_budgets:
+            return
+        fewer = f"--training.sampled-per-step {found[method] - 2}, " if found[method] > 1 else ""
+        raise ValueError(
+            f"method {method} finds only {found[method]} distinct networks for a step, "
+            f"training.sampled_per_step {sampled} asks for {sampled + 2}: budgets would be unequal "
+            f"(network.divisor {network.divisor}, network.alpha_min {network.alpha_min}, "
+            f"network.granularity {network.granularity}). What helps: {fewer}a lower divisor or "
+            "alpha_min, or a wider network; --allow-unequal-budgets reports them all the same"
+        )

@@ -10,23 +10,44 @@ from pareco.config import DataConfig, EvaluationConfig, Experiment
 Scale = Callable[[Experiment], Experiment]
 
 
-def short(experiment: Experiment) -> Experiment:
-    """Return the experiment with a tenth of the epochs; the search visits as many widths.
+HELD_OUT = ", searched on held-out images"
+"""What a scale says where the published experiment searches on training images."""
 
-    Warm-up and the steps between two requests for widths shrink in proportion.
+
+def held_out(experiment: Experiment) -> Experiment:
+    """Return the experiment with its search images held out of the training images.
+
+    The paper's search, and its choice of the front, see images that the networks train on.
+    """
+    if experiment.data.search_split == "holdout":
+        return experiment
+    return replace(
+        experiment,
+        scale=f"{experiment.scale}{HELD_OUT}",
+        data=replace(experiment.data, search_split="holdout"),
+    )
+
+
+def short(experiment: Experiment) -> Experiment:
+    """Return the experiment with a tenth of the epochs, its search images held out.
+
+    Warm-up and the steps between two requests for widths shrink in proportion, so the search
+    visits as many widths, less the part of the training images that is held out.
     """
     training = experiment.training
     epochs = max(1, round(training.epochs / 10))
     kept = epochs / training.epochs
-    return replace(
-        experiment,
-        scale="short: 1/10 of the published epochs",
-        training=replace(
-            training,
-            epochs=epochs,
-            warmup_epochs=training.warmup_epochs * kept,
-            ask_every_steps=max(1, round(training.ask_every_steps * kept)),
-        ),
+    return held_out(
+        replace(
+            experiment,
+            scale="short: 1/10 of the published epochs",
+            training=replace(
+                training,
+                epochs=epochs,
+                warmup_epochs=training.warmup_epochs * kept,
+                ask_every_steps=max(1, round(training.ask_every_steps * kept)),
+            ),
+        )
     )
 
 
@@ -47,7 +68,7 @@ def smoke(experiment: Experiment) -> Experiment:
             mean=(73.0, 73.0, 73.0),
             std=(90.0, 90.0, 90.0),
             train_images=320,
-            search_split=data.search_split,
+            search_split="holdout",
             search_images=128,
             test_images=256,
             split_seed=data.split_seed,
@@ -76,14 +97,15 @@ def on_cpu(
     """Return the scale that shrinks an experiment on its own data to these numbers, one seed.
 
     Network, augmentation, weight decay and the learning rate for 256 images stay; the search looks
-    less hard for its minima. (1,000 search images hold each of ImageNet's classes.)
+    less hard for its minima, on images held out beside those to train on. (1,000 of them hold each
+    of ImageNet's classes.)
     """
 
     passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
     def cpu(experiment: Experiment) -> Experiment:
         data = experiment.data
-        return replace(
+        smaller = replace(
             experiment,
             scale=f"cpu: {passes} of {train_images:,} images, {image_size} x {image_size}",
             data=replace(
@@ -105,6 +127,7 @@ def on_cpu(
             search=replace(experiment.search, raw_samples=256, starts=2, iterations=15),
             seeds=experiment.seeds[:1],
         )
+        return held_out(smaller)
 
     return cpu
 

@@ -122,9 +122,9 @@ class SweepBars(Progress):
     def __init__(self, console: Console, jobs: int) -> None:
         """Prepare the display."""
         columns = (
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(compact=True),
         )
         super().__init__(*columns, console=console, transient=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import rich.text
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pareco.reporting.claims import (
@@ -62,11 +62,10 @@ def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> 
     table.add_column("ours", ratio=1, overflow="fold")
     colours = {"reproduced": "green", "contradicted": "red"}
     for each in verdicts:
-        colour = colours.get(each.outcome, "yellow")
         table.add_row(
-            f"{escape(each.statement)}\n[dim]{escape(each.source)}[/dim]",
-            f"[{colour}]{each.outcome}[/{colour}]",
-            f"{escape(each.ours)}\n[dim]{escape(each.evidence)}[/dim]",
+            rich.text.Text.assemble(each.statement, "\n", (each.source, "dim")),
+            rich.text.Text(each.outcome, colours.get(each.outcome, "yellow")),
+            rich.text.Text.assemble(each.ours, "\n", (each.evidence, "dim")),
         )
     console.print(table)
     return 0

@@ -14,6 +14,8 @@ from tests.experiments import TINY
         ("training", {"epochs": 0}, "epochs must be at least 1"),
         ("training", {"lr_per_256": 0.0}, "lr_per_256 must be positive"),
         ("training", {"lr_per_256": float("nan")}, "lr_per_256 must be positive"),
+        ("training", {"lr_per_256": math.inf}, "lr_per_256 must be finite"),
+        ("training", {"weight_decay": math.inf}, "weight_decay must be finite"),
         ("training", {"warmup_epochs": 2}, "warmup_epochs must be below epochs"),
         ("training", {"label_smoothing": 1.0}, "label_smoothing"),
         ("training", {"momentum": 1.0}, "momentum"),
@@ -24,6 +26,8 @@ from tests.experiments import TINY
         ("data", {"search_images": 0}, "search_images"),
         ("data", {"test_images": 0}, "test_images"),
         ("data", {"crop_padding": -1}, "crop_padding"),
+        ("data", {"split_seed": -1}, "split_seed must not be negative"),
+        ("data", {"split_seed": 2**32}, r"split_seed must be below 2\^32"),
         ("evaluation", {"calibration_images": 150}, "multiple of evaluation.batch_size"),
         ("evaluation", {"batch_size": 1}, "batch_size"),
         ("search", {"trials": 0}, "^trials must"),
@@ -45,7 +49,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(
 
 
 def test_an_experiment_needs_methods_and_seeds() -> None:
-    for change in ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}):
+    for change in ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}, {"seeds": (2**63,)}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(TINY, **change)  # type: ignore[arg-type]
 

@@ -82,6 +82,7 @@ def _digits(
     Handwritten Digits, UCI.)
     """
     values, numbers = load_digits(return_X_y=True)
+    _check_memory(len(numbers), 4, config)  # scaled as floats of four bytes
     levels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 8, 8)
     scaled = F.interpolate(levels * 15, size=(config.image_size,) * 2, mode="bilinear")
     pixels = scaled.round().to(torch.uint8).expand(-1, channels, -1, -1).to(device)
@@ -160,7 +161,8 @@ def _check_memory(images: int, channels: int, config: DataConfig) -> None:
     if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise ValueError(
             f"data.in_memory: {images} images of data.image_size {config.image_size} take "
-            f"{needed / 2**30:.0f} GiB, more than this machine's memory; set in_memory=False"
+            f"{needed / 2**30:.0f} GiB, more than this machine's memory; lower image_size, or set "
+            "in_memory=False"
         )
 
 

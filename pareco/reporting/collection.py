@@ -137,8 +137,14 @@ def with_kept_times(records: Records, before: Records) -> Records:
 
 
 def commit_name(environment: Mapping[str, Any], digits: int | None) -> str:
-    """The commit, to some digits, with a remark where the tree had changed; or `unknown`."""
-    name = "unknown" if environment["commit"] is None else str(environment["commit"])[:digits]
+    """The commit, to some digits, with a remark where the tree had changed.
+
+    Or `unknown`, with the version where PareCO was installed.
+    """
+    if environment["commit"] is None:
+        version = environment["packages"].get("pareco")
+        return f"unknown (PareCO {version})" if version else "unknown"
+    name = str(environment["commit"])[:digits]
     return f"{name} with uncommitted changes" if environment["dirty"] else name
 
 

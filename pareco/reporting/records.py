@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from pareco.schema import (
     FRONT_TYPES,
     LATENCIES,
     LIMITS,
+    MAY_BE_ABSENT,
     MAY_LACK,
     NORMALIZED_APART,
     PUBLISHED_SCALE,
@@ -136,6 +137,13 @@ class ExperimentRecord(Subject):
             f"{self.experiment}: {self.network} on {self.data}, "
             f"{self.image_size} x {self.image_size} pixels"
         )
+
+    @property
+    def search_split(self) -> Literal["batch", "holdout"] | None:
+        """Where the front was chosen, see SPLIT_LOSSES; None where that was not recorded."""
+        if self.held_out_images is None:
+            return None
+        return "holdout" if self.held_out_images else "batch"
 
     @property
     def counts(self) -> str:
@@ -280,13 +288,14 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """
     with blaming(path):
         numbers = [name for name, kind in types.items() if kind != "str"]
+        absent = MAY_BE_ABSENT.difference(pd.read_csv(path, nrows=0).columns)
         table = pd.read_csv(
             path,
-            usecols=list(types),
+            usecols=[name for name in types if name not in absent],
             dtype=dict(types),
             keep_default_na=False,
             na_values={name: [""] for name in numbers if name in MAY_LACK},
-        )[list(types)]
+        ).reindex(columns=list(types))
         for name in types:
             _check_column(table[name], name in numbers)
         return table

@@ -262,7 +262,7 @@ def check_equal_budgets(fronts: pd.DataFrame, exempt: Collection[str]) -> None:
         )
         raise UnequalBudgets(
             f"unequal training budgets ({numbers}): run {', '.join(unequal)} again with the budget"
-            " of the others, or compare all the same with allow_unequal_budgets=True"
+            " of the others, or compare all the same with --allow-unequal-budgets"
         )
 
 

@@ -28,7 +28,7 @@ from pareco.reporting.statistics import (
     comparison,
     cost_percents,
 )
-from pareco.schema import BUDGET_TYPES
+from pareco.schema import BUDGET_TYPES, SPLIT_LOSSES
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,14 @@ _PUBLISHED = (
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
 )
 _SLACK = 1.0
+_CHOICE = {
+    "batch": "Search losses, which fronts are chosen by, are on {images:,} of the training images:"
+    " the networks have trained on them.",
+    "holdout": "Search losses, which fronts are chosen by, are on {images:,} held-out images, which"
+    " no network has trained on.",
+}
+_UNKNOWN_CHOICE = "On which images the search losses were measured was not recorded."
+_SPLITS = {"training_loss": "training images", "held_out_loss": "held-out images"}
 _BOLD = (
     "Bold: the best mean among methods of equal training budget, and every mean that its seeds do"
     " not tell apart from it (the 95% t interval of the paired difference, adjusted for the number"
@@ -275,6 +283,7 @@ def measure_csv(records: Records, focus: str) -> str:
 def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
     experiment, fronts = records.experiment, records.fronts
     images = sorted(set(fronts["calibration_images"]))
+    choice = experiment.search_split and _CHOICE[experiment.search_split]
     first = cost_percents(fronts, experiment.cost, experiment.full_cost)[0]
     costs = (COST_WORDS[cost].full(value) for cost, value in experiment.full_costs.items())
     return (
@@ -287,6 +296,7 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
         f" ({MISSING} where none fits in some seed); {AREA} is the mean of that error over"
         f" {first}% to 100%; {HYPERVOLUME} (more is better) is the part, in %, of the square up to"
         " 100% error and 100% cost that these networks dominate.",
+        _UNKNOWN_CHOICE if choice is None else choice.format(images=experiment.search_images or 0),
         *([_TWO_SEEDS] if least_seeds == 2 else []),
         *([_BOLD] if least_seeds >= FEWEST_SEEDS else []),
         "Batch norm of each network re-calibrated on "
@@ -296,7 +306,7 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
 
 
 def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Iterator[Table]:
-    """Errors, the whole front, differences (if there is another method), and budgets.
+    """Errors, the whole front, its losses, differences (if there is another method), budgets.
 
     In the first two, the `best_methods` of those compared are bold.
     """
@@ -319,6 +329,7 @@ def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Ite
         columns=("method", "seeds", AREA, HYPERVOLUME),
         rows=tuple(_rows(statistics, labels, [AREA, HYPERVOLUME], best, interval=True)),
     )
+    yield _choice_table(records, labels)
     if len(found.differences):
         yield Table(
             title=f"Paired difference to {first}, seed by seed"
@@ -332,6 +343,37 @@ def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Ite
         columns=("method", *(name.replace("_", " ") for name in BUDGET_TYPES)),
         rows=tuple((Cell(label), *map(Cell, budgets[name])) for name, label in labels.items()),
     )
+
+
+def _choice_table(records: Records, labels: Mapping[str, str]) -> Table:
+    """The mean losses of the networks on each method's fronts, on either split.
+
+    Where a front was chosen by one and the other is lower, its networks know those images better.
+    """
+    chosen = SPLIT_LOSSES.get(records.experiment.search_split or "")
+    fronts = records.fronts
+    if chosen is not None:  # earlier records have it under the one name only
+        fronts = fronts.assign(**{chosen: fronts["search_loss"]})
+    of_seed = fronts.groupby(["method", "seed"])[list(_SPLITS)].mean()
+    means = of_seed.groupby(level="method").mean()
+    numbers = fronts.groupby("method").size()
+    marks = {name: " (chosen by)" if name == chosen else "" for name in _SPLITS}
+    return Table(
+        title="Where the front was chosen: mean loss (nats) of its networks",
+        columns=("method", "networks", *(f"{_SPLITS[name]}{marks[name]}" for name in _SPLITS)),
+        rows=tuple(
+            (
+                Cell(label),
+                Cell(str(numbers[method])),
+                *(Cell(_loss(means.loc[method, name])) for name in _SPLITS),
+            )
+            for method, label in labels.items()
+        ),
+    )
+
+
+def _loss(value: Any) -> str:
+    return MISSING if isnan(value) else f"{value:.3f}"
 
 
 def _rows(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pareco.reporting.collection import commit_name
 from pareco.reporting.figures import shown_costs
 from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
@@ -271,7 +272,7 @@ def reproduction(records: Records, command: str) -> str:
     """How to make these results again, and with what they were made; Markdown."""
     lines = [f"    {command}", ""]
     for each in records.environment["environments"]:
-        commit = f"{each['commit']}{' with changes' if each['dirty'] else ''}"
+        commit = commit_name(each, None)
         packages = [f"{name} {version}" for name, version in each["packages"].items()]
         gpu = each.get("device") != "cpu" and each["gpus"]
         device = ", ".join(each["gpus"]) if gpu else each["cpu"]

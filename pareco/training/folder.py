@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ _PACKAGES = (
 
 
 def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
-    """Return commit, dirty flag (None outside a git checkout), versions, hardware, fingerprint."""
-    status = _git("status", "--porcelain", "--", ":/", ":!/results")
+    """Return PareCO's commit and dirty flag (see `commit_of`), versions, hardware, fingerprint."""
+    commit, dirty = commit_of(Path(__file__).resolve().parents[1])
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
+        "commit": commit,
+        "dirty": dirty,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": _versions(),
         **hardware(processes.device),
         "processes": processes.share.count,
         "data_fingerprint": data_fingerprint,
@@ -76,13 +76,41 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+def commit_of(package: Path) -> tuple[str | None, bool | None]:
+    """Return commit and dirty flag of the checkout at whose top a package lies, tracked by git.
+
+    None for both without one: a package that is installed may lie in an environment inside the
+    repository of something else, whose commit says nothing about it.
+    """
+    top = package.parent
+    own = _git(top, "ls-files", "--error-unmatch", "--", f"{package.name}/__init__.py")
+    found = _git(top, "rev-parse", "--show-toplevel")
+    if own is None or found is None or Path(found).resolve() != top.resolve():
+        return None, None
+    status = _git(top, "status", "--porcelain", "--", ":/", ":!/results")
+    return _git(top, "rev-parse", "HEAD"), None if status is None else bool(status)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git says there, whatever repository the caller's variables name; None if not."""
+    command = ["git", "-C", str(folder), *arguments]
+    variables = {name: each for name, each in os.environ.items() if not name.startswith("GIT_")}
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=False, env=variables
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of PareCO and of what results may depend on, where it is installed."""
+    versions = {}
+    for name in (__name__.partition(".")[0], *_PACKAGES):
+        with suppress(importlib.metadata.PackageNotFoundError):  # PareCO, run from its folder
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 Row = dict[str, Any]
@@ -92,10 +120,15 @@ Row = dict[str, Any]
 class RunState:
     """What is done of a run: the sets of weights trained, their rows, and what was spent.
 
-    `rows` are those of front.csv, `visits` those of visits.csv. `images` were trained on in
-    `training_seconds`, of which `waiting_seconds` passed without any. `damaged` tells why images
-    could not be read, in any process, by their index. `tested` is how far the test of the front
-    is, as of `pareco.evaluation.Partial`, where it is under way.
+    `rows` are those of front.csv, `visits` those of visits.csv. `seconds` are of the wall clock,
+    from the moment that network and data are there to the end of the last measurement; steps that
+    an interruption has lost are not in it. `images` were trained on, each by every network of a
+    step, in `training_seconds`: these are of the gradient steps alone, with the waiting for images
+    (`waiting_seconds`) and, where a method searches in training, its search. They leave out what
+    is decoded into memory before the first step, the metrics file, checkpoints, and all that comes
+    after the last step: choosing and testing the front. `damaged` tells why images could not be
+    read, in any process, by their index. `tested` is how far the test of the front is, as of
+    `pareco.evaluation.Partial`, where it is under way.
     """
 
     trained: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,12 +13,18 @@ import torch
 
 from pareco.config import COSTS, Experiment, Machine, as_json
 from pareco.data import Batch, DataSet, TrainingLoader, load_data
-from pareco.evaluation import Evaluator, Partial, SearchEvaluations, chosen_front
+from pareco.evaluation import (
+    Evaluator,
+    Partial,
+    SearchEvaluations,
+    batch_losses,
+    chosen_front,
+)
 from pareco.methods import Method, Task
 from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator, seeded_globally
-from pareco.schema import VISIT_NUMBERS
+from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
 from pareco.training.folder import Row, RunFolder
@@ -34,6 +40,7 @@ from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
 
 PROJECT = "pareco"
+_TRIALS = 3
 
 
 def initial_network(experiment: Experiment, data: DataSet, seed: int) -> SlimmableNet:
@@ -93,11 +100,22 @@ def execute_run(
 
 
 def check_runnable(
-    experiment: Experiment, method: type[Method], machine: Machine = Machine()
-) -> None:
-    """Raise `ValueError`, naming the field, if the configuration cannot run; nothing is written."""
+    experiment: Experiment,
+    method: type[Method],
+    machine: Machine = Machine(),
+    *,
+    processes: int | None = None,
+) -> int:
+    """Return how many distinct networks the method is sure to train in a step; nothing is written.
+
+    Raises `ValueError`, naming the field, if the configuration cannot run, by so many processes on
+    one network (as many as there are, unless given).
+    """
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
-    _Session(folder, method, machine, joined_processes(machine.device), lambda report: None)
+    joined = joined_processes(machine.device)
+    session = _Session(folder, method, machine, joined, lambda report: None)
+    session.check_parts(processes or joined.share.count)
+    return session.networks_per_step()
 
 
 @dataclass(eq=False)
@@ -125,9 +143,62 @@ class _Session:
             share=processes.share,
         )
         self.evaluator(self.net)
-        self.spaces = self.method.spaces(self.net.space, config.training.sampled_per_step)
+        self.check_parts(processes.share.count)
+        try:
+            self.spaces = self.method.spaces(self.net.space, config.training.sampled_per_step)
+            for space in self.spaces:
+                self.method(self.task(space, SearchEvaluations())).switches()
+        except ValueError as error:
+            raise ValueError(f"method {self.method.name}: {error}") from error
+
+    def check_parts(self, processes: int) -> None:
+        """Raise `ValueError`, naming the field, unless batches can be shared by so many processes.
+
+        Alone with one image, batch norm has nothing to normalize by where the network has come down
+        to one position: a network with such a layer is refused.
+        """
+        config = self.experiment
+        batch_size = config.training.batch_size
+        sizes = {"training.batch_size": batch_size}
+        if config.data.search_split == "holdout":
+            sizes["data.search_images"] = min(len(self.data.search), batch_size)
+        joint = processes > 1 and config.training.sync_batch_norm
+        for field, size in sizes.items():
+            if size < processes or batch_size % processes:
+                raise ValueError(f"{field} {size} cannot be shared by {processes} processes")
+            if size // processes == 1 and not joint:
+                self.check_one_image(field, size, processes)
+
+    def check_one_image(self, field: str, value: int, processes: int) -> None:
+        """Raise `ValueError` if the network cannot normalize a batch of a single image."""
+        size, device = self.experiment.data.image_size, self.processes.device
+        image = torch.zeros(1, self.data.in_chans, size, size, device=device)
+        label = torch.zeros(1, dtype=torch.int64, device=device)
+        try:
+            batch_losses(self.net, (image, label), [self.net.space.smallest])
+        except ValueError as error:
+            raise ValueError(
+                f"{field} {value} is one image for each process, of which "
+                f"{self.experiment.network.name} leaves batch norm one position at data.image_size "
+                f"{size}, nothing to normalize by: take at least {2 * processes}, or larger images"
+            ) from error
+
+    def networks_per_step(self) -> int:
+        """Return how many distinct networks the method is sure to train in a step.
+
+        It is asked for the first step a few times over, each loss being the same, and may draw less
+        often than in training: what it finds here it will find in every step there.
+        """
+        evaluations, counts = SearchEvaluations(), []
+        evaluations.begin(lambda widths: [0.0] * len(widths))
         for space in self.spaces:
-            self.method(self.task(space, SearchEvaluations())).switches()
+            for trial in range(_TRIALS):
+                generator = derived_generator(self.seed, "trial", trial)
+                method = self.method(replace(self.task(space, evaluations), generator=generator))
+                method.draws = method.draws // 100
+                between = method.widths_for_step(0)
+                counts.append(len({space.largest, *between, space.smallest}))
+        return min(counts)
 
     def check_same_images(self) -> None:
         """Raise `RunError`, in all processes, unless they have the same images in each split."""
@@ -328,13 +399,17 @@ class _Session:
             costs_of = partial(self.net.cost.of, self.experiment.cost)
             return chosen_front(candidates, evaluations, costs_of)
 
-        def keep(tested: Partial) -> None:
-            self.done.tested = asdict(tested)
+        def go_on(measured: Partial) -> None:
             check()
             self.save(trainer)
 
+        def keep(tested: Partial) -> None:
+            self.done.tested = asdict(tested)
+            go_on(tested)
+
         with self.saving_when_interrupted(trainer):
             best = self.processes.led(chosen, evaluator.search_losses)
+            losses = self.split_losses(evaluator, best, go_on)
             # The test images are opened here, once the front is chosen.
             before = Partial(**(self.processes.led(lambda: self.done.tested) or {}))
             tests = evaluator.on(self.data.test, [widths for widths, _ in best], before, keep)
@@ -346,9 +421,31 @@ class _Session:
                 "test_top1_error": f"{test.top1_error:.4f}",
                 "test_top5_error": f"{test.top5_error:.4f}",
                 "calibration_images": self.experiment.evaluation.calibration_images,
+                **{name: f"{each[index]:.6f}" for name, each in losses.items()},
             }
-            for (widths, loss), test in zip(best, tests, strict=True)
+            for index, ((widths, loss), test) in enumerate(zip(best, tests, strict=True))
         ]
+
+    def split_losses(
+        self,
+        evaluator: Evaluator,
+        best: Sequence[tuple[Widths, float]],
+        go_on: Callable[[Partial], None],
+    ) -> dict[str, list[float]]:
+        """Return the losses of the front's networks by column: those that it was chosen by.
+
+        Where it was chosen on held-out images, also those on as many training images, the same for
+        every method and seed: what the paper's choice sees.
+        """
+        data = self.experiment.data
+        losses = {SPLIT_LOSSES[data.search_split]: [loss for _, loss in best]}
+        if data.search_split == "holdout":
+            drawn = derived_generator(data.split_seed, "training loss")
+            order = torch.randperm(len(self.data.train), generator=drawn)
+            some = self.data.train.subset(order[: data.search_images].sort().values)
+            measured = evaluator.on(some, [widths for widths, _ in best], keep=go_on)
+            losses[SPLIT_LOSSES["batch"]] = [each.loss for each in measured]
+        return losses
 
     def row(self, widths: Widths) -> Row:
         """Return what the rows of a front and of visits share: the run, widths and costs."""

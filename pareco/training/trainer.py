@@ -37,7 +37,7 @@ class StepReport:
     """What a training step tells: `step` counts from 1, losses in nats.
 
     `images_per_second` and `waiting_percent`, the part of the time spent waiting for images, are
-    means over the last steps.
+    means over the last steps, over the same time as a `RunState`'s `training_seconds`.
     """
 
     step: int
@@ -106,7 +106,10 @@ class Trainer:
         self.steps = config.epochs * self.loader.batches_per_epoch
         groups = param_groups_weight_decay(self.net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
-            groups, lr=config.lr_per_256, momentum=config.momentum, nesterov=config.momentum > 0
+            groups,
+            lr=config.lr_per_256,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
         )
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)

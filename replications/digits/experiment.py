@@ -1,4 +1,11 @@
-"""All methods on scikit-learn's digits with a small ResNet-8: two CPU cores, minutes."""
+"""All methods on scikit-learn's digits with a small ResNet-8: two CPU cores, minutes.
+
+Nobody has published a recipe for these images. From the paper's are label smoothing 0.1, weight
+decay 5e-4 (CIFAR), multipliers from 0.42 and two networks sampled in a step; ours is all else: 40
+epochs of batches of 64 with one epoch of warm-up, rate 0.4 for 256 images (0.1), Nesterov's
+momentum 0.9, new widths every 18 steps, crops from one pixel of padding, 300 held-out images for
+the search, 512 to re-calibrate on, two seeds.
+"""
 
 from dataclasses import replace
 

@@ -29,6 +29,10 @@ from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent
 PLAIN = ("--network.base-width", "None")
+ALONE = ("--training.no-sync-batch-norm",)
+LCNET = ("run", "tiny", *PLAIN, "--network.name", "lcnet_050", "--data.image-size", "16")
+LCNET = (*LCNET, "--data.search-images", "10", "--methods", "us_net")
+DIVISOR = ("tiny", "--network.base-width", "6", "--network.divisor", "16")
 LARGE = ("--data.image-size", "64")
 HEAVY = ("torch", "botorch", "timm", "wandb", "pandas")
 
@@ -169,8 +173,36 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         ),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "--images .: holds nothing"),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "replicate-tiny SCALE=smoke"),
+        (
+            ["run", "tiny", "--data.image-size", "50000"],
+            "data.in_memory: 1797 images of ",
+        ),
+        (["run", "tiny", "--seed", f"{2**63}"], "seed must be below 2^63"),
         (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
-        (["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"], "distinct"),
+        (
+            ["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"],
+            "method s_net: only 11 of 32 evenly spread uniform widths are distinct at "
+            "network.divisor 1, network.alpha_min 0.42 and training.sampled_per_step 30",
+        ),
+        (
+            ["run", *DIVISOR],
+            "method us_net finds only 2 distinct networks for a step, training.sampled_per_step 2",
+        ),
+        (
+            ["run", "tiny", "--network.alpha-min", "0.99", "--check", "1"],
+            "network.alpha_min 0.99, network.granularity layer). What helps: --training.sampled-pe",
+        ),
+        (
+            ["run", "tiny", "--training.sampled-per-step", "30", "--check", "1"],
+            "method us_net finds only 11 distinct networks for a step, training.sampled_per_step",
+        ),
+        (
+            [*LCNET, "--training.batch-size", "1", "--check", "1"],
+            "training.batch_size 1 is one image for each process, of which lcnet_050 leaves",
+        ),
+        ([*LCNET, *ALONE, "--training.batch-size", "4", "--check", "4"], "take at least 8"),
+        ([*LCNET, "--training.batch-size", "22", "--check", "11"], "data.search_images 10 cannot"),
+        ([*LCNET, *ALONE, "--training.batch-size", "20", "--check", "10"], "data.search_images 10"),
     ],
 )
 def test_what_could_not_run_or_be_reported_is_refused_before_anything_is_begun(
@@ -179,6 +211,23 @@ def test_what_could_not_run_or_be_reported_is_refused_before_anything_is_begun(
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(Path().iterdir())  # so that the corrected command can run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tiny", "--training.batch-size", "1"],  # 2 x 2 positions are left of 8 x 8
+        ["tiny", "--training.sampled-per-step", "0"],
+        [*DIVISOR, "--methods", "us_net"],  # nothing is compared
+        [*DIVISOR, "--allow-unequal-budgets"],
+        [*LCNET[1:], "--training.batch-size", "4", "--check", "4"],  # normalized together
+    ],
+)
+def test_what_can_run_is_not_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments, *([] if "--check" in arguments else ["--check", "1"])]) == 0
+    assert "can begin" in capsys.readouterr().out
 
 
 def test_run_trains_measures_and_reports(finished: tuple[Path, str]) -> None:

@@ -338,3 +338,8 @@ def test_evidence_names_folder_commit_and_seeds() -> None:
     )
     unknown = records_of(fronts, environment={**ENVIRONMENT, "commit": None, "dirty": None})
     assert evidence(unknown, ("layers",)) == "digits/records: commit unknown; seed 3"
+    versions = {"packages": {"pareco": "0.1.0"}, "commit": None, "dirty": None}
+    installed = records_of(fronts, environment=ENVIRONMENT | versions)
+    assert (
+        evidence(installed, ("layers",)) == "digits/records: commit unknown (PareCO 0.1.0); seed 3"
+    )

@@ -56,6 +56,25 @@ def test_records_are_read_as_they_were_written(records: Records, folder: Path) -
         pd.testing.assert_frame_equal(after, before, rtol=0, atol=5.1e-7)
 
 
+def test_earlier_records_lack_the_losses_on_both_splits(folder: Path) -> None:
+    """They are read as empty, and written so; where they are, they are numbers."""
+    assert read_records(folder).fronts["held_out_loss"].notna().all()
+    path = folder / "records" / "fronts.csv"
+    table = pd.read_csv(path).drop(columns=["training_loss", "held_out_loss"])
+    table.to_csv(path, index=False)
+    for _ in range(2):
+        read = read_records(folder)
+        assert read.fronts[["training_loss", "held_out_loss"]].isna().all(axis=None)
+        assert read.experiment.search_split is None
+        write_records(read, folder)
+    assert path.read_text().splitlines()[0].count("held_out_loss") == 1
+    path.write_text(path.read_text().replace("held_out_loss", "held_out_los"))
+    assert read_records(folder).fronts["held_out_loss"].isna().all()
+    path.write_text(path.read_text().replace(",512,", ",512,many"))
+    with pytest.raises(InvalidRecord, match=r"fronts\.csv"):
+        read_records(folder)
+
+
 def test_records_are_stable_to_the_byte(folder: Path, tmp_path: Path) -> None:
     write_records(read_records(folder), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(folder)

@@ -29,7 +29,7 @@ FIGURES = {
     f"{name}{suffix}"
     for name in (
         *("error_vs_flops", "error_vs_peak_activations"),
-        *("widths", "curves", "visits", "predictions"),
+        *("front_points", "widths", "curves", "visits", "predictions"),
     )
     for suffix in (".svg", ".png")
 }
@@ -129,10 +129,10 @@ def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path) -> None:
     assert label in capture.get().splitlines()
     assert written["table.md"].decode().splitlines()[2] == f"**{label}**"
     captions = [line for line in written["table.tex"].decode().splitlines() if "caption" in line]
-    assert len(captions) == 3
+    assert len(captions) == 4
     assert all(label in caption for caption in captions)
     drawn = {name: content.decode() for name, content in written.items() if name.endswith(".svg")}
-    assert len(drawn) == 6
+    assert len(drawn) == 7
     for name, text in drawn.items():
         comments = " ".join(part.partition("-->")[0].strip() for part in text.split("<!--"))
         assert label in comments, name

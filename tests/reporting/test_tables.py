@@ -154,7 +154,7 @@ def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it(
     uneven = {("a", 0): front(4.0), ("a", 1): front(4.5), ("b", 0): front(5.0)}
     both = experiment_tables(records_of(uneven), NONE, "a")
     titles = [table.title.partition(" ")[0] for table in other.tables]
-    assert titles == ["Test", "The", "Budget"]  # no difference without a common seed
+    assert titles == ["Test", "The", "Where", "Budget"]  # no difference without a common seed
     for tables in (other, both):
         assert [warning.split(":")[0] for warning in tables.warnings] == [
             "One seed",
@@ -336,3 +336,46 @@ def test_markdown_shows_any_text_as_it_is_in_one_line() -> None:
     (row,) = [[Cell("a", link="a b/table.md")]]
     linked = markdown_table(Table("", ("x",), (tuple(row),)))
     assert '<a href="a%20b/table.md">a</a>' in render(linked)
+
+
+@pytest.mark.parametrize(
+    ("choice", "note", "columns", "row"),
+    [
+        (
+            {"held_out_images": 5000, "search_images": 5000},
+            "on 5,000 held-out images, which no network has trained on.",
+            "| method | networks | training images | held-out images (chosen by) |",
+            "| pareco | 4 | – | 0.375 |",
+        ),
+        (
+            {"held_out_images": 0, "search_images": 300},
+            "on 300 of the training images: the networks have trained on them.",
+            "| method | networks | training images (chosen by) | held-out images |",
+            "| pareco | 4 | 0.375 | – |",
+        ),
+        (
+            {},
+            "On which images the search losses were measured was not recorded.",
+            "| method | networks | training images | held-out images |",
+            "| pareco | 4 | – | – |",
+        ),
+    ],
+)
+def test_tables_say_on_which_images_the_front_was_chosen(
+    records: Records, choice: dict[str, Any], note: str, columns: str, row: str
+) -> None:
+    """PareCO's losses are 0.4 and 0.2 with one seed, 0.6 and 0.3 with the other: 0.375."""
+    chosen = replace(records, experiment=replace(records.experiment, **choice))
+    tables = experiment_tables(chosen, NONE, "pareco")
+    assert note in " ".join(tables.notes)
+    assert rows_below(markdown(tables), columns)[0] == row
+    assert note in " ".join(shown(tables, 400).split())
+
+
+def test_the_loss_that_the_front_was_not_chosen_by_stands_beside(records: Records) -> None:
+    """The mean over seeds of the mean over a front: here 0.1 to 0.4, two networks for each seed."""
+    held_out = replace(records.experiment, held_out_images=300, search_images=300)
+    fronts = records.fronts.assign(training_loss=records.fronts["search_loss"] / 2)
+    tables = experiment_tables(replace(records, experiment=held_out, fronts=fronts), NONE, "pareco")
+    columns = "| method | networks | training images | held-out images (chosen by) |"
+    assert rows_below(markdown(tables), columns)[0] == "| pareco | 4 | 0.188 | 0.375 |"

@@ -114,7 +114,7 @@ def test_text_of_records_stays_text(small: Records) -> None:
     changed = replace(small, environment={"environments": [hostile]})
     text = reproduction(changed, "make replicate-digits")
     assert "on `'</code><script> # x`\n" in text
-    assert "`0123abc with changes`" in text
+    assert "`0123abc with uncommitted changes`" in text
 
 
 def test_a_report_reaches_the_server_or_a_file(small: Records, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from pareco.training.folder import (
     FORMAT,
     DamagedCheckpoint,
     RunState,
+    commit_of,
+    environment,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -290,3 +293,55 @@ def test_damaged_images_are_kept_and_an_earlier_versions_count_is_no_obstacle(
     state["progress"] |= {"damaged_images": 2, "trained": 1}
     save_checkpoint(begun.path / "checkpoints", 12, tensors, state)
     assert begun.load()[0] == RunState(trained=1)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Return what git says in a folder, as somebody who may commit."""
+    who = ("-c", "user.name=A", "-c", "user.email=a@b")
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def repository(folder: Path, package: str = "pareco") -> Path:
+    """Return a package in the folder, which a new repository there tracks."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").touch()
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder / package
+
+
+def test_the_commit_is_that_of_the_checkout_that_tracks_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = repository(tmp_path / "own"), repository(tmp_path / "other", "else")
+    monkeypatch.setenv("GIT_DIR", str(other.parent / ".git"))  # as in a hook of the other one
+    monkeypatch.chdir(other)
+    commit = git(own.parent, "--git-dir", str(own.parent / ".git"), "rev-parse", "HEAD")
+    assert commit_of(own) == (commit, False)
+    (own / "new.py").touch()
+    assert commit_of(own) == (commit, True)
+    (own / "new.py").unlink()
+    (own.parent / "results").mkdir()
+    (own.parent / "results" / "table.md").touch()
+    assert commit_of(own) == (commit, False)
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_package_inside_another_repository_has_no_commit(tmp_path: Path, tracked: bool) -> None:
+    repository(tmp_path, "else")
+    package = tmp_path / ".venv" / "lib" / "site-packages" / "pareco"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    if tracked:
+        git(tmp_path, "add", "-f", ".")
+        git(tmp_path, "commit", "-q", "-m", "the environment too")
+    assert commit_of(package) == (None, None)
+
+
+def test_a_package_in_no_repository_has_no_commit_but_a_version(tmp_path: Path) -> None:
+    assert commit_of(tmp_path / "pareco") == (None, None)
+    version = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    found = environment("abc", ALONE)["packages"]["pareco"]
+    assert f'\nversion = "{found}"\n' in version

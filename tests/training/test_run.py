@@ -1,5 +1,6 @@
 """Whole runs of a tiny experiment: identical pipelines, records, what is refused."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from pareco.data import load_data
+from pareco.processes import joined_processes
 from pareco.reporting.report import run_publication
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, execute_run
@@ -38,7 +42,7 @@ def test_every_method_goes_through_the_same_pipeline(whole: Runs) -> None:
     rates = metrics(whole("us_net"), "learning_rate")
     assert reference.passes == [4] * STEPS
     assert len(set(reference.batches)) == STEPS
-    assert len(reference.evaluated) == 2  # the search images and the test images
+    assert len(reference.evaluated) == 3  # search images, as many training images, test images
     for name in method_names():
         spy = whole(name).spy
         sets_of_weights = len(spy.batches) // STEPS
@@ -136,6 +140,20 @@ def test_batch_norm_and_biases_do_not_decay(
         assert decay[id(parameter)] == (0.3 if weights_of_layers else 0.0), name
 
 
+@pytest.mark.parametrize(
+    ("changes", "nesterov"),
+    [({}, True), ({"nesterov": False}, False), ({"momentum": 0.0}, False)],  # as before the field
+)
+def test_nesterov_is_a_field_that_is_on_unless_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], nesterov: bool
+) -> None:
+    trained: list[Trainer] = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer: trained.append(trainer))
+    experiment = replace(TINY, training=replace(TINY.training, **changes))
+    execute_run(experiment, method_named("us_net"), 0, tmp_path)
+    assert {group["nesterov"] for group in trained[0].optimizer.param_groups} == {nesterov}
+
+
 def test_a_diverging_run_names_the_step_and_the_widths(tmp_path: Path) -> None:
     hot = replace(TINY, training=replace(TINY.training, lr_per_256=1e20, warmup_epochs=0))
     with pytest.raises(NonFiniteLoss, match=r"at step \d+, at the widths .*lr_per_256"):
@@ -183,6 +201,55 @@ def test_the_search_sees_the_current_training_batch_or_held_out_images(
     execute_run(experiment, method_named("pareco"), 0, tmp_path)
     assert paper.searched
     assert paper.searched <= set(paper.batches)
+
+
+def split_losses(folder: Path) -> list[tuple[str, str, str]]:
+    with (folder / "front.csv").open(newline="") as file:
+        names = ("search_loss", "training_loss", "held_out_loss")
+        return [tuple(row[name] for name in names) for row in csv.DictReader(file)]  # type: ignore
+
+
+def test_a_front_chosen_on_held_out_images_has_its_losses_on_training_images_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These are known from the weights that were kept, measured again by torch alone."""
+    measured: list[tuple[torch.Tensor, int]] = []
+
+    class Spied(run_module.Evaluator):
+        def on(self, images: Any, widths: Any, *others: Any, **named: Any) -> Any:
+            measured.append((images.indices, len(widths)))
+            return super().on(images, widths, *others, **named)
+
+    monkeypatch.setattr(run_module, "Evaluator", Spied)
+    execute_run(TINY, method_named("us_net"), 0, tmp_path)
+    losses = split_losses(tmp_path)
+    assert all(search == held_out != training for search, training, held_out in losses)
+    data = load_data(TINY.data)
+    (some, count), (tested, _) = measured  # one pass for all networks
+    assert (len(some.unique()), count) == (100, len(losses))
+    assert set(some.tolist()) <= set(data.train.indices.tolist())
+    assert torch.equal(tested, data.test.indices)
+    net = run_module.initial_network(TINY, data, 0)
+    net.load_state_dict(load_file(tmp_path / "weights" / "0.safetensors"))
+    evaluator = run_module.Evaluator(
+        net, data.train, data.search, TINY.evaluation, 0, joined_processes("cpu")
+    )
+    widths = net.space.smallest
+    plain = net.extract(widths, evaluator.statistics(widths)).eval()
+    images, labels = replace(data.train, indices=some).normalized(torch.arange(100))
+    with torch.no_grad():
+        loss = float(torch.nn.functional.cross_entropy(plain(images), labels))
+    assert float(losses[0][1]) == pytest.approx(loss, abs=1e-5)  # written to 6 digits
+
+
+def test_a_front_chosen_on_training_images_has_no_other_loss(tmp_path: Path) -> None:
+    paper = replace(UNMODELLED, data=replace(TINY.data, search_split="batch"))
+    execute_run(paper, method_named("us_net"), 0, tmp_path)
+    assert all(
+        search == training and not held_out for search, training, held_out in split_losses(tmp_path)
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["held_out_images"], result["search_images"]) == (0, 100)
 
 
 def test_ten_golden_steps(whole: Runs) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pareco.reporting.figures.error_vs_cost import error_figure
+from pareco.reporting.figures.error_vs_cost import error_figure, points_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
 from pareco.reporting.figures.training_and_search import (
     curves_figure,
@@ -18,6 +18,7 @@ from pareco.reporting.records import AXES, COST_WORDS, LATENCY, ExperimentRecord
 __all__ = ["FIGURE_FILES", "SUFFIXES", "experiment_figures", "shown_costs", "write_figure"]
 
 _OTHERS: dict[str, Callable[[Records, str], Figure | None]] = {
+    "front_points": points_figure,
     "widths": widths_figure,
     "curves": curves_figure,
     "visits": visits_figure,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ _HOLLOW = "oD^v<>pP"
 PUBLISHED = ", published"
 _COLUMNS = 78
 _APART = 0.06
+_PANELS_IN_A_ROW = 3
 
 
 def joined_errors(front: pd.DataFrame, cost: str, costs: np.ndarray | None = None) -> pd.DataFrame:
@@ -187,3 +189,48 @@ def _caption(records: Records, cost: str, looks: Sequence[MethodLook], *, hollow
     if cost == LATENCY:
         text += ". Latencies that differ by a few percent may be noise"
     return fill(f"{text}.", _COLUMNS)
+
+
+def points_figure(records: Records, focus: str) -> Figure:
+    """Test top-1 error (%) over the experiment's own cost (% of the full network's), all points.
+
+    A panel for each method with every network on its fronts, whatever a budget would select: the
+    form of the paper's figures. A line joins those of each seed, by ascending cost. The points of
+    the first method stand behind those of every other, in grey.
+    """
+    experiment = records.experiment
+    full = experiment.full_cost
+    fronts = records.fronts.assign(percent=100 * records.fronts[experiment.cost] / full)
+    rows = {str(method): own.sort_values("percent") for method, own in fronts.groupby("method")}
+    looks = method_looks(records, focus)
+    columns = min(len(looks), _PANELS_IN_A_ROW)
+    lines = -(-len(looks) // columns)
+    first = next(iter(looks))
+    with styled():
+        figure = Figure(figsize=(1.4 + 2.2 * columns, 1.5 + 2.1 * lines))
+        shape: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": True}
+        panels = list(figure.subplots(lines, columns, **shape).flat)
+        for axes in panels[len(looks) :]:
+            axes.remove()
+        for axes in panels[len(looks) - columns : len(looks)]:  # the lowest of each column
+            axes.tick_params(labelbottom=True)
+        for axes, (method, look) in zip(panels, looks.items(), strict=False):
+            if method != first:
+                behind = rows[first]
+                grey = {"color": "0.8", "linewidths": 0, "marker": looks[first].marker, "zorder": 1}
+                axes.scatter(behind["percent"], behind["test_top1_error"], 9, **grey)
+            for _, own in rows[method].groupby("seed"):
+                point = {"marker": look.marker, "markersize": 3.2, "markeredgewidth": 0}
+                line = look.line | {"linewidth": 0.8, "alpha": 0.75, "zorder": 2}
+                axes.plot(own["percent"], own["test_top1_error"], **line, **point)
+            axes.set_title(f"{look.legend}: {len(rows[method])} networks", fontsize="small")
+        figure.supxlabel(
+            f"{experiment.words.axis} (% of the full network's {experiment.words.amount(full)})",
+            fontsize="medium",
+        )
+        figure.supylabel("Test top-1 error (%)", fontsize="medium")
+        text = "every network on the fronts of search loss and cost, none chosen by a budget"
+        several = "; a line for each seed" if fronts["seed"].nunique() > 1 else ""
+        behind = f"; grey: {looks[first].label}" if len(looks) > 1 else ""
+        entitle(figure, records, f"{text}{several}{behind}")
+    return figure

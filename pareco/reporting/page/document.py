@@ -28,6 +28,7 @@ _SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*\n?", re.MULTILINE)
 _UNQUOTED = " /:;=,()"
 _FIRST_FIGURE = COST_WORDS["macs"].figure
 _CAPTIONS = {words.figure: f"Error against {words.name}" for words in COST_WORDS.values()} | {
+    "front_points": "Every network of the fronts, none chosen by a budget",
     "widths": "Channels of each group along the front",
     "curves": "Training losses of the largest and the smallest network",
     "visits": "Cost of the widths that the search visited",

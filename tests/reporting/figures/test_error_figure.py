@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pareco.config import COSTS
-from pareco.reporting.figures.error_vs_cost import error_figure, joined_errors
+from pareco.reporting.figures.error_vs_cost import error_figure, joined_errors, points_figure
 from pareco.reporting.records import LATENCY, Records
 from tests.reporting.pages import NONE
 
@@ -219,3 +219,30 @@ def test_the_caption_says_what_one_image_is_worth(
     caption = legend(error_figure(known, NONE, "pareco"))[1]
     assert said in caption
     assert ("image" in caption) is bool(said)
+
+
+def test_all_points_of_the_fronts_are_drawn_whatever_a_budget_selects(records: Records) -> None:
+    """A panel for each method, a line for each seed, as many points as the records have rows."""
+    figure = points_figure(records, "pareco")
+    headings = [f"{name} (2 seeds): 20 networks" for name in ("pareco", "random", "uniform")]
+    assert [axes.get_title("left") for axes in figure.axes] == headings
+    for axes, method in zip(figure.axes, ("pareco", "random", "uniform"), strict=True):
+        own = records.fronts[records.fronts["method"] == method]
+        points = np.concatenate([np.asarray(line.get_xydata()) for line in axes.lines])
+        percents = 100 * own["macs"] / records.experiment.full_costs["macs"]
+        expected = np.column_stack([percents, own["test_top1_error"]])
+        assert sorted(points.tolist()) == sorted(expected.tolist())
+        assert len(axes.lines) == 2
+        assert all((np.diff(np.asarray(line.get_xdata())) >= 0).all() for line in axes.lines)
+        behind = [len(places(each)) for each in drawn(axes, PathCollection)]
+        assert behind == ([] if method == "pareco" else [20])
+    assert "none chosen by a budget" in " ".join(figure.get_suptitle().split())
+
+
+def test_the_lowest_panel_of_each_column_has_numbers_at_its_axis(records: Records) -> None:
+    """Of five methods in rows of three the third's panel has none below it."""
+    extra = dict.fromkeys(("a", "b"), records.fronts[records.fronts["method"] == "random"])
+    fronts = [records.fronts, *(rows.assign(method=name) for name, rows in extra.items())]
+    figure = points_figure(replace(records, fronts=pd.concat(fronts)), "pareco")
+    numbered = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
+    assert numbered == [False, False, True, True, True]

@@ -11,7 +11,7 @@ from pareco.reporting.figures.style import method_looks
 from pareco.reporting.records import Records
 from tests.reporting.pages import NONE, without_latency
 
-OTHERS = ["widths", "curves", "visits", "predictions"]
+OTHERS = ["front_points", "widths", "curves", "visits", "predictions"]
 
 
 def test_the_own_cost_comes_first_and_what_was_not_recorded_is_left_out(records: Records) -> None:
@@ -25,7 +25,12 @@ def test_the_own_cost_comes_first_and_what_was_not_recorded_is_left_out(records:
     drawn = experiment_figures(by_params, NONE, "pareco")
     assert list(drawn) == ["error_vs_params", *plots, *OTHERS]
     few = replace(plain, curves=records.curves.iloc[:0], visits=records.visits.iloc[:4])
-    assert list(experiment_figures(few, NONE, "pareco")) == [*plots, "widths", "visits"]
+    assert list(experiment_figures(few, NONE, "pareco")) == [
+        *plots,
+        "front_points",
+        "widths",
+        "visits",
+    ]
 
 
 def test_settings_of_matplotlib_neither_leak_nor_matter(records: Records, tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_all_figures_say_data_and_a_scale_that_is_not_published(
 ) -> None:
     scaled = replace(records, experiment=replace(records.experiment, scale=scale))
     figures = experiment_figures(scaled, NONE, "pareco")
-    assert len(figures) == 7
+    assert len(figures) == 8
     for name, figure in figures.items():
         text = " ".join(figure.get_suptitle().splitlines())
         assert "digits: resnet8 on cifar10, 32 x 32 pixels" in text, name
