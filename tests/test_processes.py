@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pareco.processes import Processes, Share
-from pareco.slimmable.layers import SlicedBatchNorm2d
+from pareco.slimmable.layers import SlicedBatchNorm
 from tests.two_processes import observed_run
 
 LAUNCHERS = {
@@ -146,7 +146,7 @@ def test_batch_norm_over_parts_is_that_of_the_joined_batch() -> None:
     plain = nn.BatchNorm2d(5)
     nn.init.normal_(plain.weight, 1, 0.3, generator)
     nn.init.normal_(plain.bias, 0, 0.3, generator)
-    sliced = SlicedBatchNorm2d(nn.BatchNorm2d(5))
+    sliced = SlicedBatchNorm(nn.BatchNorm2d(5))
     sliced.load_state_dict(plain.state_dict())
     sliced.parts = lambda values: values[None]  # one part: the whole batch
     inputs = [images.clone().requires_grad_() for _ in range(2)]
@@ -165,7 +165,7 @@ def test_parts_are_merged_without_cancellation() -> None:
     images = 1000 + torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     images[4:] += 0.5
     other = torch.stack(torch.var_mean(images[4:], (0, 2, 3), correction=0)[::-1])
-    sliced = SlicedBatchNorm2d(nn.BatchNorm2d(1, momentum=1.0))
+    sliced = SlicedBatchNorm(nn.BatchNorm2d(1, momentum=1.0))
     sliced.parts = lambda own: torch.stack([own, other])
     plain = nn.BatchNorm2d(1, momentum=1.0).double()
     expected = plain(images.double())[:4].float()

@@ -116,9 +116,10 @@ class SlicedLinear(SlicedLayer, nn.Linear):
         return _filled(layer, self.training, weight=weight, bias=bias)
 
 
-class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
+class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
     """Batch norm (plain, or timm's with dropout and activation) over a prefix of its channels.
 
+    It normalizes what has its channels at dimension 1: images, sequences or vectors.
     The running statistics are those of the full network: training a sub-network normalizes by the
     batch and leaves them alone, in its full-width layers too. Other sub-networks get theirs by
     calibration: `supplied` replaces the running statistics, `collecting` averages those of the
@@ -127,7 +128,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
     its parts in all processes (torch's SyncBatchNorm works on GPUs alone).
     """
 
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
+    def __init__(self, layer: nn.modules.batchnorm._BatchNorm) -> None:
         self.take_over(layer, layer.num_features, layer.num_features)
         self.plain_type = type(layer)
         self.in_full_network = True
@@ -144,7 +145,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
             self.register_parameter(f"{kind}_{switch}", private)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalized `n x used_outputs x h x w` activations."""
+        """Return the normalized `n x used_outputs (x h x w)` activations."""
         output = self._normalized(input)
         if issubclass(self.plain_type, BatchNormAct2d):
             output = self.act(self.drop(output))  # type: ignore[operator]
@@ -183,9 +184,11 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         (1983): means of squares, which could be sent as well, would cancel.
         """
         values = input.float()
-        own_mean = values.mean((0, 2, 3))
-        centred = values - own_mean[:, None, None]
-        own_variance = centred.square().mean((0, 2, 3))
+        others = [dimension for dimension in range(values.dim()) if dimension != 1]
+        along_channels = [-1, *[1] * (values.dim() - 2)]
+        own_mean = values.mean(others)
+        centred = values - own_mean.view(along_channels)
+        own_variance = centred.square().mean(others)
         means, variances = parts(torch.stack([own_mean, own_variance])).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
@@ -198,7 +201,8 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         scale = scale if weight is None else scale * weight
         shift = (own_mean - mean) * scale
         shift = shift if bias is None else shift + bias
-        return (centred * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+        normalized = centred * scale.view(along_channels) + shift.view(along_channels)
+        return normalized.to(input.dtype)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         if self.switch is not None:
@@ -266,8 +270,8 @@ def sliced(layer: nn.Module, name: str) -> SlicedLayer:
         form: SlicedLayer = SlicedConv2d(layer)
     elif isinstance(layer, nn.Linear):
         form = SlicedLinear(layer)
-    elif isinstance(layer, nn.BatchNorm2d):
-        form = SlicedBatchNorm2d(layer)
+    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        form = SlicedBatchNorm(layer)
     else:
         assert isinstance(layer, SlicedLayer)
         form = layer

@@ -15,11 +15,11 @@ from pareco.cost import CostModel, Trace
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
-    SlicedBatchNorm2d,
+    SlicedBatchNorm,
     SlicedLayer,
     sliced,
 )
-from pareco.slimmable.rules import TracingError
+from pareco.slimmable.nodes import TracingError
 from pareco.slimmable.tracing import trace
 from pareco.widths import Widths, WidthSpace
 
@@ -112,9 +112,9 @@ class SlimmableNet(nn.Module):
         finally:
             self.set_widths(*before)
 
-    def norms(self) -> list[SlicedBatchNorm2d]:
+    def norms(self) -> list[SlicedBatchNorm]:
         """Return the batch-norm layers, in the order of the network."""
-        return [layer for layer in self._layers.values() if isinstance(layer, SlicedBatchNorm2d)]
+        return [layer for layer in self._layers.values() if isinstance(layer, SlicedBatchNorm)]
 
     def share_batches(self, parts: BatchParts | None) -> None:
         """Take the batch statistics of batch norm over these parts; None: over each batch alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,22 +10,35 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropBlock2d, DropPath
+from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.cost import FeatureCount, Trace
 from pareco.slimmable.layers import ChannelPad
-from pareco.slimmable.rules import (
-    Propagation,
+from pareco.slimmable.nodes import (
     TracingError,
-    Variable,
     argument,
     positions_of,
     refuse,
     shape_of,
+    source_of,
 )
+from pareco.slimmable.rules import Propagation, Variable
 from pareco.widths import ChannelGroup
 
-_LEAVES = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, DropBlock2d, DropPath)
+_LEAVES = (
+    *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm),
+    *(DropBlock2d, DropPath, StochasticDepth),
+)
+_DROPOUTS = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
 
@@ -41,11 +55,24 @@ class _Tracer(fx.Tracer):
         return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(m, ConvMlp):
+            forward = functools.partial(_conv_mlp, m)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
             self.failed_in = self.failed_in or self.path_of_module(m)
             raise
+
+
+def _conv_mlp(head: ConvMlp, x: Any) -> Any:
+    """Return the output of timm's VGG head without its branch for images that are too small.
+
+    Adaptive pooling to the size that the features have leaves them as they are.
+    """
+    least = head.input_kernel_size
+    sizes = torch.sym_max(x.shape[-2], least), torch.sym_max(x.shape[-1], least)
+    x = head.drop(head.act1(head.fc1(F.adaptive_avg_pool2d(x, sizes))))
+    return head.act2(head.fc2(x))
 
 
 class _Shapes(fx.Interpreter):
@@ -75,13 +102,14 @@ def trace(
     shapes = _Shapes(graph_module)
     try:
         with torch.no_grad():
-            shapes.run(example_input)
+            shapes.run(_several(example_input))
     except Exception as error:
         problem = str(error).partition("\n")[0]
         refuse(shapes.current, f"it does not run on the example input: {problem}", _INPUT_ADVICE)
     propagation = Propagation(dict(graph_module.named_modules()))
     for node in graph_module.graph.nodes:
         propagation.visit(node)
+    graph_module.recompile()
     _fix_kept(propagation, slim_head)
     found = Trace(
         groups=_groups(propagation),
@@ -89,6 +117,11 @@ def trace(
         live=_live(graph_module.graph, propagation),
     )
     return graph_module, found
+
+
+def _several(images: Tensor) -> Tensor:
+    """Return the images, one of them twice: a batch of one must not be taken for a single thing."""
+    return images.repeat(2, *[1] * (images.dim() - 1)) if images.shape[:1] == (1,) else images
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -111,8 +144,12 @@ def _modularize(graph_module: fx.GraphModule) -> None:
     for node in list(graph_module.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target is F.dropout:
-            _replace(graph_module, node, nn.Dropout(float(argument(node, 1, "p", 0.5))))
+        if node.target in _DROPOUTS:
+            dropout = _DROPOUTS[node.target](float(argument(node, 1, "p", 0.5)))
+            _replace(graph_module, node, dropout)
+        elif node.target is stochastic_depth:
+            rate, mode = argument(node, 1, "p"), argument(node, 2, "mode")
+            _replace(graph_module, node, StochasticDepth(rate, mode))
         elif node.target is F.pad:
             padding = tuple(argument(node, 1, "pad"))
             if len(padding) == 6 and any(padding[4:]):
@@ -144,6 +181,7 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
     for node, kind in kinds.items():
         if kind in ("convolution", "linear", "pad"):
             consumers.setdefault(propagation.input_of(node).variable.root, []).append(node)
+    squeezes = _squeezes(propagation)
     classifiers = {node for node in kinds if tags[node].variable.root.fixed}
     for node, kind in kinds.items():
         if kind not in ("convolution", "linear"):
@@ -152,10 +190,23 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
         users = consumers.get(variable, [])
         only_classifies = bool(users) and classifiers.issuperset(users)
         head = only_classifies and propagation.kernel_of(node) == 1 and variable.producers == 1
-        if (head and not slim_head) or (variable.pooled_only and not head):
+        if (head and not slim_head) or variable in squeezes:
             variable.fixed = True
     for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
         wide.root.fixed |= narrow.root.fixed
+
+
+def _squeezes(propagation: Propagation) -> set[Variable]:
+    """Return the channels of squeeze bottlenecks: all that puts them out works towards a gate."""
+    produced: dict[Variable, list[fx.Node]] = {}
+    for node, kind in propagation.kinds.items():
+        if kind in ("convolution", "linear"):
+            produced.setdefault(propagation.tags[node].variable.root, []).append(node)
+    return {
+        variable
+        for variable, nodes in produced.items()
+        if propagation.gating.issuperset([*nodes, *map(source_of, nodes)])
+    }
 
 
 def _groups(propagation: Propagation) -> tuple[ChannelGroup, ...]:
