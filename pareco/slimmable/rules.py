@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import AvgPool2dSame, BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath
+from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
-from timm.layers.pool2d_same import MaxPool2dSame
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
 
-from pareco.cost import FeatureCount, Kind, Site
+from pareco.cost import Kind, Site
+from pareco.slimmable.channels import Tag, Variable
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
     argument,
@@ -32,95 +31,17 @@ from pareco.slimmable.nodes import (
     spatial_dimensions,
     written_sizes,
 )
-
-
-class Variable:
-    """An unknown channel count, unified with others that must agree (union-find).
-
-    `size` is the count at full width, `positions` the most that it is put out at (0 for vectors and
-    globally pooled features), `producers` how many calls of convolutions and linear layers put it
-    out, `group` the index of its channel group once these are numbered (None: its channels are
-    fixed).
-    """
-
-    def __init__(self, size: int, positions: int = 0, *, fixed: bool = False) -> None:
-        self.size = size
-        self.positions = positions
-        self.fixed = fixed
-        self.producers = 0
-        self.group: int | None = None
-        self._parent: Variable | None = None
-
-    @property
-    def root(self) -> Variable:
-        """The variable that stands for all those unified with this one."""
-        node = self
-        while node._parent is not None:
-            node = node._parent
-        return node
-
-    def unify(self, other: Variable) -> None:
-        """Make the two variables, which must have one size, one."""
-        first, second = self.root, other.root
-        if first is second:
-            return
-        second._parent = first
-        first.fixed |= second.fixed
-        first.producers += second.producers
-        first.positions = max(first.positions, second.positions)
-
-
-@dataclass(frozen=True)
-class Tag:
-    """The channels of a tensor, its dimension 1: their variable, and the features per channel.
-
-    `factor` is more than 1 where a flatten put positions beside channels. `pooled` tells that the
-    tensor has passed a pooling that is global at every image size.
-    """
-
-    variable: Variable
-    factor: int = 1
-    pooled: bool = False
-
-    def count(self, positions: int = 1) -> FeatureCount:
-        """Return the features at so many positions, once the channel groups are numbered."""
-        variable = self.variable.root
-        channels = variable.size if variable.group is None else 1
-        return FeatureCount(variable.group, positions * self.factor * channels)
-
-
-_NOTHING_IN_INFERENCE = (
-    *(nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d, StochasticDepth),
+from pareco.slimmable.operations import (
+    ADAPTIVE_POOLS,
+    ELEMENTWISE_FUNCTIONS,
+    NOT_ELEMENTWISE,
+    NOTHING_IN_INFERENCE,
+    POOLS,
+    REDUCTIONS,
+    SOFTMAX,
+    SPATIAL,
 )
-_SPATIAL = (
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
-    *(MaxPool2dSame, AvgPool2dSame, nn.ZeroPad2d, nn.ConstantPad2d),
-    *(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
-)
-_POOLS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d)
-_ADAPTIVE_POOLS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
-_REDUCTIONS = (*(torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"),)
-_NOT_ELEMENTWISE = (
-    *(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU),
-    nn.MultiheadAttention,
-)
-_SOFTMAX = (
-    *(F.softmax, F.log_softmax, F.softmin, torch.softmax, torch.log_softmax),
-    *("softmax", "log_softmax"),
-)
-_ELEMENTWISE_FUNCTIONS = (
-    *(F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid, F.gelu, F.leaky_relu),
-    *(F.elu, F.mish, F.hardtanh, F.softplus, F.tanh, F.selu, F.celu, F.softsign, F.logsigmoid),
-    *(torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.abs, torch.neg, torch.exp),
-    *(torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.clamp, torch.clip, torch.clone),
-    *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "abs", "neg", "exp", "sqrt"),
-    *("rsqrt", "square", "pow", "clamp", "clamp_", "clip", "clip_"),
-    *("contiguous", "clone", "float"),
-    *(operator.add, operator.iadd, operator.mul, operator.imul, operator.sub, operator.isub),
-    *(operator.truediv, operator.itruediv, operator.neg, operator.pow),
-    *(torch.add, torch.mul, torch.sub, torch.div, torch.maximum, torch.minimum),
-    *("add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_", "maximum", "minimum"),
-)
+
 _CONCATENATION_ADVICE = (
     "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
     "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
@@ -134,7 +55,7 @@ def elementwise_module(module: nn.Module) -> bool:
         return module.num_parameters == 1
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
-    return active and not isinstance(module, _NOT_ELEMENTWISE)
+    return active and not isinstance(module, NOT_ELEMENTWISE)
 
 
 def _is_one(output_size: Any) -> bool:
@@ -235,11 +156,11 @@ class Propagation:
             self._flatten(node, module.start_dim, module.end_dim)
         elif isinstance(module, ChannelPad):
             self._channel_pad(node)
-        elif isinstance(module, _SPATIAL):
+        elif isinstance(module, SPATIAL):
             self._spatial(node, everywhere=_is_one(getattr(module, "output_size", None)))
         elif isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)):
             self._softmax(node, module.dim)
-        elif isinstance(module, _NOTHING_IN_INFERENCE):
+        elif isinstance(module, NOTHING_IN_INFERENCE):
             self._view(node, self.input_of(node))
         elif elementwise_module(module):
             self._elementwise(node)
@@ -250,12 +171,12 @@ class Propagation:
         target: Any = node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         rules: tuple[tuple[tuple[Any, ...], Callable[[fx.Node], None]], ...] = (
-            (_ELEMENTWISE_FUNCTIONS, self._elementwise),
+            (ELEMENTWISE_FUNCTIONS, self._elementwise),
             ((F.pad, F.interpolate), self._spatial),
-            (_POOLS, self._pool),
-            (_ADAPTIVE_POOLS, self._adaptive_pool),
-            (_REDUCTIONS, self._reduction),
-            (_SOFTMAX, self._softmax_call),
+            (POOLS, self._pool),
+            (ADAPTIVE_POOLS, self._adaptive_pool),
+            (REDUCTIONS, self._reduction),
+            (SOFTMAX, self._softmax_call),
             ((torch.flatten, "flatten"), self._flatten_call),
             ((torch.reshape, "view", "reshape"), self._reshape),
             (("expand",), self._expand),

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.cost import FeatureCount, Trace
+from pareco.slimmable.channels import Variable
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
     TracingError,
@@ -24,7 +25,7 @@ from pareco.slimmable.nodes import (
     shape_of,
     source_of,
 )
-from pareco.slimmable.rules import Propagation, Variable
+from pareco.slimmable.rules import Propagation
 from pareco.widths import ChannelGroup
 
 _LEAVES = (
@@ -64,7 +65,7 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _conv_mlp(head: ConvMlp, x: Any) -> Any:
+def _conv_mlp(head: Any, x: Any) -> Any:
     """Return the output of timm's VGG head without its branch for images that are too small.
 
     Adaptive pooling to the size that the features have leaves them as they are.
@@ -100,13 +101,15 @@ def trace(
     graph_module = _traced(model.eval())
     _modularize(graph_module)
     shapes = _Shapes(graph_module)
+    propagation = Propagation(dict(graph_module.named_modules()))
     try:
         with torch.no_grad():
             shapes.run(_several(example_input))
     except Exception as error:
+        for node in _run_before(shapes.current):
+            propagation.visit(node)  # one of them may be the cause, and is refused then
         problem = str(error).partition("\n")[0]
         refuse(shapes.current, f"it does not run on the example input: {problem}", _INPUT_ADVICE)
-    propagation = Propagation(dict(graph_module.named_modules()))
     for node in graph_module.graph.nodes:
         propagation.visit(node)
     graph_module.recompile()
@@ -117,6 +120,14 @@ def trace(
         live=_live(graph_module.graph, propagation),
     )
     return graph_module, found
+
+
+def _run_before(failed: fx.Node) -> Iterator[fx.Node]:
+    for node in failed.graph.nodes:
+        if node is failed:
+            return
+        if node.op != "placeholder" or shape_of(node):
+            yield node
 
 
 def _several(images: Tensor) -> Tensor:
