@@ -41,6 +41,7 @@ _DROPOUTS = {
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
+_BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -1)"
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
 
 
@@ -48,7 +49,7 @@ class _Tracer(fx.Tracer):
     """Keeps whole what has a slicing rule of its own; remembers where tracing stopped."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=(stochastic_depth,))
         self.failed_in: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -109,6 +110,8 @@ def trace(
         for node in _run_before(shapes.current):
             propagation.visit(node)  # one of them may be the cause, and is refused then
         problem = str(error).partition("\n")[0]
+        if len(example_input) == 1 and _runs(graph_module, example_input):
+            refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
         refuse(shapes.current, f"it does not run on the example input: {problem}", _INPUT_ADVICE)
     for node in graph_module.graph.nodes:
         propagation.visit(node)
@@ -120,6 +123,15 @@ def trace(
         live=_live(graph_module.graph, propagation),
     )
     return graph_module, found
+
+
+def _runs(model: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            model(images)
+    except Exception:
+        return False
+    return True
 
 
 def _run_before(failed: fx.Node) -> Iterator[fx.Node]:
