@@ -139,14 +139,16 @@ def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -
     assert "RuntimeError: this process dies" in (two / "died.txt").read_text()  # of rank 1
 
 
-def test_batch_norm_over_parts_is_that_of_the_joined_batch() -> None:
+@pytest.mark.parametrize("positions", [(4, 4), (6,), ()])
+def test_batch_norm_over_parts_is_that_of_the_joined_batch(positions: tuple[int, ...]) -> None:
     """Against torch's own batch norm on the whole batch; two equal halves stand for two parts."""
     generator = torch.Generator().manual_seed(0)
-    images = 3 + 2 * torch.randn(8, 5, 4, 4, generator=generator)
-    plain = nn.BatchNorm2d(5)
+    images = 3 + 2 * torch.randn(8, 5, *positions, generator=generator)
+    kind = nn.BatchNorm2d if len(positions) == 2 else nn.BatchNorm1d
+    plain = kind(5)
     nn.init.normal_(plain.weight, 1, 0.3, generator)
     nn.init.normal_(plain.bias, 0, 0.3, generator)
-    sliced = SlicedBatchNorm(nn.BatchNorm2d(5))
+    sliced = SlicedBatchNorm(kind(5))
     sliced.load_state_dict(plain.state_dict())
     sliced.parts = lambda values: values[None]  # one part: the whole batch
     inputs = [images.clone().requires_grad_() for _ in range(2)]

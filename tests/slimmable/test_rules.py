@@ -1,7 +1,9 @@
 """Each operation that a network may use gives the right answer at every width, or is refused."""
 
 import copy
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
 
-Body = Callable[[nn.Module, Tensor], Tensor]
+Body = Callable[[Any, Any], Any]
 
 
 class Net(nn.Module):
@@ -108,7 +110,7 @@ def assert_right(model: nn.Module, size: int = 8, images: int = 1) -> SlimmableN
         lambda x: x.mean(axis=(2, 3)),
     ],
 )
-def test_pooled_and_flattened(flattened: Callable[[Tensor], Tensor]) -> None:
+def test_pooled_and_flattened(flattened: Callable[[Any], Any]) -> None:
     assert_right(Net(lambda m, x: m.fc(flattened(x))))
 
 
@@ -125,7 +127,7 @@ def test_pooled_and_flattened(flattened: Callable[[Tensor], Tensor]) -> None:
         lambda x: x.flatten(1).view(x.size(0), 8, 4, 4).relu().flatten(1),
     ],
 )
-def test_positions_beside_channels(flattened: Callable[[Tensor], Tensor]) -> None:
+def test_positions_beside_channels(flattened: Callable[[Any], Any]) -> None:
     model = Net(lambda m, x: m.fc(flattened(F.max_pool2d(x, 2))), fc=nn.Linear(128, 4))
     assert assert_right(model).space.maxima == (8, 8)
 
@@ -139,7 +141,7 @@ def test_positions_beside_channels(flattened: Callable[[Tensor], Tensor]) -> Non
         lambda m, x: x * m.gate(x.mean((2, 3))).reshape(x.shape[0], 8, 1, 1).expand(x.size()),
         lambda m, x: x * m.gate(x.mean((2, 3)))[:, :, None, None].expand(-1, -1, 8, 8),
         lambda m, x: x * m.gate(x.mean((2, 3)))[..., None, None].expand(x.shape),
-        lambda m, x: x.mul(m.gate(x.mean((2, 3))).view(x.shape[:2] + (1, 1))),
+        lambda m, x: x.mul(m.gate(x.mean((2, 3))).view(operator.add(x.shape[:2], (1, 1)))),
         lambda m, x: x * m.gate(x.mean((2, 3))).unsqueeze(-1).unsqueeze(-1),
         lambda m, x: x * m.gate(x.mean(2).mean(2)).unsqueeze(2).unsqueeze(3),
         lambda m, x: x * torch.unsqueeze(m.gate(x.mean((2, 3))), dim=2)[:, :, :, None],
@@ -170,7 +172,7 @@ def test_squeeze_and_excitation(gated: Body) -> None:
 def test_a_gate_without_batch_or_size() -> None:
     """At 1 x 1, where everything is as small as what is pooled, the groups are the same."""
 
-    def gated(model: nn.Module, x: Tensor) -> Tensor:
+    def gated(model: Any, x: Tensor) -> Tensor:
         factors = model.gate(x.mean((2, 3))).view(x.size(0), x.size(1), 1, 1)
         return model.fc((x * factors).mean((2, 3)))
 
@@ -208,7 +210,7 @@ def test_a_gate_without_batch_or_size() -> None:
         lambda x: x.expand(-1, -1, -1, -1) + x.expand_as(x),
     ],
 )
-def test_functions_of_features(function: Callable[[Tensor], Tensor]) -> None:
+def test_functions_of_features(function: Callable[[Any], Any]) -> None:
     assert_right(Net(lambda m, x: m.fc(function(x).mean((2, 3)))))
 
 
@@ -216,7 +218,7 @@ def test_modules_called_by_name() -> None:
     modules = {"act": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
     modules |= {"norm": nn.BatchNorm2d(8), "conv": nn.Conv2d(8, 8, 1), "drop": nn.Dropout()}
 
-    def body(model: nn.Module, x: Tensor) -> Tensor:
+    def body(model: Any, x: Tensor) -> Tensor:
         x = model.act(input=model.norm(input=model.conv(input=x)))
         return model.fc(input=model.drop(input=model.flat(input=model.pool(input=x))))
 
@@ -237,7 +239,7 @@ def test_modules_called_by_name() -> None:
         nn.Softmax(dim=-1),
     ],
 )
-def test_a_softmax_over_classes(last: Callable[[Tensor], Tensor]) -> None:
+def test_a_softmax_over_classes(last: Callable[[Any], Any]) -> None:
     if isinstance(last, nn.Module):
         assert_right(Net(lambda m, x: m.last(m.fc(x.mean((2, 3)))), last=last))
     else:
@@ -274,7 +276,7 @@ def test_dropout_of_sequences() -> None:
 
 @pytest.mark.parametrize("mode", ["row", "batch"])
 def test_stochastic_depth(mode: str) -> None:
-    def body(model: nn.Module, x: Tensor) -> Tensor:
+    def body(model: Any, x: Tensor) -> Tensor:
         return model.fc((x + model.depth(x.relu())).mean((2, 3)))
 
     assert_trains_alike(Net(body, depth=StochasticDepth(0.5, mode)))
