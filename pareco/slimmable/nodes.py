@@ -69,23 +69,28 @@ def measured_by(size: Any) -> set[int]:
         return set()
     if size.target in _ARITHMETIC:
         return set().union(*(measured_by(part) for part in size.args))
-    tensor, dimension = None, None
-    if size.target == "size":
-        tensor, dimension = source_of(size), argument(size, 1, "dim")
-    elif size.target is operator.getitem:
-        tensor, dimension = _measured_tensor(size.args[0]), size.args[1]
-    rank = len(shape_of(tensor)) if isinstance(tensor, fx.Node) else 0
-    return {dimension % rank} if rank and isinstance(dimension, int) else {0, 1}
+    if size.target == "size" and isinstance(argument(size, 1, "dim"), int):
+        rank = len(shape_of(source_of(size)))
+        return {argument(size, 1, "dim") % rank} if rank else {0, 1}
+    if size.target is operator.getitem and isinstance(size.args[1], int):
+        _, dimensions = _measured(size.args[0])
+        return {dimensions[size.args[1]]} if dimensions else {0, 1}
+    return {0, 1}
 
 
-def _measured_tensor(sizes: Any) -> fx.Node | None:
-    """Return the tensor of `tensor.shape` or `tensor.size()`, if that is what the sizes are."""
-    if not isinstance(sizes, fx.Node) or len(sizes.args) + len(sizes.kwargs) == 0:
-        return None
+def _measured(sizes: Any) -> tuple[Any, Sequence[int]]:
+    """Return of which tensor and dimensions the sizes are, if they are those of one; else none."""
+    if not isinstance(sizes, fx.Node):
+        return None, ()
+    if sizes.target is operator.getitem and isinstance(sizes.args[1], slice):
+        tensor, dimensions = _measured(sizes.args[0])
+        numbers = not any(isinstance(bound, fx.Node) for bound in _bounds(sizes.args[1]))
+        return tensor, dimensions[sizes.args[1]] if numbers else ()
     whole = sizes.target == "size" and argument(sizes, 1, "dim") is None
     shape = sizes.target is getattr and sizes.args[1] == "shape"
-    source = sizes.args[0]
-    return source if (whole or shape) and isinstance(source, fx.Node) else None
+    if not (whole or shape):
+        return None, ()
+    return source_of(sizes), range(len(shape_of(source_of(sizes))))
 
 
 def written_sizes(node: fx.Node, name: str) -> list[Any]:
@@ -100,19 +105,12 @@ def written_sizes(node: fx.Node, name: str) -> list[Any]:
 def _written(node: fx.Node, sizes: Any) -> list[Any]:
     if isinstance(sizes, (tuple, list)):
         return list(sizes)
-    tensor = _measured_tensor(sizes)
-    if tensor is not None:
+    tensor, dimensions = _measured(sizes)
+    if dimensions:
         with node.graph.inserting_before(node):
-            return [
-                node.graph.call_method("size", (tensor, dimension))
-                for dimension in range(len(shape_of(tensor)))
-            ]
+            return [node.graph.call_method("size", (tensor, each)) for each in dimensions]
     if isinstance(sizes, fx.Node) and sizes.target is operator.add:
         return _written(node, sizes.args[0]) + _written(node, sizes.args[1])
-    if isinstance(sizes, fx.Node) and sizes.target is operator.getitem:
-        part = sizes.args[1]
-        if isinstance(part, slice) and not any(isinstance(b, fx.Node) for b in _bounds(part)):
-            return _written(node, sizes.args[0])[part]
     return refuse(node, "its sizes are not written out", _RESHAPE_ADVICE)
 
 
@@ -169,7 +167,8 @@ def expanded_sizes(node: fx.Node, source: fx.Node, sizes: list[Any]) -> list[Any
 def spatial_dimensions(node: fx.Node, dimensions: Any, rank: int) -> tuple[int, ...]:
     """Return dimensions as numbers from 2 on; others, among `rank` of them, are refused."""
     listed = dimensions if isinstance(dimensions, (tuple, list)) else (dimensions,)
-    if not all(isinstance(dimension, int) and dimension % rank > 1 for dimension in listed):
+    spatial = [isinstance(dimension, int) and dimension % rank > 1 for dimension in listed]
+    if not spatial or not all(spatial):
         refuse(node, "it must keep the batch and channel dimensions")
     return tuple(dimension % rank for dimension in listed)
 

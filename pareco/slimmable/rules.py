@@ -357,6 +357,8 @@ class Propagation:
 
     def _channel_pad(self, node: fx.Node) -> None:
         inputs = self.input_of(node)
+        if len(shape_of(node)) != 4:
+            refuse(node, "it must pad the channels of n x c x h x w")
         outputs = Tag(Variable(shape_of(node)[1], positions_of(node)), pooled=inputs.pooled)
         self.wider.append((inputs.variable, outputs.variable))
         self._record(node, "pad", outputs)

@@ -17,6 +17,23 @@ from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
 Body = Callable[[Any, Any], Any]
 
 
+def unpacked(x: Any, gate: Any) -> Any:
+    """Return the features times their gate, in the words of many squeeze-excite modules."""
+    n, c, _, _ = x.size()
+    return x * gate(F.adaptive_avg_pool2d(x, 1).view(n, c)).view(n, c, 1, 1)
+
+
+def unpacked_part(x: Any, gate: Any) -> Any:
+    n, c = x.shape[:2]
+    h, w = x.shape[-2:]
+    return x * gate(x.reshape(n, c, h * w).mean(-1)).view(n, c, 1, 1).expand(n, c, h, w)
+
+
+def unpacked_rest(x: Any, gate: Any) -> Any:
+    h, w = x.size()[2:]
+    return x * gate(x.sum((2, 3)) / (h * w)).reshape(-1, 8, 1, 1)
+
+
 class Net(nn.Module):
     """Two convolutions, with 8 channels, then what is tested: scores from these features."""
 
@@ -135,6 +152,9 @@ def test_positions_beside_channels(flattened: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize(
     "gated",
     [
+        lambda m, x: unpacked(x, m.gate),
+        lambda m, x: unpacked_part(x, m.gate),
+        lambda m, x: unpacked_rest(x, m.gate),
         lambda m, x: x * m.gate(x.mean((2, 3))).view(x.size(0), x.size(1), 1, 1),
         lambda m, x: m.gate(x.mean((2, 3))).view(-1, 8, 1, 1) * x,
         lambda m, x: x * m.gate(x.mean((2, 3))).view(x.size(0), -1, 1, 1).expand_as(x),
@@ -327,6 +347,16 @@ def test_batch_norm_of_a_hidden_layer_and_of_scores() -> None:
         (lambda m, x: m.fc(torch.mean(input=x)), "'mean'.*keep the batch and channel"),
         (lambda m, x: m.fc(torch.flatten(input=x)), "'flatten'.*from 0 to -1.*dimension 1"),
         (lambda m, x: m.fc(x.mean(1).flatten(1)), "'mean'.*keep the batch and channel"),
+        (lambda m, x: m.fc(x.mean(())), "'mean'.*keep the batch and channel"),
+        (
+            lambda m, x: m.fc(F.pad(x.flatten(2), (0, 0, 0, 0, 0, 1)).mean(2)),
+            "'pad'.*n x c x h x w",
+        ),
+        (
+            lambda m, x: m.fc(x.view(x.shape[2:] + x.shape[:2]).mean((2, 3))),
+            "'view'.*keep the batch",
+        ),
+        (lambda m, x: m.fc(x.view(x.new_zeros(2, 8).shape)), "'view'|'new_zeros'"),
         (lambda m, x: m.fc(x.mean((1, 2))), "'mean'.*keep the batch and channel"),
         (lambda m, x: m.fc(x.sum(0).mean((1, 2))), "'sum_1'.*keep the batch and chan"),
         (lambda m, x: m.fc(x.amax(-3).flatten(1)), "'amax'.*keep the batch and channel"),
