@@ -345,6 +345,8 @@ def test_batch_norm_of_a_hidden_layer_and_of_scores() -> None:
     ("body", "message"),
     [
         (lambda m, x: m.fc(torch.mean(input=x)), "'mean'.*keep the batch and channel"),
+        (lambda m, x: m.fc(x.view(*x.shape).mean((2, 3))), "torch.fx cannot trace it.*of its own"),
+        (lambda m, x: m.fc(x[:, :, None].relu()[0]), "'getitem_1'.*Index spatial dimensions only"),
         (lambda m, x: m.fc(torch.flatten(input=x)), "'flatten'.*from 0 to -1.*dimension 1"),
         (lambda m, x: m.fc(x.mean(1).flatten(1)), "'mean'.*keep the batch and channel"),
         (lambda m, x: m.fc(x.mean(())), "'mean'.*keep the batch and channel"),
