@@ -16,7 +16,7 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import fx, nn
 
 from pareco.cost import FeatureCount, Kind, Site
-from pareco.slimmable.layers import ChannelPad
+from pareco.slimmable.layers import ChannelPad, Memory, memory_of
 
 
 class Variable:
@@ -61,7 +61,7 @@ class TracingError(ValueError):
 
     def __init__(self, node: str, reason: str, advice: str) -> None:
         super().__init__(f"cannot make the network slimmable at node '{node}': {reason}. {advice}")
-        self.node = node
+        self.node, self.reason = node, reason
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,35 @@ _GENERAL_ADVICE = (
 
 def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
     """Raise the `TracingError` of this node."""
-    modules = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    names = [str(node.target)] if node.op == "call_module" else [node.name, *modules[-1:]]
-    raise TracingError(" in ".join(names), reason, advice)
+    names = [str(node.target)] if node.op == "call_module" else [node.name, owner(node)]
+    raise TracingError(" in ".join(filter(None, names)), reason, advice)
+
+
+def owner(node: fx.Node) -> str:
+    """Return the path of the module whose own step this is; "" is the network."""
+    paths = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return paths[-1] if paths else ""
 
 
 def elementwise_module(module: nn.Module) -> bool:
     """Return whether the module acts on each element alone (and so keeps the channels)."""
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters == 1
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
     return active and not isinstance(module, _NOT_ELEMENTWISE)
+
+
+def _one_for_all(module: nn.Module) -> bool:
+    """Return whether the module's parameter is one number for all channels."""
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
+def _parameters(module: nn.Module) -> tuple[list[Memory], list[Memory]]:
+    """Return the weight of inputs and outputs, and the parameters of outputs alone, as memory."""
+    both = (module._parameters.get(kind) for kind in ("weight", "bias"))
+    held = [parameter for parameter in both if parameter is not None]
+    weights = [memory_of(parameter) for parameter in held if parameter.dim() > 1]
+    vectors = [memory_of(parameter) for parameter in held if parameter.dim() == 1]
+    return weights, list(dict.fromkeys(vectors))
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -147,12 +164,12 @@ def positions_of(node: fx.Node) -> int:
     return math.prod(shape_of(node)[2:])
 
 
-def _tie(node: fx.Node, first: Tag, second: Tag) -> None:
+def _tie(node: fx.Node, first: Tag, second: Tag, why: str = "") -> None:
     if (first.factor, first.vector) != (second.factor, second.vector):
-        refuse(node, "features that must agree are laid out differently")
+        refuse(node, f"features that must agree are laid out differently{why}")
     sizes = first.variable.size, second.variable.size
     if sizes[0] != sizes[1]:
-        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied")
+        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied{why}")
     first.variable.unify(second.variable)
 
 
@@ -171,7 +188,7 @@ class Propagation:
         self.views: set[fx.Node] = set()
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Variable, Variable]] = []
-        self._first_calls: dict[str, fx.Node] = {}
+        self._first_users: dict[str | Memory, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Tag one node; its inputs must have been visited."""
@@ -194,6 +211,15 @@ class Propagation:
         elif any(source in self.tags for source in node.all_input_nodes):
             self._function(node)
 
+    def pass_through(self, node: fx.Node, *, view: bool) -> None:
+        """Tag the node of a module that keeps channels and positions of its input as they are."""
+        (source,) = node.all_input_nodes
+        if source not in self.tags:
+            refuse(node, "its argument is not a traced tensor")
+        self.tags[node] = self.tags[source]
+        if view:
+            self.views.add(node)
+
     def input_of(self, node: fx.Node) -> Tag:
         """Return the tag of the node's first argument."""
         source = argument(node, 0, "input")
@@ -209,16 +235,18 @@ class Propagation:
     def site(self, node: fx.Node) -> Site:
         """Return what a call of a sliced layer costs, once the channel groups are numbered."""
         name = str(node.target)
-        parameters = self.modules[name].parameters(recurse=False)
+        one_for_all = _one_for_all(self.modules[name])
+        weights, vectors = _parameters(self.modules[name])
+        own = [memory for memory in vectors if self._first_users[memory] is node]
         return Site(
             name=name,
             kind=self.kinds[node],
-            inputs=self.input_of(node).count(),
-            outputs=self.tags[node].count(),
+            inputs=FeatureCount(None) if one_for_all else self.input_of(node).count(),
+            outputs=FeatureCount(None) if one_for_all else self.tags[node].count(),
             positions=positions_of(node),
             kernel=self.kernel_of(node),
-            vectors=sum(parameter.dim() == 1 for parameter in parameters),
-            repeated=self._first_calls[name] is not node,
+            vectors=len(own),
+            repeated=any(self._first_users[memory] is not node for memory in weights),
         )
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
@@ -237,6 +265,9 @@ class Propagation:
         elif isinstance(module, _NOTHING_IN_INFERENCE):
             self.views.add(node)
             self.tags[node] = self.input_of(node)
+        elif isinstance(module, nn.PReLU):
+            self._elementwise(node)
+            self._record(node, "activation", self.tags[node])
         elif elementwise_module(module):
             self._elementwise(node)
         else:
@@ -295,12 +326,25 @@ class Propagation:
         if kind in ("convolution", "linear"):
             outputs.variable.producers += 1
             outputs.variable.pooled_only = inputs.pooled
-        first = self._first_calls.setdefault(str(node.target), node)
-        if first is not node:
-            _tie(node, self.input_of(first), inputs)
-            _tie(node, self.tags[first], outputs)
         self.tags[node] = outputs
         self.kinds[node] = kind
+        self._tie_users(node)
+
+    def _tie_users(self, node: fx.Node) -> None:
+        """Tie the channels of all calls that use the same parameters: they use them alike."""
+        name = str(node.target)
+        module = self.modules[name]
+        weights, vectors = _parameters(module)
+        for shared in (name, *weights, *vectors):
+            first = self._first_users.setdefault(shared, node)
+            if first is node or _one_for_all(module):
+                continue
+            why = "" if shared == name else f": a parameter of '{first.target}' is also its own"
+            if shared not in vectors:
+                if self.kinds[first] != self.kinds[node]:
+                    refuse(node, f"{self.kinds[first]} and {self.kinds[node]} cannot be tied{why}")
+                _tie(node, self.input_of(first), self.input_of(node), why)
+            _tie(node, self.tags[first], self.tags[node], why)
 
     def _elementwise(self, node: fx.Node) -> None:
         if any(operand not in self.tags for operand in node.all_input_nodes):

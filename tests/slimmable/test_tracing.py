@@ -112,7 +112,6 @@ def test_refused_functions(body: Callable, options: dict[str, Any], message: str
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect padding.*Rewrite"),
         (nn.GroupNorm(2, 8), "GroupNorm.*Rewrite"),
         (nn.SyncBatchNorm(8), "SyncBatchNorm.*Rewrite"),
-        (nn.PReLU(8), "no rule for the module PReLU.*Rewrite"),
         (nn.Conv2d(3, 8, 1), "does not run on the example.*size"),
     ],
 )
