@@ -64,7 +64,7 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
         yield "it is compiled (ScriptModule)", "Pass the plain module that it was made from"
     if module._compiled_call_impl is not None:
         yield "it is compiled", "Pass the module as it was before compile(), and compile the result"
-    if any(map(is_lazy, [*module._parameters.values(), *module._buffers.values()])):
+    if any(is_lazy(tensor) for tensor in module._parameters.values() if tensor is not None):
         yield "its shapes are not known yet", "Run the model once on an example input"
     if type(module).__module__.startswith(("torch.ao.", "torchao.")):
         advice = "Pass the network in floating point, and quantize what extract returns"

@@ -76,11 +76,11 @@ class SlicedLayer(nn.Module):
         from: what was tied is tied again.
         """
         layer = self.plain()
-        for kind, copied in layer.named_parameters(recurse=False):
+        for kind, own in layer._parameters.items():
             source = self.parameter_in_use(kind)
-            assert source is not None
-            copied = copies.setdefault(memory_of(source), copied)
-            layer.register_parameter(kind, copied.requires_grad_(source.requires_grad))
+            if own is not None and source is not None:
+                layer._parameters[kind] = copies.setdefault(memory_of(source), own)
+                own.requires_grad_(source.requires_grad)
         for kind in _HOOKS:
             layer.__dict__[kind] = copy.copy(self.__dict__[kind])
         return layer
@@ -335,7 +335,7 @@ def sliced(layer: nn.Module, name: str) -> SlicedLayer:
 def memory_of(tensor: Tensor) -> Memory:
     """Return where the tensor's values lie."""
     storage = tensor.untyped_storage()._cdata
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+    return storage, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
 def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:

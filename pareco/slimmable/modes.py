@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.layers.drop import drop_path
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth, stochastic_depth
 
@@ -71,8 +72,8 @@ def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
     do in each mode is noted at the nodes of `training`, for `module_by_mode`.
     """
     first, second = list(training.nodes), list(evaluation.nodes)
-    twins: dict[fx.Node, fx.Node] = {}  # of evaluation -> of training
-    passed: dict[fx.Node, fx.Node] = {}  # what only training calls -> what it passes on
+    twins: dict[Any, Any] = {}  # nodes of evaluation -> nodes of training
+    passed: dict[Any, Any] = {}  # nodes that are in training alone -> what they pass on
     open_modules, found = [""], []
     i = j = 0
     while i < len(first):
@@ -101,16 +102,16 @@ def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
 def _alike(
     node: fx.Node,
     other: fx.Node,
-    twins: dict[fx.Node, fx.Node],
-    passed: dict[fx.Node, fx.Node],
+    twins: dict[Any, Any],
+    passed: dict[Any, Any],
 ) -> bool:
     """Return whether the two nodes do the same with the same, but for a mode that is told."""
     if (node.op, node.target) != (other.op, other.target):
         return False
     told = node.target in BY_MODE
     mine, others = (_bound(each) if told else (each.args, each.kwargs) for each in (node, other))
-    mine = fx.node.map_arg(mine, lambda each: passed.get(each, each))
-    if mine != fx.node.map_arg(others, lambda each: twins.get(each, each)):
+    mine = map_arg(mine, lambda each: passed.get(each, each))
+    if mine != map_arg(others, lambda each: twins.get(each, each)):
         return False
     if told:
         acts = node.meta[_ACTS] = _active(node), _active(other)
@@ -218,7 +219,8 @@ def identity_in_evaluation(node: fx.Node, module: nn.Module) -> bool:
                     problem = _problem(node, copy.deepcopy(module).train(mode), images, seed)
                     if problem:
                         refuse(node, f"with {count} channels {problem}", WHOLE_ADVICE)
-        return _output(node, copy.deepcopy(module).eval(), images, 0) is images
+        image = torch.rand(1, channels, *positions)
+        return _output(node, copy.deepcopy(module).eval(), image, 0) is image
 
 
 def _problem(node: fx.Node, module: nn.Module, images: Tensor, seed: int) -> str:
@@ -247,6 +249,6 @@ def _output(node: fx.Node, module: nn.Module, images: Tensor, seed: int) -> Any:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: images)
+    args, kwargs = map_arg((node.args, node.kwargs), lambda _: images)
     with torch.no_grad():
         return module(*args, **kwargs)

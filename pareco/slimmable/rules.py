@@ -14,6 +14,7 @@ from timm.layers import AvgPool2dSame, BatchNormAct2d, Conv2dSame, DropBlock2d, 
 from timm.layers import Linear as TimmLinear
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import fx, nn
+from torchvision.ops import StochasticDepth
 
 from pareco.cost import FeatureCount, Kind, Site
 from pareco.slimmable.layers import ChannelPad, Memory, memory_of
@@ -84,7 +85,9 @@ class Tag:
         return FeatureCount(variable.group, positions * self.factor * channels)
 
 
-_NOTHING_IN_INFERENCE = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d)
+_NOTHING_IN_INFERENCE = (
+    *(nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d, StochasticDepth),
+)
 _SPATIAL = (
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
     *(MaxPool2dSame, AvgPool2dSame, nn.ZeroPad2d, nn.ConstantPad2d),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import DropBlock2d, DropPath
 from timm.layers.drop import drop_path
 from torch import Tensor, fx, nn
+from torchvision.ops import stochastic_depth
 
 from pareco.cost import FeatureCount, Trace
 from pareco.slimmable.layers import ChannelPad
@@ -53,7 +54,7 @@ class _Tracer(fx.Tracer):
     """
 
     def __init__(self, whole: Collection[str]) -> None:
-        super().__init__(autowrap_functions=(drop_path,))
+        super().__init__(autowrap_functions=(drop_path, stochastic_depth))
         self.whole = whole
         self.failed_in: str | None = None
         self.drew: list[str] = []
@@ -172,18 +173,18 @@ def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
     while True:
         differing: dict[str, str] = {}
         evaluation, training = _Tracer(whole), _Tracer(whole)
-        graph = _marked_graph(evaluation, model.eval())
+        graph = other = _marked_graph(evaluation, model.eval())
         try:
-            graph_in_training = _marked_graph(training, model.train())
+            graph = _marked_graph(training, model.train())
         except TracingError as error:
             differing[training.failed_in or ""] = f"in training, {error.reason}"
         else:
-            found = differing_modules(graph_in_training, graph)
+            found = differing_modules(graph, other)
             differing |= dict.fromkeys(found, "it does other things in training than in evaluation")
         drew = [*evaluation.drew, *training.drew]
         differing |= dict.fromkeys(drew, "it draws random numbers while it is traced")
         if not differing:
-            return without_marks(graph_in_training), frozenset(whole)
+            return without_marks(graph), frozenset(whole)
         for path, reason in differing.items():
             module = model.get_submodule(path)
             if not path or any(True for _ in (*module.parameters(), *module.buffers())):
