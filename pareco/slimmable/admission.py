@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from operator import itemgetter
 
 import torch
 from torch import fx, nn
@@ -96,7 +97,7 @@ def _refuse_overlaps(model: nn.Module) -> None:
         reach = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if tensor.numel():
             spans.append((storage, offset, offset + reach, (shape, stride), name))
-    for before, after in itertools.pairwise(sorted(spans)):
+    for before, after in itertools.pairwise(sorted(spans, key=itemgetter(0, 1, 2))):
         overlap = before[0] == after[0] and after[1] <= before[2]
         if overlap and before[:4] != after[:4]:
             reason = f"it shares memory with {before[4]}, differently laid out"

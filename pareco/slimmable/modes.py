@@ -248,7 +248,7 @@ def _output(node: fx.Node, module: nn.Module, images: Tensor, seed: int) -> Any:
     """Return what the node's module makes of other images, with the draws of this seed."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     args, kwargs = map_arg((node.args, node.kwargs), lambda _: images)
     with torch.no_grad():
         return module(*args, **kwargs)

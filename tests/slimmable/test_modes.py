@@ -35,13 +35,13 @@ def assert_same_in_both_modes(model: nn.Module, *, noisy: bool = True) -> Slimma
             model.train(mode)
             net.train(mode)
             narrow = net.extract(net.space.smallest)
-            for seed in range(6):
+            for seed in range(4):
                 assert torch.equal(seeded(net, images, seed), seeded(model, images, seed))
                 with net.at(net.space.smallest):
                     torch.testing.assert_close(
                         seeded(net, images, seed), seeded(narrow, images, seed)
                     )
-            first, *others = (seeded(net, images, seed) for seed in range(6))
+            first, *others = (seeded(net, images, seed) for seed in range(4))
             varies = any(not torch.equal(each, first) for each in others)
             assert varies == (mode and noisy)
     return nets[0]
