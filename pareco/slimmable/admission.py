@@ -14,7 +14,6 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from pareco.slimmable.layers import memory_of
 from pareco.slimmable.rules import TracingError
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -37,7 +36,7 @@ def admitted_copy(model: nn.Module) -> nn.Module:
 
     Raises `TypeError` for what is no module, and `TracingError`, which names the module and what
     helps, for what would get lost or go wrong in a slimmable network: wrappers, compiled code,
-    reparametrized or quantized weights, hooks, `train` methods, memory that is shared in part.
+    reparametrized or quantized weights, hooks, `train` methods, memory that is shared.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -90,18 +89,18 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_overlaps(model: nn.Module) -> None:
-    """Raise `TracingError` where two parameters share some memory, but not as one parameter."""
+    """Raise `TracingError` where two parameters share memory: a copy would not."""
     spans = []
     for name, tensor in model.named_parameters():
-        storage, offset, shape, stride = memory_of(tensor)
-        reach = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        first = int(tensor.storage_offset())
+        last = first + sum((size - 1) * step for size, step in steps)
         if tensor.numel():
-            spans.append((storage, offset, offset + reach, (shape, stride), name))
+            spans.append((tensor.untyped_storage()._cdata, first, last, name))
     for before, after in itertools.pairwise(sorted(spans, key=itemgetter(0, 1, 2))):
-        overlap = before[0] == after[0] and after[1] <= before[2]
-        if overlap and before[:4] != after[:4]:
-            reason = f"it shares memory with {before[4]}, differently laid out"
-            raise TracingError(after[4], reason, "Make it a parameter of its own")
+        if before[0] == after[0] and after[1] <= before[2]:
+            reason = f"it shares memory with {before[3]}, but is another parameter"
+            raise TracingError(after[3], reason, "Use one parameter in both places, or a copy")
 
 
 def _uncopied(model: nn.Module) -> str:

@@ -18,8 +18,6 @@ Differentiable: gradients flow to every part, in the process that holds it.
 """
 
 
-Memory = tuple[int, int, tuple[int, ...], tuple[int, ...]]
-"""Where the values of a tensor lie: storage, offset, shape, stride; equal for tied parameters."""
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks"),
@@ -69,17 +67,17 @@ class SlicedLayer(nn.Module):
         """Return the parameter that "weight" or "bias" is a part of."""
         return self._parameters.get(kind)
 
-    def extracted(self, copies: dict[Memory, nn.Parameter]) -> nn.Module:
+    def extracted(self, copies: dict[int, nn.Parameter]) -> nn.Module:
         """Return the plain layer, as trainable and with the hooks that this one has.
 
-        `copies` has the parameters of layers extracted before, by the memory that they were copied
-        from: what was tied is tied again.
+        `copies` has the parameters of layers extracted before, by the id of what they are copies
+        of: what is tied here is tied there.
         """
         layer = self.plain()
         for kind, own in layer._parameters.items():
             source = self.parameter_in_use(kind)
             if own is not None and source is not None:
-                layer._parameters[kind] = copies.setdefault(memory_of(source), own)
+                layer._parameters[kind] = copies.setdefault(id(source), own)
                 own.requires_grad_(source.requires_grad)
         for kind in _HOOKS:
             layer.__dict__[kind] = copy.copy(self.__dict__[kind])
@@ -166,16 +164,16 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         self.switch: str | None = None
         self.parts: BatchParts | None = None
 
-    def add_private(self, switch: str, channels: int, copies: dict[Memory, nn.Parameter]) -> None:
+    def add_private(self, switch: str, channels: int, copies: dict[int, nn.Parameter]) -> None:
         """Give the sub-network `switch` affine parameters of its own, starting from the shared.
 
-        `copies` has those of other layers, by the memory of the shared: tied ones stay tied.
+        `copies` has those of other layers, by the id of the shared: tied ones stay tied.
         """
         for kind, shared in (("weight", self.weight), ("bias", self.bias)):
             private = None
             if shared is not None:
                 own = nn.Parameter(shared.detach()[:channels].clone(), shared.requires_grad)
-                private = copies.setdefault(memory_of(shared), own)
+                private = copies.setdefault(id(shared), own)
             self.register_parameter(f"{kind}_{switch}", private)
 
     def parameter_in_use(self, kind: str) -> nn.Parameter | None:
@@ -330,12 +328,6 @@ def sliced(layer: nn.Module, name: str) -> SlicedLayer:
         form = layer
     form.name = name
     return form
-
-
-def memory_of(tensor: Tensor) -> Memory:
-    """Return where the tensor's values lie."""
-    storage = tensor.untyped_storage()._cdata
-    return storage, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
 def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:

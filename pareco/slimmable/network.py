@@ -16,7 +16,6 @@ from pareco.cost import CostModel, Trace
 from pareco.slimmable.admission import admitted_copy
 from pareco.slimmable.layers import (
     BatchParts,
-    Memory,
     NormStatistics,
     SlicedBatchNorm2d,
     SlicedLayer,
@@ -139,7 +138,7 @@ class SlimmableNet(nn.Module):
                 continue
             key = f"switch{len(self._switches)}"
             with self.at(widths):
-                copies: dict[Memory, nn.Parameter] = {}
+                copies: dict[int, nn.Parameter] = {}
                 for layer in self.norms():
                     layer.add_private(key, layer.used_outputs, copies)
             self._switches[widths] = key
@@ -151,7 +150,7 @@ class SlimmableNet(nn.Module):
         It holds no slimmable layer and gives the same outputs; its batch-norm statistics are
         `statistics` or, without, the first entries of the full network's.
         """
-        copies: dict[Memory, nn.Parameter] = {}
+        copies: dict[int, nn.Parameter] = {}
         with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
             plain: dict[int, Any] = {
                 id(layer): layer.extracted(copies) for layer in self._layers.values()

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
 from pareco.cost import FeatureCount, Kind, Site
-from pareco.slimmable.layers import ChannelPad, Memory, memory_of
+from pareco.slimmable.layers import ChannelPad
 
 
 class Variable:
@@ -143,12 +143,12 @@ def _one_for_all(module: nn.Module) -> bool:
     return isinstance(module, nn.PReLU) and module.num_parameters == 1
 
 
-def _parameters(module: nn.Module) -> tuple[list[Memory], list[Memory]]:
-    """Return the weight of inputs and outputs, and the parameters of outputs alone, as memory."""
+def _parameters(module: nn.Module) -> tuple[list[int], list[int]]:
+    """Return the ids of the weight of inputs and outputs, and of parameters of outputs alone."""
     both = (module._parameters.get(kind) for kind in ("weight", "bias"))
     held = [parameter for parameter in both if parameter is not None]
-    weights = [memory_of(parameter) for parameter in held if parameter.dim() > 1]
-    vectors = [memory_of(parameter) for parameter in held if parameter.dim() == 1]
+    weights = [id(parameter) for parameter in held if parameter.dim() > 1]
+    vectors = [id(parameter) for parameter in held if parameter.dim() == 1]
     return weights, list(dict.fromkeys(vectors))
 
 
@@ -191,7 +191,7 @@ class Propagation:
         self.views: set[fx.Node] = set()
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Variable, Variable]] = []
-        self._first_users: dict[str | Memory, fx.Node] = {}
+        self._first_users: dict[str | int, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Tag one node; its inputs must have been visited."""
@@ -240,7 +240,7 @@ class Propagation:
         name = str(node.target)
         one_for_all = _one_for_all(self.modules[name])
         weights, vectors = _parameters(self.modules[name])
-        own = [memory for memory in vectors if self._first_users[memory] is node]
+        own = [vector for vector in vectors if self._first_users[vector] is node]
         return Site(
             name=name,
             kind=self.kinds[node],
@@ -249,7 +249,7 @@ class Propagation:
             positions=positions_of(node),
             kernel=self.kernel_of(node),
             vectors=len(own),
-            repeated=any(self._first_users[memory] is not node for memory in weights),
+            repeated=any(self._first_users[weight] is not node for weight in weights),
         )
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:

@@ -62,6 +62,12 @@ def overlapping() -> nn.Module:
     return model
 
 
+def shared_memory() -> nn.Module:
+    model = Net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(8, 8, 1), b=nn.Conv2d(8, 8, 1))
+    model.get_submodule("b").weight = nn.Parameter(model.get_parameter("a.weight").detach())
+    return model
+
+
 def quantized() -> nn.Module:
     with warnings.catch_warnings(action="ignore"):
         return Net(lambda m, x: m.part(x), part=torch.ao.nn.quantized.Conv2d(8, 8, 3))
@@ -176,6 +182,7 @@ REFUSED = {
         r"train\(\) of its own.*Remove",
     ),
     "overlap": (overlapping, "b.weight", "shares memory with a.weight"),
+    "shared memory": (shared_memory, "b.weight", "shares memory with a.weight"),
     "a computed tensor": (
         lambda: with_attribute(torch.ones(1, requires_grad=True) * 2),
         "part",
