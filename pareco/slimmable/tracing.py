@@ -184,6 +184,7 @@ def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
         drew = [*evaluation.drew, *training.drew]
         differing |= dict.fromkeys(drew, "it draws random numbers while it is traced")
         if not differing:
+            graph._tracer_cls = None  # or pickles of extracted networks would name ours
             return without_marks(graph), frozenset(whole)
         for path, reason in differing.items():
             module = model.get_submodule(path)

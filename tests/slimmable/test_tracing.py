@@ -151,13 +151,6 @@ def test_refused_networks(
     assert isinstance(refusal.value, TracingError) != message.startswith("no free")
 
 
-@pytest.mark.parametrize("name", ["space", "cost", "norms", "at"])
-def test_module_names_that_would_hide_attributes_are_refused(name: str) -> None:
-    model = Net(lambda m, x: m.get_submodule(name)(x), **{name: nn.ReLU()})  # type: ignore[arg-type]
-    with pytest.raises(TracingError, match=f"node '{name}'.*Rename"):
-        make_slimmable(model, IMAGE)
-
-
 def test_functional_dropout_follows_the_mode() -> None:
     net = assert_slims(Net(lambda m, x: F.dropout(x, 0.5, m.training))).float()
     torch.manual_seed(0)
