@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -19,6 +17,7 @@ from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth, stochastic_depth
 
+from pareco.randomness import global_streams_kept, seed_global_streams
 from pareco.slimmable.rules import refuse, shape_of
 
 BY_MODE: dict[Any, Callable[..., nn.Module]] = {
@@ -179,28 +178,6 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
             each.training = training
 
 
-@contextmanager
-def same_draws() -> Iterator[Callable[[], bool]]:
-    """Put back the global generators of random numbers after the `with` block.
-
-    The value is a function that returns whether numbers have been drawn inside so far.
-    """
-    python, generator = random.getstate(), torch.get_rng_state()
-    numpy = np.random.get_state()  # noqa: NPY002 - the one that modules draw from
-
-    def drawn() -> bool:
-        now: Any = np.random.get_state()  # noqa: NPY002
-        same = python == random.getstate() and torch.equal(generator, torch.get_rng_state())
-        return not (same and all(map(np.array_equal, numpy, now)))
-
-    try:
-        yield drawn
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(generator)
-
-
 def identity_in_evaluation(node: fx.Node, module: nn.Module) -> bool:
     """Return whether a module without parameters, which is kept whole, passes its input on.
 
@@ -211,15 +188,16 @@ def identity_in_evaluation(node: fx.Node, module: nn.Module) -> bool:
     if len(node.all_input_nodes) != 1 or not shape_of(node):
         refuse(node, "it does not take one tensor and return one", WHOLE_ADVICE)
     _, channels, *positions = shape_of(node.all_input_nodes[0])
-    with same_draws():
+    generator = torch.Generator().manual_seed(0)
+    with global_streams_kept():
         for count in dict.fromkeys((channels, -(-channels // 2), 1)):
-            images = torch.rand(_SAMPLES, count, *positions)
+            images = torch.rand(_SAMPLES, count, *positions, generator=generator)
             for seed in range(_SEEDS):
                 for mode in (True, False):
                     problem = _problem(node, copy.deepcopy(module).train(mode), images, seed)
                     if problem:
                         refuse(node, f"with {count} channels {problem}", WHOLE_ADVICE)
-        image = torch.rand(1, channels, *positions)
+        image = torch.zeros(1, channels, *positions)
         return _output(node, copy.deepcopy(module).eval(), image, 0) is image
 
 
@@ -246,9 +224,7 @@ def _problem(node: fx.Node, module: nn.Module, images: Tensor, seed: int) -> str
 
 def _output(node: fx.Node, module: nn.Module, images: Tensor, seed: int) -> Any:
     """Return what the node's module makes of other images, with the draws of this seed."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
+    seed_global_streams(seed)
     args, kwargs = map_arg((node.args, node.kwargs), lambda _: images)
     with torch.no_grad():
         return module(*args, **kwargs)

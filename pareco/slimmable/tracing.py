@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
 from pareco.cost import FeatureCount, Trace
+from pareco.randomness import global_streams_kept
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.modes import (
     BY_MODE,
@@ -26,7 +27,6 @@ from pareco.slimmable.modes import (
     modes_kept,
     module_by_mode,
     returned,
-    same_draws,
     without_marks,
 )
 from pareco.slimmable.rules import (
@@ -89,7 +89,7 @@ class _Tracer(fx.Tracer):
     @contextmanager
     def noting(self, path: str) -> Iterator[None]:
         """Note whether the module at this path fails or draws random numbers of its own."""
-        with same_draws() as drawn:
+        with global_streams_kept() as drawn:
             try:
                 yield
             except Exception:
@@ -127,7 +127,7 @@ def trace(
     _modularize(graph_module, model)
     shapes = _Shapes(graph_module)
     try:
-        with torch.no_grad(), modes_kept(graph_module), same_draws():
+        with torch.no_grad(), modes_kept(graph_module), global_streams_kept():
             graph_module.eval()
             shapes.run(example_input)
     except Exception as error:
