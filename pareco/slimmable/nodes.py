@@ -28,14 +28,19 @@ class TracingError(ValueError):
 
     def __init__(self, node: str, reason: str, advice: str) -> None:
         super().__init__(f"cannot make the network slimmable at node '{node}': {reason}. {advice}")
-        self.node = node
+        self.node, self.reason = node, reason
 
 
 def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
     """Raise the `TracingError` of this node."""
-    modules = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    names = [str(node.target)] if node.op == "call_module" else [node.name, *modules[-1:]]
-    raise TracingError(" in ".join(names), reason, advice)
+    names = [str(node.target)] if node.op == "call_module" else [node.name, owner(node)]
+    raise TracingError(" in ".join(filter(None, names)), reason, advice)
+
+
+def owner(node: fx.Node) -> str:
+    """Return the path of the module whose own step this is; "" is the network."""
+    paths = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return paths[-1] if paths else ""
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:

@@ -14,7 +14,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
 from torch import fx, nn
 
-from pareco.cost import Kind, Site
+from pareco.cost import FeatureCount, Kind, Site
 from pareco.slimmable.channels import Tag, Variable
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
@@ -51,8 +51,6 @@ _GROUPED_ADVICE = "Use ordinary (groups=1) or depthwise (groups=channels) convol
 
 def elementwise_module(module: nn.Module) -> bool:
     """Return whether the module acts on each element alone (and so keeps the channels)."""
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters == 1
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
     return active and not isinstance(module, NOT_ELEMENTWISE)
@@ -63,12 +61,26 @@ def _is_one(output_size: Any) -> bool:
     return output_size == 1 or output_size in ((1, 1), [1, 1])
 
 
-def _tie(node: fx.Node, first: Tag, second: Tag) -> None:
+def _one_for_all(module: nn.Module) -> bool:
+    """Return whether the module's parameter is one number for all channels."""
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
+def _parameters(module: nn.Module) -> tuple[list[int], list[int]]:
+    """Return the ids of the weight of inputs and outputs, and of parameters of outputs alone."""
+    both = (module._parameters.get(kind) for kind in ("weight", "bias"))
+    held = [parameter for parameter in both if parameter is not None]
+    weights = [id(parameter) for parameter in held if parameter.dim() > 1]
+    vectors = [id(parameter) for parameter in held if parameter.dim() == 1]
+    return weights, list(dict.fromkeys(vectors))
+
+
+def _tie(node: fx.Node, first: Tag, second: Tag, why: str = "") -> None:
     if first.factor != second.factor:
-        refuse(node, "features that must agree are laid out differently")
+        refuse(node, f"features that must agree are laid out differently{why}")
     sizes = first.variable.size, second.variable.size
     if sizes[0] != sizes[1]:
-        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied")
+        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied{why}")
     first.variable.unify(second.variable)
 
 
@@ -92,7 +104,7 @@ class Propagation:
         self.gating: set[fx.Node] = set()
         self._normalized: list[fx.Node] = []
         self._averaged: dict[fx.Node, set[int]] = {}
-        self._first_calls: dict[str, fx.Node] = {}
+        self._first_users: dict[str | int, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Tag one node; its inputs must have been visited."""
@@ -118,6 +130,15 @@ class Propagation:
         elif any(source in self.tags for source in node.all_input_nodes):
             self._function(node)
 
+    def pass_through(self, node: fx.Node, *, view: bool) -> None:
+        """Tag the node of a module that keeps channels and positions of its input as they are."""
+        (source,) = node.all_input_nodes
+        if source not in self.tags:
+            refuse(node, "its argument is not a traced tensor")
+        self.tags[node] = self.tags[source]
+        if view:
+            self.views.add(node)
+
     def input_of(self, node: fx.Node) -> Tag:
         """Return the tag of the node's first argument."""
         source = source_of(node)
@@ -133,16 +154,18 @@ class Propagation:
     def site(self, node: fx.Node) -> Site:
         """Return what a call of a sliced layer costs, once the channel groups are numbered."""
         name = str(node.target)
-        parameters = self.modules[name].parameters(recurse=False)
+        one_for_all = _one_for_all(self.modules[name])
+        weights, vectors = _parameters(self.modules[name])
+        own = [vector for vector in vectors if self._first_users[vector] is node]
         return Site(
             name=name,
             kind=self.kinds[node],
-            inputs=self.input_of(node).count(),
-            outputs=self.tags[node].count(),
+            inputs=FeatureCount(None) if one_for_all else self.input_of(node).count(),
+            outputs=FeatureCount(None) if one_for_all else self.tags[node].count(),
             positions=positions_of(node),
             kernel=self.kernel_of(node),
-            vectors=sum(parameter.dim() == 1 for parameter in parameters),
-            repeated=self._first_calls[name] is not node,
+            vectors=len(own),
+            repeated=any(self._first_users[weight] is not node for weight in weights),
         )
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
@@ -162,6 +185,9 @@ class Propagation:
             self._softmax(node, module.dim)
         elif isinstance(module, NOTHING_IN_INFERENCE):
             self._view(node, self.input_of(node))
+        elif isinstance(module, nn.PReLU):
+            self._elementwise(node)
+            self._record(node, "activation", self.tags[node])
         elif elementwise_module(module):
             self._elementwise(node)
         else:
@@ -224,16 +250,28 @@ class Propagation:
         self._record(node, "norm", self.input_of(node))
 
     def _record(self, node: fx.Node, kind: Kind, outputs: Tag) -> None:
-        inputs = self.input_of(node)
         if kind in ("convolution", "linear"):
             outputs.variable.producers += 1
         node.args, node.kwargs = (source_of(node),), {}  # whatever its layer calls its input
-        first = self._first_calls.setdefault(str(node.target), node)
-        if first is not node:
-            _tie(node, self.input_of(first), inputs)
-            _tie(node, self.tags[first], outputs)
         self.tags[node] = outputs
         self.kinds[node] = kind
+        self._tie_users(node)
+
+    def _tie_users(self, node: fx.Node) -> None:
+        """Tie the channels of all calls that use the same parameters: they use them alike."""
+        name = str(node.target)
+        module = self.modules[name]
+        weights, vectors = _parameters(module)
+        for shared in (name, *weights, *vectors):
+            first = self._first_users.setdefault(shared, node)
+            if first is node or _one_for_all(module):
+                continue
+            why = "" if shared == name else f": a parameter of '{first.target}' is also its own"
+            if shared not in vectors:
+                if self.kinds[first] != self.kinds[node]:
+                    refuse(node, f"{self.kinds[first]} and {self.kinds[node]} cannot be tied{why}")
+                _tie(node, self.input_of(first), self.input_of(node), why)
+            _tie(node, self.tags[first], self.tags[node], why)
 
     def _elementwise(self, node: fx.Node) -> None:
         operands = [operand for operand in node.all_input_nodes if operand in self.tags]
