@@ -155,17 +155,18 @@ def trace(
         else:
             propagation.visit(node)
 
-    try:
-        with torch.no_grad(), modes_kept(graph_module), global_streams_kept():
-            graph_module.eval()
+    with torch.no_grad(), modes_kept(graph_module), global_streams_kept():
+        graph_module.eval()
+        try:
             shapes.run(_several(example_input))
-    except Exception as error:
-        for node in _run_before(shapes.current):
-            visit(node)  # one of them may be the cause, and is refused then
-        problem = str(error).partition("\n")[0]
-        if len(example_input) == 1 and _runs(graph_module, example_input):
-            refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
-        refuse(shapes.current, f"it does not run on the example input: {problem}", _INPUT_ADVICE)
+        except Exception as error:
+            for node in _run_before(shapes.current):
+                visit(node)  # one of them may be the cause, and is refused then
+            problem = str(error).partition("\n")[0]
+            if len(example_input) == 1 and _runs(graph_module, example_input):
+                refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
+            reason = f"it does not run on the example input: {problem}"
+            refuse(shapes.current, reason, _INPUT_ADVICE)
     for node in graph_module.graph.nodes:
         visit(node)
     graph_module.recompile()
@@ -180,8 +181,7 @@ def trace(
 
 def _runs(model: nn.Module, images: Tensor) -> bool:
     try:
-        with torch.no_grad():
-            model(images)
+        model(images)
     except Exception:
         return False
     return True

@@ -233,6 +233,48 @@ def test_other_differences_are_refused_by_name(model: nn.Module, node: str, mess
         assert refusal.value.node == node
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_network_for_one_image_is_refused_alike_in_both_modes(mode: bool) -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        x = F.dropout(x.mean((2, 3)), 0.5, m.training)
+        return m.get_submodule("norm")(x).view(1, 8)  # in training, the norm fails on one
+
+    model = Net(body, flat=True, norm=nn.BatchNorm1d(8)).train(mode)
+    before = torch.get_rng_state()
+    with pytest.raises(TracingError, match="'view': it runs on one image alone"):
+        make_slimmable(model, IMAGE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class AnyDepth(nn.Module):
+    """Stochastic depth of images, sequences and vectors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return 2 * x * (torch.rand(len(x), *[1] * (x.dim() - 1)) < 0.5)
+
+
+@pytest.mark.parametrize(
+    ("body", "features"),
+    [
+        (lambda m, x: m.part(x.flatten(2)).mean(2), 8),
+        (lambda m, x: m.part(x.mean((2, 3))), 8),
+        (lambda m, x: m.part(F.max_pool2d(x, 8).flatten(1)), 32),
+        (lambda m, x: F.dropout(x.view(x.size(0), x.size(1), -1), 0.5, m.training).mean(2), 8),
+        (lambda m, x: F.dropout1d(x.flatten(2), 0.5, m.training).mean(2), 8),
+    ],
+)
+def test_modes_of_sequences_and_vectors(body: Body, features: int) -> None:
+    assert_same_in_both_modes(Net(body, features, flat=True, part=AnyDepth()))
+
+
+def test_what_is_kept_whole_is_not_to_blame_for_a_later_failure() -> None:
+    model = Net(lambda m, x: m.part(x.mean((2, 3))).view(1, 8), flat=True, part=AnyDepth())
+    with pytest.raises(TracingError, match="'view': it runs on one image alone"):
+        make_slimmable(model, IMAGE)
+
+
 def test_making_a_network_slimmable_draws_nothing() -> None:
     model = Net(lambda m, x: m.part(F.dropout(x, 0.5, m.training)), part=PythonCoin())
     before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002

@@ -69,7 +69,7 @@ def clashing(made: str, place: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("place", ["at the top", "inside", "a container", "numbered"])
-@pytest.mark.parametrize("made", [each for each in MADE if each != "dropout1d"])
+@pytest.mark.parametrize("made", MADE)
 def test_what_is_made_of_a_function_takes_no_name_of_the_model(made: str, place: str) -> None:
     model = clashing(made, place)
     net = assert_slims(model)

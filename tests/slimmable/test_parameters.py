@@ -218,3 +218,55 @@ def test_frozen_parameters_stay_frozen() -> None:
     scores.sum().backward()
     assert {name for name, p in net.named_parameters() if p.grad is None} >= frozen
     calibrated_statistics(net, net.space.smallest, [torch.rand(2, 3, 16, 16)])
+
+
+def norms_of_vectors() -> Net:
+    """Return a network with norms of sequences and of vectors, two of them with one weight."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        sequences = m.get_submodule("n")(x.flatten(2))
+        return m.get_submodule("parts")(sequences.mean(2))
+
+    a, b = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+    b.weight = a.weight
+    parts = nn.Sequential(a, nn.PReLU(8), nn.Linear(8, 8), b)
+    return Net(body, flat=True, n=nn.BatchNorm1d(8), parts=parts)
+
+
+def test_norms_of_vectors_are_tied_and_train_as_those_of_images_do() -> None:
+    model = norms_of_vectors()
+    net = assert_slims(model)
+    assert net.space.names == ("stem",)
+    assert int(net.cost.params(net.space.largest)) == sum(p.numel() for p in model.parameters())
+    assert_counts(net)
+    assert_trains_alike(net, model.train())
+
+
+def test_norms_of_vectors_keep_mode_and_grad_and_may_be_private() -> None:
+    model = norms_of_vectors().train()
+    model.get_submodule("n").eval()
+    nn.init.normal_(model.get_buffer("n.running_mean"))
+    model.get_parameter("parts.0.bias").requires_grad_(False)
+    images, net = torch.randn(4, 3, 16, 16), make_slimmable(model, IMAGE, alpha_min=0.2)
+    assert torch.equal(net(images), model(images))
+    net.privatize_norm([net.space.smallest])
+    assert net.get_parameter("parts.0.weight_switch0") is net.get_parameter(
+        "parts.3.weight_switch0"
+    )
+    assert not net.get_parameter("parts.0.bias_switch0").requires_grad
+    with torch.no_grad():
+        net.get_parameter("parts.0.weight_switch0").mul_(2)
+    plain = net.extract(net.space.smallest)
+    for made in (net, plain, copy.deepcopy(net)):
+        assert [name for name, m in made.named_modules() if not m.training] == ["n"]
+    assert not plain.get_parameter("parts.0.bias").requires_grad
+    with net.at(net.space.smallest):
+        torch.testing.assert_close(net(images), plain(images))
+    assert_counts(net)
+
+
+def test_a_hook_on_a_norm_of_vectors_is_refused() -> None:
+    model = norms_of_vectors()
+    model.get_submodule("parts.0").register_forward_hook(print)
+    with pytest.raises(TracingError, match=r"'parts.0': it has a hook"):
+        make_slimmable(model, IMAGE)
