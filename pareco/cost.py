@@ -12,7 +12,7 @@ from torch import Tensor
 from pareco.config import Cost
 from pareco.widths import ChannelGroup, Widths, WidthSpace
 
-Kind = Literal["convolution", "depthwise", "linear", "norm", "pad"]
+Kind = Literal["convolution", "depthwise", "linear", "norm", "activation", "pad"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Site:
 
     `positions` is the number of output positions (height x width) per image, `kernel` the number
     of weights per input and output channel, `vectors` the number of parameters per output channel
-    alone (bias 1, affine batch norm 2), `repeated` whether an earlier site calls the same module.
+    alone (bias 1, affine batch norm 2) that no earlier site has, `repeated` whether an earlier site
+    has the same weight: it calls the same module, or a tied one.
     """
 
     name: str
@@ -94,8 +95,7 @@ class CostModel:
                 activations.append((site.positions, ONE, site.outputs))
                 if not site.repeated:
                     params.append((site.kernel, summed, site.outputs))
-            if not site.repeated:
-                params.append((site.vectors, ONE, site.outputs))
+            params.append((site.vectors, ONE, site.outputs))
         self._macs, self._params = _Bilinear(macs), _Bilinear(params)
         self._activations = _Bilinear(activations)
         self._peak = _held(trace)
@@ -109,7 +109,7 @@ class CostModel:
         return self._macs(self._columns(widths))
 
     def params(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
-        """Return the number of weights of convolutions, linear layers and batch norm, `n`."""
+        """Return the number of parameters, tied ones once, `n`."""
         return self._params(self._columns(widths))
 
     def activations(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -32,3 +35,32 @@ def seeded_globally(seed: int, *purpose: str | int, device: torch.device) -> Ite
     with torch.random.fork_rng(devices=accelerators, device_type=kind):
         torch.manual_seed(derived_seed(seed, *purpose))
         yield
+
+
+@contextmanager
+def global_streams_kept() -> Iterator[Callable[[], bool]]:
+    """Put back the global streams of Python, NumPy and torch's CPU after the block.
+
+    The value is a function that returns whether numbers have been drawn inside so far.
+    """
+    python, torch_cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002 - the stream that others draw from
+
+    def drawn() -> bool:
+        now: Any = np.random.get_state()  # noqa: NPY002
+        same = python == random.getstate() and torch.equal(torch_cpu, torch.get_rng_state())
+        return not (same and all(map(np.array_equal, numpy, now)))
+
+    try:
+        yield drawn
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_cpu)
+
+
+def seed_global_streams(seed: int) -> None:
+    """Seed the global streams of Python, NumPy and torch's CPU, for modules that draw from them."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from pareco.models import CIFAR_RESNETS, create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
@@ -23,8 +25,9 @@ NETWORKS = (
     "mobilenetv4_conv_small",
     *CIFAR_RESNETS,
 )
-# Beyond issue 2's list: TensorFlow's "same" padding, and squeeze-excite in a ResNet.
-OTHERS = ("tf_efficientnet_b0", "seresnet50")
+# Beyond issue 2's list: TensorFlow's "same" padding, squeeze-excite in a ResNet, torchvision's
+# stochastic depth, batch norm of vectors.
+OTHERS = ("tf_efficientnet_b0", "seresnet50", "torchvision/efficientnet_b0", "repvit_m1")
 
 
 # Test processes run side by side: threads that wait for each other make them far slower.
@@ -47,9 +50,11 @@ def network(request: pytest.FixtureRequest) -> Network:
     name = request.param
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = create_model(name, num_classes=10)
+        model = named_model(name, num_classes=10)
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, (nn.Dropout, StochasticDepth)):
+                module.p = 0.0  # two networks would draw different numbers
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.1)
                 nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
@@ -59,11 +64,21 @@ def network(request: pytest.FixtureRequest) -> Network:
     return Network(name, model, make_slimmable(model, images[:1]), images)
 
 
+def named_model(name: str, num_classes: int) -> nn.Module:
+    """Return a network of this project or of timm or, as "torchvision/NAME", of torchvision."""
+    library, _, model = name.rpartition("/")
+    build = torchvision.models.get_model if library else create_model
+    return build(model, num_classes=num_classes)
+
+
 @functools.cache
-def shapes_only(name: str, image_size: int, num_classes: int = 1000, **options) -> SlimmableNet:
+def shapes_only(
+    name: str, image_size: int, num_classes: int = 1000, images: int = 1, **options
+) -> SlimmableNet:
     """Return a slimmable network without memory for its weights, the same one to every test."""
-    model = create_model(name, num_classes=num_classes).to("meta")
-    image = torch.zeros(1, 3, image_size, image_size, device="meta")
+    with torch.device("meta"):
+        model = named_model(name, num_classes)
+    image = torch.zeros(images, 3, image_size, image_size, device="meta")
     return make_slimmable(model, image, **options)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pareco import processes as processes_module
 from pareco.processes import Processes, Share
-from pareco.slimmable.layers import SlicedBatchNorm2d
+from pareco.slimmable.layers import SlicedBatchNorm
 from tests.two_processes import observed_run
 
 ROOT = Path(__file__).parent.parent
@@ -234,14 +234,16 @@ def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -
     assert "RuntimeError: this process dies" in (two / "died.txt").read_text()  # of rank 1
 
 
-def test_batch_norm_over_parts_is_that_of_the_joined_batch() -> None:
+@pytest.mark.parametrize("positions", [(4, 4), (6,), ()])
+def test_batch_norm_over_parts_is_that_of_the_joined_batch(positions: tuple[int, ...]) -> None:
     """Against torch's own batch norm on the whole batch; two equal halves stand for two parts."""
     generator = torch.Generator().manual_seed(0)
-    images = 3 + 2 * torch.randn(8, 5, 4, 4, generator=generator)
-    plain = nn.BatchNorm2d(5)
+    images = 3 + 2 * torch.randn(8, 5, *positions, generator=generator)
+    kind = nn.BatchNorm2d if len(positions) == 2 else nn.BatchNorm1d
+    plain = kind(5)
     nn.init.normal_(plain.weight, 1, 0.3, generator)
     nn.init.normal_(plain.bias, 0, 0.3, generator)
-    sliced = SlicedBatchNorm2d(nn.BatchNorm2d(5))
+    sliced = SlicedBatchNorm(kind(5))
     sliced.load_state_dict(plain.state_dict())
     sliced.parts = lambda values: values[None]  # one part: the whole batch
     inputs = [images.clone().requires_grad_() for _ in range(2)]
@@ -260,7 +262,7 @@ def test_parts_are_merged_without_cancellation() -> None:
     images = 1000 + torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     images[4:] += 0.5
     other = torch.stack(torch.var_mean(images[4:], (0, 2, 3), correction=0)[::-1])
-    sliced = SlicedBatchNorm2d(nn.BatchNorm2d(1, momentum=1.0))
+    sliced = SlicedBatchNorm(nn.BatchNorm2d(1, momentum=1.0))
     sliced.parts = lambda own: torch.stack([own, other])
     plain = nn.BatchNorm2d(1, momentum=1.0).double()
     expected = plain(images.double())[:4].float()

@@ -7,7 +7,7 @@ from pareco.slimmable.network import (
     make_slimmable,
     normalized_by_batch,
 )
-from pareco.slimmable.rules import TracingError
+from pareco.slimmable.nodes import TracingError
 
 __all__ = [
     "BatchParts",

@@ -1,4 +1,4 @@
-"""Layers that use a prefix of their channels: convolution, batch norm, linear, channel padding."""
+"""Layers that use a prefix of their channels: convolution, linear, batch norm, PReLU, padding."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ BatchParts = Callable[[Tensor], Tensor]
 
 Differentiable: gradients flow to every part, in the process that holds it.
 """
+
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks"),
+    *("_backward_hooks", "_is_full_backward_hook"),
+)
 
 
 @dataclass
@@ -55,6 +62,26 @@ class SlicedLayer(nn.Module):
     def plain(self) -> nn.Module:
         """Return an ordinary layer with a copy of the weights in use."""
         raise NotImplementedError
+
+    def parameter_in_use(self, kind: str) -> nn.Parameter | None:
+        """Return the parameter that "weight" or "bias" is a part of."""
+        return self._parameters.get(kind)
+
+    def extracted(self, copies: dict[int, nn.Parameter]) -> nn.Module:
+        """Return the plain layer, as trainable and with the hooks that this one has.
+
+        `copies` has the parameters of layers extracted before, by the id of what they are copies
+        of: what is tied here is tied there.
+        """
+        layer = self.plain()
+        for kind, own in layer._parameters.items():
+            source = self.parameter_in_use(kind)
+            if own is not None and source is not None:
+                layer._parameters[kind] = copies.setdefault(id(source), own)
+                own.requires_grad_(source.requires_grad)
+        for kind in _HOOKS:
+            layer.__dict__[kind] = copy.copy(self.__dict__[kind])
+        return layer
 
 
 class SlicedConv2d(SlicedLayer, nn.Conv2d):
@@ -116,9 +143,10 @@ class SlicedLinear(SlicedLayer, nn.Linear):
         return _filled(layer, self.training, weight=weight, bias=bias)
 
 
-class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
+class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
     """Batch norm (plain, or timm's with dropout and activation) over a prefix of its channels.
 
+    It normalizes what has its channels at dimension 1: images, sequences or vectors.
     The running statistics are those of the full network: training a sub-network normalizes by the
     batch and leaves them alone, in its full-width layers too. Other sub-networks get theirs by
     calibration: `supplied` replaces the running statistics, `collecting` averages those of the
@@ -127,7 +155,7 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
     its parts in all processes (torch's SyncBatchNorm works on GPUs alone).
     """
 
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
+    def __init__(self, layer: nn.modules.batchnorm._BatchNorm) -> None:
         self.take_over(layer, layer.num_features, layer.num_features)
         self.plain_type = type(layer)
         self.in_full_network = True
@@ -137,14 +165,24 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         self.switch: str | None = None
         self.parts: BatchParts | None = None
 
-    def add_private(self, switch: str, channels: int) -> None:
-        """Give the sub-network `switch` affine parameters of its own, starting from the shared."""
+    def add_private(self, switch: str, channels: int, copies: dict[int, nn.Parameter]) -> None:
+        """Give the sub-network `switch` affine parameters of its own, starting from the shared.
+
+        `copies` has those of other layers, by the id of the shared: tied ones stay tied.
+        """
         for kind, shared in (("weight", self.weight), ("bias", self.bias)):
-            private = None if shared is None else nn.Parameter(shared.detach()[:channels].clone())
+            private = None
+            if shared is not None:
+                own = nn.Parameter(shared.detach()[:channels].clone(), shared.requires_grad)
+                private = copies.setdefault(id(shared), own)
             self.register_parameter(f"{kind}_{switch}", private)
 
+    def parameter_in_use(self, kind: str) -> nn.Parameter | None:
+        """Return the shared or private parameter that "weight" or "bias" is a part of."""
+        return self._parameters.get(kind if self.switch is None else f"{kind}_{self.switch}")
+
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalized `n x used_outputs x h x w` activations."""
+        """Return the normalized `n x used_outputs (x h x w)` activations."""
         output = self._normalized(input)
         if issubclass(self.plain_type, BatchNormAct2d):
             output = self.act(self.drop(output))  # type: ignore[operator]
@@ -183,9 +221,11 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         (1983): means of squares, which could be sent as well, would cancel.
         """
         values = input.float()
-        own_mean = values.mean((0, 2, 3))
-        centred = values - own_mean[:, None, None]
-        own_variance = centred.square().mean((0, 2, 3))
+        others = [dimension for dimension in range(values.dim()) if dimension != 1]
+        along_channels = [-1, *[1] * (values.dim() - 2)]
+        own_mean = values.mean(others)
+        centred = values - own_mean.view(along_channels)
+        own_variance = centred.square().mean(others)
         means, variances = parts(torch.stack([own_mean, own_variance])).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
@@ -198,7 +238,8 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         scale = scale if weight is None else scale * weight
         shift = (own_mean - mean) * scale
         shift = shift if bias is None else shift + bias
-        return (centred * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+        normalized = centred * scale.view(along_channels) + shift.view(along_channels)
+        return normalized.to(input.dtype)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         if self.switch is not None:
@@ -231,6 +272,22 @@ class SlicedBatchNorm2d(SlicedLayer, nn.BatchNorm2d):
         return _filled(layer, self.training, weight=weight, bias=bias, **buffers)
 
 
+class SlicedPReLU(SlicedLayer, nn.PReLU):
+    """A PReLU with one slope for each of a prefix of its channels, or one for all of them."""
+
+    def __init__(self, layer: nn.PReLU) -> None:
+        self.take_over(layer, layer.num_parameters, layer.num_parameters)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activations `n x used_outputs x h x w` or `n x used_outputs`."""
+        return F.prelu(input, self.weight[: self.used_outputs])
+
+    def plain(self) -> nn.Module:
+        """Return a PReLU with a copy of the slopes in use."""
+        layer = nn.PReLU(self.used_outputs)
+        return _filled(layer, self.training, weight=self.weight[: self.used_outputs])
+
+
 class ChannelPad(SlicedLayer):
     """Constant padding that widens the channels (He et al.'s option A shortcut).
 
@@ -257,7 +314,7 @@ class ChannelPad(SlicedLayer):
         """Return torch's constant padding with the widths in use."""
         layer = nn.ConstantPad3d(0, self.value)
         layer.padding = self.padding()  # type: ignore[assignment]
-        return layer
+        return layer.train(self.training)
 
 
 def sliced(layer: nn.Module, name: str) -> SlicedLayer:
@@ -266,8 +323,10 @@ def sliced(layer: nn.Module, name: str) -> SlicedLayer:
         form: SlicedLayer = SlicedConv2d(layer)
     elif isinstance(layer, nn.Linear):
         form = SlicedLinear(layer)
-    elif isinstance(layer, nn.BatchNorm2d):
-        form = SlicedBatchNorm2d(layer)
+    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        form = SlicedBatchNorm(layer)
+    elif isinstance(layer, nn.PReLU):
+        form = SlicedPReLU(layer)
     else:
         assert isinstance(layer, SlicedLayer)
         form = layer

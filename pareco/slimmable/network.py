@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,15 +13,17 @@ from torch import Tensor, fx, nn
 
 from pareco.config import Granularity
 from pareco.cost import CostModel, Trace
+from pareco.slimmable.admission import admitted_copy
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
-    SlicedBatchNorm2d,
+    SlicedBatchNorm,
     SlicedLayer,
     sliced,
 )
-from pareco.slimmable.rules import TracingError
-from pareco.slimmable.tracing import trace
+from pareco.slimmable.modes import modes_kept
+from pareco.slimmable.nodes import TracingError
+from pareco.slimmable.tracing import assembled, trace
 from pareco.widths import Widths, WidthSpace
 
 
@@ -41,11 +44,11 @@ def make_slimmable(
 
     Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced.
     """
-    graph_module, found = trace(copy.deepcopy(model), example_input, slim_head=slim_head)
+    graph_module, found = trace(admitted_copy(model), example_input, slim_head=slim_head)
     space = WidthSpace(
         groups=found.groups, alpha_min=alpha_min, divisor=divisor, granularity=granularity
     )
-    return SlimmableNet(graph_module, space, found).train(model.training)
+    return SlimmableNet(graph_module, space, found)
 
 
 class SlimmableNet(nn.Module):
@@ -58,21 +61,25 @@ class SlimmableNet(nn.Module):
     def __init__(self, graph_module: fx.GraphModule, space: WidthSpace, found: Trace) -> None:
         """Take over the modules of a traced network; see `make_slimmable`."""
         super().__init__()
+        self.training = graph_module.training
         self.space, self.cost = space, CostModel(space, found)
         self._sites = found.sites
-        self._graph = graph_module.graph
-        self._run: Callable[..., Tensor] = type(graph_module).forward
-        for name, child in graph_module.named_children():
-            if hasattr(self, name):
-                raise TracingError(name, "SlimmableNet has an attribute of that name", "Rename it")
-            self.add_module(name, child)
+        self._program = _Program(graph_module.graph)
         self._layers: dict[str, SlicedLayer] = {}
+        forms: dict[nn.Module, SlicedLayer] = {}
         for name in dict.fromkeys(site.name for site in found.sites):
-            self._layers[name] = sliced(self.get_submodule(name), name)
-            self.set_submodule(name, self._layers[name])
+            layer = graph_module.get_submodule(name)
+            self._layers[name] = forms[layer] = sliced(layer, name)
+        for parent in list(graph_module.modules()):
+            for name, child in parent._modules.items():
+                parent._modules[name] = forms.get(child, child)  # type: ignore[arg-type]
         self._switches: dict[Widths, str] = {}
         self._widths = space.largest
         self._statistics: NormStatistics | None = None
+        for name in graph_module._modules:
+            if name in self.__dict__ and name.startswith("_"):
+                raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
+        self._modules.update(graph_module._modules)  # their names may be those of attributes here
         self.set_widths(self._widths)
 
     @property
@@ -82,7 +89,7 @@ class SlimmableNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
-        return self._run(self, images)
+        return self._program(self._modules, images)
 
     def set_widths(self, widths: Widths, statistics: NormStatistics | None = None) -> None:
         """Run at these widths from now on, in evaluation with these batch-norm statistics.
@@ -112,9 +119,9 @@ class SlimmableNet(nn.Module):
         finally:
             self.set_widths(*before)
 
-    def norms(self) -> list[SlicedBatchNorm2d]:
+    def norms(self) -> list[SlicedBatchNorm]:
         """Return the batch-norm layers, in the order of the network."""
-        return [layer for layer in self._layers.values() if isinstance(layer, SlicedBatchNorm2d)]
+        return [layer for layer in self._layers.values() if isinstance(layer, SlicedBatchNorm)]
 
     def share_batches(self, parts: BatchParts | None) -> None:
         """Take the batch statistics of batch norm over these parts; None: over each batch alone."""
@@ -131,8 +138,9 @@ class SlimmableNet(nn.Module):
                 continue
             key = f"switch{len(self._switches)}"
             with self.at(widths):
+                copies: dict[int, nn.Parameter] = {}
                 for layer in self.norms():
-                    layer.add_private(key, layer.used_outputs)
+                    layer.add_private(key, layer.used_outputs, copies)
             self._switches[widths] = key
         self.set_widths(self._widths, self._statistics)
 
@@ -142,12 +150,44 @@ class SlimmableNet(nn.Module):
         It holds no slimmable layer and gives the same outputs; its batch-norm statistics are
         `statistics` or, without, the first entries of the full network's.
         """
+        copies: dict[int, nn.Parameter] = {}
         with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
-            plain: dict[int, Any] = {id(layer): layer.plain() for layer in self._layers.values()}
+            plain: dict[int, Any] = {
+                id(layer): layer.extracted(copies) for layer in self._layers.values()
+            }
         root = nn.Module()
+        root.training = self.training
         for name, child in self.named_children():
             root.add_module(name, copy.deepcopy(child, plain))
-        return fx.GraphModule(root, copy.deepcopy(self._graph)).train(self.training)
+        return assembled(root, copy.deepcopy(self._program.graph))
+
+
+class _Program:
+    """A network's operations, as a function of its modules. Copies are the program itself."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self._module = fx.GraphModule(_stand_ins(graph), graph)
+
+    def __call__(self, modules: Mapping[str, nn.Module | None], images: Tensor) -> Tensor:
+        """Return the network's outputs; `modules` are its children by name."""
+        return type(self._module).forward(SimpleNamespace(**modules), images)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Program:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A graph alone cannot be pickled with every function of torch; its code can be.
+        return _program_of, (self._module,)
+
+
+def _program_of(module: fx.GraphModule) -> _Program:
+    return _Program(module.graph)
+
+
+def _stand_ins(graph: fx.Graph) -> dict[str, nn.Module]:
+    """Return a module without weights for each name of a module that the graph calls."""
+    return {str(node.target): nn.Identity() for node in graph.nodes if node.op == "call_module"}
 
 
 @torch.no_grad()
@@ -181,15 +221,13 @@ def normalized_by_batch(net: SlimmableNet, statistics: NormStatistics) -> Iterat
     The statistics of what is forwarded are averaged in `statistics`, every call of a layer alike;
     those of the network stay as they are. Use it at one widths only.
     """
-    modes = [(module, module.training) for module in net.modules()]
     norms = net.norms()
-    net.eval()
-    for layer in norms:
-        layer.collecting, layer.collected = statistics, 0
-    try:
-        yield
-    finally:
+    with modes_kept(net):
+        net.eval()
         for layer in norms:
-            layer.collecting = None
-        for module, training in modes:
-            module.training = training
+            layer.collecting, layer.collected = statistics, 0
+        try:
+            yield
+        finally:
+            for layer in norms:
+                layer.collecting = None

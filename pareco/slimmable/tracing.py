@@ -2,50 +2,121 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropBlock2d, DropPath
+from timm.layers.drop import drop_path
+from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.cost import FeatureCount, Trace
+from pareco.randomness import global_streams_kept
+from pareco.slimmable.channels import Variable
 from pareco.slimmable.layers import ChannelPad
-from pareco.slimmable.rules import (
-    Propagation,
+from pareco.slimmable.modes import (
+    BY_MODE,
+    WHOLE_ADVICE,
+    differing_modules,
+    entered,
+    identity_in_evaluation,
+    left,
+    modes_kept,
+    module_by_mode,
+    returned,
+    without_marks,
+)
+from pareco.slimmable.nodes import (
     TracingError,
-    Variable,
     argument,
+    owner,
     positions_of,
     refuse,
     shape_of,
+    source_of,
 )
+from pareco.slimmable.rules import Propagation
 from pareco.widths import ChannelGroup
 
-_LEAVES = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, DropBlock2d, DropPath)
+_LEAVES = (
+    *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm),
+    *(DropBlock2d, DropPath, StochasticDepth),
+)
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
+_BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -1)"
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
 
 
 class _Tracer(fx.Tracer):
-    """Keeps whole what has a slicing rule of its own; remembers where tracing stopped."""
+    """Keeps whole what has a slicing rule of its own and the modules at the paths in `whole`.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Marks in the graph where other modules begin and end; remembers which of them drew random
+    numbers, which the graph would repeat, and where tracing stopped ("" is the network).
+    """
+
+    def __init__(self, whole: Collection[str]) -> None:
+        super().__init__(autowrap_functions=(drop_path, stochastic_depth))
+        self.whole = whole
         self.failed_in: str | None = None
+        self.drew: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
+        known = known or module_qualified_name in self.whole
         return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        try:
+        if isinstance(m, ConvMlp):
+            forward = functools.partial(_conv_mlp, m)
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed_in = self.failed_in or self.path_of_module(m)
-            raise
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            self.create_proxy("call_function", entered, (path,), {})
+            with self.noting(path):
+                result = forward(*args, **kwargs)
+            result = self._marked(result)
+            self.create_proxy("call_function", left, (path,), {})
+            return result
+
+        return super().call_module(m, marked, args, kwargs)
+
+    def _marked(self, value: Any) -> Any:
+        if type(value) is tuple:
+            return tuple(map(self._marked, value))
+        if isinstance(value, fx.Proxy):
+            return self.create_proxy("call_function", returned, (value,), {})
+        return value
+
+    @contextmanager
+    def noting(self, path: str) -> Iterator[None]:
+        """Note whether the module at this path fails or draws random numbers of its own."""
+        with global_streams_kept() as drawn:
+            try:
+                yield
+            except Exception:
+                self.failed_in = path if self.failed_in is None else self.failed_in
+                raise
+            if drawn():
+                self.drew.append(path)
+
+
+def _conv_mlp(head: Any, x: Any) -> Any:
+    """Return the output of timm's VGG head without its branch for images that are too small.
+
+    Adaptive pooling to the size that the features have leaves them as they are.
+    """
+    least = head.input_kernel_size
+    sizes = torch.sym_max(x.shape[-2], least), torch.sym_max(x.shape[-1], least)
+    x = head.drop(head.act1(head.fc1(F.adaptive_avg_pool2d(x, sizes))))
+    return head.act2(head.fc2(x))
 
 
 class _Shapes(fx.Interpreter):
@@ -70,18 +141,35 @@ def trace(
 
     Raises `TracingError` naming the node, the reason and what would help.
     """
-    graph_module = _traced(model.eval())
-    _modularize(graph_module)
+    with modes_kept(model):
+        graph, whole = _graph(model)
+    graph_module = assembled(model, graph)
+    _modularize(graph_module, model)
     shapes = _Shapes(graph_module)
-    try:
-        with torch.no_grad():
-            shapes.run(example_input)
-    except Exception as error:
-        problem = str(error).partition("\n")[0]
-        refuse(shapes.current, f"it does not run on the example input: {problem}", _INPUT_ADVICE)
     propagation = Propagation(dict(graph_module.named_modules()))
+
+    def visit(node: fx.Node) -> None:
+        if node.op == "call_module" and node.target in whole:
+            module = graph_module.get_submodule(str(node.target))
+            propagation.pass_through(node, view=identity_in_evaluation(node, module))
+        else:
+            propagation.visit(node)
+
+    with torch.no_grad(), modes_kept(graph_module), global_streams_kept():
+        graph_module.eval()
+        try:
+            shapes.run(_several(example_input))
+        except Exception as error:
+            for node in _run_before(shapes.current):
+                visit(node)  # one of them may be the cause, and is refused then
+            problem = str(error).partition("\n")[0]
+            if len(example_input) == 1 and _runs(graph_module, example_input):
+                refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
+            reason = f"it does not run on the example input: {problem}"
+            refuse(shapes.current, reason, _INPUT_ADVICE)
     for node in graph_module.graph.nodes:
-        propagation.visit(node)
+        visit(node)
+    graph_module.recompile()
     _fix_kept(propagation, slim_head)
     found = Trace(
         groups=_groups(propagation),
@@ -91,32 +179,95 @@ def trace(
     return graph_module, found
 
 
-def _traced(model: nn.Module) -> fx.GraphModule:
-    tracer = _Tracer()
+def _runs(model: nn.Module, images: Tensor) -> bool:
     try:
-        graph = tracer.trace(model)
+        model(images)
+    except Exception:
+        return False
+    return True
+
+
+def _run_before(failed: fx.Node) -> Iterator[fx.Node]:
+    for node in failed.graph.nodes:
+        if node is failed:
+            return
+        if node.op != "placeholder" or shape_of(node):
+            yield node
+
+
+def _several(images: Tensor) -> Tensor:
+    """Return the images, one of them twice: a batch of one must not be taken for a single thing."""
+    return images.repeat(2, *[1] * (images.dim() - 1)) if images.shape[:1] == (1,) else images
+
+
+def assembled(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Return the graph with the modules of `root` that it uses, under all their names, as a module.
+
+    Each module keeps its mode.
+    """
+    graph_module = fx.GraphModule(root, graph)
+    names, used = {name for name, _ in graph_module.named_modules()}, set(graph_module.modules())
+    for name, module in root.named_modules(remove_duplicate=False):
+        if module in used and name not in names:
+            graph_module.add_submodule(name, module)
+    for name, module in graph_module.named_modules():
+        module.training = root.get_submodule(name).training
+    return graph_module
+
+
+def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
+    """Return the model's graph for both modes, and the paths of modules that it keeps whole.
+
+    Those are modules without parameters that do different things by mode, or draw by themselves.
+    """
+    whole: set[str] = set()
+    while True:
+        differing: dict[str, str] = {}
+        evaluation, training = _Tracer(whole), _Tracer(whole)
+        graph = other = _marked_graph(evaluation, model.eval())
+        try:
+            graph = _marked_graph(training, model.train())
+        except TracingError as error:
+            differing[training.failed_in or ""] = f"in training, {error.reason}"
+        else:
+            found = differing_modules(graph, other)
+            differing |= dict.fromkeys(found, "it does other things in training than in evaluation")
+        drew = [*evaluation.drew, *training.drew]
+        differing |= dict.fromkeys(drew, "it draws random numbers while it is traced")
+        if not differing:
+            graph._tracer_cls = None  # or pickles of extracted networks would name ours
+            return without_marks(graph), frozenset(whole)
+        for path, reason in differing.items():
+            module = model.get_submodule(path)
+            if not path or any(True for _ in (*module.parameters(), *module.buffers())):
+                raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE)
+        whole |= differing.keys()
+
+
+def _marked_graph(tracer: _Tracer, model: nn.Module) -> fx.Graph:
+    try:
+        with tracer.noting(""):
+            return tracer.trace(model)
     except Exception as error:
-        where = tracer.failed_in or type(model).__name__
         raise TracingError(
-            where,
+            tracer.failed_in or type(model).__name__,
             f"torch.fx cannot trace it ({error})",
             "Control flow that depends on tensors or their shapes must become a module of its "
             "own without it",
         ) from error
-    return fx.GraphModule(model, graph)
 
 
-def _modularize(graph_module: fx.GraphModule) -> None:
+def _modularize(graph_module: fx.GraphModule, model: nn.Module) -> None:
     """Replace functions that depend on the mode or the widths by modules, in place."""
     for node in list(graph_module.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target is F.dropout:
-            _replace(graph_module, node, nn.Dropout(float(argument(node, 1, "p", 0.5))))
+        if node.target in BY_MODE:
+            _replace(graph_module, node, module_by_mode(node), model)
         elif node.target is F.pad:
             padding = tuple(argument(node, 1, "pad"))
             if len(padding) == 6 and any(padding[4:]):
-                _replace(graph_module, node, _channel_pad(node, padding))
+                _replace(graph_module, node, _channel_pad(node, padding), model)
     graph_module.recompile()
 
 
@@ -129,10 +280,19 @@ def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
     return ChannelPad(padding[:4], padding[4], padding[5], float(value or 0.0))
 
 
-def _replace(graph_module: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
-    graph_module.add_submodule(node.name, module)
-    with graph_module.graph.inserting_before(node):
-        replacement = graph_module.graph.call_module(node.name, (argument(node, 0, "input"),))
+def _replace(
+    graph_module: fx.GraphModule, node: fx.Node, module: nn.Module | None, model: nn.Module
+) -> None:
+    """Put a module, under a free name, in the place of a function's node; None: nothing."""
+    (replacement,) = node.all_input_nodes[:1]
+    if module is not None:
+        name, number = node.name, 0
+        while hasattr(model, name) or hasattr(graph_module, name):
+            number += 1
+            name = f"{node.name}_{number}"
+        graph_module.add_submodule(name, module.train(model.get_submodule(owner(node)).training))
+        with graph_module.graph.inserting_before(node):
+            replacement = graph_module.graph.call_module(name, (replacement,))
     node.replace_all_uses_with(replacement)
     graph_module.graph.erase_node(node)
 
@@ -144,6 +304,7 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
     for node, kind in kinds.items():
         if kind in ("convolution", "linear", "pad"):
             consumers.setdefault(propagation.input_of(node).variable.root, []).append(node)
+    squeezes = _squeezes(propagation)
     classifiers = {node for node in kinds if tags[node].variable.root.fixed}
     for node, kind in kinds.items():
         if kind not in ("convolution", "linear"):
@@ -152,10 +313,23 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
         users = consumers.get(variable, [])
         only_classifies = bool(users) and classifiers.issuperset(users)
         head = only_classifies and propagation.kernel_of(node) == 1 and variable.producers == 1
-        if (head and not slim_head) or (variable.pooled_only and not head):
+        if (head and not slim_head) or variable in squeezes:
             variable.fixed = True
     for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
         wide.root.fixed |= narrow.root.fixed
+
+
+def _squeezes(propagation: Propagation) -> set[Variable]:
+    """Return the channels of squeeze bottlenecks: all that puts them out works towards a gate."""
+    produced: dict[Variable, list[fx.Node]] = {}
+    for node, kind in propagation.kinds.items():
+        if kind in ("convolution", "linear"):
+            produced.setdefault(propagation.tags[node].variable.root, []).append(node)
+    return {
+        variable
+        for variable, nodes in produced.items()
+        if propagation.gating.issuperset([*nodes, *map(source_of, nodes)])
+    }
 
 
 def _groups(propagation: Propagation) -> tuple[ChannelGroup, ...]:

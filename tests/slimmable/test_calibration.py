@@ -33,18 +33,18 @@ def statistics_by_hand(
     """Return means and variances of what enters each batch norm, averaged over batches."""
     inputs: dict[str, list[Tensor]] = {}
     for name, module in plain.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             seen = inputs.setdefault(name, [])
             module.register_forward_pre_hook(functools.partial(_keep_input, seen))
     plain.train()
     with torch.no_grad():
         for batch in images:
             plain(batch)
-    means = {name: torch.stack([x.mean((0, 2, 3)) for x in seen]) for name, seen in inputs.items()}
-    variances = {
-        name: torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in seen])
-        for name, seen in inputs.items()
+    by_channel = {
+        name: [x.transpose(0, 1).flatten(1) for x in seen] for name, seen in inputs.items()
     }
+    means = {name: torch.stack([x.mean(1) for x in seen]) for name, seen in by_channel.items()}
+    variances = {name: torch.stack([x.var(1) for x in seen]) for name, seen in by_channel.items()}
     return (
         {name: value.mean(0) for name, value in means.items()},
         {name: value.mean(0) for name, value in variances.items()},
@@ -109,6 +109,30 @@ class Twice(nn.Module):
 def test_a_norm_called_twice_averages_over_its_calls() -> None:
     net = make_slimmable(Twice(), torch.zeros(1, 3, 32, 32))
     assert_calibrated(net, Widths([5]), batches(0))
+
+
+class OfVectors(Twice):
+    """Batch norm of images, of sequences and of pooled features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequences, self.vectors = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        sequences = self.sequences(self.norm(self.conv(images)).flatten(2))
+        return self.fc(self.vectors(sequences.amax(2)))
+
+
+def test_norms_of_sequences_and_vectors() -> None:
+    net = make_slimmable(OfVectors(), torch.zeros(1, 3, 32, 32))
+    statistics = assert_calibrated(net, Widths([5]), batches(0))
+    assert {name: len(mean) for name, mean in statistics.means.items()} == dict.fromkeys(
+        ("norm", "sequences", "vectors"), 5
+    )
+    with net.eval().at(Widths([5]), statistics):
+        plain = net.extract(Widths([5]), statistics)
+        torch.testing.assert_close(net(batches(1)[0]), plain(batches(1)[0]))
+        assert isinstance(plain.get_submodule("vectors"), nn.BatchNorm1d)
 
 
 def test_norm_without_running_statistics() -> None:

@@ -86,12 +86,12 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
         (lambda m, x: x[:1], {}, "'getitem'.*indexing.*spatial dimensions only"),
         (lambda m, x: x * m.scale, {}, "'scale'.*parameter or buffer.*Rewrite"),
         (lambda m, x: torch.mul(x, other=x.shape[0]), {}, "'mul'.*not a traced tensor.*Rewrite"),
-        (lambda m, x: F.softmax(x, 1), {}, "'softmax'.*no rule for 'softmax'.*Rewrite"),
+        (lambda m, x: F.softmax(x, 1), {}, "'softmax'.*not the classes.*Rewrite"),
         (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 1, 1)}, "'add'.*8 and 1.*Rewrite"),
         (lambda m, x: x.mean(1, keepdim=True), {"features": 1}, "'mean'.*keep the batch.*Rewrite"),
         (lambda m, x: x * x.mean(), {}, "'mean'.*keep the batch and channel.*Rewrite"),
-        (lambda m, x: x.flatten(2).mean(2), {"flat": True}, "'flatten'.*from 2.*dimension 1"),
-        (lambda m, x: x.view(1, 8, -1).mean(2), {"flat": True}, "'view'.*other than.*flatten"),
+        (lambda m, x: x.flatten(1, 2).mean(2), {"flat": True}, "'flatten'.*from 1.*dimension 1"),
+        (lambda m, x: x.view(1, 8, -1).mean(2), {"flat": True}, "'view'.*keep the batch.*flatten"),
         (lambda m, x: F.pad(x, (0,) * 5 + (x.shape[1],)), {}, "'pad'.*channel padd.*by constants"),
         (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "'pad'.*channel padd.*by constants"),
         (lambda m, x: F.linear(x, x), {}, "'linear'.*does not run on the example.*size"),
@@ -112,7 +112,6 @@ def test_refused_functions(body: Callable, options: dict[str, Any], message: str
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect padding.*Rewrite"),
         (nn.GroupNorm(2, 8), "GroupNorm.*Rewrite"),
         (nn.SyncBatchNorm(8), "SyncBatchNorm.*Rewrite"),
-        (nn.PReLU(8), "no rule for the module PReLU.*Rewrite"),
         (nn.Conv2d(3, 8, 1), "does not run on the example.*size"),
     ],
 )
@@ -150,13 +149,6 @@ def test_refused_networks(
     with pytest.raises(ValueError, match=message) as refusal:
         make_slimmable(model(), torch.zeros(1, *shape))
     assert isinstance(refusal.value, TracingError) != message.startswith("no free")
-
-
-@pytest.mark.parametrize("name", ["space", "cost", "norms", "at"])
-def test_module_names_that_would_hide_attributes_are_refused(name: str) -> None:
-    model = Net(lambda m, x: m.get_submodule(name)(x), **{name: nn.ReLU()})  # type: ignore[arg-type]
-    with pytest.raises(TracingError, match=f"node '{name}'.*Rename"):
-        make_slimmable(model, IMAGE)
 
 
 def test_functional_dropout_follows_the_mode() -> None:

@@ -1,0 +1,116 @@
+"""What a model must not hold to be made slimmable, found before it is copied and traced."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from operator import itemgetter
+
+import torch
+from torch import fx, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from pareco.slimmable.nodes import TracingError
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_REPARAMETRIZED = (
+    (WeightNorm, "weight norm", "torch.nn.utils.remove_weight_norm(module)"),
+    (SpectralNorm, "spectral norm", "torch.nn.utils.remove_spectral_norm(module)"),
+    (prune.BasePruningMethod, "pruning", "torch.nn.utils.prune.remove(module, name)"),
+)
+_WRAPPED = {
+    "DataParallel": "its attribute `module`",
+    "DistributedDataParallel": "its attribute `module`",
+    "FullyShardedDataParallel": "the module that it was made from",
+    "OptimizedModule": "its attribute `_orig_mod`, and compile what make_slimmable returns",
+}
+
+
+def admitted_copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy of the model.
+
+    Raises `TypeError` for what is no module, and `TracingError`, which names the module and what
+    helps, for what would get lost or go wrong in a slimmable network: wrappers, compiled code,
+    reparametrized or quantized weights, hooks, `train` methods, memory that is shared.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        for reason, advice in _objections(module):
+            raise TracingError(name or type(model).__name__, reason, advice)
+    for name in model._modules:
+        if hasattr(fx.GraphModule, name):
+            raise TracingError(name, "fx.GraphModule has an attribute of that name", "Rename it")
+    _refuse_overlaps(model)
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        problem = str(error).partition("\n")[0]
+        advice = "Remove from its attributes what cannot be copied, such as computed tensors"
+        raise TracingError(_uncopied(model), f"copy.deepcopy fails ({problem})", advice) from error
+
+
+def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield reasons, with advice, not to slim a network that holds this module."""
+    names = [each.__name__ for each in type(module).__mro__]
+    for wrapper in _WRAPPED.keys() & names:
+        yield f"it wraps a network in {wrapper}", f"Pass the plain module: {_WRAPPED[wrapper]}"
+    if isinstance(module, torch.jit.ScriptModule):
+        yield "it is compiled (ScriptModule)", "Pass the plain module that it was made from"
+    if module._compiled_call_impl is not None:
+        yield "it is compiled", "Pass the module as it was before compile(), and compile the result"
+    if any(is_lazy(tensor) for tensor in module._parameters.values() if tensor is not None):
+        yield "its shapes are not known yet", "Run the model once on an example input"
+    if type(module).__module__.startswith(("torch.ao.", "torchao.")):
+        advice = "Pass the network in floating point, and quantize what extract returns"
+        yield f"it is quantized ({type(module).__name__})", advice
+    if parametrize.is_parametrized(module):
+        call = "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+        yield "it has a parametrization", f"Bake it in with {call}"
+    held = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    for form, what, call in _REPARAMETRIZED:
+        if any(isinstance(hook, form) for hook in held):
+            yield f"its weight is computed by {what}", f"Bake it in with {call}"
+    for tensor in module._parameters.values():
+        if tensor is None:
+            continue
+        held += [hook for kind in _TENSOR_HOOKS for hook in getattr(tensor, kind) or ()]
+    if held:
+        advice = "Remove it, and register it on the same layer of the slimmable network"
+        yield "it has a hook, which would get lost", advice
+    if "train" in module.__dict__ or type(module).train is not nn.Module.train:
+        advice = "Remove the method, and set the mode of the slimmable network's modules"
+        yield "it has a train() of its own, which would get lost", advice
+
+
+def _refuse_overlaps(model: nn.Module) -> None:
+    """Raise `TracingError` where two parameters share memory: a copy would not."""
+    spans = []
+    for name, tensor in model.named_parameters():
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        first = int(tensor.storage_offset())
+        last = first + sum((size - 1) * step for size, step in steps)
+        if tensor.numel():
+            spans.append((tensor.untyped_storage()._cdata, first, last, name))
+    for before, after in itertools.pairwise(sorted(spans, key=itemgetter(0, 1, 2))):
+        if before[0] == after[0] and after[1] <= before[2]:
+            reason = f"it shares memory with {before[3]}, but is another parameter"
+            raise TracingError(after[3], reason, "Use one parameter in both places, or a copy")
+
+
+def _uncopied(model: nn.Module) -> str:
+    """Return the path of the first module of which something other than its parts fails to copy."""
+    for name, module in model.named_modules():
+        parts = {id(part): part for part in module._modules.values()}
+        parts |= {id(part): part for part in module._parameters.values()}
+        for value in module.__dict__.values():
+            try:
+                copy.deepcopy(value, dict(parts))
+            except Exception:
+                return name or type(model).__name__
+    return type(model).__name__

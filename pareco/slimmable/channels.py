@@ -1,0 +1,62 @@
+"""The channels of tensors while a network is traced: unknown counts, some of which must agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pareco.cost import FeatureCount
+
+
+class Variable:
+    """An unknown channel count, unified with others that must agree (union-find).
+
+    `size` is the count at full width, `positions` the most that it is put out at (0 for vectors and
+    globally pooled features), `producers` how many calls of convolutions and linear layers put it
+    out, `group` the index of its channel group once these are numbered (None: its channels are
+    fixed).
+    """
+
+    def __init__(self, size: int, positions: int = 0, *, fixed: bool = False) -> None:
+        self.size = size
+        self.positions = positions
+        self.fixed = fixed
+        self.producers = 0
+        self.group: int | None = None
+        self._parent: Variable | None = None
+
+    @property
+    def root(self) -> Variable:
+        """The variable that stands for all those unified with this one."""
+        node = self
+        while node._parent is not None:
+            node = node._parent
+        return node
+
+    def unify(self, other: Variable) -> None:
+        """Make the two variables, which must have one size, one."""
+        first, second = self.root, other.root
+        if first is second:
+            return
+        second._parent = first
+        first.fixed |= second.fixed
+        first.producers += second.producers
+        first.positions = max(first.positions, second.positions)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """The channels of a tensor, its dimension 1: their variable, and the features per channel.
+
+    `factor` is more than 1 where a flatten put positions beside channels. `pooled` tells that the
+    tensor has passed a pooling that is global at every image size.
+    """
+
+    variable: Variable
+    factor: int = 1
+    pooled: bool = False
+
+    def count(self, positions: int = 1) -> FeatureCount:
+        """Return the features at so many positions, once the channel groups are numbered."""
+        variable = self.variable.root
+        channels = variable.size if variable.group is None else 1
+        return FeatureCount(variable.group, positions * self.factor * channels)

@@ -1,0 +1,195 @@
+"""What the nodes of a traced graph are called with, and how one is refused."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import fx
+
+_GENERAL_ADVICE = (
+    "Rewrite this part with convolutions, batch norm, linear layers, sums, products, pooling, "
+    "activations and flatten, as torch modules"
+)
+_RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
+_INDEX_ADVICE = "Index spatial dimensions only, by slices or numbers"
+_ARITHMETIC = (
+    *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
+    *(operator.mod, operator.neg, torch.sym_max, torch.sym_min, torch.sym_int),
+)
+_WHOLE = (slice(None), slice(0, None), slice(None, None, 1), slice(0, None, 1))
+
+
+class TracingError(ValueError):
+    """A network that cannot be made slimmable: names the node, the reason and what would help."""
+
+    def __init__(self, node: str, reason: str, advice: str) -> None:
+        super().__init__(f"cannot make the network slimmable at node '{node}': {reason}. {advice}")
+        self.node, self.reason = node, reason
+
+
+def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
+    """Raise the `TracingError` of this node."""
+    names = [str(node.target)] if node.op == "call_module" else [node.name, owner(node)]
+    raise TracingError(" in ".join(filter(None, names)), reason, advice)
+
+
+def owner(node: fx.Node) -> str:
+    """Return the path of the module whose own step this is; "" is the network."""
+    paths = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return paths[-1] if paths else ""
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """Return an argument of the node's call, whether it is given by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def source_of(node: fx.Node) -> Any:
+    """Return what the node acts on: its first argument, by position or by name."""
+    if node.op == "call_module" and not node.args:
+        return next(iter(node.kwargs.values()), None)
+    return argument(node, 0, "input")
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of the node's output (batch first); empty if it is not one tensor."""
+    return node.meta.get("shape", ())
+
+
+def positions_of(node: fx.Node) -> int:
+    """Return height times width of the node's output; 1 for a feature vector."""
+    return math.prod(shape_of(node)[2:])
+
+
+def measured_by(size: Any) -> set[int]:
+    """Return from which dimensions of tensors a size is computed; none for a number.
+
+    The batch is dimension 0, the channels are 1. What is not understood counts as both.
+    """
+    if not isinstance(size, fx.Node):
+        return set()
+    if size.target in _ARITHMETIC:
+        return set().union(*(measured_by(part) for part in size.args))
+    if size.target == "size" and isinstance(argument(size, 1, "dim"), int):
+        rank = len(shape_of(source_of(size)))
+        return {argument(size, 1, "dim") % rank} if rank else {0, 1}
+    if size.target is operator.getitem and isinstance(size.args[1], int):
+        _, dimensions = _measured(size.args[0])
+        return {dimensions[size.args[1]]} if dimensions else {0, 1}
+    return {0, 1}
+
+
+def _measured(sizes: Any) -> tuple[Any, Sequence[int]]:
+    """Return of which tensor and dimensions the sizes are, if they are those of one; else none."""
+    if not isinstance(sizes, fx.Node):
+        return None, ()
+    if sizes.target is operator.getitem and isinstance(sizes.args[1], slice):
+        tensor, dimensions = _measured(sizes.args[0])
+        numbers = not any(isinstance(bound, fx.Node) for bound in _bounds(sizes.args[1]))
+        return tensor, dimensions[sizes.args[1]] if numbers else ()
+    whole = sizes.target == "size" and argument(sizes, 1, "dim") is None
+    shape = sizes.target is getattr and sizes.args[1] == "shape"
+    if not (whole or shape):
+        return None, ()
+    return source_of(sizes), range(len(shape_of(source_of(sizes))))
+
+
+def written_sizes(node: fx.Node, name: str) -> list[Any]:
+    """Return the sizes that a reshape or expansion asks for: numbers, and nodes that compute them.
+
+    They are given one by one, as a tuple, or by the shape of a tensor.
+    """
+    sizes = node.args[1:] or (node.kwargs.get(name),)
+    return _written(node, sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
+
+
+def _written(node: fx.Node, sizes: Any) -> list[Any]:
+    if isinstance(sizes, (tuple, list)):
+        return list(sizes)
+    tensor, dimensions = _measured(sizes)
+    if dimensions:
+        with node.graph.inserting_before(node):
+            return [node.graph.call_method("size", (tensor, each)) for each in dimensions]
+    if isinstance(sizes, fx.Node) and sizes.target is operator.add:
+        return _written(node, sizes.args[0]) + _written(node, sizes.args[1])
+    return refuse(node, "its sizes are not written out", _RESHAPE_ADVICE)
+
+
+def _bounds(part: Any) -> tuple[Any, ...]:
+    return (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
+
+
+def rewrite(node: fx.Node, source: fx.Node, sizes: Sequence[Any]) -> None:
+    """Let a reshape, expansion or squeeze of the source ask for other sizes or dimensions."""
+    node.args, node.kwargs = (source, tuple(sizes)), {}
+
+
+def reshaped_sizes(node: fx.Node, source: fx.Node, sizes: list[Any], channels: int) -> list[Any]:
+    """Return the sizes of a reshape so that they hold for any batch and any number of channels.
+
+    `channels` is their number at full width. Each channel must keep its values together, in
+    order: what is not `n x channels x positions` or flattened features of it is refused.
+    """
+    before, after = shape_of(source), shape_of(node)
+    if len(after) < 2 or len(sizes) != len(after):
+        refuse(node, f"a reshape to {after}", _RESHAPE_ADVICE)
+    batch, features, *positions = sizes
+    if after[0] != before[0] or (batch != -1 and measured_by(batch) != {0}):
+        refuse(node, "a reshape that does not keep the batch as it is", _RESHAPE_ADVICE)
+    foreign = measured_by(features) - ({1} if positions else set(range(1, len(before))))
+    whole = after[1] == channels if positions else after[1] % channels == 0
+    if foreign or not whole:
+        refuse(node, "a reshape that mixes channels with positions", _RESHAPE_ADVICE)
+    if any(measured_by(size) & {0, 1} for size in positions):
+        refuse(node, "a reshape whose positions depend on batch or channels", _RESHAPE_ADVICE)
+    with node.graph.inserting_before(node):
+        batch = node.graph.call_method("size", (source, 0))
+        if -1 not in positions:
+            return [batch, -1, *positions]
+        if before[1] != channels:
+            refuse(node, "a reshape whose number of positions is left open", _RESHAPE_ADVICE)
+        return [batch, node.graph.call_method("size", (source, 1)), *positions]
+
+
+def expanded_sizes(node: fx.Node, source: fx.Node, sizes: list[Any]) -> list[Any]:
+    """Return the sizes of an expansion over positions so that they hold for any batch and width."""
+    before, after = shape_of(source), shape_of(node)
+    advice = "Expand height and width alone, as in gate.expand_as(x) or gate.expand(-1, -1, h, w)"
+    if len(before) != len(after) or len(sizes) != len(after) or before[:2] != after[:2]:
+        refuse(node, f"an expansion from {before} to {after}", advice)
+    batch, channels, *positions = sizes
+    kept = batch == -1 or measured_by(batch) == {0}
+    kept &= channels in (-1, before[1]) or measured_by(channels) == {1}
+    if not kept or any(measured_by(size) & {0, 1} for size in positions):
+        refuse(node, "an expansion that depends on the batch or on the channels", advice)
+    return [-1, -1, *positions]
+
+
+def spatial_dimensions(node: fx.Node, dimensions: Any, rank: int) -> tuple[int, ...]:
+    """Return dimensions as numbers from 2 on; others, among `rank` of them, are refused."""
+    listed = dimensions if isinstance(dimensions, (tuple, list)) else (dimensions,)
+    spatial = [isinstance(dimension, int) and dimension % rank > 1 for dimension in listed]
+    if not spatial or not all(spatial):
+        refuse(node, "it must keep the batch and channel dimensions")
+    return tuple(dimension % rank for dimension in listed)
+
+
+def check_index(node: fx.Node, index: Any, rank: int) -> None:
+    """Refuse an index that does more than pick positions of a tensor of so many dimensions."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    named = [part for part in parts if part is not None and part is not Ellipsis]
+    if Ellipsis in [part for part in parts if not isinstance(part, fx.Node)]:
+        place = next(i for i, part in enumerate(parts) if part is Ellipsis)
+        parts[place : place + 1] = [slice(None)] * (rank - len(named))
+    if len(parts) < 2 or not all(isinstance(part, slice) for part in parts[:2]):
+        refuse(node, f"indexing with {index}", _INDEX_ADVICE)
+    if any(part not in _WHOLE for part in parts[:2]):
+        refuse(node, "indexing takes part of the batch or of the channels")
+    for part in parts[2:]:
+        numbers = all(bound is None or type(bound) in (int, fx.Node) for bound in _bounds(part))
+        if not numbers or any(measured_by(bound) & {0, 1} for bound in _bounds(part)):
+            refuse(node, f"indexing with {index}", _INDEX_ADVICE)

@@ -1,0 +1,45 @@
+"""Which modules and functions of torch, timm and torchvision each rule holds for."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AvgPool2dSame, DropBlock2d, DropPath
+from timm.layers.pool2d_same import MaxPool2dSame
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+NOTHING_IN_INFERENCE = (
+    *(nn.Identity, nn.modules.dropout._DropoutNd, DropPath, DropBlock2d, StochasticDepth),
+)
+SPATIAL = (
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
+    *(MaxPool2dSame, AvgPool2dSame, nn.ZeroPad2d, nn.ConstantPad2d),
+    *(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
+)
+POOLS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d)
+ADAPTIVE_POOLS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+REDUCTIONS = (*(torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"),)
+NOT_ELEMENTWISE = (
+    *(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU),
+    nn.MultiheadAttention,
+)
+SOFTMAX = (
+    *(F.softmax, F.log_softmax, F.softmin, torch.softmax, torch.log_softmax),
+    *("softmax", "log_softmax"),
+)
+ELEMENTWISE_FUNCTIONS = (
+    *(F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid, F.gelu, F.leaky_relu),
+    *(F.elu, F.mish, F.hardtanh, F.softplus, F.tanh, F.selu, F.celu, F.softsign, F.logsigmoid),
+    *(torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.abs, torch.neg, torch.exp),
+    *(torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.clamp, torch.clip, torch.clone),
+    *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "abs", "neg", "exp", "sqrt"),
+    *("rsqrt", "square", "pow", "clamp", "clamp_", "clip", "clip_"),
+    *("contiguous", "clone", "float"),
+    *(operator.add, operator.iadd, operator.mul, operator.imul, operator.sub, operator.isub),
+    *(operator.truediv, operator.itruediv, operator.neg, operator.pow),
+    *(torch.add, torch.mul, torch.sub, torch.div, torch.maximum, torch.minimum),
+    *("add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_", "maximum", "minimum"),
+)

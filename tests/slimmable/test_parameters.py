@@ -1,0 +1,272 @@
+"""Parameters are counted once and sliced; tied and frozen ones stay so."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pareco.slimmable import SlimmableNet, TracingError, calibrated_statistics, make_slimmable
+from pareco.widths import Widths
+from tests.slimmable.test_tracing import IMAGE, Net, assert_slims
+
+
+def assert_counts(net: SlimmableNet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for widths in (net.space.largest, net.space.smallest, net.space.sample(generator)):
+        plain = net.extract(widths)
+        assert int(net.cost.params(widths)) == sum(p.numel() for p in plain.parameters())
+
+
+def conv(inputs: int = 8, outputs: int = 8, kernel: int = 3, **options) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+
+
+def depthwise() -> nn.Conv2d:
+    return conv(groups=8)
+
+
+def tied(*paths: str, **modules: nn.Module) -> Net:
+    """Return a network that runs these modules in turn; each path is tied to the first one."""
+    model = Net(lambda m, x: m.parts(x), parts=nn.Sequential())
+    for name, module in modules.items():
+        model.get_submodule("parts").add_module(name, module)
+    first = model.get_parameter(f"parts.{paths[0]}")
+    for path in paths[1:]:
+        name, _, kind = path.rpartition(".")
+        setattr(model.get_submodule(f"parts.{name}"), kind, first)
+    return model
+
+
+TIED = {
+    "convolutions": lambda: tied(
+        "a.weight", "b.weight", a=conv(), norm=nn.BatchNorm2d(8), b=conv()
+    ),
+    "three": lambda: tied("a.weight", "b.weight", "c.weight", a=conv(), b=conv(), c=conv()),
+    "depthwise": lambda: tied("a.weight", "b.weight", a=depthwise(), c=conv(), b=depthwise()),
+    "biases": lambda: tied("a.bias", "b.bias", a=conv(), c=conv(8, 12), b=conv(12, 8, 1)),
+    "norms": lambda: tied(
+        "n.weight", "k.weight", n=nn.BatchNorm2d(8), a=conv(), k=nn.BatchNorm2d(8)
+    ),
+    "bias and norm": lambda: tied("a.bias", "n.bias", a=conv(), n=nn.BatchNorm2d(8)),
+    "weight and bias": lambda: tied("n.weight", "n.bias", n=nn.BatchNorm2d(8)),
+    "slopes": lambda: tied("a.weight", "b.weight", a=nn.PReLU(), c=conv(8, 8), b=nn.PReLU()),
+}
+
+
+@pytest.mark.parametrize("case", TIED)
+def test_tied_parameters_are_counted_once_and_stay_tied(case: str) -> None:
+    model = TIED[case]()
+    own, every = sum(p.numel() for p in model.parameters()), dict(model.named_parameters())
+    net = assert_slims(model)
+    assert int(net.cost.params(net.space.largest)) == own
+    assert_counts(net)
+    for made in (net, copy.deepcopy(net), net.extract(net.space.smallest)):
+        assert dict(made.named_parameters()).keys() == every.keys()
+        assert made.state_dict().keys() == model.state_dict().keys()
+    assert_trains_alike(net, model.train())
+
+
+def assert_trains_alike(net: SlimmableNet, model: nn.Module) -> None:
+    """Check two steps at full width, and one that moves a tie at the smallest widths."""
+    images, labels = torch.rand(4, 3, 16, 16, dtype=torch.double), torch.arange(4)
+    narrow = net.train().extract(net.space.smallest)
+
+    def step(each: nn.Module) -> None:
+        optimizer = torch.optim.SGD(each.parameters(), 0.1)
+        nn.functional.cross_entropy(each(images), labels).backward()
+        optimizer.step()
+
+    with net.at(net.space.smallest):
+        twin = copy.deepcopy(net)
+    step(twin)
+    step(narrow)
+    found = twin.extract(net.space.smallest).state_dict()
+    for name, parameter in narrow.named_parameters():
+        torch.testing.assert_close(found[name], parameter.detach(), msg=name)
+    for _ in range(2):
+        step(net)
+        step(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        torch.testing.assert_close(net.state_dict()[name], parameter.detach(), msg=name)
+
+
+def test_a_tie_ties_the_channels_on_both_sides() -> None:
+    model = tied("a.weight", "b.weight", a=conv(), e=conv(8, 12, 1), f=conv(12, 8, 1), b=conv())
+    net = assert_slims(model)
+    assert net.space.names == ("stem", "parts.a", "parts.e")
+    model = Net(lambda m, x: m.f(m.b(m.e(m.a(x)))), a=conv(), e=conv(), b=conv(), f=conv())
+    assert make_slimmable(model, IMAGE).space.names == ("stem", "a", "e", "b", "f")
+    model.get_submodule("b").weight = model.get_submodule("a").weight
+    net = assert_slims(model)
+    assert net.space.names == ("stem", "a", "f")
+
+
+def test_parameters_in_one_vector_are_no_tie() -> None:
+    model = Net(lambda m, x: m.b(m.a(x)), a=conv(), b=conv())
+    vector = nn.utils.parameters_to_vector(model.parameters()).detach()
+    nn.utils.vector_to_parameters(vector, model.parameters())
+    net = make_slimmable(model, IMAGE)
+    assert int(net.cost.params(net.space.largest)) == len(vector)
+    assert_counts(net)
+
+
+def test_a_tie_of_two_kinds_of_layers_is_refused() -> None:
+    model = tied("a.weight", "b.weight", c=conv(8, 1), a=conv(1, 8), b=depthwise())
+    with pytest.raises(TracingError, match=r"'parts.b': convolution and depthwise .*'parts.a'"):
+        make_slimmable(model, IMAGE)
+
+
+def test_tied_linear_layers_that_lie_differently_are_refused() -> None:
+    head = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(32, 32), nn.Linear(32, 32))
+    model = Net(lambda m, x: m.head(x), 32, flat=True, head=head)
+    model.get_submodule("head.3").weight = model.get_parameter("head.2.weight")
+    with pytest.raises(TracingError, match=r"laid out differently: .* of 'head.2'"):
+        make_slimmable(model, IMAGE)
+
+
+def test_tied_norms_stay_tied_where_sub_networks_have_their_own() -> None:
+    net = make_slimmable(TIED["norms"](), IMAGE)
+    net.privatize_norm([net.space.smallest])
+    first, second = (net.get_parameter(f"parts.{name}.weight_switch0") for name in "nk")
+    assert first is second
+    assert_counts(net)
+
+
+class SharesAModule(nn.Module):
+    """One norm under two names, as where a block is given the layer of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(conv(), self.first[1], self.first[2])
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.second(self.first(images)).mean((2, 3)))
+
+
+def test_one_module_under_two_names_keeps_both() -> None:
+    model = SharesAModule()
+    net = assert_slims(model)
+    for made in (net, copy.deepcopy(net), net.extract(net.space.smallest)):
+        assert made.state_dict().keys() == model.state_dict().keys()
+        assert made.get_submodule("first.1") is made.get_submodule("second.1")
+    net.load_state_dict(model.state_dict())
+    model.load_state_dict(net.state_dict())
+    assert_counts(net)
+
+
+@pytest.mark.parametrize(
+    ("parts", "slopes"),
+    [
+        ([nn.PReLU()], 1),
+        ([nn.PReLU(8)], 8),
+        ([nn.PReLU(8), conv(), nn.PReLU(8), nn.BatchNorm2d(8)], 16 + 8 * 72 + 8 + 16),
+    ],
+)
+def test_slopes_are_counted_and_sliced(parts: list[nn.Module], slopes: int) -> None:
+    for index, part in enumerate(parts):
+        if isinstance(part, nn.PReLU):
+            nn.init.uniform_(part.weight, index, index + 1)
+    net = assert_slims(Net(lambda m, x: m.parts(x), parts=nn.Sequential(*parts)))
+    assert int(net.cost.params(net.space.largest)) == slopes + 8 * 27 + 8 + 8 * 4 + 4
+    assert_counts(net)
+
+
+def test_slopes_of_flattened_features() -> None:
+    head = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.PReLU(32), nn.Linear(32, 12))
+    head.append(nn.PReLU(12))
+    nn.init.uniform_(head.get_parameter("2.weight"))
+    net = assert_slims(Net(lambda m, x: m.head(x), 12, flat=True, head=head))
+    plain = net.extract(Widths((5,)))
+    assert plain.get_parameter("head.2.weight").shape == (20,)
+    assert plain.get_parameter("head.4.weight").shape == (12,)
+    assert_counts(net)
+
+
+def test_one_slope_in_many_places_ties_no_channels() -> None:
+    act = nn.PReLU()
+    model = Net(lambda m, x: m.act(m.b(m.act(m.a(m.act(x))))), act=act, a=conv(8, 12), b=conv(12))
+    net = assert_slims(model)
+    assert len(net.space.groups) == 3
+    assert int(net.cost.params(net.space.largest)) == sum(p.numel() for p in model.parameters())
+    assert_counts(net)
+
+
+def test_slopes_per_channel_in_two_places_tie_these() -> None:
+    model = Net(lambda m, x: m.act(m.b(m.act(m.a(x)))), act=nn.PReLU(8), a=conv(), b=conv())
+    net = assert_slims(model)
+    assert net.space.names == ("stem", "a")
+    assert_counts(net)
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    parts = nn.Sequential(nn.BatchNorm2d(8), conv(), nn.PReLU(8))
+    model = Net(lambda m, x: m.parts(x), parts=parts)
+    frozen = {"stem.weight", "parts.0.weight", "parts.1.bias", "parts.2.weight", "fc.bias"}
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    net = make_slimmable(model, IMAGE)
+    net.privatize_norm([net.space.smallest])
+    for made in (net, net.extract(net.space.largest), net.extract(net.space.smallest)):
+        found = {name for name, p in made.named_parameters() if not p.requires_grad}
+        assert found - {"parts.0.weight_switch0"} == frozen
+    assert not net.get_parameter("parts.0.weight_switch0").requires_grad
+    assert net.get_parameter("parts.0.bias_switch0").requires_grad
+    scores = net(torch.rand(2, 3, 16, 16))
+    scores.sum().backward()
+    assert {name for name, p in net.named_parameters() if p.grad is None} >= frozen
+    calibrated_statistics(net, net.space.smallest, [torch.rand(2, 3, 16, 16)])
+
+
+def norms_of_vectors() -> Net:
+    """Return a network with norms of sequences and of vectors, two of them with one weight."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        sequences = m.get_submodule("n")(x.flatten(2))
+        return m.get_submodule("parts")(sequences.mean(2))
+
+    a, b = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+    b.weight = a.weight
+    parts = nn.Sequential(a, nn.PReLU(8), nn.Linear(8, 8), b)
+    return Net(body, flat=True, n=nn.BatchNorm1d(8), parts=parts)
+
+
+def test_norms_of_vectors_are_tied_and_train_as_those_of_images_do() -> None:
+    model = norms_of_vectors()
+    net = assert_slims(model)
+    assert net.space.names == ("stem",)
+    assert int(net.cost.params(net.space.largest)) == sum(p.numel() for p in model.parameters())
+    assert_counts(net)
+    assert_trains_alike(net, model.train())
+
+
+def test_norms_of_vectors_keep_mode_and_grad_and_may_be_private() -> None:
+    model = norms_of_vectors().train()
+    model.get_submodule("n").eval()
+    nn.init.normal_(model.get_buffer("n.running_mean"))
+    model.get_parameter("parts.0.bias").requires_grad_(False)
+    images, net = torch.randn(4, 3, 16, 16), make_slimmable(model, IMAGE, alpha_min=0.2)
+    assert torch.equal(net(images), model(images))
+    net.privatize_norm([net.space.smallest])
+    assert net.get_parameter("parts.0.weight_switch0") is net.get_parameter(
+        "parts.3.weight_switch0"
+    )
+    assert not net.get_parameter("parts.0.bias_switch0").requires_grad
+    with torch.no_grad():
+        net.get_parameter("parts.0.weight_switch0").mul_(2)
+    plain = net.extract(net.space.smallest)
+    for made in (net, plain, copy.deepcopy(net)):
+        assert [name for name, m in made.named_modules() if not m.training] == ["n"]
+    assert not plain.get_parameter("parts.0.bias").requires_grad
+    with net.at(net.space.smallest):
+        torch.testing.assert_close(net(images), plain(images))
+    assert_counts(net)
+
+
+def test_a_hook_on_a_norm_of_vectors_is_refused() -> None:
+    model = norms_of_vectors()
+    model.get_submodule("parts.0").register_forward_hook(print)
+    with pytest.raises(TracingError, match=r"'parts.0': it has a hook"):
+        make_slimmable(model, IMAGE)
