@@ -109,20 +109,20 @@ def counted(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).cpu().double()
 
 
-def _measurements(counts: Tensor) -> list[Measurement]:
-    """Return what the rows of `counts`, sums as of `counted` over some images, come to."""
-    return [
-        Measurement(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
-        for loss, top1, top5, count in counts.tolist()
-    ]
-
-
 @dataclass(frozen=True)
-class Partial:
-    """A measurement under way: how many images are done, and a row of `counted` for each widths."""
+class Counts:
+    """A measurement, whole or under way: how many images are done, a row of `counted` a widths."""
 
     images: int = 0
-    counts: list[list[float]] = field(default_factory=list)
+    rows: list[list[float]] = field(default_factory=list)
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """What the rows come to."""
+        return [
+            Measurement(loss / count, 100 * (1 - top1 / count), 100 * (1 - top5 / count))
+            for loss, top1, top5, count in self.rows
+        ]
 
 
 @dataclass(eq=False)
@@ -174,21 +174,26 @@ class Evaluator:
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
         for batch in self._watched(self.search.batches(self.config.batch_size)):
             self._count(counts, batch, calibrated)
-        return [each.loss for each in _measurements(self.processes.total(counts))]
+        rows = self.processes.total(counts).tolist()
+        return [each.loss for each in Counts(len(self.search), rows).measurements]
 
-    def on(
+    def on(self, images: Images, widths: Sequence[Widths]) -> list[Measurement]:
+        """Return calibrated losses and errors `n` of sub-networks on these images."""
+        return self.counts_on(images, widths, Counts(), lambda so_far: None).measurements
+
+    def counts_on(
         self,
         images: Images,
         widths: Sequence[Widths],
-        before: Partial | None = None,
-        keep: Callable[[Partial], None] = lambda partial: None,
-    ) -> list[Measurement]:
-        """Return calibrated losses and errors `n` of sub-networks on these images.
+        before: Counts,
+        keep: Callable[[Counts], None],
+    ) -> Counts:
+        """Return what is counted of `n` sub-networks on these images.
 
         Each batch is loaded once. `before` is what was counted of them already; where `due` says
         so in the main process, it hands what is counted to `keep`, which may raise.
         """
-        before, calibrated = before or Partial(), []
+        calibrated = []
         for each in widths:
             if self.processes.led(self.due):
                 self.processes.led(lambda: keep(before))
@@ -196,15 +201,15 @@ class Evaluator:
         size, share = self.config.batch_size, self.processes.share
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
         if before.images and self.processes.main:
-            counts += torch.tensor(before.counts, dtype=torch.double)
+            counts += torch.tensor(before.rows, dtype=torch.double)
         batches = images.subset(range(before.images, len(images))).batches(size, share)
         for first in range(before.images, len(images), size * share.count):
             if self.processes.led(self.due):
-                partial = Partial(first, self.processes.total(counts).tolist())
-                self.processes.led(lambda: keep(partial))  # noqa: B023
+                so_far = Counts(first, self.processes.total(counts).tolist())
+                self.processes.led(lambda: keep(so_far))  # noqa: B023
             if first + share.rank * size < len(images):
                 self._count(counts, next(batches), calibrated)
-        return _measurements(self.processes.total(counts))
+        return Counts(len(images), self.processes.total(counts).tolist())
 
     @torch.no_grad()
     def _count(

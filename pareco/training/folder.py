@@ -127,8 +127,8 @@ class RunState:
     (`waiting_seconds`) and, where a method searches in training, its search. They leave out what
     is decoded into memory before the first step, the metrics file, checkpoints, and all that comes
     after the last step: choosing and testing the front. `damaged` tells why images could not be
-    read, in any process, by their index. `tested` is how far the test of the front is, as of
-    `pareco.evaluation.Partial`, where it is under way.
+    read, in any process, by their index. `counts` are those of the front that is being
+    measured, as of `pareco.evaluation.Counts`, by the images.
     """
 
     trained: int = 0
@@ -143,7 +143,7 @@ class RunState:
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
     damaged: dict[str, str] = field(default_factory=dict)
-    tested: dict[str, Any] | None = None
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

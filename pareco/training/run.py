@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from pareco.config import COSTS, Experiment, Machine, as_json
-from pareco.data import Batch, DataSet, TrainingLoader, load_data
+from pareco.data import Batch, DataSet, Images, TrainingLoader, load_data
 from pareco.evaluation import (
+    Counts,
     Evaluator,
-    Partial,
+    Measurement,
     SearchEvaluations,
     batch_losses,
     chosen_front,
@@ -399,21 +400,25 @@ class _Session:
             costs_of = partial(self.net.cost.of, self.experiment.cost)
             return chosen_front(candidates, evaluations, costs_of)
 
-        def go_on(measured: Partial) -> None:
-            check()
-            self.save(trainer)
+        def measured(images: Images, name: str) -> list[Measurement]:
+            """Measure the front on these images, from where that was on."""
 
-        def keep(tested: Partial) -> None:
-            self.done.tested = asdict(tested)
-            go_on(tested)
+            def keep(so_far: Counts) -> None:
+                self.done.counts[name] = asdict(so_far)
+                check()
+                self.save(trainer)
+
+            before = Counts(**self.processes.led(lambda: self.done.counts.get(name, {})))
+            found = evaluator.counts_on(images, [widths for widths, _ in best], before, keep)
+            self.done.counts[name] = asdict(found)
+            return found.measurements
 
         with self.saving_when_interrupted(trainer):
             best = self.processes.led(chosen, evaluator.search_losses)
-            losses = self.split_losses(evaluator, best, go_on)
+            losses = self.split_losses(best, measured)
             # The test images are opened here, once the front is chosen.
-            before = Partial(**(self.processes.led(lambda: self.done.tested) or {}))
-            tests = evaluator.on(self.data.test, [widths for widths, _ in best], before, keep)
-        self.done.tested = None
+            tests = measured(self.data.test, "test")
+        self.done.counts.clear()
         return [
             {
                 **self.row(widths),
@@ -428,9 +433,8 @@ class _Session:
 
     def split_losses(
         self,
-        evaluator: Evaluator,
         best: Sequence[tuple[Widths, float]],
-        go_on: Callable[[Partial], None],
+        measured: Callable[[Images, str], list[Measurement]],
     ) -> dict[str, list[float]]:
         """Return the losses of the front's networks by column: those that it was chosen by.
 
@@ -443,8 +447,8 @@ class _Session:
             drawn = derived_generator(data.split_seed, "training loss")
             order = torch.randperm(len(self.data.train), generator=drawn)
             some = self.data.train.subset(order[: data.search_images].sort().values)
-            measured = evaluator.on(some, [widths for widths, _ in best], keep=go_on)
-            losses[SPLIT_LOSSES["batch"]] = [each.loss for each in measured]
+            name = SPLIT_LOSSES["batch"]
+            losses[name] = [each.loss for each in measured(some, name)]
         return losses
 
     def row(self, widths: Widths) -> Row:

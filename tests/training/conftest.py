@@ -54,9 +54,9 @@ class Spy:
             self.opened.append(len(images))
 
         class SpiedEvaluator(evaluator):
-            def on(self, images: Any, widths: Any, *others: Any, **options: Any) -> Any:
+            def counts_on(self, images: Any, widths: Any, *others: Any, **named: Any) -> Any:
                 note(images)
-                return super().on(images, widths, *others, **options)
+                return super().counts_on(images, widths, *others, **named)
 
             def search_losses(self, widths: Any) -> Any:
                 spy.calibrated.add(digest(self.calibration.indices))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pareco.config import Machine
-from pareco.evaluation import Evaluator, Partial
+from pareco.evaluation import Counts, Evaluator
 from pareco.search.solver import ScalarizationSolver
 from pareco.training import RunFolder, execute_run
 from pareco.training import trainer as trainer_module
@@ -124,17 +124,19 @@ def test_an_ask_under_way_is_given_up_and_done_again(
 def test_a_test_of_the_front_under_way_goes_on(
     tmp_path: Path, whole: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 997 images in batches of 100: none is tested twice, and none before the choice."""
+    """Ten batches of test images and one of training images: none is taken twice."""
     watch, path = Watch(monkeypatch), tmp_path / "run"
-    for number in (1, 4, 9):
+    for number in (1, 5, 10):
         interrupted(watch, "us_net", path, "tested", number)
         assert watch.tested == number
     state, _, _ = RunFolder(path=path, experiment=TINY, method="us_net", seed=0).load()
-    assert state.tested is not None
-    assert state.tested["images"] == 900
+    assert {name: each["images"] for name, each in state.counts.items()} == {
+        "training_loss": 100,
+        "test": 900,
+    }
     watch.signal_at = ("", 0)
     begin("us_net", path)
-    assert watch.tested == 10
+    assert watch.tested == 11
     assert_results_same(path, whole("us_net").path)
 
 
@@ -169,11 +171,13 @@ def test_a_test_in_parts_is_that_of_the_whole() -> None:
     evaluator = Evaluator(net, images, images, config, 0, ALONE, due=lambda: due[0])
     expected, kept = evaluator.on(images, widths), []
     due[0] = True
-    assert evaluator.on(images, widths, keep=kept.append) == expected
+    whole = evaluator.counts_on(images, widths, Counts(), kept.append)
+    assert (whole.images, whole.measurements) == (250, expected)
     assert [each.images for each in kept] == [0, 0, 0, 100, 200]
     due[0] = False
-    for partial in kept:
-        stored = Partial(**json.loads(json.dumps(vars(partial))))
-        for found, known in zip(evaluator.on(images, widths, stored), expected, strict=True):
+    for so_far in (*kept, whole):
+        stored = Counts(**json.loads(json.dumps(vars(so_far))))
+        found_all = evaluator.counts_on(images, widths, stored, kept.append).measurements
+        for found, known in zip(found_all, expected, strict=True):
             assert (found.top1_error, found.top5_error) == (known.top1_error, known.top5_error)
             assert found.loss == pytest.approx(known.loss, rel=1e-12)

@@ -216,9 +216,9 @@ def test_a_front_chosen_on_held_out_images_has_its_losses_on_training_images_too
     measured: list[tuple[torch.Tensor, int]] = []
 
     class Spied(run_module.Evaluator):
-        def on(self, images: Any, widths: Any, *others: Any, **named: Any) -> Any:
+        def counts_on(self, images: Any, widths: Any, *others: Any, **named: Any) -> Any:
             measured.append((images.indices, len(widths)))
-            return super().on(images, widths, *others, **named)
+            return super().counts_on(images, widths, *others, **named)
 
     monkeypatch.setattr(run_module, "Evaluator", Spied)
     execute_run(TINY, method_named("us_net"), 0, tmp_path)
