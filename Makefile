@@ -41,7 +41,7 @@ flags = $(scale) \
 	$(if $(METHODS),--methods $(METHODS)) \
 	$(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(images),--images $(call quoted,$(images))) \
-	$(if $(DATA_NAME),--data.name $(call quoted,$(DATA_NAME))) \
+	$(if $(call given,DATA_NAME),--data.name $(call quoted,$(DATA_NAME))) \
 	$(if $(call given,NETWORK),--network.name $(call quoted,$(NETWORK))) \
 	$(if $(call given,SIZE),--data.image-size $(call quoted,$(SIZE))) \
 	$(SET)
@@ -81,7 +81,7 @@ help:  ## Show this list
 	  'METHODS="pareco us_net"' 'which methods are compared' \
 	  'SEEDS="0 1 2"' 'with which seeds' \
 	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \
-	  'LAUNCH="srun torchrun ..."' 'any other launcher, see docs/slurm.md' \
+	  'LAUNCH="srun torchrun ..."' 'any other launcher; GPUS= is then how many processes it starts' \
 	  'SET="--training.epochs 50"' 'any other flags; $(BIN)/python -m replications run digits --help'
 
 install: $(INSTALLED)  ## Make .venv and install the package with its tested versions
@@ -92,10 +92,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(REPLICATE): replicate-%: $(INSTALLED)
-	$(if $(LAUNCH)$(several),$(BIN)/python -m replications run $(subst -,_,$*) $(flags) --check $(or $(several),1))
+	$(if $(several),$(BIN)/python -m replications run $(subst -,_,$*) $(flags) --check $(several))
 	$(launcher) -m replications run $(subst -,_,$*) $(flags)
 
 $(REPORT): report-%: $(INSTALLED)
+	$(if $(filter own,$*),$(if $(call given,NAME),,$(error say of which images: make report-own NAME=own-flowers)))
 	$(BIN)/python -m replications report $(if $(call given,NAME),$(call quoted,$(NAME)),$(subst -,_,$*)) $(scale)
 
 replicate-% report-%:

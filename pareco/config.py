@@ -193,7 +193,11 @@ class TrainingConfig:
             _require(math.isfinite(getattr(self, name)), f"{name} must be finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
-        _require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs must be below epochs")
+        _require(
+            0 <= self.warmup_epochs < self.epochs,
+            f"training.warmup_epochs must be from 0 to below training.epochs {self.epochs}, got "
+            f"{self.warmup_epochs}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

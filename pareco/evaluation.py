@@ -131,7 +131,8 @@ class Evaluator:
 
     Every process takes its share of the batches, in the same calls; all get the same answers.
     `check`, called between the batches of a process that is alone, may raise; `due` is asked in the
-    main process, between the batches of a long measurement, whether what is counted is to be kept.
+    main process, between the batches of a long measurement, whether what is counted is to be kept;
+    `tell` is called by all processes, alike, before what is counted is kept.
     """
 
     net: SlimmableNet
@@ -142,6 +143,7 @@ class Evaluator:
     processes: Processes
     check: Callable[[], None] = lambda: None
     due: Callable[[], bool] = lambda: False
+    tell: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         """Check that there are enough images to calibrate with."""
@@ -175,11 +177,8 @@ class Evaluator:
         for batch in self._watched(self.search.batches(self.config.batch_size)):
             self._count(counts, batch, calibrated)
         rows = self.processes.total(counts).tolist()
+        self.tell()
         return [each.loss for each in Counts(len(self.search), rows).measurements]
-
-    def on(self, images: Images, widths: Sequence[Widths]) -> list[Measurement]:
-        """Return calibrated losses and errors `n` of sub-networks on these images."""
-        return self.counts_on(images, widths, Counts(), lambda so_far: None).measurements
 
     def counts_on(
         self,
@@ -196,6 +195,7 @@ class Evaluator:
         calibrated = []
         for each in widths:
             if self.processes.led(self.due):
+                self.tell()
                 self.processes.led(lambda: keep(before))
             calibrated.append((each, self.statistics(each)))
         size, share = self.config.batch_size, self.processes.share
@@ -206,6 +206,7 @@ class Evaluator:
         for first in range(before.images, len(images), size * share.count):
             if self.processes.led(self.due):
                 so_far = Counts(first, self.processes.total(counts).tolist())
+                self.tell()
                 self.processes.led(lambda: keep(so_far))  # noqa: B023
             if first + share.rank * size < len(images):
                 self._count(counts, next(batches), calibrated)

@@ -34,6 +34,10 @@ _TIMEOUT = timedelta(minutes=30)  # a search or slow storage may hold one of the
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class ProcessesDiffer(RuntimeError):
+    """Processes that should hold the same values hold others: names them and the tensors."""
+
+
 class _FailedTogether(Exception):
     """An error in what all processes do: this one ends, and its launcher ends the others."""
 
@@ -150,7 +154,7 @@ class Processes:
         return values
 
     def check_agreement(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise `RuntimeError`, naming processes and tensors, unless all hold the same bytes."""
+        """Raise `ProcessesDiffer` unless all hold the same bytes."""
         if not self.several:
             return
         ours = {name: _digest(tensor) for name, tensor in tensors.items()}
@@ -164,7 +168,7 @@ class Processes:
             for rank, names in enumerate(found)
             if names
         ]
-        raise RuntimeError(
+        raise ProcessesDiffer(
             f"the weights differ between processes: from those of process 0 {'; '.join(said)}. "
             "Nothing is saved of them: the same command goes on from the checkpoint before"
         )

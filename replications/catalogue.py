@@ -57,13 +57,15 @@ def takes_any_images(name: str) -> bool:
 def data_set_name(images: str) -> str:
     """Return what the images at a location are called: as its folder, in letters that a name has.
 
-    That of a known data set is not taken for it. Raises `ValueError` where no letter is left.
+    It is not that of a known data set, and doesn't end as a scale. Raises `ValueError` where no
+    letter is left.
     """
     folder = Path(images).expanduser().resolve().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("-.")
     if not name:
         raise ValueError(f"--images {images}: name this data set, --data.name NAME")
-    return f"{name}-images" if name in DATA_SETS else name
+    scales = tuple(f"-{scale}" for _, _, scale in catalogued())
+    return f"{name}-images" if name in DATA_SETS or name.endswith(scales) else name
 
 
 def scales_of(name: str) -> dict[str, Scale]:

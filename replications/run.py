@@ -328,13 +328,13 @@ class RunCommand:
         `found` are the networks that each is sure to train in a step.
         """
         sampled, network = self.experiment.training.sampled_per_step, self.experiment.network
-        method = min(found, key=lambda name: found[name], default="")
-        if len(found) < 2 or found[method] >= sampled + 2 or self.folders.allow_unequal_budgets:
+        if len(set(found.values())) < 2 or self.folders.allow_unequal_budgets:
             return
-        fewer = f"--training.sampled-per-step {found[method] - 2}, " if found[method] > 1 else ""
+        method, most = (pick(found, key=lambda name: found[name]) for pick in (min, max))
+        fewer = f"--training.sampled-per-step {found[method] - 2}, " if found[method] > 2 else ""
         raise ValueError(
-            f"method {method} finds only {found[method]} distinct networks for a step, "
-            f"training.sampled_per_step {sampled} asks for {sampled + 2}: budgets would be unequal "
+            f"method {method} finds only {found[method]} distinct networks for a step, {most} "
+            f"{found[most]} (training.sampled_per_step {sampled}): budgets would be unequal "
             f"(network.divisor {network.divisor}, network.alpha_min {network.alpha_min}, "
             f"network.granularity {network.granularity}). What helps: {fewer}a lower divisor or "
             "alpha_min, or a wider network; --allow-unequal-budgets reports them all the same"

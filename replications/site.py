@@ -117,7 +117,7 @@ def how_to_reproduce(record: ExperimentRecord) -> str:
             target = f"make replicate-{experiment.replace('_', '-')}"
             target += "" if scale == PUBLISHED_SCALE else f" SCALE={scale}"
             return f"{target} DATA=FOLDER DATA_NAME={record.data}" if own else target
-    scales = {scale for _, _, scale in catalogued() if name.endswith(f"-{scale}")}
+    scales = {scale for _, _, scale in catalogued() if name.endswith(f"-{record.data}-{scale}")}
     made_for = [each for each in experiment_names() if takes_any_images(each)]
     for experiment in (each for each in made_for if own and name.startswith(f"{each}-")):
         target = f"make replicate-{experiment} IMAGES=FOLDER DATA_NAME={record.data}"

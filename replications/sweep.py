@@ -23,13 +23,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pareco.config import Experiment, Machine
-from pareco.processes import SIGNALS, worker_context
+from pareco.data import DamagedImages
+from pareco.processes import SIGNALS, ProcessesDiffer, worker_context
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
 from replications.catalogue import method_named
 
-EXPECTED_ERRORS = (RunError, NonFiniteLoss, OSError)
+EXPECTED_ERRORS = (RunError, NonFiniteLoss, DamagedImages, ProcessesDiffer, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
 _STYLES = {"failed": "red", "interrupted": "yellow"}
 _SECONDS_TO_SAVE = 300.0

@@ -16,7 +16,7 @@ from tests.experiments import TINY
         ("training", {"lr_per_256": float("nan")}, "lr_per_256 must be positive"),
         ("training", {"lr_per_256": math.inf}, "lr_per_256 must be finite"),
         ("training", {"weight_decay": math.inf}, "weight_decay must be finite"),
-        ("training", {"warmup_epochs": 2}, "warmup_epochs must be below epochs"),
+        ("training", {"warmup_epochs": 2}, "warmup_epochs must be from 0 to below training.epochs"),
         ("training", {"label_smoothing": 1.0}, "label_smoothing"),
         ("training", {"momentum": 1.0}, "momentum"),
         ("training", {"weight_decay": -1.0}, "weight_decay"),

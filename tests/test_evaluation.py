@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pareco.config import DataConfig, EvaluationConfig
 from pareco.data import Images, MemoryStore
 from pareco.data.transforms import Preparation
-from pareco.evaluation import Evaluator, SearchEvaluations, batch_losses, counted
+from pareco.evaluation import Counts, Evaluator, SearchEvaluations, batch_losses, counted
 from pareco.processes import Processes, Share
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
@@ -73,7 +73,8 @@ def test_evaluator_matches_an_extracted_network_calibrated_by_torch(net: Slimmab
     # Float32 sums over batches in another order: relative error near 1e-6.
     (loss,) = evaluator.search_losses([widths])
     assert loss == pytest.approx(expected, rel=1e-5)
-    assert [each.loss for each in evaluator.on(search, [widths, widths])] == [loss, loss]
+    twice = evaluator.counts_on(search, [widths, widths], Counts(), print)
+    assert [each.loss for each in twice.measurements] == [loss, loss]
 
 
 def test_evaluations_are_counted_once_until_the_weights_change() -> None:

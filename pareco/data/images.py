@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pareco.config import DataConfig
 from pareco.data.decoding import Decoded, Decoders, most_damaged
+from pareco.data.pixels import RULES
 from pareco.data.sources import LeftOut, Source
 from pareco.data.transforms import Preparation
 from pareco.processes import Processes, Share
@@ -182,7 +183,8 @@ class FileStore(Store):
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of names, labels, classes and sizes; wherever the files lie."""
-        return f"{self.source.fingerprint()}-{self.config.image_size}-{self.config.central_crop}"
+        seen = f"{self.config.image_size}-{self.config.central_crop}-{RULES}"
+        return f"{self.source.fingerprint()}-{seen}"
 
     def _batch(self, pieces: Sequence[Batch]) -> Batch:
         pixels = [each.to(self.device, non_blocking=True) for each, _ in pieces]

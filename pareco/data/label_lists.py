@@ -33,7 +33,10 @@ def listed_labels(folder: Path, place: Path) -> Labels:
     """
     annotations = place / _TINY
     if annotations.is_file():
-        text = annotations.read_text(encoding="utf-8")
+        try:
+            text = annotations.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{annotations} is no text: {error}") from error
         fields = [line.split("\t") for line in text.splitlines() if line.strip()]
         if any(len(each) < 2 for each in fields):
             raise ValueError(f"{annotations} holds a line that is not IMAGE, tab, CLASS")
@@ -53,10 +56,12 @@ def _devkit_labels(meta: bytes, numbers: bytes) -> Labels:
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
     columns = (synsets[name] for name in ("ILSVRC2012_ID", "WNID", "num_children"))
     called = {int(a): str(b) for a, b, children in zip(*columns, strict=True) if not int(children)}
-    return {
-        f"ILSVRC2012_val_{line:08}.JPEG": called[int(number)]
-        for line, number in enumerate(numbers.split(), start=1)
-    }
+    labels = {}
+    for line, number in enumerate(numbers.split(), start=1):
+        if int(number) not in called:
+            raise ValueError(f"line {line} of {_NUMBERS} is no class of {_META}: {int(number)}")
+        labels[f"ILSVRC2012_val_{line:08}.JPEG"] = called[int(number)]
+    return labels
 
 
 def _member(devkit: Path, name: str) -> bytes:

@@ -187,6 +187,17 @@ def _unsplit(folder: Path) -> Source | None:
     return Source(part, no_test, where=str(folder), layout="class folders without a test split")
 
 
+def _half(folder: Path) -> str:
+    """Return what helps where there is one split of two, or a class that is called as a split."""
+    splits = [each for each in ("train", *_TEST_NAMES) if (folder / each).is_dir()]
+    if not splits:
+        return ""
+    return (
+        f": {', '.join(splits)} is taken for one of two splits. If it holds all images, give "
+        f"{folder / splits[0]}; if it is a class, rename it"
+    )
+
+
 def located(location: str) -> Source:
     """Return the data set at a location: a folder of any known layout, or a prefix and a name.
 
@@ -204,7 +215,7 @@ def located(location: str) -> Source:
                 return source
         names = sorted(path.name for path in folder.iterdir())
         content = ", ".join(names[:8]) + ", ..." * (len(names) > 8) or "nothing"
-        what = f"holds {content}, which is no data set"
+        what = f"holds {content}, which is no data set{_half(folder)}"
     else:
         what = "is a file: give its folder" if folder.exists() else "there is no such folder"
     raise FileNotFoundError(f"--images {location}: {what}. Known layouts:\n{LAYOUTS}")

@@ -10,6 +10,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+RULES = 2
+"""Counts the changes of which pixels an image has: with other ones a run does not go on."""
+
 HIDDEN = "a hidden file, or a leftover of an archive or a file system"
 NO_IMAGE = "no image that Pillow reads, by its extension"
 _LEFTOVERS = frozenset(("__MACOSX", "@eaDir", "@LongLink"))
@@ -108,6 +111,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or filled_to_16:
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode in ("I", "F"):
         raise ValueError(
             f"pixels of 32 bits (mode {image.mode}) don't say which value is white: "

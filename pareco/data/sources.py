@@ -162,7 +162,9 @@ class Source:
         """Join them. Raises `ValueError`, naming `where`, if their classes are none or differ."""
         if len(train.classes) < 2:
             found = ", ".join(train.classes) or "none"
-            raise ValueError(f"{where}: fewer than two classes (found: {found})")
+            raise ValueError(
+                f"{where}: fewer than two classes (found: {found}); each is a folder under it"
+            )
         if train.classes != test.classes:
             raise ValueError(
                 f"{where}: training and test images have different classes: "

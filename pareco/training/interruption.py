@@ -13,6 +13,8 @@ from types import FrameType
 
 import torch
 
+from pareco.processes import SIGNALS
+
 
 class RunError(RuntimeError):
     """A run that cannot start or go on; the message says what to do."""
@@ -71,7 +73,6 @@ def _about_memory(error: Exception, path: Path) -> str:
     )
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_OF_ONE_REQUEST = 1.0  # `timeout` signals a process by itself and with its group
 _heard: list[tuple[int, float]] = []  # the signals that have come, and when
 
@@ -120,12 +121,12 @@ def interruptible() -> Iterator[None]:
     inside another is a part of it; outside the main thread nothing changes; a signal that the
     process was told to ignore (as by `nohup ... &`) stays ignored.
     """
-    within = any(signal.getsignal(each) is _ask for each in _SIGNALS)
+    within = any(signal.getsignal(each) is _ask for each in SIGNALS)
     if within or threading.current_thread() is not threading.main_thread():
         yield
         return
     _heard.clear()
-    asking = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    asking = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     before = {each: signal.signal(each, _ask) for each in asking}
     try:
         yield

@@ -135,7 +135,8 @@ class _Session:
         self.pausing, self.saved = False, time.perf_counter()
         config, processes = self.experiment, self.processes
         self.data = load_data(config.data, self.machine, processes.device)
-        self.data.train.store.pause = check  # nothing is lost of what is decoded before training
+        if not processes.several:  # one of several must not leave the others alone
+            self.data.store.pause = check  # nothing is lost of what is decoded before training
         self.net = self.network()
         self.loader = TrainingLoader(
             images=self.data.train,
@@ -332,7 +333,15 @@ class _Session:
         config = self.experiment.evaluation
         train, search = self.data.train, self.data.search
         return Evaluator(
-            net, train, search, config, self.seed, self.processes, check=check, due=self.due
+            net,
+            train,
+            search,
+            config,
+            self.seed,
+            self.processes,
+            check=check,
+            due=self.due,
+            tell=lambda: self.data.store.tell(self.processes),
         )
 
     def due(self) -> bool:

@@ -105,9 +105,11 @@ def fitted(contents: Contents, name: str) -> Experiment:
     """
     least = min(contents.train_counts)
     if least < _LEAST_OF_A_CLASS:
+        from pareco.data.pixels import printable
+
         scarce = contents.classes[contents.train_counts.index(least)]
         raise ValueError(
-            f"--images: the class {scarce!r} has {least} training images, at least "
+            f"--images: the class {printable(scarce)} has {least} training images, at least "
             f"{_LEAST_OF_A_CLASS} are needed (python -m replications data FOLDER shows all)"
         )
     classes, total = len(contents.classes), contents.train_images
@@ -123,10 +125,14 @@ def _short(experiment: Experiment) -> Experiment:
 
 
 def _cpu(experiment: Experiment) -> Experiment:
-    """Return the experiment on at most 2,000 training images and 1,000 for the test."""
+    """Return the experiment on at most 2,000 training images and 1,000 for the test.
+
+    Or as many as for the search, if that is more: each class is among these.
+    """
     data = experiment.data
-    part = replace(experiment, data=replace(data, test_images=min(data.test_images or 1000, 1000)))
-    return _sized(part, min(data.train_images or 2000, 2000), "cpu")
+    train, test = (max(most, data.search_images) for most in (2000, 1000))
+    part = replace(experiment, data=replace(data, test_images=min(data.test_images or test, test)))
+    return _sized(part, min(data.train_images or train, train), "cpu")
 
 
 SCALES = {"short": _short, "cpu": _cpu}

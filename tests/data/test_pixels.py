@@ -87,6 +87,12 @@ def test_pixels_by_hand(file: io.BytesIO, expected: list[tuple[int, ...]]) -> No
     assert pixels(file) == [expected]
 
 
+def test_premultiplied_grey_is_grey() -> None:
+    """Of 100 at an opacity of 128, premultiplied, 199 is left: 100 * 255 / 128."""
+    found = as_rgb(Image.new("La", (1, 1), (100, 128)))
+    assert found.getpixel((0, 0)) == (199,) * 3
+
+
 def test_a_png_of_16_bits_is_not_white() -> None:
     """Pillow's own conversion cuts each value at 255."""
     values = np.array([[0, 5_000], [40_000, 65_535]], np.uint16)

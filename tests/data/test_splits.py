@@ -87,6 +87,32 @@ def test_impossible_splits_are_refused(options: dict[str, Any], message: str) ->
         splits(**options)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("many", [(3000,), (2000, 2000)])
+@pytest.mark.parametrize("some", [{}, {"train_images": 200}])
+def test_a_rare_class_is_in_every_split(
+    many: tuple[int, ...], some: dict[str, int], seed: int
+) -> None:
+    """Its five images of thousands are in proportion to no image of a split, or to one."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(range(len(many) + 1), [*many, 5]))
+    options = {"search_split": "holdout", "search_images": 100, "test_images": 50} | some
+    found = splits(labels, split_seed=seed, **options)
+    for split, size in ((found.train, some.get("train_images")), (found.search, 100)):
+        assert np.bincount(labels[split], minlength=len(many) + 1).min() > 0
+        assert size is None or len(split) == size
+    assert np.bincount(labels[found.test]).min() > 0
+    assert len(found.test) == 50
+    assert len({*found.train, *found.search, *found.test}) == sum(
+        map(len, (found.train, found.search, found.test))
+    )
+
+
+def test_a_class_that_is_too_small_for_all_splits_is_refused() -> None:
+    labels = np.array([0] * 40 + [1] * 40 + [2] * 2)
+    with pytest.raises(ValueError, match=r"data\.(test|search)_images"):
+        splits(labels, search_split="holdout", search_images=4, test_images=4)
+
+
 def test_a_class_with_one_image_is_refused() -> None:
     labels = np.array([0] * 20 + [1] * 20 + [2] + [0, 1, 2])
     with pytest.raises(ValueError, match=r"data\.search_images: 3 of 41 images .*only 1 member"):

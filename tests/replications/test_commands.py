@@ -186,15 +186,15 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         ),
         (
             ["run", *DIVISOR],
-            "method us_net finds only 2 distinct networks for a step, training.sampled_per_step 2",
+            "method us_net finds only 2 distinct networks for a step, pareco 4 (training.sampled",
         ),
         (
             ["run", "tiny", "--network.alpha-min", "0.99", "--check", "1"],
-            "network.alpha_min 0.99, network.granularity layer). What helps: --training.sampled-pe",
+            "network.alpha_min 0.99, network.granularity layer). What helps: a",
         ),
         (
             ["run", "tiny", "--training.sampled-per-step", "30", "--check", "1"],
-            "method us_net finds only 11 distinct networks for a step, training.sampled_per_step",
+            "method us_net finds only 11 distinct networks for a step, ",
         ),
         (
             [*LCNET, "--training.batch-size", "1", "--check", "1"],
@@ -220,6 +220,7 @@ def test_what_could_not_run_or_be_reported_is_refused_before_anything_is_begun(
         ["tiny", "--training.sampled-per-step", "0"],
         [*DIVISOR, "--methods", "us_net"],  # nothing is compared
         [*DIVISOR, "--allow-unequal-budgets"],
+        [*DIVISOR, "--network.granularity", "network"],  # all methods find as many
         [*LCNET[1:], "--training.batch-size", "4", "--check", "4"],  # normalized together
     ],
 )

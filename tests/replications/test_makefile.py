@@ -77,7 +77,7 @@ def test_ones_own_images_network_and_size_become_flags(tmp_path: Path) -> None:
 def test_what_the_environment_holds_for_others_leaks_into_no_command(
     goal: list[str], flags: list[str], tmp_path: Path
 ) -> None:
-    names = ("IMAGENET", "IMAGES", "NETWORK", "SIZE", "NAME")
+    names = ("IMAGENET", "IMAGES", "NETWORK", "SIZE", "NAME", "DATA_NAME")
     assert given(*goal, **dict.fromkeys(names, str(tmp_path))) == [[*PYTHON, *flags]]
 
 
@@ -97,17 +97,27 @@ def test_images_given_to_a_scale_that_has_its_own_are_told_so_that_they_are_refu
 
 
 @pytest.mark.parametrize(
-    ("option", "launcher"),
+    ("options", "launcher"),
     [
-        ("GPUS=8", ".venv/bin/torchrun --standalone --nproc-per-node 8"),
-        ("LAUNCH=srun torchrun --nnodes 2", "srun torchrun --nnodes 2"),
+        (["GPUS=8"], ".venv/bin/torchrun --standalone --nproc-per-node 8"),
+        (["GPUS=8", "LAUNCH=srun torchrun --nnodes 2"], "srun torchrun --nnodes 2"),
     ],
 )
-def test_a_launcher_is_started_once_the_request_is_checked(option: str, launcher: str) -> None:
+def test_a_launcher_is_started_once_the_request_is_checked(
+    options: list[str], launcher: str
+) -> None:
     asked = ["-m", "replications", "run", "imagenet_mbv3", "--seeds", "1"]
-    assert given("replicate-imagenet-mbv3", option, "SEEDS=1") == [
-        [PYTHON[0], *asked, "--check", "8" if option == "GPUS=8" else "1"],
+    assert given("replicate-imagenet-mbv3", *options, "SEEDS=1") == [
+        [PYTHON[0], *asked, "--check", "8"],
         [*launcher.split(), *asked],
+    ]
+
+
+def test_for_an_unknown_number_of_processes_nothing_is_checked_beforehand() -> None:
+    """Their number may belong to the configuration: the launcher's processes check it."""
+    launched = given("replicate-digits", "LAUNCH=srun torchrun --nnodes 2")
+    assert launched == [
+        ["srun", "torchrun", "--nnodes", "2", "-m", "replications", "run", "digits"]
     ]
 
 
@@ -121,6 +131,7 @@ def test_a_launcher_is_started_once_the_request_is_checked(option: str, launcher
         (["replicate-own", "IMAGES=/no/where"], "/no/where: no such folder"),
         (["replicate-digits", "GPUS=0"], "GPUS must be a whole number of at least 1, got 0"),
         (["replicate-digits", "GPUS=abc"], "GPUS must be a whole number of at least 1, got abc"),
+        (["report-own"], "say of which images: make report-own NAME=own-flowers"),
         (["wandb-report"], "say which: make wandb-report NAME=digits"),
     ],
 )

@@ -19,6 +19,9 @@ from filelock import FileLock
 from rich.console import Console
 
 from pareco.config import Machine
+from pareco.data import DamagedImages
+from pareco.processes import ProcessesDiffer
+from pareco.training import NonFiniteLoss, RunError
 from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
@@ -218,6 +221,22 @@ def command(runs: Path, **numbers: int) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
+
+
+@pytest.mark.parametrize(
+    "kind", [RunError, NonFiniteLoss, DamagedImages, ProcessesDiffer, OSError, ArithmeticError]
+)
+def test_what_is_expected_to_go_wrong_is_told_without_a_traceback(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise kind("why")
+
+    monkeypatch.setattr(sweep, "execute_run", fails)
+    (job,) = jobs_in(tmp_path, METHODS[0])
+    result = sweep._result(job, lambda report: None)
+    assert (result.ending, "Traceback" in result.problem) == ("failed", kind is ArithmeticError)
+    assert "why" in result.problem
 
 
 def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Path) -> None:

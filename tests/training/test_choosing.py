@@ -169,7 +169,8 @@ def test_a_test_in_parts_is_that_of_the_whole() -> None:
     config = TINY.evaluation
     due = [False]
     evaluator = Evaluator(net, images, images, config, 0, ALONE, due=lambda: due[0])
-    expected, kept = evaluator.on(images, widths), []
+    kept: list[Counts] = []
+    expected = evaluator.counts_on(images, widths, Counts(), kept.append).measurements
     due[0] = True
     whole = evaluator.counts_on(images, widths, Counts(), kept.append)
     assert (whole.images, whole.measurements) == (250, expected)
