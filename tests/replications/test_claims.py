@@ -28,16 +28,15 @@ RESULTS = Path(__file__).parents[2] / "results"
 BASELINE = [(200, 40.0), (600, 30.0), (1000, 25.0)]
 
 
-def claims_of(kind: str, replications: Sequence[str], **fields: object) -> str:
+def claims_of(kind: str, replications: Sequence[str], **fields: Any) -> str:
     """The text of a file with one claim of this kind about these replications."""
-    steps = "\n".join(f"{name} = 400" for name in replications)
+    experiments = [*replications, *fields.get("compared_with", [])]
+    steps = "\n".join(f"{name} = 400" for name in dict.fromkeys(experiments))
     others = "\n".join(f"{name} = {json.dumps(value)}" for name, value in fields.items())
     return f"""
 [gradient_steps]
 {steps}
-cifar10_resnet56 = 400
 [classes]
-imagenet = 1000
 [claim.gain]
 statement = "a gain of \\"1.7\\" [points]"
 source = "a table"
@@ -334,10 +333,17 @@ def test_each_experiment_with_too_few_seeds_has_its_command(path: Path) -> None:
         ("number = 1.7", "number = 1.7\nless = 2", r"gain_up_to.less: Extra inputs"),
         ("imagenet_mbv2 = 400", "", r"gradient_steps lacks imagenet_mbv2, which claim 'gain'"),
         ("imagenet_mbv2 = 400", "imagenet_mbv2 = true", r"gradient_steps.imagenet_mbv2: Input sh"),
+        ("imagenet_mbv2 = 400", "imagenet_mbv2 = 0", r"gradient_steps.imagenet_mbv2: .* greater"),
+        ("[classes]", "cifar = 1\n[classes]", r"gradient_steps has cifar, which no claim needs"),
+        ("[classes]", "[classes]\nmnist = 10", r"classes has mnist, which no claim needs"),
         ("[classes]", "[class]", r"classes: Field required"),
+        ("number = 1.7", "number = inf", r"gain_up_to.number: .* finite number"),
+        ("number = 1.7", "number = nan", r"gain_up_to.number: .* finite number"),
+        ('"us_net"', '"pareco"', r"gain_up_to: method and baseline are both 'pareco'"),
+        ('["imagenet_mbv2"]', '["imagenet_mbv2", "imagenet_mbv2"]', r"names imagenet_mbv2 more th"),
         ("[gradient_steps]", "[gradient_steps", r"claims.toml: .*line 2"),
         ("[claim.gain]", "[claims.gain]", r"claim: Field required"),
-        ("[claim.gain]", "[claim.gain]\n[claim.gain]", r"line 8"),
+        ("[claim.gain]", "[claim.gain]\n[claim.gain]", r"line 6"),
     ],
 )
 def test_a_fault_of_the_file_is_named(path: Path, old: str, new: str, message: str) -> None:
@@ -355,6 +361,42 @@ def test_a_difference_needs_pairs(path: Path) -> None:
     others = {"compared_with": ["imagenet_mbv2", "imagenet_mbv3"]}
     path.write_text(claims_of("area_gain", ["imagenet_mbv2"], more_than=0.0, **others))
     with pytest.raises(ValueError, match="area_gain: compared_with must be as long as repl"):
+        read_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("replications", "others"),
+    [
+        (["cifar10_resnet20"], ["cifar10_resnet20"]),
+        (["cifar10_resnet20", "cifar100_resnet20"], ["cifar100_resnet20", "cifar10_resnet56"]),
+        (["cifar10_resnet20", "cifar10_resnet32"], ["cifar10_resnet56", "cifar10_resnet56"]),
+        (["cifar10_resnet20"] * 5, None),
+    ],
+)
+def test_runs_count_once(path: Path, replications: list[str], others: list[str] | None) -> None:
+    """Twice the same runs would pass for independent ones, and narrow the interval of a mean."""
+    fields = {"more_than": 0.0} | ({"compared_with": others} if others else {})
+    path.write_text(claims_of("area_gain", replications, **fields))
+    with pytest.raises(ValueError, match=r"claim 'gain' names cifar10+_resnet[25][06] more than"):
+        read_claims(path)
+
+
+def test_a_number_that_is_none_is_refused(path: Path) -> None:
+    for number in ("nan", "inf", "-inf"):
+        text = claims_of("area_gain", ["cifar10_resnet20"], more_than=0.0)
+        path.write_text(text.replace("more_than = 0.0", f"more_than = {number}"))
+        with pytest.raises(ValueError, match=r"area_gain\.more_than: .* finite number"):
+            read_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("rows = 27", "rows = 0"), ("decimals = 0", "decimals = -1"), ("divisor = 8", "divisor = 0")],
+)
+def test_counts_of_a_published_cost_are_positive(path: Path, old: str, new: str) -> None:
+    path.write_text(PATH.read_text().replace(old, new, 1))
+    field = old.partition(" ")[0]
+    with pytest.raises(ValueError, match=rf"us-net-macs\.published_cost\.{field}: .* greater"):
         read_claims(path)
 
 
