@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pareco.reporting.claims import (
     Gains,
@@ -130,15 +131,30 @@ def test_an_area_that_is_not_defined_gives_no_gain() -> None:
 
 
 def test_difference_of_gains_has_welchs_interval() -> None:
-    """3.3125 and 4.1125 less 0 and 0: one degree of freedom is left, so as for the gains alone."""
-    none = records_of({(m, s): UNIFORM for m in ("layers", "uniform") for s in (0, 1)})
-    measured = known(area_gains(two_seeds(), none, **OF))
+    """3.3125 and 4.1125 less 0.3 and -0.3: a standard error of 0.5, from 0.4 and 0.3.
+
+    The degrees of freedom are 0.25^2 / (0.16^2 + 0.09^2) = 1.8546, between those of the quantiles
+    12.7062 and 4.3027.
+    """
+    fronts = {(m, s): UNIFORM for m in ("layers", "uniform") for s in (0, 1)}
+    none = records_of(fronts)
+    small = records_of(
+        fronts
+        | {
+            ("layers", seed): [(cost, error - gain) for cost, error in UNIFORM]
+            for seed, gain in enumerate((0.3, -0.3))
+        }
+    )
+    measured = known(area_gains(two_seeds(), small, **OF))
     assert measured.means == pytest.approx([3.7125])
-    assert measured.intervals()[:, 0] == pytest.approx((-1.36998, 8.79498), abs=1e-4)
-    assert "uniform minus layers, the first less the second: +3.71" in str(measured)
-    same = known(area_gains(none, none, **OF))
-    assert same.means == [0]
-    assert "(2 seeds, no interval)" in str(same)  # equal seeds say nothing of a spread
+    welch = stats.ttest_ind([3.3125, 4.1125], [0.3, -0.3], equal_var=False)
+    expected = tuple(welch.confidence_interval(0.95))
+    assert (expected[1] - expected[0]) / 2 == pytest.approx(0.5 * stats.t.ppf(0.975, 1.8546), 1e-4)
+    assert measured.intervals()[:, 0] == pytest.approx(expected)
+    assert "uniform minus layers, the first less the second: +3.71 [" in str(measured)
+    # Equal seeds say nothing of a spread: not alone, and not beside others that have one.
+    for one, other in ((none, none), (two_seeds(), none), (none, two_seeds())):
+        assert "(2 seeds, no interval)" in str(known(area_gains(one, other, **OF)))
     single = known(area_gains(one_seed(), none, **OF))
     assert single.means == pytest.approx([3.3125])
     assert np.isnan(single.intervals()).all()

@@ -246,6 +246,21 @@ def test_the_interval_of_two_samples_is_welchs() -> None:
         assert np.isnan(combined_intervals([few, other], [1, -1])).all()
 
 
+def test_a_sample_that_agrees_is_not_known_exactly_in_a_mean() -> None:
+    """As alone, in each column by itself, whatever the weights and the rows to foretell.
+
+    Of the second column, both samples spread: by scipy, as any two.
+    """
+    agreeing = np.array([[0.5, 0.1 + 0.2], [0.5, 0.3], [0.5, 1.0]])
+    spread = np.array([[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]])
+    for samples in ([agreeing, spread], [spread, agreeing]):
+        found = combined_intervals(samples, [1, -1])
+        assert np.isnan(found[:, 0]).all()
+        expected = stats.ttest_ind(*(each[:, 1] for each in samples), equal_var=False)
+        np.testing.assert_allclose(found[:, 1], expected.confidence_interval(0.95), rtol=1e-12)
+        assert np.isnan(combined_intervals(samples, [1e6, 1e6], rows=[100, 100])[:, 0]).all()
+
+
 @pytest.mark.parametrize("spreads", [(1, 1, 1, 1), (1, 3, 9, 1)])
 @pytest.mark.parametrize("count", [3, 10])
 def test_the_interval_of_a_mean_of_experiments_covers_it(
