@@ -18,6 +18,7 @@ from pareco.reporting.statistics import (
     budget_marks,
     combined_intervals,
     errors_at,
+    intervals,
     run_measures,
 )
 
@@ -73,6 +74,14 @@ class Gains:
         """The k gains, NaN where a seed has no network."""
         parts = zip(self.weights, self.samples, strict=True)
         return np.sum([weight * sample.mean(axis=0) for weight, sample in parts], axis=0)
+
+    def agree(self) -> np.ndarray:
+        """At which places the seeds of each of the m experiments agree (m x k).
+
+        So that a gain that is a number has no interval there.
+        """
+        low = [intervals(sample)[0] for sample in self.samples]
+        return np.isnan(low) & ~np.isnan(self.means)
 
     def intervals(self, seeds: int = 0) -> np.ndarray:
         """Intervals (2 x k: low, high) that hold at all places together with 95%.

@@ -190,6 +190,44 @@ def test_the_number_of_seeds_that_would_decide_is_told(
         assert f"{count} seeds of each experiment would decide it" in found.ours
 
 
+@pytest.mark.parametrize("gain", [5.0, 0.0, -5.0])
+@pytest.mark.parametrize(("seeds", "command"), [(2, "0 1 2"), (3, "0 1 2 3"), (4, "0 1 2 3 4")])
+def test_seeds_that_agree_say_nothing_of_size_or_spread(
+    path: Path, gain: float, seeds: int, command: str
+) -> None:
+    """Whether above or below the claimed 1.7, no interval lies anywhere; one more seed may tell."""
+    found = outcome(path, of_gain(gain, seeds=seeds, spread=0.0))
+    assert found.outcome == "inconclusive"
+    assert found.ours.startswith(
+        "Claimed: up to 1.7 points, judged at 25, 60% of the full cost. Inconclusive: all seeds of"
+        " imagenet_mbv2 agree at 25% and at 60%, so nothing is known of their spread; one more may"
+        " tell. To run them, with the IMAGENET= or DATA= of before: make replicate-imagenet-mbv2"
+        f' METHODS="pareco us_net" SEEDS="{command}". imagenet_mbv2: points of error'
+    )
+
+
+def test_seeds_that_agree_at_one_budget_are_named(path: Path) -> None:
+    """At 60% the intervals are below 1.7, of any number of seeds; at 25% there is none."""
+    found = of_gain(1.0)
+    fronts = found.fronts.copy()
+    fronts.loc[(fronts["method"] == "pareco") & (fronts["macs"] == 200), "test_top1_error"] = 30.0
+    verdict = outcome(path, dataclasses.replace(found, fronts=fronts))
+    assert verdict.outcome == "inconclusive"
+    assert "Direction: better at 60%. Size: each known interval lies below 1.7" in verdict.ours
+    assert "Inconclusive: all seeds of imagenet_mbv2 agree at 25%, so" in verdict.ours
+    assert 'SEEDS="0 1 2 3"' in verdict.ours
+
+
+def test_only_the_experiment_whose_seeds_agree_needs_another(path: Path) -> None:
+    names = ["cifar10_resnet20", "cifar10_resnet32"]
+    path.write_text(claims_of("area_gain", names, more_than=0.0))
+    found = outcome(path, of_cifar(1.0, 20), of_cifar(1.0, 32, spread=0.0))
+    assert found.outcome == "inconclusive"
+    assert "Inconclusive: all seeds of cifar10_resnet32 agree, so nothing is" in found.ours
+    assert "make replicate-cifar10-resnet32" in found.ours
+    assert "make replicate-cifar10-resnet20" not in found.ours
+
+
 def test_a_number_of_seeds_that_nobody_types_has_no_command(path: Path) -> None:
     """Of 1 and deviation 5 the interval is above 0 from 128 seeds on: 2.2685 x 5 / sqrt(128)."""
     found = outcome(path, of_gain(1.0, spread=5.0))
