@@ -151,10 +151,10 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome
 def _reading(claim: GainClaim, gains: Gains) -> Iterator[str]:
     """Yield what the intervals at several budgets say of the direction, and of the size.
 
-    Nothing where there are none.
+    Nothing where there are none, or with fewer than FEWEST_SEEDS.
     """
     low, high = gains.intervals()
-    if isinstance(claim, AreaGain) or np.isnan(low).all():
+    if isinstance(claim, AreaGain) or gains.seeds < FEWEST_SEEDS or np.isnan(low).all():
         return
     number = f"{claim.number:g} points"
 
@@ -184,9 +184,13 @@ def _undecided(claim: GainClaim, gains: Gains, seeds: Mapping[str, Sequence[int]
         yield f"Inconclusive: one seed says nothing of the spread; {FEWEST_SEEDS} are the least"
     elif found := gains.deciding_seeds(claim.above, claim.reaching):
         needed = dict.fromkeys(seeds, found)
+        first, last = (
+            gains.outcome(claim.above, claim.reaching, number) for number in (found, MOST_SEEDS)
+        )
         yield (
             f"Inconclusive: with the same means and spread {found:,} seeds of each experiment"
-            " would decide it"
+            f" would decide it, as {first}"
+            + (f" (and {MOST_SEEDS:,} as {last})" if last != first else "")
         )
     elif agree.any():
         which = [name for name, own in zip(seeds, agree, strict=True) if own.any()]

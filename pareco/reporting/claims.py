@@ -109,7 +109,8 @@ class Gains:
     def deciding_seeds(self, above: float, reaching: float) -> int | None:
         """How many seeds of the same means and spreads would settle it: the least such number.
 
-        More than there are; None where MOST_SEEDS would not, or there is no spread to go by.
+        More than there are; None where MOST_SEEDS would not, or there is no spread to go by. Still
+        more may settle it otherwise: an interval that reaches a number need not hold it for long.
         """
         if self.seeds < 2:
             return None

@@ -151,6 +151,16 @@ def test_one_seed_is_inconclusive_and_the_command_for_two_more_is_printed(path: 
         assert "Direction" not in found.ours
 
 
+def test_two_seeds_have_no_direction_and_no_size(path: Path) -> None:
+    """Though their intervals lie above zero and 1.7: 25.452 x 0.014 / 2 of Student's table."""
+    found = outcome(path, of_gain(9.0, seeds=2))
+    assert found.outcome == "inconclusive"
+    assert "+9.00 [+8.75, +9.25] at 25%" in found.ours
+    assert "Direction" not in found.ours
+    assert "Size" not in found.ours
+    assert "3 seeds of each experiment would decide it, as reproduced. To run" in found.ours
+
+
 def test_the_command_that_is_printed_is_one(path: Path) -> None:
     """It is taken by the command line, for the folder of runs that the claim is settled by."""
     found = outcome(path, of_gain(9.0, seeds=None))
@@ -168,26 +178,30 @@ def test_the_command_that_is_printed_is_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain", "spread", "seeds", "expected"),
+    ("gain", "spread", "seeds", "expected", "ending"),
     [
         # Of deviation 1, 6.2053 / sqrt(3) = 3.58 is too much. Of five seeds 3.4954 / sqrt(5) =
         # 1.563 is below 1.75, of four 4.1765 / 2 = 2.088 not.
-        (1.75, 1.0, 3, 'SEEDS="0 1 2 3 4"'),
-        (1.75, 1.0, 2, 'SEEDS="0 1 2 3"'),  # of deviation 0.707
+        (1.75, 1.0, 3, 'SEEDS="0 1 2 3 4"', "as reproduced"),
+        (1.75, 1.0, 2, 'SEEDS="0 1 2 3"', "as reproduced"),  # of deviation 0.707
+        # Of nine 2.7515 / 3 = 0.917 is below 1 and reaches 1.7, of eight 1.0045 not below 1.
+        (1.0, 1.0, 3, 'SEEDS="0 1 2 3 4 5 6 7 8"', "as reproduced (and 1,000 as contradicted)"),
+        # Of three 3.58 x 0.6 = 2.15 reaches 1.7 from -0.3, of four 2.088 x 0.6 = 1.25 not.
+        (-0.3, 0.6, 3, 'SEEDS="0 1 2 3"', "as contradicted"),
         # 2.244 x 15 / sqrt(1000) = 1.06 is more than the distance to 0 and to 1.7.
-        (0.85, 15.0, 3, "1,000 seeds with the same means and spread would not decide it"),
+        (0.85, 15.0, 3, "1,000 seeds with the same means and spread would not decide it", ""),
     ],
 )
 def test_the_number_of_seeds_that_would_decide_is_told(
-    path: Path, gain: float, spread: float, seeds: int, expected: str
+    path: Path, gain: float, spread: float, seeds: int, expected: str, ending: str
 ) -> None:
     found = outcome(path, of_gain(gain, seeds=seeds, spread=spread))
     assert found.outcome == "inconclusive"
-    assert "Direction: open at every budget" in found.ours
+    assert ("Direction: open at every budget" in found.ours) == (seeds > 2)
     assert expected in found.ours
     if "SEEDS" in expected:
         count = len(expected.split())
-        assert f"{count} seeds of each experiment would decide it" in found.ours
+        assert f"{count} seeds of each experiment would decide it, {ending}. To" in found.ours
 
 
 @pytest.mark.parametrize("gain", [5.0, 0.0, -5.0])

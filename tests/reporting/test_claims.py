@@ -232,6 +232,15 @@ def test_a_direction_has_three_outcomes() -> None:
     assert gains([0.9, 1.0, 1.1], [0.9, 1.0]).outcome(0, 0) == "inconclusive"
 
 
+def test_the_same_means_and_spread_may_change_sides_with_more_seeds() -> None:
+    """Of mean 0.9 and deviation 0.05: +- 4.3027 x 0.05 / sqrt(3), or 2.2622 x 0.05 / sqrt(10)."""
+    found = gains([0.9, 0.95, 0.85])
+    assert found.intervals()[:, 0] == pytest.approx([0.77579, 1.02421], abs=1e-5)
+    assert found.intervals(10)[:, 0] == pytest.approx([0.86423, 0.93577], abs=1e-5)
+    assert found.outcome(0, 1.0) == "reproduced"
+    assert found.outcome(0, 1.0, 10) == "contradicted"
+
+
 def test_seeds_that_would_decide_are_the_least_with_that_spread() -> None:
     """Of mean 1 and deviation 1.2: 2.306 x 1.2 / 3 of nine seeds is below 1, of eight not.
 
