@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
 
 from pareco.config import Cost
 from pareco.reporting.claims import Gains, area_gains, budget_gains
@@ -35,7 +36,7 @@ Budget = Annotated[float, Field(gt=0, le=100, strict=True)]
 ExperimentNames = Annotated[tuple[ExperimentName, ...], Field(strict=False, min_length=1)]
 
 
-class Claim(BaseModel, frozen=True, extra="forbid", strict=True):
+class Claim(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """A claim, and the experiments that test it."""
 
     about: ClassVar[Literal["the paper", "costs"]] = "the paper"
@@ -54,12 +55,23 @@ class Claim(BaseModel, frozen=True, extra="forbid", strict=True):
         """The experiments, in groups that one measurement takes."""
         return tuple((name,) for name in self.replications)
 
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """The experiments of all cases, in their order; each is to be there once."""
+        return tuple(name for case in self.cases for name in case)
+
 
 class TwoMethods(Claim, frozen=True):
     """A claim that a method beats another one, in the mean of all cases."""
 
     method: MethodName
     baseline: MethodName
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.method == self.baseline:
+            raise ValueError(f"method and baseline are both {self.method!r}, name another baseline")
+        return self
 
 
 class GainUpTo(TwoMethods, frozen=True):
@@ -152,16 +164,16 @@ class PublishedCost(Claim, frozen=True):
     published_source: Text
     """The `source` of the rows in results/published/; * stands for any characters."""
     published_method: Text
-    rows: int
+    rows: PositiveInt
     """How many rows there must be."""
-    decimals: int
+    decimals: Annotated[int, Field(ge=0)]
     """Of the published millions."""
     rounding: Literal["down", "nearest"]
     added: int = 0
     """What the source counts beside ours."""
-    divisor: int | None = None
+    divisor: PositiveInt | None = None
     """Widths are multiples of it; None where all rows are the full network."""
-    expansion: int = 1
+    expansion: PositiveInt = 1
     expanded: re.Pattern[str] = re.compile("(?!)")
     """Groups whose name has it get `expansion` times the rounded channels."""
 
@@ -178,23 +190,44 @@ AnyClaim = Annotated[GainClaim | PublishedCost, Field(discriminator="kind")]
 class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
     """What claims.toml holds."""
 
-    gradient_steps: dict[str, int]
+    gradient_steps: dict[str, PositiveInt]
     """The published schedule of each experiment, in steps."""
-    classes: dict[str, int]
+    classes: dict[str, PositiveInt]
     """The number of classes of each data set."""
     claim: Annotated[dict[str, AnyClaim], Field(min_length=1)]
     """The claims by a short name."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _independent(self) -> Self:
         for key, claim in self.claim.items():
-            for name in (name for case in claim.cases for name in case):
-                data = experiment_named(name).data.name
-                if isinstance(claim, GainClaim) and name not in self.gradient_steps:
-                    raise ValueError(f"gradient_steps lacks {name}, which claim {key!r} names")
-                if isinstance(claim, PublishedCost) and data not in self.classes:
-                    raise ValueError(f"classes lacks {data}, which claim {key!r} is about")
+            counts = Counter(claim.experiments)
+            if repeated := [name for name, count in counts.items() if count > 1]:
+                raise ValueError(f"claim {key!r} names {', '.join(repeated)} more than once")
         return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        steps: dict[str, str] = {}
+        classes: dict[str, str] = {}
+        for key, claim in self.claim.items():
+            if isinstance(claim, PublishedCost):
+                data = [experiment_named(name).data.name for name in claim.experiments]
+                classes = dict.fromkeys(data, key) | classes
+            else:
+                steps = dict.fromkeys(claim.experiments, key) | steps
+        self._check_read("gradient_steps", self.gradient_steps, steps)
+        self._check_read("classes", self.classes, classes)
+        return self
+
+    @staticmethod
+    def _check_read(table: str, held: Mapping[str, int], needed: Mapping[str, str]) -> None:
+        """Raise ValueError unless the table has what is needed, by the claim, and no more."""
+        if lacking := [name for name in needed if name not in held]:
+            raise ValueError(
+                f"{table} lacks {lacking[0]}, which claim {needed[lacking[0]]!r} needs"
+            )
+        if unread := [name for name in held if name not in needed]:
+            raise ValueError(f"{table} has {', '.join(unread)}, which no claim needs: remove it")
 
 
 def read_claims(path: Path = PATH) -> ClaimFile:

@@ -91,7 +91,7 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
                 statement=claim.statement,
                 source=claim.source,
                 why=claim.why,
-                experiments=tuple(dict.fromkeys(name for case in claim.cases for name in case)),
+                experiments=claim.experiments,
                 about=claim.about,
                 outcome=outcome,
                 ours=ours,
@@ -149,10 +149,13 @@ def _compared(claim: GainClaim, results: Path, file: ClaimFile) -> tuple[Outcome
 
 
 def _reading(claim: GainClaim, gains: Gains) -> Iterator[str]:
-    """Yield what the intervals at several budgets say of the direction, and of the size."""
-    if isinstance(claim, AreaGain) or gains.seeds < 2:
-        return
+    """Yield what the intervals at several budgets say of the direction, and of the size.
+
+    Nothing where there are none, or with fewer than FEWEST_SEEDS.
+    """
     low, high = gains.intervals()
+    if isinstance(claim, AreaGain) or gains.seeds < FEWEST_SEEDS or np.isnan(low).all():
+        return
     number = f"{claim.number:g} points"
 
     def at(found: np.ndarray) -> str:
@@ -171,15 +174,31 @@ def _reading(claim: GainClaim, gains: Gains) -> Iterator[str]:
 
 
 def _undecided(claim: GainClaim, gains: Gains, seeds: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield how many seeds would settle the claim, and the commands that run them."""
-    needed = FEWEST_SEEDS
+    """Yield how many seeds would settle the claim, and the commands that run them.
+
+    The seeds that there are, by experiment, in the order of the gains' samples.
+    """
+    agree = gains.agree()
+    needed = dict.fromkeys(seeds, FEWEST_SEEDS)
     if gains.seeds < 2:
-        yield f"Inconclusive: one seed says nothing of the spread; {needed} are the least"
+        yield f"Inconclusive: one seed says nothing of the spread; {FEWEST_SEEDS} are the least"
     elif found := gains.deciding_seeds(claim.above, claim.reaching):
-        needed = found
+        needed = dict.fromkeys(seeds, found)
+        first, last = (
+            gains.outcome(claim.above, claim.reaching, number) for number in (found, MOST_SEEDS)
+        )
         yield (
-            f"Inconclusive: with the same means and spread {needed:,} seeds of each experiment"
-            " would decide it"
+            f"Inconclusive: with the same means and spread {found:,} seeds of each experiment"
+            f" would decide it, as {first}"
+            + (f" (and {MOST_SEEDS:,} as {last})" if last != first else "")
+        )
+    elif agree.any():
+        which = [name for name, own in zip(seeds, agree, strict=True) if own.any()]
+        needed |= {name: max(FEWEST_SEEDS, len(seeds[name]) + 1) for name in which}
+        places = " and ".join(np.asarray(gains.places)[agree.any(axis=0)])
+        yield (
+            f"Inconclusive: all seeds of {' and '.join(which)} agree{places and f' {places}'}, so"
+            " nothing is known of their spread; one more may tell"
         )
     else:
         yield (
@@ -191,9 +210,9 @@ def _undecided(claim: GainClaim, gains: Gains, seeds: Mapping[str, Sequence[int]
             claim, name, [*own, *islice((n for n in numbers_from(0) if n not in own), missing)]
         )
         for name, own in seeds.items()
-        if (missing := needed - len(own)) > 0
+        if (missing := needed[name] - len(own)) > 0
     ]
-    if needed <= _MOST_TO_TYPE:
+    if max(needed.values()) <= _MOST_TO_TYPE:
         yield f"To run them, with the IMAGENET= or DATA= of before: {'; '.join(commands)}"
 
 

@@ -18,6 +18,7 @@ from pareco.reporting.statistics import (
     budget_marks,
     combined_intervals,
     errors_at,
+    intervals,
     run_measures,
 )
 
@@ -74,6 +75,14 @@ class Gains:
         parts = zip(self.weights, self.samples, strict=True)
         return np.sum([weight * sample.mean(axis=0) for weight, sample in parts], axis=0)
 
+    def agree(self) -> np.ndarray:
+        """At which places the seeds of each of the m experiments agree (m x k).
+
+        So that a gain that is a number has no interval there.
+        """
+        low = [intervals(sample)[0] for sample in self.samples]
+        return np.isnan(low) & ~np.isnan(self.means)
+
     def intervals(self, seeds: int = 0) -> np.ndarray:
         """Intervals (2 x k: low, high) that hold at all places together with 95%.
 
@@ -100,7 +109,8 @@ class Gains:
     def deciding_seeds(self, above: float, reaching: float) -> int | None:
         """How many seeds of the same means and spreads would settle it: the least such number.
 
-        More than there are; None where MOST_SEEDS would not, or there is no spread to go by.
+        More than there are; None where MOST_SEEDS would not, or there is no spread to go by. Still
+        more may settle it otherwise: an interval that reaches a number need not hold it for long.
         """
         if self.seeds < 2:
             return None

@@ -228,7 +228,7 @@ _SPLITS = {"training_loss": "training images", "held_out_loss": "held-out images
 _BOLD = (
     "Bold: the best mean among methods of equal training budget, and every mean that its seeds do"
     " not tell apart from it (the 95% t interval of the paired difference, adjusted for the number"
-    " of methods, holds zero)."
+    " of pairs of methods, holds zero)."
 )
 
 

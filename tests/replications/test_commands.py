@@ -315,6 +315,16 @@ def test_a_scale_is_the_default_that_other_flags_change(monkeypatch: pytest.Monk
     assert [(job.method, job.seed) for job in jobs] == [("pareco", 3), ("us_net", 3)]
 
 
+def test_a_scale_names_all_that_differs_but_name_methods_and_seeds() -> None:
+    """As docs/results.md says of claims: of these three, records are asked for their own."""
+    plain = experiment_named("digits", "paper")
+    free = replace(plain, name="other", methods=("us_net",), seeds=(7,))
+    assert RunCommand(of="digits", experiment=free).configured().scale == "paper"
+    other = replace(free, data=replace(plain.data, image_size=plain.data.image_size + 1))
+    scale = RunCommand(of="digits", experiment=other).configured().scale
+    assert scale == f"paper, changed: data.image_size {other.data.image_size}"
+
+
 @pytest.mark.parametrize(("count", "told"), [(1, ""), (4, "; batch norm in each of 4 processes")])
 def test_a_scale_names_the_processes_that_have_batch_norm_of_their_own(
     monkeypatch: pytest.MonkeyPatch, count: int, told: str
