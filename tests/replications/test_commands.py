@@ -189,8 +189,8 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
             "method us_net finds only 2 distinct networks for a step, pareco 4 (training.sampled",
         ),
         (
-            ["run", "tiny", "--network.alpha-min", "0.99", "--check", "1"],
-            "network.alpha_min 0.99, network.granularity layer). What helps: a",
+            ["run", *DIVISOR],
+            "network.alpha_min 0.42, network.granularity layer). What helps: a lower divisor or",
         ),
         (
             ["run", "tiny", "--training.sampled-per-step", "30", "--check", "1"],
@@ -221,6 +221,7 @@ def test_what_could_not_run_or_be_reported_is_refused_before_anything_is_begun(
         [*DIVISOR, "--methods", "us_net"],  # nothing is compared
         [*DIVISOR, "--allow-unequal-budgets"],
         [*DIVISOR, "--network.granularity", "network"],  # all methods find as many
+        ["tiny", "--network.alpha-min", "0.99"],
         [*LCNET[1:], "--training.batch-size", "4", "--check", "4"],  # normalized together
     ],
 )
