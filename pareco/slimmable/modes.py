@@ -33,9 +33,9 @@ BY_MODE: dict[Any, Callable[..., nn.Module]] = {
 """Functions that do nothing unless told to be in training -> the module that acts by its mode."""
 _ACTS = "acts"  # in a node's meta: whether it acts in training, and whether in evaluation
 WHOLE_ADVICE = (
-    "A module that does other things in training than in evaluation is kept whole only if it has "
-    "no parameters, keeps the shape of one tensor and treats each channel by itself; otherwise "
-    "use nn.Dropout, timm's DropPath or functions that are told training=self.training"
+    "Such a module is kept whole only if it has no parameters, keeps the shape of one tensor and "
+    "treats each channel by itself; otherwise use nn.Dropout, timm's DropPath or functions that "
+    "are told training=self.training, and freeze parameters by requires_grad_(False)"
 )
 _SEEDS = 8
 _SAMPLES = 3

@@ -19,6 +19,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 from pareco.cost import FeatureCount, Trace
 from pareco.randomness import global_streams_kept
 from pareco.slimmable.channels import Variable
+from pareco.slimmable.effects import context, surroundings
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.modes import (
     BY_MODE,
@@ -50,26 +51,35 @@ _LEAVES = (
 )
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
 _BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -1)"
+_CONTEXT = "it changes gradients or number types (no_grad, autocast, an autograd.Function)"
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
 
 
 class _Tracer(fx.Tracer):
     """Keeps whole what has a slicing rule of its own and the modules at the paths in `whole`.
 
-    Marks in the graph where other modules begin and end; remembers which of them drew random
-    numbers, which the graph would repeat, and where tracing stopped ("" is the network).
+    Marks in the graph where other modules begin and end. `lost` says of which of them the graph
+    does not hold all that they do, and why; `failed_in` is where tracing stopped ("" is the
+    network).
     """
 
     def __init__(self, whole: Collection[str]) -> None:
         super().__init__(autowrap_functions=(drop_path, stochastic_depth))
         self.whole = whole
         self.failed_in: str | None = None
-        self.drew: list[str] = []
+        self.lost: dict[str, str] = {}
+        self._open: list[tuple[str, object]] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
         known = known or module_qualified_name in self.whole
         return known or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        path, outside = self._open[-1]
+        if context() != outside:
+            self.lost.setdefault(path, _CONTEXT)
+        return super().create_node(*args, **kwargs)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(m, ConvMlp):
@@ -97,15 +107,18 @@ class _Tracer(fx.Tracer):
 
     @contextmanager
     def noting(self, path: str) -> Iterator[None]:
-        """Note whether the module at this path fails or draws random numbers of its own."""
+        """Note whether the module at this path fails or does what the graph does not hold."""
+        self._open.append((path, context()))
         with global_streams_kept() as drawn:
             try:
                 yield
             except Exception:
                 self.failed_in = path if self.failed_in is None else self.failed_in
                 raise
+            finally:
+                self._open.pop()
             if drawn():
-                self.drew.append(path)
+                self.lost.setdefault(path, "it draws random numbers while it is traced")
 
 
 def _conv_mlp(head: Any, x: Any) -> Any:
@@ -218,22 +231,24 @@ def assembled(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
 def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
     """Return the model's graph for both modes, and the paths of modules that it keeps whole.
 
-    Those are modules without parameters that do different things by mode, or draw by themselves.
+    Those are modules without parameters that do different things by mode, or things that a graph
+    does not hold.
     """
     whole: set[str] = set()
     while True:
         differing: dict[str, str] = {}
         evaluation, training = _Tracer(whole), _Tracer(whole)
-        graph = other = _marked_graph(evaluation, model.eval())
+        with surroundings(training=False):
+            graph = other = _marked_graph(evaluation, model.eval())
         try:
-            graph = _marked_graph(training, model.train())
+            with surroundings(training=True):
+                graph = _marked_graph(training, model.train())
         except TracingError as error:
             differing[training.failed_in or ""] = f"in training, {error.reason}"
         else:
             found = differing_modules(graph, other)
             differing |= dict.fromkeys(found, "it does other things in training than in evaluation")
-        drew = [*evaluation.drew, *training.drew]
-        differing |= dict.fromkeys(drew, "it draws random numbers while it is traced")
+        differing |= evaluation.lost | training.lost
         if not differing:
             graph._tracer_cls = None  # or pickles of extracted networks would name ours
             return without_marks(graph), frozenset(whole)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
-from tests.slimmable.test_tracing import IMAGE, Net
+from tests.slimmable.test_tracing import IMAGE, Net, assert_same_gradients
 
 Body = Callable[..., Tensor]
 
@@ -34,6 +34,7 @@ def assert_same_in_both_modes(model: nn.Module, *, noisy: bool = True) -> Slimma
         for mode in (True, False):
             model.train(mode)
             net.train(mode)
+            assert_same_gradients(model, net, images)
             narrow = net.extract(net.space.smallest)
             for seed in range(4):
                 assert torch.equal(seeded(net, images, seed), seeded(model, images, seed))

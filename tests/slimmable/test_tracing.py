@@ -10,6 +10,7 @@ from timm.layers import DropBlock2d
 from torch import Tensor, nn
 
 from pareco.models import create_model
+from pareco.randomness import seed_global_streams
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
 from pareco.slimmable.layers import ChannelPad
 from tests.conftest import shapes_only
@@ -63,12 +64,29 @@ def identity(model: nn.Module, features: Tensor) -> Tensor:
     return features
 
 
+def assert_same_gradients(model: nn.Module, net: nn.Module, images: Tensor) -> None:
+    """Check the gradients at full width, where both have a parameter, and who has one at all."""
+    found = []
+    for each in (model, net):
+        seed_global_streams(0)
+        named = dict(each.named_parameters())
+        trained = [name for name, parameter in named.items() if parameter.requires_grad]
+        grads = torch.autograd.grad(
+            each(images).square().sum(), [named[name] for name in trained], allow_unused=True
+        )
+        found.append({name: g for name, g in zip(trained, grads, strict=True) if g is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
 def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
     """Check random sub-networks against their extracted networks, and return the slimmable one."""
     torch.manual_seed(0)
     net = make_slimmable(model.double(), image.double(), alpha_min=0.2).eval()
     images = torch.randn(2, *image.shape[1:], dtype=torch.double)
     assert torch.equal(net(images), model.eval()(images))
+    assert_same_gradients(model, net, images)
     generator = torch.Generator().manual_seed(0)
     for widths in (net.space.smallest, net.space.sample(generator), net.space.sample(generator)):
         with net.at(widths):
