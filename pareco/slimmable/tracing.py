@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +20,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 from pareco.cost import FeatureCount, Trace
 from pareco.randomness import global_streams_kept
 from pareco.slimmable.channels import Variable
-from pareco.slimmable.effects import context, surroundings
+from pareco.slimmable.effects import Memory, context, surroundings
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.modes import (
     BY_MODE,
@@ -154,11 +155,11 @@ def trace(
 
     Raises `TracingError` naming the node, the reason and what would help.
     """
-    with modes_kept(model):
-        graph, whole = _graph(model)
+    model, graph, whole = _graph(model)
     graph_module = assembled(model, graph)
     _modularize(graph_module, model)
-    shapes = _Shapes(graph_module)
+    tried = _sharing_copy(graph_module)
+    shapes = _Shapes(tried, graph=graph_module.graph)
     propagation = Propagation(dict(graph_module.named_modules()))
 
     def visit(node: fx.Node) -> None:
@@ -168,15 +169,15 @@ def trace(
         else:
             propagation.visit(node)
 
-    with torch.no_grad(), modes_kept(graph_module), global_streams_kept():
-        graph_module.eval()
+    with torch.no_grad(), global_streams_kept():
+        tried.eval()
         try:
             shapes.run(_several(example_input))
         except Exception as error:
             for node in _run_before(shapes.current):
                 visit(node)  # one of them may be the cause, and is refused then
             problem = str(error).partition("\n")[0]
-            if len(example_input) == 1 and _runs(graph_module, example_input):
+            if len(example_input) == 1 and _runs(tried, example_input):
                 refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
             reason = f"it does not run on the example input: {problem}"
             refuse(shapes.current, reason, _INPUT_ADVICE)
@@ -228,21 +229,19 @@ def assembled(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     return graph_module
 
 
-def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
-    """Return the model's graph for both modes, and the paths of modules that it keeps whole.
+def _graph(model: nn.Module) -> tuple[nn.Module, fx.Graph, frozenset[str]]:
+    """Return a copy of the model, its graph for both modes, and the paths that it keeps whole.
 
     Those are modules without parameters that do different things by mode, or things that a graph
-    does not hold.
+    does not hold. Tensors are those of the model.
     """
     whole: set[str] = set()
     while True:
         differing: dict[str, str] = {}
         evaluation, training = _Tracer(whole), _Tracer(whole)
-        with surroundings(training=False):
-            graph = other = _marked_graph(evaluation, model.eval())
+        graph = other = _marked_graph(evaluation, model, training=False)
         try:
-            with surroundings(training=True):
-                graph = _marked_graph(training, model.train())
+            graph = _marked_graph(training, model, training=True)
         except TracingError as error:
             differing[training.failed_in or ""] = f"in training, {error.reason}"
         else:
@@ -251,7 +250,7 @@ def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
         differing |= evaluation.lost | training.lost
         if not differing:
             graph._tracer_cls = None  # or pickles of extracted networks would name ours
-            return without_marks(graph), frozenset(whole)
+            return training.root, without_marks(graph), frozenset(whole)
         for path, reason in differing.items():
             module = model.get_submodule(path)
             if not path or any(True for _ in (*module.parameters(), *module.buffers())):
@@ -259,10 +258,19 @@ def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
         whole |= differing.keys()
 
 
-def _marked_graph(tracer: _Tracer, model: nn.Module) -> fx.Graph:
+def _sharing_copy(model: Any) -> Any:
+    """Return a copy with the same parameters and buffers: to run it changes nothing else."""
+    return copy.deepcopy(
+        model, {id(each): each for each in (*model.parameters(), *model.buffers())}
+    )
+
+
+def _marked_graph(tracer: _Tracer, model: nn.Module, *, training: bool) -> fx.Graph:
+    root = _sharing_copy(model)
+    memory = Memory(root)
     try:
-        with tracer.noting(""):
-            return tracer.trace(model)
+        with surroundings(training=training), modes_kept(root), tracer.noting(""):
+            graph = tracer.trace(root.train(training))
     except Exception as error:
         raise TracingError(
             tracer.failed_in or type(model).__name__,
@@ -270,6 +278,9 @@ def _marked_graph(tracer: _Tracer, model: nn.Module) -> fx.Graph:
             "Control flow that depends on tensors or their shapes must become a module of its "
             "own without it",
         ) from error
+    for path, name in memory.changed().items():
+        tracer.lost.setdefault(path, f"it changes its attribute '{name}' when it runs")
+    return graph
 
 
 def _modularize(graph_module: fx.GraphModule, model: nn.Module) -> None:

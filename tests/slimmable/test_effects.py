@@ -1,8 +1,12 @@
 """What a module does beside computing is kept, by keeping the module whole, or refused by name."""
 
+import random
+from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,3 +135,128 @@ def test_it_works_in_any_surroundings() -> None:
         with surroundings:
             net = make_slimmable(model, IMAGE)
             assert torch.equal(net(IMAGE), model(IMAGE))
+
+
+class Remembers(Calls):
+    """Runs a function of this file, and has something to remember."""
+
+    def __init__(self, body: Callable[..., Tensor], state: Any) -> None:
+        super().__init__(body)
+        self.state = state
+
+
+class RemembersAndConvolves(Remembers):
+    def __init__(self, body: Callable[..., Tensor], state: Any) -> None:
+        super().__init__(body, state)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.register_buffer("step", torch.zeros(()))
+
+
+GENERATORS = [
+    (lambda m: m.state.random(), lambda: random.Random(1)),
+    (lambda m: m.state.random(), lambda: np.random.default_rng(1)),
+    (lambda m: m.state.rand(), lambda: np.random.RandomState(1)),
+    (lambda m: torch.rand((), generator=m.state).item(), lambda: torch.Generator().manual_seed(1)),
+    (lambda m: m.state["a"][0].random(), lambda: {"a": [random.Random(1)]}),
+    (lambda m: m.state.source.random(), lambda: SimpleNamespace(source=random.Random(1))),
+]
+
+
+@pytest.mark.parametrize(("draw", "state"), GENERATORS)
+def test_a_generator_of_the_module_itself(draw: Any, state: Any) -> None:
+    def skips(m: Any, x: Tensor) -> Tensor:
+        return x * 0 if m.training and draw(m) < 0.5 else x
+
+    model = Net(lambda m, x: m.part(x), part=RemembersAndConvolves(skips, state()))
+    with pytest.raises(TracingError, match="'part': it changes its attribute 'state'"):
+        make_slimmable(model, IMAGE)
+    model = Net(lambda m, x: m.part(x), part=Remembers(skips, state())).train()
+    net, narrow = make_slimmable(model, IMAGE), make_slimmable(model, IMAGE)
+    narrow.set_widths(narrow.space.smallest)
+    plain, images = narrow.extract(narrow.widths), torch.rand(2, 3, 16, 16)
+    skipped = []
+    for _ in range(20):
+        scores = model(images)
+        assert torch.equal(net(images), scores)
+        torch.testing.assert_close(plain(images), narrow(images))
+        skipped.append(torch.equal(scores[0], scores[1]))
+    assert 0 < sum(skipped) < 20
+
+
+def counts(m: Any, x: Tensor) -> Tensor:
+    m.state += 1
+    return x if m.state < 3 else 2 * x
+
+
+def keeps(m: Any, x: Tensor) -> Tensor:
+    m.state.append(x)
+    return x
+
+
+def shows(m: Any, x: Tensor) -> Tensor:
+    m.shown = x
+    return x
+
+
+def steps(m: Any, x: Tensor) -> Tensor:
+    m.step += 1
+    return x
+
+
+def steps_in_training(m: Any, x: Tensor) -> Tensor:
+    if m.training:
+        m.step.add_(1)
+    return x
+
+
+def replaces(m: Any, x: Tensor) -> Tensor:
+    m.step = m.step + 1
+    return x
+
+
+def clips(m: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        for weight in m.conv.parameters():
+            weight.clamp_(-1, 1)
+    return m.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "node", "name"),
+    [
+        (counts, 0, "part", "state"),
+        (keeps, [], "part", "state"),
+        (keeps, deque(), "part", "state"),
+        (shows, None, "part", "shown"),
+        (steps, None, "part", "step"),
+        (steps_in_training, None, "part", "step"),
+        (replaces, None, "part", "step"),
+        (clips, None, "part.conv", "weight"),
+    ],
+)
+def test_what_changes_the_module_is_refused_by_name(
+    body: Callable[..., Tensor], state: Any, node: str, name: str
+) -> None:
+    model = Net(lambda m, x: m.part(x), part=RemembersAndConvolves(body, state))
+    with pytest.raises(TracingError, match=f"changes its attribute '{name}'") as refusal:
+        make_slimmable(model, IMAGE)
+    assert refusal.value.node == node
+    assert not model.get_buffer("part.step")
+
+
+def test_attributes_set_to_what_they_were_are_no_change() -> None:
+    def body(m: Any, x: Tensor) -> Tensor:
+        m.state = {"sizes": (1, 2), "rate": 0.5 * 3}
+        return x * m.state["rate"]
+
+    part = RemembersAndConvolves(body, {"sizes": (1, 2), "rate": 1.5})
+    assert_slims(Net(lambda m, x: m.part(x), part=part))
+
+
+def test_a_counter_without_parameters_goes_on_counting() -> None:
+    model = Net(lambda m, x: m.part(x), part=Remembers(counts, 0))
+    net, images = make_slimmable(model, IMAGE), torch.rand(2, 3, 16, 16)
+    state = net.get_submodule("part").state
+    assert state == model.get_submodule("part").state == 0
+    for _ in range(4):
+        assert torch.equal(net(images), model(images))
