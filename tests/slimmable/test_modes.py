@@ -306,3 +306,49 @@ def test_a_frozen_batch_norm_normalizes_by_its_statistics() -> None:
     assert torch.equal(net.get_buffer("norm.running_mean"), model.get_buffer("norm.running_mean"))
     with net.at(net.space.smallest):
         torch.testing.assert_close(net(images), net.extract(net.space.smallest)(images))
+
+
+def assert_follows(model: nn.Module, *frozen: str) -> SlimmableNet:
+    """Check a network, and what is extracted, when only these modules are in evaluation."""
+    net = make_slimmable(model, IMAGE)
+    plain, images = net.extract(net.space.largest), torch.rand(4, 3, 16, 16)
+    for each in (model, net, plain):
+        each.train()
+        for name in frozen:
+            each.get_submodule(name).eval()
+    for seed in range(4):
+        scores = seeded(model, images, seed)
+        assert torch.equal(seeded(net, images, seed), scores)
+        assert torch.equal(seeded(plain, images, seed), scores)
+    return net
+
+
+@pytest.mark.parametrize("frozen", [(), ("part",), ("part.inner",), ("part", "part.inner")])
+def test_functions_follow_the_module_that_they_are_told_of(frozen: tuple[str, ...]) -> None:
+    def body(m: Calls, x: Tensor) -> Tensor:
+        x = F.dropout(x, 0.5, m.training)
+        return F.dropout2d(m.inner(m.conv(x)), 0.5, training=m.inner.training)
+
+    model = Net(lambda m, x: m.part(F.dropout(x, 0.1, m.training)), part=Calls(body))
+    model.get_submodule("part").inner = nn.Sequential(nn.ReLU())
+    net = assert_follows(model, *frozen)
+    added = set(dict(net.named_modules())) - set(dict(model.named_modules()))
+    assert added == {"dropout", "part.dropout_1", "part.inner.dropout2d"}
+
+
+def test_a_module_that_runs_twice_is_frozen_with_all_that_it_drops() -> None:
+    part = Calls(lambda m, x: F.dropout(m.conv(x), 0.5, m.training))
+    net = assert_follows(Net(lambda m, x: m.part(m.part(x)), part=part), "part")
+    assert [type(each) for each in net.part.children()].count(nn.Dropout) == 2  # type: ignore[union-attr]
+
+
+def test_a_function_that_follows_a_layer_is_refused() -> None:
+    part = Calls(lambda m, x: F.dropout(m.conv(x), 0.5, m.conv.training))
+    with pytest.raises(TracingError, match=r"follows the mode of the layer 'part.conv'"):
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)
+
+
+def test_a_module_that_changes_modes_when_it_runs_is_refused() -> None:
+    part = Calls(lambda m, x: m.conv.eval()(x))
+    with pytest.raises(TracingError, match=r"'part.conv': it changes its attribute 'training'"):
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pareco.slimmable import SlimmableNet, TracingError, calibrated_statistics, make_slimmable
 from pareco.widths import Widths
+from tests.conftest import named_model, shapes_only
 from tests.slimmable.test_tracing import IMAGE, Net, assert_slims
 
 
@@ -270,3 +271,61 @@ def test_a_hook_on_a_norm_of_vectors_is_refused() -> None:
     model.get_submodule("parts.0").register_forward_hook(print)
     with pytest.raises(TracingError, match=r"'parts.0': it has a hook"):
         make_slimmable(model, IMAGE)
+
+
+class PartlyUnused(nn.Module):
+    """Parts that do not run, before and between those that do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(3))
+        self.register_buffer("epoch", torch.zeros(1))
+        self.register_buffer("scratch", torch.zeros(1), persistent=False)
+        self.auxiliary = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Sequential())
+        self.fc = nn.Linear(8, 4)  # registered before what it runs after
+        self.blocks = nn.ModuleDict({"b": conv(), "unused": conv(), "a": conv()})
+        self.blocks.scale = nn.Parameter(torch.ones(2))
+        self.stem = conv(3, 8)
+        self.alias = self.auxiliary
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.blocks["b"](self.blocks["a"](self.stem(images)))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_what_does_not_run_is_kept_in_its_place() -> None:
+    model = PartlyUnused()
+    net = assert_slims(model)
+    for made in (net, copy.deepcopy(net)):
+        assert list(made.state_dict()) == list(model.state_dict())
+        assert [name for name, _ in made.named_parameters()] == [
+            name for name, _ in model.named_parameters()
+        ]
+        assert [name for name, _ in made.named_buffers()] == [
+            name for name, _ in model.named_buffers()
+        ]
+        made.load_state_dict(model.state_dict())
+    assert net.to(torch.float32).get_parameter("idle").dtype == torch.float32
+
+
+def test_what_does_not_run_is_not_counted_and_not_extracted() -> None:
+    model = PartlyUnused()
+    net = make_slimmable(model, IMAGE)
+    assert net.space.names == ("stem", "blocks.a", "blocks.b")
+    assert_counts(net)
+    plain = net.extract(net.space.largest)
+    running = [name for name in model.state_dict() if name.startswith(("fc", "stem", "blocks"))]
+    running = [name for name in running if "unused" not in name and "scale" not in name]
+    assert list(plain.state_dict()) == running == list(copy.deepcopy(plain).state_dict())
+    assert torch.equal(plain(IMAGE), model(IMAGE))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "repvgg_a0", "xception41", "gernet_s"])
+def test_parameters_are_in_the_order_of_the_model(name: str) -> None:
+    """Optimizers tell them apart by it."""
+    with torch.device("meta"):
+        model = named_model(name, 1000)
+    net = shapes_only(name, 64)
+    assert list(net.state_dict()) == list(model.state_dict())
+    assert list(net.extract(net.space.smallest).state_dict()) == list(model.state_dict())
+    assert [n for n, _ in net.named_parameters()] == [n for n, _ in model.named_parameters()]
