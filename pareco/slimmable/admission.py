@@ -14,9 +14,9 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from pareco.slimmable.layers import HOOKS
 from pareco.slimmable.nodes import TracingError
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _REPARAMETRIZED = (
     (WeightNorm, "weight norm", "torch.nn.utils.remove_weight_norm(module)"),
@@ -57,7 +57,8 @@ def admitted_copy(model: nn.Module) -> nn.Module:
 
 def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield reasons, with advice, not to slim a network that holds this module."""
-    names = [each.__name__ for each in type(module).__mro__]
+    torchs = [each for each in type(module).__mro__ if each.__module__.startswith("torch.")]
+    names = {each.__name__ for each in torchs}
     for wrapper in _WRAPPED.keys() & names:
         yield f"it wraps a network in {wrapper}", f"Pass the plain module: {_WRAPPED[wrapper]}"
     if isinstance(module, torch.jit.ScriptModule):
@@ -72,7 +73,7 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
     if parametrize.is_parametrized(module):
         call = "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
         yield "it has a parametrization", f"Bake it in with {call}"
-    held = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    held = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
     for form, what, call in _REPARAMETRIZED:
         if any(isinstance(hook, form) for hook in held):
             yield f"its weight is computed by {what}", f"Bake it in with {call}"

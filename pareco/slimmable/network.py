@@ -43,7 +43,8 @@ def make_slimmable(
     `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
 
-    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced.
+    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced, and
+    `TypeError` for what is no module or no tensor.
     """
     held, graph, found = trace(admitted_copy(model), example_input, slim_head=slim_head)
     space = WidthSpace(

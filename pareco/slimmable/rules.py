@@ -46,6 +46,7 @@ _CONCATENATION_ADVICE = (
     "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
     "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
 )
+_ACT_ADVICE = "Give the norm no activation, and call the activation after it"
 _GROUPED_ADVICE = "Use ordinary (groups=1) or depthwise (groups=channels) convolutions"
 
 
@@ -112,8 +113,6 @@ class Propagation:
             shape = shape_of(node)
             if self.tags:
                 refuse(node, "it is a second input", "The network must take the images alone")
-            if len(shape) != 4:
-                refuse(node, f"the input must be one image batch n x c x h x w, got {shape}")
             self.tags[node] = Tag(Variable(shape[1], positions_of(node), fixed=True))
         elif node.op == "output":
             result = node.args[0]
@@ -246,6 +245,9 @@ class Propagation:
     def _norm(self, node: fx.Node, module: nn.modules.batchnorm._BatchNorm) -> None:
         if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d):
             refuse(node, f"no rule for the norm {type(module).__name__}")
+        for part in module.children():  # timm's: dropout and activation
+            if not (elementwise_module(part) or isinstance(part, NOTHING_IN_INFERENCE)):
+                refuse(node, f"no rule for {type(part).__name__} inside a norm", _ACT_ADVICE)
         self.in_place.add(node)
         self._record(node, "norm", self.input_of(node))
 

@@ -16,11 +16,23 @@ from pareco.slimmable.channels import Variable
 from pareco.slimmable.graphs import graph_in_both_modes, sharing_copy
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.modes import BY_MODE, identity_in_evaluation, module_by_mode
-from pareco.slimmable.nodes import argument, owner, positions_of, refuse, shape_of, source_of
+from pareco.slimmable.nodes import (
+    TracingError,
+    argument,
+    owner,
+    positions_of,
+    refuse,
+    shape_of,
+    source_of,
+)
 from pareco.slimmable.rules import Propagation
 from pareco.widths import ChannelGroup
 
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
+_NONE_ADVICE = (
+    "Give it a hidden layer that does not feed the classifier alone; slim_head=True frees a "
+    "pointwise convolution or linear layer that does"
+)
 _OWN_MODE_ADVICE = "Give it training=self.training, of a module that runs the function"
 _BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -1)"
 
@@ -47,8 +59,11 @@ def trace(
     `slim_head`, a pointwise convolution or linear layer that feeds only the classifier keeps its
     channels (US-Net's convention for the 1280 channels of MobileNets).
 
-    Raises `TracingError` naming the node, the reason and what would help.
+    Raises `TracingError` naming the node, the reason and what would help; `TypeError` for an
+    example that is no tensor.
     """
+    _check_example(example_input)
+    name = type(model).__name__
     model, graph, whole = graph_in_both_modes(model)
     held = _held(model, {model.get_submodule(path) for path in _called(graph)}, {})
     _modularize(held, graph, model)
@@ -78,12 +93,24 @@ def trace(
     for node in graph.nodes:
         visit(node)
     _fix_kept(propagation, slim_head)
+    groups = _groups(propagation)
+    if not groups:
+        raise TracingError(name, "no free channel group: all channels must stay", _NONE_ADVICE)
     found = Trace(
-        groups=_groups(propagation),
+        groups=groups,
         sites=tuple(map(propagation.site, propagation.kinds)),
         live=_live(graph, propagation),
     )
     return held, graph, found
+
+
+def _check_example(images: Tensor) -> None:
+    """Raise unless it is a batch of one image or more."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"example_input: expected a torch.Tensor, got {type(images).__name__}")
+    if images.dim() != 4 or not images.numel():
+        reason = f"it must be one image batch n x c x h x w, got {tuple(images.shape)}"
+        raise TracingError("example_input", reason, _INPUT_ADVICE)
 
 
 def _called(graph: fx.Graph) -> set[str]:
@@ -168,6 +195,8 @@ def _modularize(held: nn.Module, graph: fx.Graph, model: nn.Module) -> None:
 def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
     mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
     numbers = all(isinstance(part, int) for part in padding)
+    if value is not None and not isinstance(value, (int, float)):
+        refuse(node, "it pads with what is no number", "Pad with a number")
     if mode != "constant" or not numbers or min(padding) < 0:
         advice = "Pad by constants, by numbers of channels that do not depend on shapes"
         refuse(node, f"channel padding {padding} in mode {mode}", advice)

@@ -206,6 +206,22 @@ def test_what_would_get_lost_is_refused_by_name(case: str) -> None:
     assert refusal.value.node in node.split("|")
 
 
+class OptimizedModule(nn.Conv2d):
+    """A module of the user's, which has the name of one of torch's."""
+
+
+class DataParallel(nn.Sequential):
+    """Another one."""
+
+
+def test_a_name_alone_is_no_reason() -> None:
+    part = DataParallel(OptimizedModule(8, 8, 1))
+    model = Net(lambda m, x: m.part(x), part=DataParallel(nn.Conv2d(8, 8, 3)))
+    assert make_slimmable(model, IMAGE).space.names == ("stem", "part.0")
+    with pytest.raises(TracingError, match="no rule for the convolution OptimizedModule"):
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)
+
+
 def test_only_modules_are_taken() -> None:
     with pytest.raises(TypeError, match=r"expected a torch[.]nn[.]Module, got function"):
         make_slimmable(lambda images: images, IMAGE)  # type: ignore[arg-type]

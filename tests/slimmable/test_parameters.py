@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from pareco.slimmable import SlimmableNet, TracingError, calibrated_statistics, make_slimmable
@@ -329,3 +330,13 @@ def test_parameters_are_in_the_order_of_the_model(name: str) -> None:
     assert list(net.state_dict()) == list(model.state_dict())
     assert list(net.extract(net.space.smallest).state_dict()) == list(model.state_dict())
     assert [n for n, _ in net.named_parameters()] == [n for n, _ in model.named_parameters()]
+
+
+def test_parameters_inside_a_norm_are_refused() -> None:
+    """Its activation is kept whole: slopes were neither sliced nor counted."""
+    for layer in (nn.PReLU, nn.Softmax2d):
+        norm = BatchNormAct2d(8, act_layer=layer)
+        with pytest.raises(TracingError, match=f"'n': no rule for {layer.__name__} inside a norm"):
+            make_slimmable(Net(lambda m, x: m.n(x), n=norm), IMAGE)
+    norm = BatchNormAct2d(8, act_layer=nn.Hardswish, drop_layer=nn.Dropout2d)
+    assert_counts(assert_slims(Net(lambda m, x: m.n(x), n=norm)))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,11 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
         (lambda m, x: x.view(1, 8, -1).mean(2), {"flat": True}, "'view'.*keep the batch.*flatten"),
         (lambda m, x: F.pad(x, (0,) * 5 + (x.shape[1],)), {}, "'pad'.*channel padd.*by constants"),
         (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "'pad'.*channel padd.*by constants"),
+        (
+            lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 4), value=x.shape[2]),
+            {"features": 12},
+            "'pad'.*no number.*Pad with a number",
+        ),
         (lambda m, x: F.linear(x, x), {}, "'linear'.*does not run on the example.*size"),
     ],
 )
@@ -156,6 +162,8 @@ def named(name: str) -> nn.Module:
         ),
         (lambda: Net(identity), (1, 16, 16), r"stem.*3 channels.*example input"),
         (lambda: nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 4)), (3,), "must be one image batch"),
+        (lambda: Net(identity), (3, 16), r"'example_input': .* n x c x h x w, got \(1, 3, 16\)"),
+        (lambda: Net(identity), (3, 0, 16), r"'example_input'.*got \(1, 3, 0, 16\)"),
         (lambda: TwoOutputs(identity), (3, 16, 16), "one tensor of class scores"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(27, 4)), (3, 3, 3), "no free channel group"),
         (lambda: PadsTheImage(identity), (3, 16, 16), "no free channel group"),
@@ -164,9 +172,24 @@ def named(name: str) -> nn.Module:
 def test_refused_networks(
     model: Callable[[], nn.Module], shape: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message) as refusal:
+    with pytest.raises(TracingError, match=message):
         make_slimmable(model(), torch.zeros(1, *shape))
-    assert isinstance(refusal.value, TracingError) != message.startswith("no free")
+
+
+def test_refused_examples() -> None:
+    for example, kind in ((None, "NoneType"), (np.zeros((1, 3, 16, 16)), "ndarray")):
+        with pytest.raises(TypeError, match=f"example_input: expected a torch.Tensor, got {kind}"):
+            make_slimmable(Net(identity), example)  # type: ignore[arg-type]
+    with pytest.raises(TracingError, match=r"'example_input': .*got \(0, 3, 16, 16\)"):
+        make_slimmable(Net(identity), torch.zeros(0, 3, 16, 16))
+
+
+def test_the_advice_on_networks_of_one_layer_helps() -> None:
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *pool)
+    with pytest.raises(TracingError, match=r"'Sequential': no free .*slim_head=True"):
+        make_slimmable(model, IMAGE)
+    assert make_slimmable(model, IMAGE, slim_head=True).space.names == ("0",)
 
 
 def test_functional_dropout_follows_the_mode() -> None:
