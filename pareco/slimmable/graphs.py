@@ -19,6 +19,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 from pareco.randomness import global_streams_kept
 from pareco.slimmable.effects import Memory, context, surroundings
 from pareco.slimmable.modes import (
+    TENSOR,
     WHOLE_ADVICE,
     Mode,
     differing_modules,
@@ -160,6 +161,9 @@ def _marked_graph(tracer: _Tracer, model: nn.Module, *, training: bool) -> fx.Gr
             memory = Memory(root)
             graph = tracer.trace(root)
             changed = memory.changed()
+            for node in graph.nodes:
+                if node.op == "get_attr":
+                    node.meta[TENSOR] = functools.reduce(getattr, node.target.split("."), root)
     except Exception as error:
         raise TracingError(
             tracer.failed_in or type(model).__name__,

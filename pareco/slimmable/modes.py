@@ -32,6 +32,7 @@ BY_MODE: dict[Any, Callable[..., nn.Module]] = {
 }
 """Functions that do nothing unless told to be in training -> the module that acts by its mode."""
 _ACTS = "acts"  # in a node's meta: what it is told in training, and what in evaluation
+TENSOR = "tensor"  # in a node's meta: what it reads, whose name may be another one in each mode
 WHOLE_ADVICE = (
     "Such a module is kept whole only if it has no parameters, keeps the shape of one tensor and "
     "treats each channel by itself; otherwise use nn.Dropout, timm's DropPath or functions that "
@@ -121,6 +122,8 @@ def _alike(
     passed: dict[Any, Any],
 ) -> bool:
     """Return whether the two nodes do the same with the same, but for a mode that is told."""
+    if node.op == other.op == "get_attr":
+        return _equal(node.meta[TENSOR], other.meta[TENSOR])
     if (node.op, node.target) != (other.op, other.target):
         return False
     told = node.target in BY_MODE
@@ -134,6 +137,13 @@ def _alike(
         node.meta[_ACTS] = acts, acts_too
         return bool(acts) or not acts_too
     return True
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    if first is second:
+        return True
+    known = not (first.is_meta or second.is_meta) and first.device == second.device
+    return known and first.dtype == second.dtype and torch.equal(first, second)
 
 
 def _told(node: fx.Node) -> tuple[dict[str, Any], Any]:

@@ -23,7 +23,7 @@ from pareco.slimmable.layers import (
 )
 from pareco.slimmable.modes import modes_kept
 from pareco.slimmable.nodes import TracingError
-from pareco.slimmable.tracing import assembled, trace
+from pareco.slimmable.tracing import HELD, assembled, trace
 from pareco.widths import Widths, WidthSpace
 
 
@@ -81,7 +81,7 @@ class SlimmableNet(nn.Module):
         for name in held._modules:
             if name in self.__dict__ and name.startswith("_"):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
-        for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
+        for kind in HELD:
             self.__dict__[kind].update(held.__dict__[kind])  # they may be named as attributes here
         self.set_widths(self._widths)
 
@@ -92,7 +92,7 @@ class SlimmableNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
-        return self._program(self._modules, images)
+        return self._program(self._modules | self._parameters | self._buffers, images)
 
     def set_widths(self, widths: Widths, statistics: NormStatistics | None = None) -> None:
         """Run at these widths from now on, in evaluation with these batch-norm statistics.
@@ -160,8 +160,8 @@ class SlimmableNet(nn.Module):
             }
         root = nn.Module()
         root.training = self.training
-        for name, child in self.named_children():
-            root.add_module(name, copy.deepcopy(child, plain))
+        for kind in HELD:
+            root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], plain)
         return assembled(root, copy.deepcopy(self._program.graph))
 
 
@@ -172,9 +172,9 @@ class _Program:
         self.graph = graph
         self._module = fx.GraphModule(_stand_ins(graph), graph)
 
-    def __call__(self, modules: Mapping[str, nn.Module | None], images: Tensor) -> Tensor:
-        """Return the network's outputs; `modules` are its children by name."""
-        return type(self._module).forward(SimpleNamespace(**modules), images)
+    def __call__(self, held: Mapping[str, Any], images: Tensor) -> Tensor:
+        """Return the network's outputs; `held` are its modules and tensors by name."""
+        return type(self._module).forward(SimpleNamespace(**held), images)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Program:
         return self
@@ -188,9 +188,10 @@ def _program_of(module: fx.GraphModule) -> _Program:
     return _Program(module.graph)
 
 
-def _stand_ins(graph: fx.Graph) -> dict[str, nn.Module]:
-    """Return a module without weights for each name of a module that the graph calls."""
-    return {str(node.target): nn.Identity() for node in graph.nodes if node.op == "call_module"}
+def _stand_ins(graph: fx.Graph) -> dict[str, nn.Module | nn.Parameter]:
+    """Return what has no weights for each name of a module or tensor that the graph uses."""
+    kinds = {"call_module": nn.Identity, "get_attr": nn.Parameter}
+    return {str(node.target): kinds[node.op]() for node in graph.nodes if node.op in kinds}
 
 
 @torch.no_grad()

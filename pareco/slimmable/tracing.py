@@ -28,6 +28,8 @@ from pareco.slimmable.nodes import (
 from pareco.slimmable.rules import Propagation
 from pareco.widths import ChannelGroup
 
+HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+"""The attributes in which a module keeps what it holds."""
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
 _NONE_ADVICE = (
     "Give it a hidden layer that does not feed the classifier alone; slim_head=True frees a "
@@ -69,7 +71,7 @@ def trace(
     _modularize(held, graph, model)
     tried = sharing_copy(held)
     shapes = _Shapes(tried, graph=graph)
-    propagation = Propagation(dict(held.named_modules()))
+    propagation = Propagation(held)
 
     def visit(node: fx.Node) -> None:
         if node.op == "call_module" and node.target in whole:
@@ -100,6 +102,7 @@ def trace(
         groups=groups,
         sites=tuple(map(propagation.site, propagation.kinds)),
         live=_live(graph, propagation),
+        width_independent_parameters=propagation.width_independent_parameters(),
     )
     return held, graph, found
 
@@ -127,7 +130,7 @@ def _held(
         made[module] = bare = nn.Module()
         tensors = {name: x for name, x in module.__dict__.items() if isinstance(x, Tensor)}
         bare.__dict__ |= {**tensors, "training": module.training}
-        for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        for kind in HELD[:-1]:
             bare.__dict__[kind] = module.__dict__[kind].copy()
         for name, child in module._modules.items():
             bare._modules[name] = None if child is None else _held(child, called, made)
@@ -161,20 +164,24 @@ def assembled(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     They are under all their names and in their order; `root` loses the others.
     """
     graph_module = fx.GraphModule(root, graph)
-    _drop_unused(root, set(graph_module.modules()))
-    graph_module._modules.clear()
-    graph_module._modules.update(root._modules)
+    tensors = (*graph_module.parameters(), *graph_module.buffers())
+    _drop_unused(root, {id(each) for each in (*graph_module.modules(), *tensors)})
+    for kind in HELD:
+        graph_module.__dict__[kind] = root.__dict__[kind]
     return graph_module
 
 
-def _drop_unused(module: nn.Module, used: Collection[nn.Module]) -> None:
-    module._parameters.clear()
-    module._buffers.clear()
+def _drop_unused(module: nn.Module, used: Collection[int]) -> None:
+    """Remove what is not used, by its id, from a module and from those of its parts that hold."""
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in list(module.__dict__[kind].items()):
+            if id(tensor) not in used:
+                delattr(module, name)
     for name, child in list(module._modules.items()):
-        if child not in used:
+        if id(child) not in used:
             if child is not None:
                 _drop_unused(child, used)
-            if child is None or not child._modules:
+            if child is None or not (child._modules or child._parameters or child._buffers):
                 del module._modules[name]
 
 

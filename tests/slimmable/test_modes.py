@@ -144,6 +144,12 @@ def test_functions_that_never_act_are_nothing() -> None:
     assert not any(isinstance(each, nn.Dropout) for each in net.modules())
 
 
+def two_constants(m: Calls, x: Tensor) -> Tensor:
+    """Only the second one is added in both modes: torch.fx numbers them."""
+    torch.ones(8, 1, 1)
+    return x + torch.ones(8, 1, 1)
+
+
 class Auxiliary(Net):
     """A second head in training, as GoogLeNet's."""
 
@@ -206,6 +212,21 @@ class WithBuffer(MyDepth):
     [
         (Auxiliary(lambda m, x: x), "Auxiliary", "other things in training.*DropPath"),
         (Net(lambda m, x: m.p(x), p=Scaled(nn.ReLU())), "p", "other things in training"),
+        (
+            Net(lambda m, x: m.p(x), p=Calls(lambda m, x: x + torch.full((1,), 1.0 + m.training))),
+            "p",
+            "other things in training",
+        ),
+        (
+            Net(lambda m, x: m.p(x), p=Calls(lambda m, x: x + torch.ones(1))),
+            "_tensor_constant0 in p",
+            "a tensor that is no parameter or buffer.*register_buffer",
+        ),
+        (
+            Net(lambda m, x: m.p(x), p=Calls(two_constants)),
+            "_tensor_constant0 in p",
+            "a tensor that is no parameter or buffer.*register_buffer",
+        ),
         (Net(lambda m, x: m.p(x), p=Skips(nn.ReLU())), "p", "draws random numbers"),
         (Net(lambda m, x: m.p(x), p=Inside(WithBuffer())), "p.inner", "in training, torch.fx"),
         (Net(lambda m, x: m.p(x), p=Averages()), "p", "mixes channels.*each channel by itself"),

@@ -103,10 +103,11 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
         (lambda m, x: torch.split(x, 4, 1)[0], {"features": 4}, "'split'.*no rule.*Rewrite"),
         (lambda m, x: x[:, :4], {"features": 4}, "'getitem'.*of the channels.*Rewrite"),
         (lambda m, x: x[:1], {}, "'getitem'.*indexing.*spatial dimensions only"),
-        (lambda m, x: x * m.scale, {}, "'scale'.*parameter or buffer.*Rewrite"),
+        (lambda m, x: x * m.scale, {}, "'scale'.*parameter or buffer.*one number for all"),
+        (lambda m, x: F.linear(x, m.scale), {}, "'scale'.*parameter or buffer|not run"),
         (lambda m, x: torch.mul(x, other=x.shape[0]), {}, "'mul'.*not a traced tensor.*Rewrite"),
         (lambda m, x: F.softmax(x, 1), {}, "'softmax'.*not the classes.*Rewrite"),
-        (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 1, 1)}, "'add'.*8 and 1.*Rewrite"),
+        (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 4, 1)}, "'add'.*do|'add'.*8 and 4"),
         (lambda m, x: x.mean(1, keepdim=True), {"features": 1}, "'mean'.*keep the batch.*Rewrite"),
         (lambda m, x: x * x.mean(), {}, "'mean'.*keep the batch and channel.*Rewrite"),
         (lambda m, x: x.flatten(1, 2).mean(2), {"flat": True}, "'flatten'.*from 1.*dimension 1"),
@@ -124,7 +125,7 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
 def test_refused_functions(body: Callable, options: dict[str, Any], message: str) -> None:
     """Each message names the node, the reason and what would help."""
     model = Net(body, **options)
-    model.scale = nn.Parameter(torch.ones(1))
+    model.scale = nn.Parameter(torch.ones(8, 1, 1))
     with pytest.raises(TracingError, match=message):
         make_slimmable(model, IMAGE)
 
