@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from operator import itemgetter
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -91,17 +90,31 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _refuse_overlaps(model: nn.Module) -> None:
     """Raise `TracingError` where two parameters share memory: a copy would not."""
-    spans = []
+    by_storage: dict[int, list[tuple[str, nn.Parameter, int, int]]] = {}
     for name, tensor in model.named_parameters():
-        steps = zip(tensor.shape, tensor.stride(), strict=True)
-        first = int(tensor.storage_offset())
-        last = first + sum((size - 1) * step for size, step in steps)
         if tensor.numel():
-            spans.append((tensor.untyped_storage()._cdata, first, last, name))
-    for before, after in itertools.pairwise(sorted(spans, key=itemgetter(0, 1, 2))):
-        if before[0] == after[0] and after[1] <= before[2]:
-            reason = f"it shares memory with {before[3]}, but is another parameter"
-            raise TracingError(after[3], reason, "Use one parameter in both places, or a copy")
+            first = int(tensor.storage_offset())
+            held = by_storage.setdefault(tensor.untyped_storage()._cdata, [])
+            held.append((name, tensor, first, first + _reach(tensor)))
+    for held in by_storage.values():
+        for before, after in itertools.combinations(held, 2):
+            apart = before[3] < after[2] or after[3] < before[2]
+            if not apart and torch.isin(_elements(before[1]), _elements(after[1])).any():
+                reason = f"it shares memory with {before[0]}, but is another parameter"
+                raise TracingError(after[0], reason, "Use one parameter in both places, or a copy")
+
+
+def _reach(tensor: Tensor) -> int:
+    """Return how far the last element lies behind the first one."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return sum((size - 1) * step for size, step in steps)
+
+
+def _elements(tensor: Tensor) -> Tensor:
+    """Return where each element lies in the tensor's memory."""
+    first = int(tensor.storage_offset())
+    places = torch.arange(first, first + _reach(tensor) + 1, device="cpu")
+    return places.as_strided(tensor.shape, tensor.stride())
 
 
 def _uncopied(model: nn.Module) -> str:

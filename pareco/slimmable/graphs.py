@@ -36,6 +36,7 @@ _LEAVES = (
     *(DropBlock2d, DropPath, StochasticDepth),
 )
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
+_OTHER = "it does other things in training than in evaluation, or with gradients than without"
 _CONTEXT = "it changes gradients or number types (no_grad, autocast, an autograd.Function)"
 
 
@@ -133,7 +134,7 @@ def graph_in_both_modes(model: nn.Module) -> tuple[nn.Module, fx.Graph, frozense
             differing[training.failed_in or ""] = f"in training, {error.reason}"
         else:
             found = differing_modules(graph, other)
-            differing |= dict.fromkeys(found, "it does other things in training than in evaluation")
+            differing |= dict.fromkeys(found, _OTHER)
         differing |= evaluation.lost | training.lost
         if not differing:
             graph._tracer_cls = None  # or pickles of extracted networks would name ours

@@ -206,6 +206,17 @@ def test_what_would_get_lost_is_refused_by_name(case: str) -> None:
     assert refusal.value.node in node.split("|")
 
 
+def test_parameters_that_lie_between_each_other_share_nothing() -> None:
+    model = Net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(8, 8, 1), b=nn.Conv2d(8, 8, 1))
+    both = torch.rand(8, 8, 1, 1, 2)
+    for index, name in enumerate("ab"):
+        model.get_submodule(name).weight = nn.Parameter(both[..., index])
+    assert_slims(model)
+    model.fc.bias = nn.Parameter(model.a.weight.detach()[5, :4, 0, 0])  # type: ignore[union-attr]
+    with pytest.raises(TracingError, match=r"'fc.bias': it shares memory with a.weight"):
+        make_slimmable(model, IMAGE.double())
+
+
 class OptimizedModule(nn.Conv2d):
     """A module of the user's, which has the name of one of torch's."""
 
