@@ -58,11 +58,13 @@ class Trace:
 
     `live[t]` lists the size of every tensor held while step `t` runs, with elementwise operations
     and batch norm done in place where their input is not needed later.
+    `width_independent_parameters` counts those in no site.
     """
 
     groups: tuple[ChannelGroup, ...]
     sites: tuple[Site, ...]
     live: tuple[tuple[FeatureCount, ...], ...]
+    width_independent_parameters: int = 0
 
 
 Term = tuple[int, FeatureCount, FeatureCount]
@@ -85,7 +87,7 @@ class CostModel:
     def __init__(self, space: WidthSpace, trace: Trace) -> None:
         self._space = space
         macs: list[Term] = []
-        params: list[Term] = []
+        params: list[Term] = [(trace.width_independent_parameters, ONE, ONE)]
         activations: list[Term] = []
         for site in trace.sites:
             if site.kind in ("convolution", "depthwise", "linear"):

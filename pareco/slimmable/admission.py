@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from operator import itemgetter
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from pareco.slimmable.layers import HOOKS
 from pareco.slimmable.nodes import TracingError
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _REPARAMETRIZED = (
     (WeightNorm, "weight norm", "torch.nn.utils.remove_weight_norm(module)"),
@@ -57,7 +56,8 @@ def admitted_copy(model: nn.Module) -> nn.Module:
 
 def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield reasons, with advice, not to slim a network that holds this module."""
-    names = [each.__name__ for each in type(module).__mro__]
+    torchs = [each for each in type(module).__mro__ if each.__module__.startswith("torch.")]
+    names = {each.__name__ for each in torchs}
     for wrapper in _WRAPPED.keys() & names:
         yield f"it wraps a network in {wrapper}", f"Pass the plain module: {_WRAPPED[wrapper]}"
     if isinstance(module, torch.jit.ScriptModule):
@@ -72,7 +72,7 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
     if parametrize.is_parametrized(module):
         call = "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
         yield "it has a parametrization", f"Bake it in with {call}"
-    held = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    held = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
     for form, what, call in _REPARAMETRIZED:
         if any(isinstance(hook, form) for hook in held):
             yield f"its weight is computed by {what}", f"Bake it in with {call}"
@@ -90,17 +90,31 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _refuse_overlaps(model: nn.Module) -> None:
     """Raise `TracingError` where two parameters share memory: a copy would not."""
-    spans = []
+    by_storage: dict[int, list[tuple[str, nn.Parameter, int, int]]] = {}
     for name, tensor in model.named_parameters():
-        steps = zip(tensor.shape, tensor.stride(), strict=True)
-        first = int(tensor.storage_offset())
-        last = first + sum((size - 1) * step for size, step in steps)
         if tensor.numel():
-            spans.append((tensor.untyped_storage()._cdata, first, last, name))
-    for before, after in itertools.pairwise(sorted(spans, key=itemgetter(0, 1, 2))):
-        if before[0] == after[0] and after[1] <= before[2]:
-            reason = f"it shares memory with {before[3]}, but is another parameter"
-            raise TracingError(after[3], reason, "Use one parameter in both places, or a copy")
+            first = int(tensor.storage_offset())
+            held = by_storage.setdefault(tensor.untyped_storage()._cdata, [])
+            held.append((name, tensor, first, first + _reach(tensor)))
+    for held in by_storage.values():
+        for before, after in itertools.combinations(held, 2):
+            apart = before[3] < after[2] or after[3] < before[2]
+            if not apart and torch.isin(_elements(before[1]), _elements(after[1])).any():
+                reason = f"it shares memory with {before[0]}, but is another parameter"
+                raise TracingError(after[0], reason, "Use one parameter in both places, or a copy")
+
+
+def _reach(tensor: Tensor) -> int:
+    """Return how far the last element lies behind the first one."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return sum((size - 1) * step for size, step in steps)
+
+
+def _elements(tensor: Tensor) -> Tensor:
+    """Return where each element lies in the tensor's memory."""
+    first = int(tensor.storage_offset())
+    places = torch.arange(first, first + _reach(tensor) + 1, device="cpu")
+    return places.as_strided(tensor.shape, tensor.stride())
 
 
 def _uncopied(model: nn.Module) -> str:

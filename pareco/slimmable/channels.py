@@ -55,6 +55,11 @@ class Tag:
     factor: int = 1
     pooled: bool = False
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one feature, which may be combined with any number of them."""
+        return self.variable.size * self.factor == 1
+
     def count(self, positions: int = 1) -> FeatureCount:
         """Return the features at so many positions, once the channel groups are numbered."""
         variable = self.variable.root

@@ -18,11 +18,9 @@ Differentiable: gradients flow to every part, in the process that holds it.
 """
 
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks"),
-    *("_backward_hooks", "_is_full_backward_hook"),
-)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""The attributes in which a module keeps hooks; others, that begin alike, say how they are called.
+"""
 
 
 @dataclass
@@ -79,8 +77,9 @@ class SlicedLayer(nn.Module):
             if own is not None and source is not None:
                 layer._parameters[kind] = copies.setdefault(id(source), own)
                 own.requires_grad_(source.requires_grad)
-        for kind in _HOOKS:
-            layer.__dict__[kind] = copy.copy(self.__dict__[kind])
+        for kind, held in self.__dict__.items():
+            if kind.startswith(HOOKS) or kind == "_is_full_backward_hook":
+                layer.__dict__[kind] = copy.copy(held)
         return layer
 
 

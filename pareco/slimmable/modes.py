@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.randomness import global_streams_kept, seed_global_streams
-from pareco.slimmable.nodes import refuse, shape_of
+from pareco.slimmable.nodes import owner, refuse, shape_of
 
 BY_MODE: dict[Any, Callable[..., nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -31,14 +31,30 @@ BY_MODE: dict[Any, Callable[..., nn.Module]] = {
     stochastic_depth: StochasticDepth,
 }
 """Functions that do nothing unless told to be in training -> the module that acts by its mode."""
-_ACTS = "acts"  # in a node's meta: whether it acts in training, and whether in evaluation
+_ACTS = "acts"  # in a node's meta: what it is told in training, and what in evaluation
+TENSOR = "tensor"  # in a node's meta: what it reads, whose name may be another one in each mode
 WHOLE_ADVICE = (
-    "A module that does other things in training than in evaluation is kept whole only if it has "
-    "no parameters, keeps the shape of one tensor and treats each channel by itself; otherwise "
-    "use nn.Dropout, timm's DropPath or functions that are told training=self.training"
+    "Such a module is kept whole only if it has no parameters, keeps the shape of one tensor and "
+    "treats each channel by itself; otherwise use nn.Dropout, timm's DropPath or functions that "
+    "are told training=self.training, and freeze parameters by requires_grad_(False)"
 )
 _SEEDS = 8
 _SAMPLES = 3
+
+
+class Mode(int):
+    """Whether a module is in training, as it is told to functions while a network is traced.
+
+    `path` is that of the module.
+    """
+
+    path: str
+
+    def __new__(cls, training: bool, path: str) -> Mode:
+        """Return the mode of the module at this path."""
+        mode = super().__new__(cls, training)
+        mode.path = path
+        return mode
 
 
 def entered(path: str) -> None:
@@ -84,9 +100,10 @@ def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
                 open_modules.append(str(node.args[0]))
             elif node.target is left:
                 open_modules.pop()
-        elif _active(node):  # a call inside `if self.training`
-            node.meta[_ACTS] = (True, False)
-            source, *_ = _bound(node).values()
+        elif node.target in BY_MODE and _told(node)[1]:  # a call inside `if self.training`
+            options, training = _told(node)
+            node.meta[_ACTS] = (training, False)
+            source, *_ = options.values()
             passed[node] = passed.get(source, source)
             i += 1
         else:
@@ -105,33 +122,36 @@ def _alike(
     passed: dict[Any, Any],
 ) -> bool:
     """Return whether the two nodes do the same with the same, but for a mode that is told."""
+    if node.op == other.op == "get_attr":
+        return _equal(node.meta[TENSOR], other.meta[TENSOR])
     if (node.op, node.target) != (other.op, other.target):
         return False
     told = node.target in BY_MODE
-    mine, others = (_bound(each) if told else (each.args, each.kwargs) for each in (node, other))
+    (mine, acts), (others, acts_too) = (
+        _told(each) if told else ((each.args, each.kwargs), None) for each in (node, other)
+    )
     mine = map_arg(mine, lambda each: passed.get(each, each))
     if mine != map_arg(others, lambda each: twins.get(each, each)):
         return False
     if told:
-        acts = node.meta[_ACTS] = _active(node), _active(other)
-        return acts != (False, True)
+        node.meta[_ACTS] = acts, acts_too
+        return bool(acts) or not acts_too
     return True
 
 
-def _bound(node: fx.Node) -> dict[str, Any]:
-    """Return the arguments of a function that is told the mode, by name, without the mode."""
-    bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-    bound.apply_defaults()
-    return {name: value for name, value in bound.arguments.items() if name != "training"}
+def _equal(first: Tensor, second: Tensor) -> bool:
+    if first is second:
+        return True
+    known = not (first.is_meta or second.is_meta) and first.device == second.device
+    return known and first.dtype == second.dtype and torch.equal(first, second)
 
 
-def _active(node: fx.Node) -> bool:
-    """Return whether the node calls a function of `BY_MODE` that is told to act."""
-    if node.target not in BY_MODE:
-        return False
+def _told(node: fx.Node) -> tuple[dict[str, Any], Any]:
+    """Return the arguments of a function in `BY_MODE`, by name, and the mode that it is told."""
     bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
     bound.apply_defaults()
-    return bool(bound.arguments["training"])
+    training = bound.arguments.pop("training")
+    return bound.arguments, training
 
 
 def _end(nodes: Sequence[fx.Node], index: int) -> int:
@@ -151,20 +171,24 @@ def _results(nodes: Sequence[fx.Node], end: int) -> list[fx.Node]:
     return list(nodes[first : end - 1])
 
 
-def module_by_mode(node: fx.Node) -> nn.Module | None:
+def module_by_mode(node: fx.Node) -> tuple[nn.Module | None, str]:
     """Return the module that does in each mode what this call does; None if that is nothing.
 
-    `node` calls a function of `BY_MODE` in a graph that `differing_modules` has seen. Raises
-    `TracingError` for one that acts in evaluation too.
+    With it comes the path of the module whose mode it follows. `node` calls a function of `BY_MODE`
+    in a graph that `differing_modules` has seen. Raises `TracingError` for one that acts in
+    evaluation too.
     """
     in_training, in_evaluation = node.meta[_ACTS]
-    _, *options = _bound(node).items()
+    options, _ = _told(node)
+    _, *others = options.items()
     if in_evaluation:
         advice = "Give it training=self.training, or use the module in place of the function"
         refuse(node, "it is told to act in evaluation too", advice)
-    if any(isinstance(value, fx.Node) for _, value in options):
+    if any(isinstance(value, fx.Node) for _, value in others):
         refuse(node, "its rate depends on tensors or their shapes", "Use a number")
-    return BY_MODE[node.target](**dict(options)) if in_training else None
+    paths = [mode.path for mode in node.meta[_ACTS] if isinstance(mode, Mode)]
+    place = paths[0] if paths else owner(node)
+    return BY_MODE[node.target](**dict(others)) if in_training else None, place
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pareco.slimmable.layers import (
 )
 from pareco.slimmable.modes import modes_kept
 from pareco.slimmable.nodes import TracingError
-from pareco.slimmable.tracing import assembled, trace
+from pareco.slimmable.tracing import HELD, assembled, trace
 from pareco.widths import Widths, WidthSpace
 
 
@@ -36,19 +36,21 @@ def make_slimmable(
     granularity: Granularity = "layer",
     slim_head: bool = False,
 ) -> SlimmableNet:
-    """Return a slimmable copy of the model, at full width, with the same state-dict keys.
+    """Return a slimmable copy of the model, at full width, with the same state dict.
 
-    `model` is any convolutional classifier that torch.fx can trace; it is not changed.
+    `model` is any convolutional classifier that torch.fx can trace; it is not changed. Parts of it
+    that do not run are kept, in their place; costs do not count them, and `extract` drops them.
     `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
 
-    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced.
+    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced, and
+    `TypeError` for what is no module or no tensor.
     """
-    graph_module, found = trace(admitted_copy(model), example_input, slim_head=slim_head)
+    held, graph, found = trace(admitted_copy(model), example_input, slim_head=slim_head)
     space = WidthSpace(
         groups=found.groups, alpha_min=alpha_min, divisor=divisor, granularity=granularity
     )
-    return SlimmableNet(graph_module, space, found)
+    return SlimmableNet(held, graph, space, found)
 
 
 class SlimmableNet(nn.Module):
@@ -58,28 +60,29 @@ class SlimmableNet(nn.Module):
     channels of every layer.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, space: WidthSpace, found: Trace) -> None:
-        """Take over the modules of a traced network; see `make_slimmable`."""
+    def __init__(self, held: nn.Module, graph: fx.Graph, space: WidthSpace, found: Trace) -> None:
+        """Take over what a traced network holds, and its graph; see `make_slimmable`."""
         super().__init__()
-        self.training = graph_module.training
+        self.training = held.training
         self.space, self.cost = space, CostModel(space, found)
         self._sites = found.sites
-        self._program = _Program(graph_module.graph)
+        self._program = _Program(graph)
         self._layers: dict[str, SlicedLayer] = {}
         forms: dict[nn.Module, SlicedLayer] = {}
         for name in dict.fromkeys(site.name for site in found.sites):
-            layer = graph_module.get_submodule(name)
+            layer = held.get_submodule(name)
             self._layers[name] = forms[layer] = sliced(layer, name)
-        for parent in list(graph_module.modules()):
+        for parent in list(held.modules()):
             for name, child in parent._modules.items():
                 parent._modules[name] = forms.get(child, child)  # type: ignore[arg-type]
         self._switches: dict[Widths, str] = {}
         self._widths = space.largest
         self._statistics: NormStatistics | None = None
-        for name in graph_module._modules:
+        for name in held._modules:
             if name in self.__dict__ and name.startswith("_"):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
-        self._modules.update(graph_module._modules)  # their names may be those of attributes here
+        for kind in HELD:
+            self.__dict__[kind].update(held.__dict__[kind])  # they may be named as attributes here
         self.set_widths(self._widths)
 
     @property
@@ -89,7 +92,7 @@ class SlimmableNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
-        return self._program(self._modules, images)
+        return self._program(self._modules | self._parameters | self._buffers, images)
 
     def set_widths(self, widths: Widths, statistics: NormStatistics | None = None) -> None:
         """Run at these widths from now on, in evaluation with these batch-norm statistics.
@@ -147,8 +150,8 @@ class SlimmableNet(nn.Module):
     def extract(self, widths: Widths, statistics: NormStatistics | None = None) -> fx.GraphModule:
         """Return a plain network with a copy of the weights of one sub-network.
 
-        It holds no slimmable layer and gives the same outputs; its batch-norm statistics are
-        `statistics` or, without, the first entries of the full network's.
+        It holds no slimmable layer, and only what runs, and gives the same outputs; its batch-norm
+        statistics are `statistics` or, without, the first entries of the full network's.
         """
         copies: dict[int, nn.Parameter] = {}
         with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
@@ -157,8 +160,8 @@ class SlimmableNet(nn.Module):
             }
         root = nn.Module()
         root.training = self.training
-        for name, child in self.named_children():
-            root.add_module(name, copy.deepcopy(child, plain))
+        for kind in HELD:
+            root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], plain)
         return assembled(root, copy.deepcopy(self._program.graph))
 
 
@@ -169,9 +172,9 @@ class _Program:
         self.graph = graph
         self._module = fx.GraphModule(_stand_ins(graph), graph)
 
-    def __call__(self, modules: Mapping[str, nn.Module | None], images: Tensor) -> Tensor:
-        """Return the network's outputs; `modules` are its children by name."""
-        return type(self._module).forward(SimpleNamespace(**modules), images)
+    def __call__(self, held: Mapping[str, Any], images: Tensor) -> Tensor:
+        """Return the network's outputs; `held` are its modules and tensors by name."""
+        return type(self._module).forward(SimpleNamespace(**held), images)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Program:
         return self
@@ -185,9 +188,10 @@ def _program_of(module: fx.GraphModule) -> _Program:
     return _Program(module.graph)
 
 
-def _stand_ins(graph: fx.Graph) -> dict[str, nn.Module]:
-    """Return a module without weights for each name of a module that the graph calls."""
-    return {str(node.target): nn.Identity() for node in graph.nodes if node.op == "call_module"}
+def _stand_ins(graph: fx.Graph) -> dict[str, nn.Module | nn.Parameter]:
+    """Return what has no weights for each name of a module or tensor that the graph uses."""
+    kinds = {"call_module": nn.Identity, "get_attr": nn.Parameter}
+    return {str(node.target): kinds[node.op]() for node in graph.nodes if node.op in kinds}
 
 
 @torch.no_grad()

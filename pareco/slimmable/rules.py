@@ -42,10 +42,16 @@ from pareco.slimmable.operations import (
     SPATIAL,
 )
 
+_READ = "a parameter or buffer is used outside convolution, linear or batch norm"
 _CONCATENATION_ADVICE = (
     "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
     "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
 )
+_READ_ADVICE = (
+    "Register it with register_buffer or as a parameter in the shape in which it is used: one "
+    "number for all channels, or one for each channel of the images, such as 1 x 3 x 1 x 1"
+)
+_ACT_ADVICE = "Give the norm no activation, and call the activation after it"
 _GROUPED_ADVICE = "Use ordinary (groups=1) or depthwise (groups=channels) convolutions"
 
 
@@ -90,12 +96,15 @@ class Propagation:
     `kinds` has the calls of these layers in order, `views` and `in_place` the nodes that need no
     memory of their own, `wider` the pairs (narrow, wide) that zero-padding ties, `gating` the nodes
     between a pooling and the features that its result is combined with again (squeeze-excitation).
-    Sizes that hold for the example input alone are rewritten in the graph. Raises `TracingError`
-    at the first node that no rule covers.
+    `read` has the parameters that are used as they are. Sizes that hold for the example input
+    alone are rewritten in the graph. Raises `TracingError` at the first node that no rule covers.
     """
 
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        self.modules = modules
+    def __init__(self, held: nn.Module) -> None:
+        self.modules = dict(held.named_modules())
+        self.tensors = dict(held.named_parameters(remove_duplicate=False))
+        self.tensors |= dict(held.named_buffers(remove_duplicate=False))
+        self.read: dict[int, nn.Parameter] = {}
         self.tags: dict[fx.Node, Tag] = {}
         self.kinds: dict[fx.Node, Kind] = {}
         self.views: set[fx.Node] = set()
@@ -112,8 +121,6 @@ class Propagation:
             shape = shape_of(node)
             if self.tags:
                 refuse(node, "it is a second input", "The network must take the images alone")
-            if len(shape) != 4:
-                refuse(node, f"the input must be one image batch n x c x h x w, got {shape}")
             self.tags[node] = Tag(Variable(shape[1], positions_of(node), fixed=True))
         elif node.op == "output":
             result = node.args[0]
@@ -126,7 +133,7 @@ class Propagation:
         elif node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
         elif node.op == "get_attr":
-            refuse(node, "a parameter or buffer is used outside convolution, linear or batch norm")
+            self._tensor(node)
         elif any(source in self.tags for source in node.all_input_nodes):
             self._function(node)
 
@@ -167,6 +174,34 @@ class Propagation:
             vectors=len(own),
             repeated=any(self._first_users[weight] is not node for weight in weights),
         )
+
+    def width_independent_parameters(self) -> int:
+        """Return how many parameters there are in no layer that is sliced."""
+        own = [each for key, each in self.read.items() if key not in self._first_users]
+        return sum(each.numel() for each in own)
+
+    def _tensor(self, node: fx.Node) -> None:
+        """Refuse a tensor unless it is registered, and combined with features element by element.
+
+        Others may have been computed from buffers, of other values then.
+        """
+        tensor = self.tensors.get(str(node.target))
+        if tensor is None:
+            refuse(node, "a tensor that is no parameter or buffer is used", _READ_ADVICE)
+        for user in node.users:
+            alone = all(source.op == "get_attr" for source in user.all_input_nodes)
+            if alone or user.target not in ELEMENTWISE_FUNCTIONS:
+                refuse(node, _READ)
+        if isinstance(tensor, nn.Parameter):
+            self.read[id(tensor)] = tensor
+
+    def _check_broadcast(self, node: fx.Node, features: fx.Node) -> None:
+        """Refuse a tensor that does not go with features of any batch and width."""
+        shape, tag = self.tensors[str(node.target)].shape, self.tags[features]
+        shape = (1,) * (len(shape_of(features)) - len(shape)) + tuple(shape)
+        fixed = tag.variable.root.fixed and shape[1] == tag.variable.size * tag.factor
+        if len(shape) != len(shape_of(features)) or shape[0] != 1 or not (shape[1] == 1 or fixed):
+            refuse(node, _READ, _READ_ADVICE)
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -246,6 +281,9 @@ class Propagation:
     def _norm(self, node: fx.Node, module: nn.modules.batchnorm._BatchNorm) -> None:
         if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d):
             refuse(node, f"no rule for the norm {type(module).__name__}")
+        for part in module.children():  # timm's: dropout and activation
+            if not (elementwise_module(part) or isinstance(part, NOTHING_IN_INFERENCE)):
+                refuse(node, f"no rule for {type(part).__name__} inside a norm", _ACT_ADVICE)
         self.in_place.add(node)
         self._record(node, "norm", self.input_of(node))
 
@@ -275,16 +313,22 @@ class Propagation:
 
     def _elementwise(self, node: fx.Node) -> None:
         operands = [operand for operand in node.all_input_nodes if operand in self.tags]
+        first = next((each for each in operands if not self.tags[each].single), operands[0])
         for operand in node.all_input_nodes:
-            if operand not in self.tags and measured_by(operand) & {0, 1}:
+            if operand.op == "get_attr":
+                self._check_broadcast(operand, first)
+            elif operand not in self.tags and measured_by(operand) & {0, 1}:
                 refuse(node, "an operand is not a traced tensor or a number")
-        for operand in operands[1:]:
-            if len(shape_of(operand)) != len(shape_of(operands[0])):
+        for operand in operands:
+            if len(shape_of(operand)) != len(shape_of(first)):
                 refuse(node, "features that must agree are laid out differently")
-            _tie(node, self.tags[operands[0]], self.tags[operand])
+            if self.tags[operand].single and not self.tags[first].single:
+                self.tags[operand].variable.root.fixed = True  # one channel goes with any number
+            elif operand is not first:
+                _tie(node, self.tags[first], self.tags[operand])
         self.in_place.add(node)
         pooled = all(self.tags[operand].pooled for operand in operands)
-        self.tags[node] = replace(self.tags[operands[0]], pooled=pooled)
+        self.tags[node] = replace(self.tags[first], pooled=pooled)
         if len(shape_of(node)) > 2 and not pooled:
             self._note_gates(operands, lambda source: self.tags[source].pooled)
         if max(map(positions_of, operands)) > 1:  # over a pooling of the example's whole size

@@ -1,37 +1,21 @@
-"""Tracing a network with torch.fx into the channel groups and layers of its slimmable form."""
+"""From the graph of a network to the channel groups and layers of its slimmable form."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropBlock2d, DropPath
-from timm.layers.drop import drop_path
-from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
-from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.cost import FeatureCount, Trace
 from pareco.randomness import global_streams_kept
 from pareco.slimmable.channels import Variable
+from pareco.slimmable.graphs import graph_in_both_modes, sharing_copy
 from pareco.slimmable.layers import ChannelPad
-from pareco.slimmable.modes import (
-    BY_MODE,
-    WHOLE_ADVICE,
-    differing_modules,
-    entered,
-    identity_in_evaluation,
-    left,
-    modes_kept,
-    module_by_mode,
-    returned,
-    without_marks,
-)
+from pareco.slimmable.modes import BY_MODE, identity_in_evaluation, module_by_mode
 from pareco.slimmable.nodes import (
     TracingError,
     argument,
@@ -44,79 +28,15 @@ from pareco.slimmable.nodes import (
 from pareco.slimmable.rules import Propagation
 from pareco.widths import ChannelGroup
 
-_LEAVES = (
-    *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm),
-    *(DropBlock2d, DropPath, StochasticDepth),
-)
+HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+"""The attributes in which a module keeps what it holds."""
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
+_NONE_ADVICE = (
+    "Give it a hidden layer that does not feed the classifier alone; slim_head=True frees a "
+    "pointwise convolution or linear layer that does"
+)
+_OWN_MODE_ADVICE = "Give it training=self.training, of a module that runs the function"
 _BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -1)"
-_LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
-
-
-class _Tracer(fx.Tracer):
-    """Keeps whole what has a slicing rule of its own and the modules at the paths in `whole`.
-
-    Marks in the graph where other modules begin and end; remembers which of them drew random
-    numbers, which the graph would repeat, and where tracing stopped ("" is the network).
-    """
-
-    def __init__(self, whole: Collection[str]) -> None:
-        super().__init__(autowrap_functions=(drop_path, stochastic_depth))
-        self.whole = whole
-        self.failed_in: str | None = None
-        self.drew: list[str] = []
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
-        known = known or module_qualified_name in self.whole
-        return known or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(m, ConvMlp):
-            forward = functools.partial(_conv_mlp, m)
-        path = self.path_of_module(m)
-        if self.is_leaf_module(m, path):
-            return super().call_module(m, forward, args, kwargs)
-
-        def marked(*args: Any, **kwargs: Any) -> Any:
-            self.create_proxy("call_function", entered, (path,), {})
-            with self.noting(path):
-                result = forward(*args, **kwargs)
-            result = self._marked(result)
-            self.create_proxy("call_function", left, (path,), {})
-            return result
-
-        return super().call_module(m, marked, args, kwargs)
-
-    def _marked(self, value: Any) -> Any:
-        if type(value) is tuple:
-            return tuple(map(self._marked, value))
-        if isinstance(value, fx.Proxy):
-            return self.create_proxy("call_function", returned, (value,), {})
-        return value
-
-    @contextmanager
-    def noting(self, path: str) -> Iterator[None]:
-        """Note whether the module at this path fails or draws random numbers of its own."""
-        with global_streams_kept() as drawn:
-            try:
-                yield
-            except Exception:
-                self.failed_in = path if self.failed_in is None else self.failed_in
-                raise
-            if drawn():
-                self.drew.append(path)
-
-
-def _conv_mlp(head: Any, x: Any) -> Any:
-    """Return the output of timm's VGG head without its branch for images that are too small.
-
-    Adaptive pooling to the size that the features have leaves them as they are.
-    """
-    least = head.input_kernel_size
-    sizes = torch.sym_max(x.shape[-2], least), torch.sym_max(x.shape[-1], least)
-    x = head.drop(head.act1(head.fc1(F.adaptive_avg_pool2d(x, sizes))))
-    return head.act2(head.fc2(x))
 
 
 class _Shapes(fx.Interpreter):
@@ -132,56 +52,94 @@ class _Shapes(fx.Interpreter):
 
 def trace(
     model: nn.Module, example_input: Tensor, *, slim_head: bool = False
-) -> tuple[fx.GraphModule, Trace]:
-    """Return the model's graph, with width-dependent functions made modules, and its trace.
+) -> tuple[nn.Module, fx.Graph, Trace]:
+    """Return what the model holds, its graph, and its trace.
 
+    What it holds are all its parameters, buffers and modules, in their order, whether they run or
+    not; and modules that stand for functions that depend on the mode or on widths.
     `example_input` is one image batch `n x c x h x w`; costs hold for its size. Unless
     `slim_head`, a pointwise convolution or linear layer that feeds only the classifier keeps its
     channels (US-Net's convention for the 1280 channels of MobileNets).
 
-    Raises `TracingError` naming the node, the reason and what would help.
+    Raises `TracingError` naming the node, the reason and what would help; `TypeError` for an
+    example that is no tensor.
     """
-    with modes_kept(model):
-        graph, whole = _graph(model)
-    graph_module = assembled(model, graph)
-    _modularize(graph_module, model)
-    shapes = _Shapes(graph_module)
-    propagation = Propagation(dict(graph_module.named_modules()))
+    _check_example(example_input)
+    name = type(model).__name__
+    model, graph, whole = graph_in_both_modes(model)
+    held = _held(model, {model.get_submodule(path) for path in _called(graph)}, {})
+    _modularize(held, graph, model)
+    tried = sharing_copy(held)
+    shapes = _Shapes(tried, graph=graph)
+    propagation = Propagation(held)
 
     def visit(node: fx.Node) -> None:
         if node.op == "call_module" and node.target in whole:
-            module = graph_module.get_submodule(str(node.target))
+            module = held.get_submodule(str(node.target))
             propagation.pass_through(node, view=identity_in_evaluation(node, module))
         else:
             propagation.visit(node)
 
-    with torch.no_grad(), modes_kept(graph_module), global_streams_kept():
-        graph_module.eval()
+    with torch.no_grad(), global_streams_kept():
+        tried.eval()
         try:
             shapes.run(_several(example_input))
         except Exception as error:
             for node in _run_before(shapes.current):
                 visit(node)  # one of them may be the cause, and is refused then
             problem = str(error).partition("\n")[0]
-            if len(example_input) == 1 and _runs(graph_module, example_input):
+            if len(example_input) == 1 and _runs(tried, graph, example_input):
                 refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
             reason = f"it does not run on the example input: {problem}"
             refuse(shapes.current, reason, _INPUT_ADVICE)
-    for node in graph_module.graph.nodes:
+    for node in graph.nodes:
         visit(node)
-    graph_module.recompile()
     _fix_kept(propagation, slim_head)
+    groups = _groups(propagation)
+    if not groups:
+        raise TracingError(name, "no free channel group: all channels must stay", _NONE_ADVICE)
     found = Trace(
-        groups=_groups(propagation),
+        groups=groups,
         sites=tuple(map(propagation.site, propagation.kinds)),
-        live=_live(graph_module.graph, propagation),
+        live=_live(graph, propagation),
+        width_independent_parameters=propagation.width_independent_parameters(),
     )
-    return graph_module, found
+    return held, graph, found
 
 
-def _runs(model: nn.Module, images: Tensor) -> bool:
+def _check_example(images: Tensor) -> None:
+    """Raise unless it is a batch of one image or more."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"example_input: expected a torch.Tensor, got {type(images).__name__}")
+    if images.dim() != 4 or not images.numel():
+        reason = f"it must be one image batch n x c x h x w, got {tuple(images.shape)}"
+        raise TracingError("example_input", reason, _INPUT_ADVICE)
+
+
+def _called(graph: fx.Graph) -> set[str]:
+    return {str(node.target) for node in graph.nodes if node.op == "call_module"}
+
+
+def _held(
+    module: nn.Module, called: Collection[nn.Module], made: dict[nn.Module, nn.Module]
+) -> nn.Module:
+    """Return the module if the graph calls it; else a bare one that holds all that it holds."""
+    if module in called:
+        return module
+    if module not in made:
+        made[module] = bare = nn.Module()
+        tensors = {name: x for name, x in module.__dict__.items() if isinstance(x, Tensor)}
+        bare.__dict__ |= {**tensors, "training": module.training}
+        for kind in HELD[:-1]:
+            bare.__dict__[kind] = module.__dict__[kind].copy()
+        for name, child in module._modules.items():
+            bare._modules[name] = None if child is None else _held(child, called, made)
+    return made[module]
+
+
+def _runs(model: nn.Module, graph: fx.Graph, images: Tensor) -> bool:
     try:
-        model(images)
+        fx.Interpreter(model, graph=graph).run(images)
     except Exception:
         return False
     return True
@@ -201,79 +159,51 @@ def _several(images: Tensor) -> Tensor:
 
 
 def assembled(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """Return the graph with the modules of `root` that it uses, under all their names, as a module.
+    """Return the graph as a module, with what runs of the modules that `root` holds.
 
-    Each module keeps its mode.
+    They are under all their names and in their order; `root` loses the others.
     """
     graph_module = fx.GraphModule(root, graph)
-    names, used = {name for name, _ in graph_module.named_modules()}, set(graph_module.modules())
-    for name, module in root.named_modules(remove_duplicate=False):
-        if module in used and name not in names:
-            graph_module.add_submodule(name, module)
-    for name, module in graph_module.named_modules():
-        module.training = root.get_submodule(name).training
+    tensors = (*graph_module.parameters(), *graph_module.buffers())
+    _drop_unused(root, {id(each) for each in (*graph_module.modules(), *tensors)})
+    for kind in HELD:
+        graph_module.__dict__[kind] = root.__dict__[kind]
     return graph_module
 
 
-def _graph(model: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
-    """Return the model's graph for both modes, and the paths of modules that it keeps whole.
-
-    Those are modules without parameters that do different things by mode, or draw by themselves.
-    """
-    whole: set[str] = set()
-    while True:
-        differing: dict[str, str] = {}
-        evaluation, training = _Tracer(whole), _Tracer(whole)
-        graph = other = _marked_graph(evaluation, model.eval())
-        try:
-            graph = _marked_graph(training, model.train())
-        except TracingError as error:
-            differing[training.failed_in or ""] = f"in training, {error.reason}"
-        else:
-            found = differing_modules(graph, other)
-            differing |= dict.fromkeys(found, "it does other things in training than in evaluation")
-        drew = [*evaluation.drew, *training.drew]
-        differing |= dict.fromkeys(drew, "it draws random numbers while it is traced")
-        if not differing:
-            graph._tracer_cls = None  # or pickles of extracted networks would name ours
-            return without_marks(graph), frozenset(whole)
-        for path, reason in differing.items():
-            module = model.get_submodule(path)
-            if not path or any(True for _ in (*module.parameters(), *module.buffers())):
-                raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE)
-        whole |= differing.keys()
+def _drop_unused(module: nn.Module, used: Collection[int]) -> None:
+    """Remove what is not used, by its id, from a module and from those of its parts that hold."""
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in list(module.__dict__[kind].items()):
+            if id(tensor) not in used:
+                delattr(module, name)
+    for name, child in list(module._modules.items()):
+        if id(child) not in used:
+            if child is not None:
+                _drop_unused(child, used)
+            if child is None or not (child._modules or child._parameters or child._buffers):
+                del module._modules[name]
 
 
-def _marked_graph(tracer: _Tracer, model: nn.Module) -> fx.Graph:
-    try:
-        with tracer.noting(""):
-            return tracer.trace(model)
-    except Exception as error:
-        raise TracingError(
-            tracer.failed_in or type(model).__name__,
-            f"torch.fx cannot trace it ({error})",
-            "Control flow that depends on tensors or their shapes must become a module of its "
-            "own without it",
-        ) from error
-
-
-def _modularize(graph_module: fx.GraphModule, model: nn.Module) -> None:
+def _modularize(held: nn.Module, graph: fx.Graph, model: nn.Module) -> None:
     """Replace functions that depend on the mode or the widths by modules, in place."""
-    for node in list(graph_module.graph.nodes):
+    for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         if node.target in BY_MODE:
-            _replace(graph_module, node, module_by_mode(node), model)
+            module, place = module_by_mode(node)
+            _replace(held, node, module, place, model)
         elif node.target is F.pad:
             padding = tuple(argument(node, 1, "pad"))
             if len(padding) == 6 and any(padding[4:]):
-                _replace(graph_module, node, _channel_pad(node, padding), model)
-    graph_module.recompile()
+                _replace(held, node, _channel_pad(node, padding), owner(node), model)
 
 
 def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
     mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
     numbers = all(isinstance(part, int) for part in padding)
+    if value is not None and not isinstance(value, (int, float)):
+        refuse(node, "it pads with what is no number", "Pad with a number")
     if mode != "constant" or not numbers or min(padding) < 0:
         advice = "Pad by constants, by numbers of channels that do not depend on shapes"
         refuse(node, f"channel padding {padding} in mode {mode}", advice)
@@ -281,20 +211,27 @@ def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
 
 
 def _replace(
-    graph_module: fx.GraphModule, node: fx.Node, module: nn.Module | None, model: nn.Module
+    held: nn.Module, node: fx.Node, module: nn.Module | None, place: str, model: nn.Module
 ) -> None:
-    """Put a module, under a free name, in the place of a function's node; None: nothing."""
+    """Put a module in the place of a function's node; None: nothing.
+
+    It goes into the module at the path `place`, under a free name, and follows its mode.
+    """
     (replacement,) = node.all_input_nodes[:1]
     if module is not None:
+        parent, own = held.get_submodule(place), model.get_submodule(place)
+        if parent is own:
+            refuse(node, f"it follows the mode of the layer '{place}'", _OWN_MODE_ADVICE)
         name, number = node.name, 0
-        while hasattr(model, name) or hasattr(graph_module, name):
+        while hasattr(own, name) or hasattr(parent, name):
             number += 1
             name = f"{node.name}_{number}"
-        graph_module.add_submodule(name, module.train(model.get_submodule(owner(node)).training))
-        with graph_module.graph.inserting_before(node):
-            replacement = graph_module.graph.call_module(name, (replacement,))
+        parent.add_module(name, module.train(own.training))
+        with node.graph.inserting_before(node):
+            path = f"{place}.{name}" if place else name
+            replacement = node.graph.call_module(path, (replacement,))
     node.replace_all_uses_with(replacement)
-    graph_module.graph.erase_node(node)
+    node.graph.erase_node(node)
 
 
 def _fix_kept(propagation: Propagation, slim_head: bool) -> None:

@@ -206,6 +206,33 @@ def test_what_would_get_lost_is_refused_by_name(case: str) -> None:
     assert refusal.value.node in node.split("|")
 
 
+def test_parameters_that_lie_between_each_other_share_nothing() -> None:
+    model = Net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(8, 8, 1), b=nn.Conv2d(8, 8, 1))
+    both = torch.rand(8, 8, 1, 1, 2)
+    for index, name in enumerate("ab"):
+        model.get_submodule(name).weight = nn.Parameter(both[..., index])
+    assert_slims(model)
+    model.fc.bias = nn.Parameter(model.a.weight.detach()[5, :4, 0, 0])  # type: ignore[union-attr]
+    with pytest.raises(TracingError, match=r"'fc.bias': it shares memory with a.weight"):
+        make_slimmable(model, IMAGE.double())
+
+
+class OptimizedModule(nn.Conv2d):
+    """A module of the user's, which has the name of one of torch's."""
+
+
+class DataParallel(nn.Sequential):
+    """Another one."""
+
+
+def test_a_name_alone_is_no_reason() -> None:
+    part = DataParallel(OptimizedModule(8, 8, 1))
+    model = Net(lambda m, x: m.part(x), part=DataParallel(nn.Conv2d(8, 8, 3)))
+    assert make_slimmable(model, IMAGE).space.names == ("stem", "part.0")
+    with pytest.raises(TracingError, match="no rule for the convolution OptimizedModule"):
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)
+
+
 def test_only_modules_are_taken() -> None:
     with pytest.raises(TypeError, match=r"expected a torch[.]nn[.]Module, got function"):
         make_slimmable(lambda images: images, IMAGE)  # type: ignore[arg-type]

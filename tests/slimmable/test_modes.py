@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
-from tests.slimmable.test_tracing import IMAGE, Net
+from tests.slimmable.test_tracing import IMAGE, Net, assert_same_gradients
 
 Body = Callable[..., Tensor]
 
@@ -34,6 +34,7 @@ def assert_same_in_both_modes(model: nn.Module, *, noisy: bool = True) -> Slimma
         for mode in (True, False):
             model.train(mode)
             net.train(mode)
+            assert_same_gradients(model, net, images)
             narrow = net.extract(net.space.smallest)
             for seed in range(4):
                 assert torch.equal(seeded(net, images, seed), seeded(model, images, seed))
@@ -143,6 +144,12 @@ def test_functions_that_never_act_are_nothing() -> None:
     assert not any(isinstance(each, nn.Dropout) for each in net.modules())
 
 
+def two_constants(m: Calls, x: Tensor) -> Tensor:
+    """Only the second one is added in both modes: torch.fx numbers them."""
+    torch.ones(8, 1, 1)
+    return x + torch.ones(8, 1, 1)
+
+
 class Auxiliary(Net):
     """A second head in training, as GoogLeNet's."""
 
@@ -205,6 +212,21 @@ class WithBuffer(MyDepth):
     [
         (Auxiliary(lambda m, x: x), "Auxiliary", "other things in training.*DropPath"),
         (Net(lambda m, x: m.p(x), p=Scaled(nn.ReLU())), "p", "other things in training"),
+        (
+            Net(lambda m, x: m.p(x), p=Calls(lambda m, x: x + torch.full((1,), 1.0 + m.training))),
+            "p",
+            "other things in training",
+        ),
+        (
+            Net(lambda m, x: m.p(x), p=Calls(lambda m, x: x + torch.ones(1))),
+            "_tensor_constant0 in p",
+            "a tensor that is no parameter or buffer.*register_buffer",
+        ),
+        (
+            Net(lambda m, x: m.p(x), p=Calls(two_constants)),
+            "_tensor_constant0 in p",
+            "a tensor that is no parameter or buffer.*register_buffer",
+        ),
         (Net(lambda m, x: m.p(x), p=Skips(nn.ReLU())), "p", "draws random numbers"),
         (Net(lambda m, x: m.p(x), p=Inside(WithBuffer())), "p.inner", "in training, torch.fx"),
         (Net(lambda m, x: m.p(x), p=Averages()), "p", "mixes channels.*each channel by itself"),
@@ -305,3 +327,49 @@ def test_a_frozen_batch_norm_normalizes_by_its_statistics() -> None:
     assert torch.equal(net.get_buffer("norm.running_mean"), model.get_buffer("norm.running_mean"))
     with net.at(net.space.smallest):
         torch.testing.assert_close(net(images), net.extract(net.space.smallest)(images))
+
+
+def assert_follows(model: nn.Module, *frozen: str) -> SlimmableNet:
+    """Check a network, and what is extracted, when only these modules are in evaluation."""
+    net = make_slimmable(model, IMAGE)
+    plain, images = net.extract(net.space.largest), torch.rand(4, 3, 16, 16)
+    for each in (model, net, plain):
+        each.train()
+        for name in frozen:
+            each.get_submodule(name).eval()
+    for seed in range(4):
+        scores = seeded(model, images, seed)
+        assert torch.equal(seeded(net, images, seed), scores)
+        assert torch.equal(seeded(plain, images, seed), scores)
+    return net
+
+
+@pytest.mark.parametrize("frozen", [(), ("part",), ("part.inner",), ("part", "part.inner")])
+def test_functions_follow_the_module_that_they_are_told_of(frozen: tuple[str, ...]) -> None:
+    def body(m: Calls, x: Tensor) -> Tensor:
+        x = F.dropout(x, 0.5, m.training)
+        return F.dropout2d(m.inner(m.conv(x)), 0.5, training=m.inner.training)
+
+    model = Net(lambda m, x: m.part(F.dropout(x, 0.1, m.training)), part=Calls(body))
+    model.get_submodule("part").inner = nn.Sequential(nn.ReLU())
+    net = assert_follows(model, *frozen)
+    added = set(dict(net.named_modules())) - set(dict(model.named_modules()))
+    assert added == {"dropout", "part.dropout_1", "part.inner.dropout2d"}
+
+
+def test_a_module_that_runs_twice_is_frozen_with_all_that_it_drops() -> None:
+    part = Calls(lambda m, x: F.dropout(m.conv(x), 0.5, m.training))
+    net = assert_follows(Net(lambda m, x: m.part(m.part(x)), part=part), "part")
+    assert [type(each) for each in net.part.children()].count(nn.Dropout) == 2  # type: ignore[union-attr]
+
+
+def test_a_function_that_follows_a_layer_is_refused() -> None:
+    part = Calls(lambda m, x: F.dropout(m.conv(x), 0.5, m.conv.training))
+    with pytest.raises(TracingError, match=r"follows the mode of the layer 'part.conv'"):
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)
+
+
+def test_a_module_that_changes_modes_when_it_runs_is_refused() -> None:
+    part = Calls(lambda m, x: m.conv.eval()(x))
+    with pytest.raises(TracingError, match=r"'part.conv': it changes its attribute 'training'"):
+        make_slimmable(Net(lambda m, x: m.part(x), part=part), IMAGE)

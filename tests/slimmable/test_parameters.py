@@ -1,13 +1,19 @@
 """Parameters are counted once and sliced; tied and frozen ones stay so."""
 
 import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from pareco.slimmable import SlimmableNet, TracingError, calibrated_statistics, make_slimmable
 from pareco.widths import Widths
+from tests.conftest import named_model, shapes_only
 from tests.slimmable.test_tracing import IMAGE, Net, assert_slims
 
 
@@ -270,3 +276,168 @@ def test_a_hook_on_a_norm_of_vectors_is_refused() -> None:
     model.get_submodule("parts.0").register_forward_hook(print)
     with pytest.raises(TracingError, match=r"'parts.0': it has a hook"):
         make_slimmable(model, IMAGE)
+
+
+class PartlyUnused(nn.Module):
+    """Parts that do not run, before and between those that do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(3))
+        self.register_buffer("epoch", torch.zeros(1))
+        self.register_buffer("scratch", torch.zeros(1), persistent=False)
+        self.auxiliary = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Sequential())
+        self.fc = nn.Linear(8, 4)  # registered before what it runs after
+        self.blocks = nn.ModuleDict({"b": conv(), "unused": conv(), "a": conv()})
+        self.blocks.scale = nn.Parameter(torch.ones(2))
+        self.stem = conv(3, 8)
+        self.alias = self.auxiliary
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.blocks["b"](self.blocks["a"](self.stem(images)))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_what_does_not_run_is_kept_in_its_place() -> None:
+    model = PartlyUnused()
+    net = assert_slims(model)
+    for made in (net, copy.deepcopy(net)):
+        assert list(made.state_dict()) == list(model.state_dict())
+        assert [name for name, _ in made.named_parameters()] == [
+            name for name, _ in model.named_parameters()
+        ]
+        assert [name for name, _ in made.named_buffers()] == [
+            name for name, _ in model.named_buffers()
+        ]
+        made.load_state_dict(model.state_dict())
+    assert net.to(torch.float32).get_parameter("idle").dtype == torch.float32
+
+
+def test_what_does_not_run_is_not_counted_and_not_extracted() -> None:
+    model = PartlyUnused()
+    net = make_slimmable(model, IMAGE)
+    assert net.space.names == ("stem", "blocks.a", "blocks.b")
+    assert_counts(net)
+    plain = net.extract(net.space.largest)
+    running = [name for name in model.state_dict() if name.startswith(("fc", "stem", "blocks"))]
+    running = [name for name in running if "unused" not in name and "scale" not in name]
+    assert list(plain.state_dict()) == running == list(copy.deepcopy(plain).state_dict())
+    assert torch.equal(plain(IMAGE), model(IMAGE))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "repvgg_a0", "xception41", "gernet_s"])
+def test_parameters_are_in_the_order_of_the_model(name: str) -> None:
+    """Optimizers tell them apart by it."""
+    with torch.device("meta"):
+        model = named_model(name, 1000)
+    net = shapes_only(name, 64)
+    assert list(net.state_dict()) == list(model.state_dict())
+    assert list(net.extract(net.space.smallest).state_dict()) == list(model.state_dict())
+    assert [n for n, _ in net.named_parameters()] == [n for n, _ in model.named_parameters()]
+
+
+def test_parameters_inside_a_norm_are_refused() -> None:
+    """Its activation is kept whole: slopes were neither sliced nor counted."""
+    for layer in (nn.PReLU, nn.Softmax2d):
+        norm = BatchNormAct2d(8, act_layer=layer)
+        with pytest.raises(TracingError, match=f"'n': no rule for {layer.__name__} inside a norm"):
+            make_slimmable(Net(lambda m, x: m.n(x), n=norm), IMAGE)
+    norm = BatchNormAct2d(8, act_layer=nn.Hardswish, drop_layer=nn.Dropout2d)
+    assert_counts(assert_slims(Net(lambda m, x: m.n(x), n=norm)))
+
+
+class Reads(nn.Module):
+    """A function of this file, and tensors that it uses: normalization, a learned scalar, a map."""
+
+    def __init__(self, body: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.body, self.stem, self.fc = body, conv(3, 8), nn.Linear(8, 4)
+        self.register_buffer("mean", torch.rand(1, 3, 1, 1))
+        self.register_buffer("std", torch.rand(3, 1, 1) + 1, persistent=False)
+        self.gamma = nn.Parameter(torch.rand(1))
+        self.tint = nn.Parameter(torch.rand(3, 1, 1))
+        self.part = nn.Sequential(conv(), nn.BatchNorm2d(8))
+        self.part.scale = nn.Parameter(torch.rand(()))
+        self.part.map = nn.Parameter(torch.rand(16, 16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(self, images)
+
+
+def scored(m: Any, x: Tensor) -> Tensor:
+    return m.fc(m.part(m.stem(x)).mean((2, 3)))
+
+
+def residual(m: Any, x: Tensor) -> Tensor:
+    x = m.stem(x)
+    return m.fc((x + m.gamma * m.part(x)).mean((2, 3)))
+
+
+READS: dict[str, tuple[Callable[..., Tensor], int]] = {
+    "normalization": (lambda m, x: scored(m, (x - m.mean) / m.std), 0),
+    "in place": (lambda m, x: scored(m, x.sub(m.mean).div_(m.std)), 0),
+    "a learned colour": (lambda m, x: scored(m, torch.mul(x, m.tint)), 3),
+    "a learned scalar": (residual, 1),
+    "inside a module": (lambda m, x: m.part.scale * scored(m, x), 1),
+    "a map": (lambda m, x: scored(m, x + m.part.map), 256),
+    "once though twice": (lambda m, x: scored(m, x * m.gamma) + m.gamma, 1),
+}
+
+
+@pytest.mark.parametrize("case", READS)
+def test_tensors_that_go_with_any_width(case: str) -> None:
+    body, read = READS[case]
+    model = Reads(body)
+    net = assert_slims(model)
+    layers = sum(p.numel() for each in (model.stem, model.fc) for p in each.parameters())
+    layers += 8 * 72 + 8 + 16
+    assert int(net.cost.params(net.space.largest)) == layers + read
+    assert_counts(net)
+    assert list(net.state_dict()) == list(model.state_dict())
+    for weight in model.state_dict().values():
+        weight.add_(1)
+    model.std.mul_(2)  # type: ignore[operator]
+    net.load_state_dict(model.state_dict())
+    net.std.mul_(2)  # type: ignore[operator]
+    assert torch.equal(net(IMAGE.double() + 1), model(IMAGE.double() + 1))
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        plain = twin.extract(net.space.smallest)
+        again = pickle.loads(pickle.dumps(plain))
+        with net.at(net.space.smallest):
+            torch.testing.assert_close(plain(IMAGE.double() + 1), net(IMAGE.double() + 1))
+            assert torch.equal(plain(IMAGE.double()), again(IMAGE.double()))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda m, x: scored(m, x - m.mean.view(1, 3, 1, 1)), "no parameter or buffer.*register"),
+        (lambda m, x: scored(m, x - m.tint.view(1, 3, 1, 1)), "'tint'.*outside"),
+        (lambda m, x: scored(m, x * m.gamma.sigmoid()), "'gamma'.*outside convolution"),
+        (lambda m, x: m.fc(m.stem(x).mean((2, 3)) * m.part[1].weight), "outside.*one number for"),
+        (lambda m, x: scored(m, F.pad(x, (1, 1, 1, 1), value=m.gamma)), "'gamma'.*outside|not run"),
+        (lambda m, x: scored(m, x.unsqueeze(0).add(m.mean)[0]), "keep the batch|does not run"),
+    ],
+)
+def test_other_uses_of_tensors_are_refused(body: Callable[..., Tensor], message: str) -> None:
+    with pytest.raises(TracingError, match=message):
+        make_slimmable(Reads(body), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "gated",
+    [
+        lambda m, x: x * torch.sigmoid(m.one(x)),
+        lambda m, x: m.one(x).sigmoid() * x,
+        lambda m, x: x + m.one(x) * m.one(x),
+        lambda m, x: x * m.one(m.part(x)).mean((2, 3), keepdim=True),
+        lambda m, x: torch.add(m.one(x), other=x.mean((2, 3), keepdim=True)),
+    ],
+)
+def test_one_channel_goes_with_any_number(gated: Callable[..., Tensor]) -> None:
+    """As in the spatial attention of CBAM (Woo et al. 2018, arXiv 1807.06521, equation 5)."""
+    model = Net(gated, one=conv(8, 1, 7), part=conv())
+    net = assert_slims(model)
+    assert "one" not in net.space.names
+    assert "stem" in net.space.names
+    assert_counts(net)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from timm.layers import DropBlock2d
 from torch import Tensor, nn
 
 from pareco.models import create_model
+from pareco.randomness import seed_global_streams
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
 from pareco.slimmable.layers import ChannelPad
 from tests.conftest import shapes_only
@@ -63,12 +65,29 @@ def identity(model: nn.Module, features: Tensor) -> Tensor:
     return features
 
 
+def assert_same_gradients(model: nn.Module, net: nn.Module, images: Tensor) -> None:
+    """Check the gradients at full width, where both have a parameter, and who has one at all."""
+    found = []
+    for each in (model, net):
+        seed_global_streams(0)
+        named = dict(each.named_parameters())
+        trained = [name for name, parameter in named.items() if parameter.requires_grad]
+        grads = torch.autograd.grad(
+            each(images).square().sum(), [named[name] for name in trained], allow_unused=True
+        )
+        found.append({name: g for name, g in zip(trained, grads, strict=True) if g is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
 def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
     """Check random sub-networks against their extracted networks, and return the slimmable one."""
     torch.manual_seed(0)
     net = make_slimmable(model.double(), image.double(), alpha_min=0.2).eval()
     images = torch.randn(2, *image.shape[1:], dtype=torch.double)
     assert torch.equal(net(images), model.eval()(images))
+    assert_same_gradients(model, net, images)
     generator = torch.Generator().manual_seed(0)
     for widths in (net.space.smallest, net.space.sample(generator), net.space.sample(generator)):
         with net.at(widths):
@@ -84,23 +103,29 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
         (lambda m, x: torch.split(x, 4, 1)[0], {"features": 4}, "'split'.*no rule.*Rewrite"),
         (lambda m, x: x[:, :4], {"features": 4}, "'getitem'.*of the channels.*Rewrite"),
         (lambda m, x: x[:1], {}, "'getitem'.*indexing.*spatial dimensions only"),
-        (lambda m, x: x * m.scale, {}, "'scale'.*parameter or buffer.*Rewrite"),
+        (lambda m, x: x * m.scale, {}, "'scale'.*parameter or buffer.*one number for all"),
+        (lambda m, x: F.linear(x, m.scale), {}, "'scale'.*parameter or buffer|not run"),
         (lambda m, x: torch.mul(x, other=x.shape[0]), {}, "'mul'.*not a traced tensor.*Rewrite"),
         (lambda m, x: F.softmax(x, 1), {}, "'softmax'.*not the classes.*Rewrite"),
-        (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 1, 1)}, "'add'.*8 and 1.*Rewrite"),
+        (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 4, 1)}, "'add'.*do|'add'.*8 and 4"),
         (lambda m, x: x.mean(1, keepdim=True), {"features": 1}, "'mean'.*keep the batch.*Rewrite"),
         (lambda m, x: x * x.mean(), {}, "'mean'.*keep the batch and channel.*Rewrite"),
         (lambda m, x: x.flatten(1, 2).mean(2), {"flat": True}, "'flatten'.*from 1.*dimension 1"),
         (lambda m, x: x.view(1, 8, -1).mean(2), {"flat": True}, "'view'.*keep the batch.*flatten"),
         (lambda m, x: F.pad(x, (0,) * 5 + (x.shape[1],)), {}, "'pad'.*channel padd.*by constants"),
         (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "'pad'.*channel padd.*by constants"),
+        (
+            lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 4), value=x.shape[2]),
+            {"features": 12},
+            "'pad'.*no number.*Pad with a number",
+        ),
         (lambda m, x: F.linear(x, x), {}, "'linear'.*does not run on the example.*size"),
     ],
 )
 def test_refused_functions(body: Callable, options: dict[str, Any], message: str) -> None:
     """Each message names the node, the reason and what would help."""
     model = Net(body, **options)
-    model.scale = nn.Parameter(torch.ones(1))
+    model.scale = nn.Parameter(torch.ones(8, 1, 1))
     with pytest.raises(TracingError, match=message):
         make_slimmable(model, IMAGE)
 
@@ -138,6 +163,8 @@ def named(name: str) -> nn.Module:
         ),
         (lambda: Net(identity), (1, 16, 16), r"stem.*3 channels.*example input"),
         (lambda: nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 4)), (3,), "must be one image batch"),
+        (lambda: Net(identity), (3, 16), r"'example_input': .* n x c x h x w, got \(1, 3, 16\)"),
+        (lambda: Net(identity), (3, 0, 16), r"'example_input'.*got \(1, 3, 0, 16\)"),
         (lambda: TwoOutputs(identity), (3, 16, 16), "one tensor of class scores"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(27, 4)), (3, 3, 3), "no free channel group"),
         (lambda: PadsTheImage(identity), (3, 16, 16), "no free channel group"),
@@ -146,9 +173,24 @@ def named(name: str) -> nn.Module:
 def test_refused_networks(
     model: Callable[[], nn.Module], shape: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message) as refusal:
+    with pytest.raises(TracingError, match=message):
         make_slimmable(model(), torch.zeros(1, *shape))
-    assert isinstance(refusal.value, TracingError) != message.startswith("no free")
+
+
+def test_refused_examples() -> None:
+    for example, kind in ((None, "NoneType"), (np.zeros((1, 3, 16, 16)), "ndarray")):
+        with pytest.raises(TypeError, match=f"example_input: expected a torch.Tensor, got {kind}"):
+            make_slimmable(Net(identity), example)  # type: ignore[arg-type]
+    with pytest.raises(TracingError, match=r"'example_input': .*got \(0, 3, 16, 16\)"):
+        make_slimmable(Net(identity), torch.zeros(0, 3, 16, 16))
+
+
+def test_the_advice_on_networks_of_one_layer_helps() -> None:
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *pool)
+    with pytest.raises(TracingError, match=r"'Sequential': no free .*slim_head=True"):
+        make_slimmable(model, IMAGE)
+    assert make_slimmable(model, IMAGE, slim_head=True).space.names == ("0",)
 
 
 def test_functional_dropout_follows_the_mode() -> None:

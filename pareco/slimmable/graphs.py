@@ -1,0 +1,177 @@
+"""The graph of a network, traced in both modes, and what of it a graph cannot hold."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropBlock2d, DropPath
+from timm.layers.drop import drop_path
+from timm.models.vgg import ConvMlp
+from torch import fx, nn
+from torchvision.ops import StochasticDepth, stochastic_depth
+
+from pareco.randomness import global_streams_kept
+from pareco.slimmable.effects import Memory, context, surroundings
+from pareco.slimmable.modes import (
+    TENSOR,
+    WHOLE_ADVICE,
+    Mode,
+    differing_modules,
+    entered,
+    left,
+    modes_kept,
+    returned,
+    without_marks,
+)
+from pareco.slimmable.nodes import TracingError
+
+_LEAVES = (
+    *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm),
+    *(DropBlock2d, DropPath, StochasticDepth),
+)
+_LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
+_OTHER = "it does other things in training than in evaluation, or with gradients than without"
+_CONTEXT = "it changes gradients or number types (no_grad, autocast, an autograd.Function)"
+
+
+class _Tracer(fx.Tracer):
+    """Keeps whole what has a slicing rule of its own and the modules at the paths in `whole`.
+
+    Marks in the graph where other modules begin and end. `lost` says of which of them the graph
+    does not hold all that they do, and why; `failed_in` is where tracing stopped ("" is the
+    network).
+    """
+
+    def __init__(self, whole: Collection[str]) -> None:
+        super().__init__(autowrap_functions=(drop_path, stochastic_depth))
+        self.whole = whole
+        self.failed_in: str | None = None
+        self.lost: dict[str, str] = {}
+        self._open: list[tuple[str, object]] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
+        known = known or module_qualified_name in self.whole
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        path, outside = self._open[-1]
+        if context() != outside:
+            self.lost.setdefault(path, _CONTEXT)
+        return super().create_node(*args, **kwargs)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(m, ConvMlp):
+            forward = functools.partial(_conv_mlp, m)
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return super().call_module(m, forward, args, kwargs)
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            self.create_proxy("call_function", entered, (path,), {})
+            with self.noting(path):
+                result = forward(*args, **kwargs)
+            result = self._marked(result)
+            self.create_proxy("call_function", left, (path,), {})
+            return result
+
+        return super().call_module(m, marked, args, kwargs)
+
+    def _marked(self, value: Any) -> Any:
+        if type(value) is tuple:
+            return tuple(map(self._marked, value))
+        if isinstance(value, fx.Proxy):
+            return self.create_proxy("call_function", returned, (value,), {})
+        return value
+
+    @contextmanager
+    def noting(self, path: str) -> Iterator[None]:
+        """Note whether the module at this path fails or does what the graph does not hold."""
+        self._open.append((path, context()))
+        with global_streams_kept() as drawn:
+            try:
+                yield
+            except Exception:
+                self.failed_in = path if self.failed_in is None else self.failed_in
+                raise
+            finally:
+                self._open.pop()
+            if drawn():
+                self.lost.setdefault(path, "it draws random numbers while it is traced")
+
+
+def _conv_mlp(head: Any, x: Any) -> Any:
+    """Return the output of timm's VGG head without its branch for images that are too small.
+
+    Adaptive pooling to the size that the features have leaves them as they are.
+    """
+    least = head.input_kernel_size
+    sizes = torch.sym_max(x.shape[-2], least), torch.sym_max(x.shape[-1], least)
+    x = head.drop(head.act1(head.fc1(F.adaptive_avg_pool2d(x, sizes))))
+    return head.act2(head.fc2(x))
+
+
+def graph_in_both_modes(model: nn.Module) -> tuple[nn.Module, fx.Graph, frozenset[str]]:
+    """Return a copy of the model, its graph for both modes, and the paths that it keeps whole.
+
+    Those are modules without parameters that do different things by mode, or things that a graph
+    does not hold. Tensors are those of the model.
+    """
+    whole: set[str] = set()
+    while True:
+        differing: dict[str, str] = {}
+        evaluation, training = _Tracer(whole), _Tracer(whole)
+        graph = other = _marked_graph(evaluation, model, training=False)
+        try:
+            graph = _marked_graph(training, model, training=True)
+        except TracingError as error:
+            differing[training.failed_in or ""] = f"in training, {error.reason}"
+        else:
+            found = differing_modules(graph, other)
+            differing |= dict.fromkeys(found, _OTHER)
+        differing |= evaluation.lost | training.lost
+        if not differing:
+            graph._tracer_cls = None  # or pickles of extracted networks would name ours
+            return training.root, without_marks(graph), frozenset(whole)
+        for path, reason in differing.items():
+            module = model.get_submodule(path)
+            if not path or any(True for _ in (*module.parameters(), *module.buffers())):
+                raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE)
+        whole |= differing.keys()
+
+
+def sharing_copy(model: Any) -> Any:
+    """Return a copy with the same parameters and buffers: to run it changes nothing else."""
+    return copy.deepcopy(
+        model, {id(each): each for each in (*model.parameters(), *model.buffers())}
+    )
+
+
+def _marked_graph(tracer: _Tracer, model: nn.Module, *, training: bool) -> fx.Graph:
+    root = sharing_copy(model)
+    try:
+        with surroundings(training=training), modes_kept(root), tracer.noting(""):
+            for path, module in root.named_modules():
+                module.training = Mode(training, path)  # type: ignore[assignment]
+            memory = Memory(root)
+            graph = tracer.trace(root)
+            changed = memory.changed()
+            for node in graph.nodes:
+                if node.op == "get_attr":
+                    node.meta[TENSOR] = functools.reduce(getattr, node.target.split("."), root)
+    except Exception as error:
+        raise TracingError(
+            tracer.failed_in or type(model).__name__,
+            f"torch.fx cannot trace it ({error})",
+            "Control flow that depends on tensors or their shapes must become a module of its "
+            "own without it",
+        ) from error
+    for path, name in changed.items():
+        tracer.lost.setdefault(path, f"it changes its attribute '{name}' when it runs")
+    return graph
