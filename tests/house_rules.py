@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 ROOMS = (
-    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger"),
-    *("models", "slimmable", "search", "methods", "processes", "data", "evaluation", "tracking", "training"),
+    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
+    *("slimmable", "search", "methods", "processes", "data", "evaluation", "tracking", "training"),
     *("latency", "reporting", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
