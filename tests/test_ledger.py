@@ -155,8 +155,8 @@ def test_all_processes_settle_what_each_of_them_did() -> None:
     ledger = Ledger()
     with ledger.during("test"):
         ledger.book(forward_macs=2**60 + 1)  # no float has it
-    others = [dict.fromkeys(PHASES, (0, 0)) | {"test": (10, 0), "training": (7, 14)}]
-    ledger.settle(lambda own: [own, *others])
+    other: Macs = {**dict.fromkeys(PHASES, (0, 0)), "test": (10, 0), "training": (7, 14)}
+    ledger.settle(lambda own: [own, other])
     assert macs(ledger) == {"test": (2**60 + 11, 0), "training": (7, 14)}
     assert ledger.total().forward_macs == 2**60 + 18
 
