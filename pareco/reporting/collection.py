@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from pareco.config import completed
-from pareco.reporting.ledgers import kept_ledger, ledger_frame
 from pareco.reporting.records import (
     ExperimentRecord,
     InvalidRecord,
@@ -23,6 +22,7 @@ from pareco.reporting.records import (
     table_text,
     with_latency,
 )
+from pareco.reporting.work import kept_ledger, ledger_frame
 from pareco.schema import (
     BUDGET_TYPES,
     CONFIGURATION,

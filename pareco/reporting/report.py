@@ -9,7 +9,6 @@ import pandas as pd
 from pareco.files import write_text
 from pareco.reporting.collection import collected_runs, records_of, with_kept_times
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
-from pareco.reporting.ledgers import spending
 from pareco.reporting.records import (
     InvalidRecord,
     Records,
@@ -20,6 +19,7 @@ from pareco.reporting.records import (
 )
 from pareco.reporting.statistics import check_equal_budgets, run_measures
 from pareco.reporting.tables import Tables, experiment_tables, latex, markdown, measure_csv
+from pareco.reporting.work import spending
 from pareco.schema import BUDGET_TYPES, PUBLISHED_TYPES
 from pareco.tracking import Publication
 

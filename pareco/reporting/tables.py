@@ -15,7 +15,6 @@ import rich.console
 import rich.table
 from rich.text import Text
 
-from pareco.reporting.ledgers import spending_texts
 from pareco.reporting.records import COST_WORDS, Records
 from pareco.reporting.statistics import (
     AREA,
@@ -29,6 +28,7 @@ from pareco.reporting.statistics import (
     comparison,
     cost_percents,
 )
+from pareco.reporting.work import spending_texts
 from pareco.schema import BUDGET_TYPES, SPLIT_LOSSES
 
 
@@ -199,10 +199,11 @@ _FOOTNOTES = {
     UNEQUAL: "spent another training budget than the others, so not in the running for bold.",
 }
 _HELD_EQUAL = (
-    "Gradient steps and passes are held equal, of methods without a mark; work is not. It is counted"
-    " in multiply-accumulates (MACs, a backward pass as two forward ones) and is the mean over seeds:"
-    " of training; of the search meanwhile; of the choice of the front, calibration included; and of"
-    f" its test ({MISSING}: not recorded). What an interruption had a run do twice is in no total."
+    "Gradient steps and passes are held equal, of methods without a mark; work is not. It is"
+    " counted in multiply-accumulates (MACs; a backward pass as two forward ones), the mean over"
+    " seeds: of training, of the search meanwhile, of the choice of the front with calibration,"
+    f" and of its test ({MISSING}: not recorded). What an interruption had a run do twice is in no"
+    " total."
 )
 _COMPARES_NOTHING = "search_evaluations"  # some are of a batch, some of calibrated networks
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
@@ -351,7 +352,7 @@ def _tables(
             wide=True,
         )
     yield Table(
-        title="Training budget per run, and the widths that were visited",
+        title="Budget per run",
         columns=("method", *(name.replace("_", " ") for name in shown)),
         rows=tuple(
             (Cell(label), *(Cell(budgets[method][place]) for place in shown.values()))

@@ -138,6 +138,13 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
     assert publication.artifacts["model"] == [folder / "weights" / "0.safetensors"]
     assert {"error_vs_flops", "widths", "curves", "visits"} <= set(publication.figures)
     assert publication.summary["budget/gradient_steps"] == STEPS
+    ledger = json.loads((folder / "result.json").read_text())["ledger"]
+    macs = {phase: each["forward_macs"] + each["backward_macs"] for phase, each in ledger.items()}
+    lost = macs.pop("lost")
+    shown = {name: publication.summary[f"ledger/{name}_macs"] for name in (*macs, "lost", "total")}
+    assert shown == {**macs, "lost": lost, "total": sum(macs.values())}
+    seconds = [publication.summary[f"ledger/{name}"] for name in ("seconds", "device_seconds")]
+    assert 0 < float(seconds[0] or 0) == seconds[1]
     assert all(file.exists() for files in publication.artifacts.values() for file in files)
 
 
