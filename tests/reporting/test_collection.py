@@ -351,7 +351,7 @@ def test_the_test_images_are_counted_from_the_splits_where_they_were_kept(
         read_records(tmp_path / "digits")
 
 
-def spent(**macs: int) -> dict[str, dict[str, float]]:
+def spent(**macs: int) -> dict[str, dict[str, Any]]:
     """The ledger of a run, as its result.json has it."""
     nothing = {"forward_macs": 0, "backward_macs": 0, "seconds": 1.5, "device_seconds": 3.0}
     return {phase: nothing | {"forward_macs": macs.get(phase, 0)} for phase in PHASES}
