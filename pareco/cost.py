@@ -110,6 +110,10 @@ class CostModel:
         """Return the multiply-accumulates of convolutions and linear layers, `n`."""
         return self._macs(self._columns(widths))
 
+    def macs_at(self, widths: Widths) -> int:
+        """Return the multiply-accumulates of one sub-network: fast enough to ask at every pass."""
+        return self._macs.at((*widths, 1))
+
     def params(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return the number of parameters, tied ones once, `n`."""
         return self._params(self._columns(widths))
@@ -159,7 +163,12 @@ class _Bilinear:
 
     def __init__(self, terms: Sequence[Term]) -> None:
         rows = [(c * a.factor * b.factor, a.column, b.column) for c, a, b in terms]
+        self.rows = rows
         self.coefficients, self.left, self.right = torch.tensor(rows).unbind(-1)
+
+    def at(self, columns: tuple[int, ...]) -> int:
+        """Return the sum for one row of columns, without a tensor."""
+        return sum(c * columns[left] * columns[right] for c, left, right in self.rows)
 
     def __call__(self, columns: Tensor) -> Tensor:
         products = columns[..., self.left] * columns[..., self.right]

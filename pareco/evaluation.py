@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pareco.config import EvaluationConfig
 from pareco.data import Batch, Images
+from pareco.ledger import Ledger
 from pareco.processes import Processes
 from pareco.randomness import derived_generator
 from pareco.search import front
@@ -130,6 +131,9 @@ class Evaluator:
     """Calibrates sub-networks of frozen weights and measures them; each is calibrated once.
 
     Every process takes its share of the batches, in the same calls; all get the same answers.
+    What the network does is settled in the `ledger` when it is complete. The networks that
+    `counts_on` is given were calibrated once by `search_losses`: what is left to calibrate there
+    was, before an interruption, and is booked as lost.
     `check`, called between the batches of a process that is alone, may raise; `due` is asked in the
     main process, between the batches of a long measurement, whether what is counted is to be kept;
     `tell` is called by all processes, alike, before what is counted is kept.
@@ -144,6 +148,7 @@ class Evaluator:
     check: Callable[[], None] = lambda: None
     due: Callable[[], bool] = lambda: False
     tell: Callable[[], None] = lambda: None
+    ledger: Ledger = field(default_factory=Ledger)
 
     def __post_init__(self) -> None:
         """Check that there are enough images to calibrate with."""
@@ -177,7 +182,7 @@ class Evaluator:
         for batch in self._watched(self.search.batches(self.config.batch_size)):
             self._count(counts, batch, calibrated)
         rows = self.processes.total(counts).tolist()
-        self.tell()
+        self._share()
         return [each.loss for each in Counts(len(self.search), rows).measurements]
 
     def counts_on(
@@ -195,8 +200,11 @@ class Evaluator:
         calibrated = []
         for each in widths:
             if self.processes.led(self.due):
-                self.tell()
+                self._share()
                 self.processes.led(lambda: keep(before))
+            if each not in self._statistics:
+                with self.ledger.during("lost"):
+                    self.statistics(each)
             calibrated.append((each, self.statistics(each)))
         size, share = self.config.batch_size, self.processes.share
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
@@ -206,11 +214,17 @@ class Evaluator:
         for first in range(before.images, len(images), size * share.count):
             if self.processes.led(self.due):
                 so_far = Counts(first, self.processes.total(counts).tolist())
-                self.tell()
+                self._share()
                 self.processes.led(lambda: keep(so_far))  # noqa: B023
             if first + share.rank * size < len(images):
                 self._count(counts, next(batches), calibrated)
+        self._share()
         return Counts(len(images), self.processes.total(counts).tolist())
+
+    def _share(self) -> None:
+        """Let all processes, which call this alike, know what each of them has met with."""
+        self.tell()
+        self.ledger.settle(self.processes.everyones)
 
     @torch.no_grad()
     def _count(

@@ -153,6 +153,10 @@ class Processes:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def alike(self, value: _T) -> list[_T]:
+        """Return a value that is the same in all processes, once for each; nothing is sent."""
+        return [value] * self.share.count
+
     def check_agreement(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise `ProcessesDiffer` unless all hold the same bytes."""
         if not self.several:

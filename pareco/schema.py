@@ -7,7 +7,7 @@ pandas has for them; every JSON object may hold more fields than those named, wh
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, NotRequired
+from typing import Annotated, Literal, NotRequired, get_args
 
 from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict
@@ -47,6 +47,36 @@ measured on as many images, where some were held out. Earlier runs and records h
 """
 
 BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
+
+Phase = Literal["training", "search", "choice", "test", "lost"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""What a run spends on: gradient steps; the losses that a method asks for meanwhile; choosing the
+front, calibration included, and its losses on the other split; the test images; and what an
+interruption made it do again, which no total includes."""
+
+
+@dataclass(kw_only=True)
+class Spending:
+    """What a run spent in a phase: MACs (a backward pass counts two forward ones), and time."""
+
+    forward_macs: Annotated[int, Field(ge=0)]
+    backward_macs: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Of the wall clock."""
+    device_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Those of all processes."""
+
+
+LEDGER_TYPES = {
+    "method": "str",
+    "seed": "int64",
+    "phase": "str",
+    "forward_macs": "uint64",
+    "backward_macs": "uint64",
+    "seconds": "float64",
+    "device_seconds": "float64",
+}
+"""ledger.csv of the records: a row for each phase of each run that has a ledger."""
 
 CURVE_TYPES = {
     "method": "str",
@@ -110,6 +140,8 @@ LIMITS = {
     "image_size": (1, 1e6),
     **dict.fromkeys(("classes", "train_images", "test_images"), (1, 1e12)),
     **dict.fromkeys(VISIT_NUMBERS, (-inf, inf)),
+    **dict.fromkeys(("forward_macs", "backward_macs"), (0, 2**64 - 1)),
+    **dict.fromkeys(("seconds", "device_seconds"), (0, inf)),
 }
 """The least and the most that a number may be; of others, anything finite."""
 
@@ -129,6 +161,12 @@ def _complete(costs: Mapping[str, int | float]) -> dict[str, int | float]:
     if missing := [name for name in COSTS if name not in costs]:
         raise ValueError(f"it lacks {missing[0]!r}")
     return {name: costs[name] for name in COSTS}
+
+
+def _whole_ledger(ledger: Mapping[str, Spending] | None) -> Mapping[str, Spending] | None:
+    if ledger is not None and set(ledger) != set(PHASES):
+        raise ValueError(f"its phases are {', '.join(ledger)}, not {', '.join(PHASES)}")
+    return ledger
 
 
 Line = Annotated[str, AfterValidator(_line)]
@@ -216,6 +254,8 @@ class RunResult(Subject):
     budget_exempt: bool
     timing: Timing
     damaged_images: int
+    ledger: Annotated[Mapping[str, Spending] | None, AfterValidator(_whole_ledger)] = None
+    """By phases; None of a run that was begun before there were ledgers."""
 
 
 class Environment(TypedDict):

@@ -25,6 +25,8 @@ from replications.run import Folders
 from replications.verdicts import claim_outcomes
 
 FOCUS = "pareco"
+REFERENCE = "us_net"
+"""The method whose total cost is 100% of what methods took, where it has run."""
 
 
 def write_report(name: str, folders: Folders, console: Console) -> None:
@@ -45,7 +47,7 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     else:
         console.out(f"no runs in {runs / name}: from the records")
     with console.status("tables and figures"):
-        written = render_report(results / name, focus=FOCUS)
+        written = render_report(results / name, focus=FOCUS, reference=REFERENCE)
     console.print(terminal(written.tables))
     for path in unfinished:
         console.out(f"left out, not finished: {path}")
@@ -61,7 +63,7 @@ def write_all_reports(results: Path, console: Console) -> None:
         raise InvalidRecord(f"there are no records in {results}/*/{FOLDER}")
     for name in found:
         with console.status("tables and figures"):
-            written = render_report(results / name, focus=FOCUS)
+            written = render_report(results / name, focus=FOCUS, reference=REFERENCE)
         console.out(f"{name}: {len(written.paths)} files")
     write_site(results, console)
 
@@ -70,7 +72,10 @@ def write_site(results: Path, console: Console) -> None:
     """Write the summary and the page over all results, and show where they are."""
     with console.status("summary and page"):
         claims = claim_outcomes(results)
-        found = [loaded_report(results / name, focus=FOCUS) for name in recorded(results)]
+        found = [
+            loaded_report(results / name, focus=FOCUS, reference=REFERENCE)
+            for name in recorded(results)
+        ]
         rows = summary_rows(found)
         write_text(results / "README.md", summary_markdown(rows, claims))
         sections = [section(each, results) for each in found]

@@ -66,9 +66,9 @@ class WandbReportCommand:
         from pareco.reporting import wandb_report as reports
         from pareco.reporting.report import loaded_report
         from pareco.reporting.tables import markdown
-        from replications.site import FOCUS, how_to_reproduce
+        from replications.site import FOCUS, REFERENCE, how_to_reproduce
 
-        loaded = loaded_report(self.results / self.name, focus=FOCUS)
+        loaded = loaded_report(self.results / self.name, focus=FOCUS, reference=REFERENCE)
         make = partial(
             reports.wandb_report,
             loaded.records,

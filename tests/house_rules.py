@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 ROOMS = (
-    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "models"),
+    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
     *("slimmable", "search", "methods", "processes", "data", "evaluation", "tracking", "training"),
     *("latency", "reporting", "cli"),
 )

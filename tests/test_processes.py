@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from pareco import processes as processes_module
 from pareco.processes import Processes, Share
 from pareco.slimmable.layers import SlicedBatchNorm
-from tests.two_processes import observed_run
+from tests.conftest import tiny_net
+from tests.two_processes import MEASURED, observed_run
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
@@ -99,6 +101,40 @@ def test_two_processes_train_the_weights_of_one_with_the_joined_batch(
     assert len(metrics[0]) == STEPS
     for single, joint in zip(*metrics, strict=True):
         assert joint == pytest.approx(single, rel=1e-3)
+
+
+def ledger(folder: Path) -> dict[str, dict[str, float]]:
+    return json.loads((folder / "run/result.json").read_text())["ledger"]
+
+
+def macs(folder: Path) -> dict[str, tuple[float, float]]:
+    """Return the MACs of each phase, forward and backward."""
+    spent = ledger(folder)
+    return {phase: (each["forward_macs"], each["backward_macs"]) for phase, each in spent.items()}
+
+
+@pytest.mark.parametrize("method", ["us_net", "s_net", "random_widths"])
+def test_two_processes_spend_what_one_does(one: Path, two: Path, method: str) -> None:
+    """To the MAC, before the front is known, whose test has as many images for each network."""
+    single, joint = macs(one / method), macs(two / method)
+    fronts = [pd.read_csv(each / method / "run/front.csv") for each in (one, two)]
+    tested = [997 * sum(front["macs"]) for front in fronts]  # rounding may choose another one
+    assert [single.pop("test"), joint.pop("test")] == [(count, 0) for count in tested]
+    assert joint == single
+    for each in ledger(two / method).values():
+        assert each["device_seconds"] == pytest.approx(2 * each["seconds"])
+
+
+def test_an_interrupted_run_of_two_processes_has_the_same_ledger(two: Path) -> None:
+    front = pd.read_csv(two / "choice/run/front.csv")
+    before = [str(widths) for widths in tiny_net().space.spread(16)][:MEASURED]
+    again = 200 * int(front[front["widths"].isin(before)]["macs"].sum())  # calibrated twice
+    for whole, parts in (("whole", "parts"), ("us_net", "choice")):
+        ledgers = [macs(two / run) for run in (whole, parts)]
+        spent = [each.pop("lost") for each in ledgers]
+        assert ledgers[0] == ledgers[1]
+        assert spent[0] == (0, 0)
+        assert spent[1] == ((again, 0) if parts == "choice" else (0, 0))  # nothing of a step
 
 
 def test_joint_batch_norm_sends_once_a_layer_in_each_direction(one: Path, two: Path) -> None:

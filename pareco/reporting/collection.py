@@ -22,6 +22,7 @@ from pareco.reporting.records import (
     table_text,
     with_latency,
 )
+from pareco.reporting.work import kept_ledger, ledger_frame
 from pareco.schema import (
     BUDGET_TYPES,
     CONFIGURATION,
@@ -103,6 +104,7 @@ def records_of(folders: Sequence[Path]) -> Records:
                 for run in runs
             }
         ),
+        ledger=ledger_frame([run.result for run in runs]),
     )
 
 
@@ -117,7 +119,8 @@ def _test_images(folder: Path) -> int | None:
 def with_kept_times(records: Records, before: Records) -> Records:
     """The records, with the times and environments of `before` for each run of the same front.
 
-    The same is a front whose rows, budget included, are written alike in both. Latencies are kept
+    The same is a front whose rows, budget included, are written alike in both; its ledger is kept
+    too where it has the same MACs. Latencies are kept
     as they stand where `before` has one for every network: they are measured all at once.
     """
     types = {**FRONT_TYPES, **BUDGET_TYPES}
@@ -128,7 +131,8 @@ def with_kept_times(records: Records, before: Records) -> Records:
     runs, runs_before = _runs(records.environment), _runs(before.environment)
     same = [run for run in runs if run in runs_before and fronts[run] == fronts_before.get(run)]
     runs |= {run: runs_before[run] for run in same}
-    records = replace(records, environment=_environment_record(runs))
+    ledger = kept_ledger(records.ledger, before.ledger, same)
+    records = replace(records, environment=_environment_record(runs), ledger=ledger)
     network, network_before = (
         (each.experiment.network, each.experiment.image_size, each.experiment.groups)
         for each in (records, before)

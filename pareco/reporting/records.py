@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,10 +20,12 @@ from pareco.schema import (
     ENVIRONMENT,
     FRONT_TYPES,
     LATENCIES,
+    LEDGER_TYPES,
     LIMITS,
     MAY_BE_ABSENT,
     MAY_LACK,
     NORMALIZED_APART,
+    PHASES,
     PUBLISHED_SCALE,
     PUBLISHED_TYPES,
     VISIT_TYPES,
@@ -91,8 +93,9 @@ AXES: tuple[str, ...] = tuple(COST_WORDS)
 
 
 def amount(count: float) -> str:
-    """A count in three digits with k, M or G, such as `301 M`."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """A count in three digits with its unit, such as `301 M`."""
+    larger = ((1e18, "E"), (1e15, "P"), (1e12, "T"))
+    for size, unit in (*larger, (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * size:  # which rounds up to it
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f}"
@@ -185,6 +188,9 @@ class Records:
     environment: Mapping[str, Any]
     """Where and how fast each run was made: an `EnvironmentRecord`."""
 
+    ledger: pd.DataFrame = field(default_factory=lambda: empty_table(LEDGER_TYPES))
+    """What each run spent: a row for each phase of each run that has a ledger."""
+
     latency: Mapping[str, Any] | None = None
     """A `LatencyRecord`, where latency was measured."""
 
@@ -226,8 +232,27 @@ def read_records(folder: Path) -> Records:
         curves=curves,
         visits=visits,
         environment=read_json(folder / "environment.json", ENVIRONMENT),
+        ledger=_read_ledger(folder / "ledger.csv"),
     )
     return with_latency(records, read_latency(folder / "latency.json"))
+
+
+def _read_ledger(path: Path) -> pd.DataFrame:
+    """The ledgers of runs; none where there is no file, as with earlier records."""
+    if not path.exists():
+        return empty_table(LEDGER_TYPES)
+    ledger = read_table(path, LEDGER_TYPES)
+    with blaming(path):
+        for (method, seed), rows in ledger.groupby(["method", "seed"]):
+            if sorted(rows["phase"]) != sorted(PHASES):
+                phases = ", ".join(rows["phase"])
+                raise ValueError(f"{method}, seed {seed} has the phases {phases}")
+    return ledger
+
+
+def empty_table(types: Mapping[str, str]) -> pd.DataFrame:
+    """A table with these columns and no row."""
+    return pd.DataFrame(columns=list(types)).astype(dict(types))
 
 
 def write_records(records: Records, folder: Path) -> None:
@@ -237,6 +262,10 @@ def write_records(records: Records, folder: Path) -> None:
     write_text(folder / "network.json", records.experiment.to_json())
     for name, types in _TABLES.items():
         write_text(folder / f"{name}.csv", table_text(getattr(records, name), types))
+    if len(records.ledger):
+        write_text(folder / "ledger.csv", table_text(records.ledger, LEDGER_TYPES))
+    else:
+        (folder / "ledger.csv").unlink(missing_ok=True)
     for name, content in (("environment", records.environment), ("latency", records.latency)):
         if content is not None:
             write_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")

@@ -19,6 +19,7 @@ from pareco.reporting.records import (
 )
 from pareco.reporting.statistics import check_equal_budgets, run_measures
 from pareco.reporting.tables import Tables, experiment_tables, latex, markdown, measure_csv
+from pareco.reporting.work import spending
 from pareco.schema import BUDGET_TYPES, PUBLISHED_TYPES
 from pareco.tracking import Publication
 
@@ -28,8 +29,8 @@ _RECORDS = ("config.json", "env.json", "splits.json", "front.csv", "visits.csv",
 def run_publication(folder: Path) -> Publication:
     """The front, figures, records, weights and final numbers of the run in a folder.
 
-    The summary has the errors at fixed costs, area and hypervolume of `run_measures`, and the
-    budget. Raises InvalidRecord for a record that is missing or damaged.
+    The summary has the errors at fixed costs, area and hypervolume of `run_measures`, the budget,
+    and what the ledger has. Raises InvalidRecord for a record that is missing or damaged.
     """
     records = records_of([folder])
     experiment = records.experiment
@@ -46,9 +47,17 @@ def run_publication(folder: Path) -> Publication:
         summary={
             **{f"error/{name}": float(value) for name, value in measures.items()},
             **{f"budget/{name}": int(records.fronts[name].iloc[0]) for name in BUDGET_TYPES},
+            **_spent(records),
             "scale": experiment.scale,
         },
     )
+
+
+def _spent(records: Records) -> dict[str, float]:
+    """What each phase of a run took, and all of it, as W&B's summary has it; what is known."""
+    spent = spending(records, [records.runs[0][0]]).iloc[0].dropna()
+    units = {name: name if "seconds" in name else f"{name}_macs" for name in spent.index}
+    return {f"ledger/{units[name]}": float(value) for name, value in spent.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +92,16 @@ def collect_records(
     return unfinished
 
 
-def render_report(folder: Path, *, focus: str) -> Report:
+def render_report(folder: Path, *, focus: str, reference: str = "") -> Report:
     """The report made from the records in `folder`: tables and figures beside them.
 
     The same records give the same bytes. `focus` is the method that stands first, whose widths are
     drawn, and that others are compared with; where it has no runs it is the first in alphabetical
-    order. Published networks come from `published/` beside the folder, or else from this
+    order. What methods took is relative to `reference` or, where that has no runs, to the first
+    method. Published networks come from `published/` beside the folder, or else from this
     repository. Raises InvalidRecord.
     """
-    report = loaded_report(folder, focus=focus)
+    report = loaded_report(folder, focus=focus, reference=reference)
     published = published_for(report.records.experiment, read_published(folder.parent))
     texts = {
         "table.md": markdown(report.tables),
@@ -110,9 +120,9 @@ def render_report(folder: Path, *, focus: str) -> Report:
     return replace(report, paths=tuple(folder / name for name in (*texts, *drawn)))
 
 
-def loaded_report(folder: Path, *, focus: str) -> Report:
+def loaded_report(folder: Path, *, focus: str, reference: str = "") -> Report:
     """The report of the records in `folder`, with nothing written."""
     records = read_records(folder)
     published = published_for(records.experiment, read_published(folder.parent))
-    tables = experiment_tables(records, published, focus)
+    tables = experiment_tables(records, published, focus, reference)
     return Report(records=records, tables=tables)

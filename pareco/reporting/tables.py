@@ -28,6 +28,7 @@ from pareco.reporting.statistics import (
     comparison,
     cost_percents,
 )
+from pareco.reporting.work import spending_texts
 from pareco.schema import BUDGET_TYPES, SPLIT_LOSSES
 
 
@@ -197,10 +198,14 @@ _FOOTNOTES = {
     EXEMPT: "exempt from the equal training budget, so not in the running for bold.",
     UNEQUAL: "spent another training budget than the others, so not in the running for bold.",
 }
-_SEARCH_BUDGETS = (
-    "Search evaluations and widths visited are what each method's own search takes; the training"
-    " budget (gradient steps, passes) is what is held equal."
+_HELD_EQUAL = (
+    "Gradient steps and passes are held equal, of methods without a mark; work is not. It is"
+    " counted in multiply-accumulates (MACs; a backward pass as two forward ones), the mean over"
+    " seeds: of training, of the search meanwhile, of the choice of the front with calibration,"
+    f" and of its test ({MISSING}: not recorded). What an interruption had a run do twice is in no"
+    " total."
 )
+_COMPARES_NOTHING = "search_evaluations"  # some are of a batch, some of calibrated networks
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
 _OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
 _OVER_SEEDS = (
@@ -232,8 +237,12 @@ _BOLD = (
 )
 
 
-def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> Tables:
+def experiment_tables(
+    records: Records, published: pd.DataFrame, focus: str, reference: str = ""
+) -> Tables:
     """The tables of an experiment, one row per method, `focus` first.
+
+    What each took is relative to the method `reference` or, where that has no runs, to the first.
 
     `published` are the published networks to set beside ours, see `published_for`; it may be
     empty. Methods whose training budget is exempt or unequal carry a mark, explained in a
@@ -252,9 +261,9 @@ def experiment_tables(records: Records, published: pd.DataFrame, focus: str) -> 
             *([_OTHER_SEEDS] if seeds.nunique() > 1 else []),
         ),
         notes=_notes(records, least_seeds),
-        tables=tuple(_tables(found, records, published)),
+        tables=tuple(_tables(found, records, published, reference)),
         footnotes=(
-            _SEARCH_BUDGETS,
+            _HELD_EQUAL,
             *([_PUBLISHED] if len(published) else []),
             *(f"[{number}] {source}" for source, number in _sources(published).items()),
             *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in labels),
@@ -305,8 +314,10 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
     )
 
 
-def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Iterator[Table]:
-    """Errors, the whole front, its losses, differences (if there is another method), budgets.
+def _tables(
+    found: Comparison, records: Records, published: pd.DataFrame, reference: str
+) -> Iterator[Table]:
+    """Errors, what they took, the whole front, its losses, differences (if any), budgets.
 
     In the first two, the `best_methods` of those compared are bold.
     """
@@ -315,6 +326,7 @@ def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Ite
     names = list(statistics["measure"].unique())
     errors = [name for name in names if name != HYPERVOLUME]
     budgets = budget_table(records.fronts, list(labels))
+    shown = {name: place for place, name in enumerate(BUDGET_TYPES) if name != _COMPARES_NOTHING}
     first = next(iter(labels))
     yield Table(
         title="Test top-1 error at a cost budget",
@@ -324,6 +336,7 @@ def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Ite
             *_published_rows(published, errors, records.experiment.full_costs["macs"]),
         ),
     )
+    yield _spending_table(records, labels, reference)
     yield Table(
         title="The whole front" + (": mean and 95% interval" if statistics["n"].max() > 1 else ""),
         columns=("method", "seeds", AREA, HYPERVOLUME),
@@ -340,8 +353,21 @@ def _tables(found: Comparison, records: Records, published: pd.DataFrame) -> Ite
         )
     yield Table(
         title="Budget per run",
-        columns=("method", *(name.replace("_", " ") for name in BUDGET_TYPES)),
-        rows=tuple((Cell(label), *map(Cell, budgets[name])) for name, label in labels.items()),
+        columns=("method", *(name.replace("_", " ") for name in shown)),
+        rows=tuple(
+            (Cell(label), *(Cell(budgets[method][place]) for place in shown.values()))
+            for method, label in labels.items()
+        ),
+    )
+
+
+def _spending_table(records: Records, labels: Mapping[str, str], reference: str) -> Table:
+    """What a run of each method took."""
+    columns, texts = spending_texts(records, list(labels), reference, MISSING)
+    return Table(
+        title="What it took per run: MACs and time",
+        columns=("method", *columns),
+        rows=tuple((Cell(label), *map(Cell, texts[name])) for name, label in labels.items()),
     )
 
 

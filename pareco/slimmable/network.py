@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from pareco.config import Granularity
 from pareco.cost import CostModel, Trace
+from pareco.ledger import Ledger
 from pareco.slimmable.admission import admitted_copy
 from pareco.slimmable.layers import (
     BatchParts,
@@ -78,6 +79,7 @@ class SlimmableNet(nn.Module):
         self._switches: dict[Widths, str] = {}
         self._widths = space.largest
         self._statistics: NormStatistics | None = None
+        self._ledger: Ledger | None = None
         for name in held._modules:
             if name in self.__dict__ and name.startswith("_"):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
@@ -92,7 +94,28 @@ class SlimmableNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
-        return self._program(self._modules | self._parameters | self._buffers, images)
+        held = self._modules | self._parameters | self._buffers
+        scores = self._program(held, images)
+        if self._ledger is not None:
+            self._book(self._ledger, len(images), scores)
+        return scores
+
+    def book_in(self, ledger: Ledger | None) -> None:
+        """Book from now on every pass in this ledger, by the MACs of an image of the traced size.
+
+        A forward pass is booked as it has run, a backward pass, as two of them, when it runs.
+        """
+        self._ledger = ledger
+
+    def _book(self, ledger: Ledger, images: int, scores: Tensor) -> None:
+        macs = images * self.cost.macs_at(self._widths)
+        ledger.book(forward_macs=macs)
+
+        def differentiated(gradient: Tensor) -> None:
+            ledger.book(backward_macs=2 * macs)
+
+        if scores.requires_grad:
+            scores.register_hook(differentiated)
 
     def set_widths(self, widths: Widths, statistics: NormStatistics | None = None) -> None:
         """Run at these widths from now on, in evaluation with these batch-norm statistics.

@@ -35,6 +35,7 @@ from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.processes import Processes
 from pareco.schema import BUDGET_TYPES, FRONT_TYPES, VISIT_TYPES
 from pareco.slimmable import SlimmableNet
+from pareco.tracking.tracker import metrics_rows
 from pareco.training.interruption import RunError
 from pareco.widths import Widths
 
@@ -128,7 +129,8 @@ class RunState:
     is decoded into memory before the first step, the metrics file, checkpoints, and all that comes
     after the last step: choosing and testing the front. `damaged` tells why images could not be
     read, in any process, by their index. `counts` are those of the front that is being
-    measured, as of `pareco.evaluation.Counts`, by the images.
+    measured, as of `pareco.evaluation.Counts`, by the images. `ledger` is the state of a
+    `pareco.ledger.Ledger`; None for a run that was begun before there were ledgers.
     """
 
     trained: int = 0
@@ -144,6 +146,7 @@ class RunState:
     waiting_seconds: float = 0.0
     damaged: dict[str, str] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ledger: dict[str, dict[str, Any]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +268,16 @@ class RunFolder:
         self._check(state["configuration"])
         known = {each.name for each in fields(RunState)}  # earlier versions knew others
         progress = {name: each for name, each in state["progress"].items() if name in known}
-        return RunState(**progress), tensors, state["trainer"]
+        return RunState(**{"ledger": None, **progress}), tensors, state["trainer"]
+
+    def macs_beyond(self, steps: int) -> dict[str, int]:
+        """Return the MACs that the metrics file was at, if it goes beyond so many steps; else 0."""
+        names = ("forward_macs", "backward_macs")
+        try:
+            step, scalars = metrics_rows(self.path / "metrics.jsonl")[-1][1]
+            return {name: int(scalars[name]) if step > steps else 0 for name in names}
+        except (IndexError, KeyError, ValueError):  # there is none, or it is an earlier version's
+            return dict.fromkeys(names, 0)
 
     def save(
         self, done: RunState, tensors: dict[str, Tensor], trainer: dict[str, Any] | None
@@ -319,6 +331,7 @@ class RunFolder:
                 "data_waiting_percent": round(100 * waited / spent, 1) if spent else None,
             },
             "damaged_images": len(done.damaged),
+            "ledger": done.ledger,
         }
         _write(self.path / "result.json", result)
 

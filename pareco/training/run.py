@@ -21,6 +21,7 @@ from pareco.evaluation import (
     batch_losses,
     chosen_front,
 )
+from pareco.ledger import Ledger
 from pareco.methods import Method, Task
 from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
@@ -133,6 +134,7 @@ class _Session:
         """Raise `ValueError` if network, batches, calibration or method cannot be had."""
         self.experiment, self.seed = self.folder.experiment, self.folder.seed
         self.pausing, self.saved = False, time.perf_counter()
+        self.ledger = Ledger()
         config, processes = self.experiment, self.processes
         self.data = load_data(config.data, self.machine, processes.device)
         if not processes.several:  # one of several must not leave the others alone
@@ -219,9 +221,11 @@ class _Session:
         done, main = self.done, self.processes.main
         self.data.store.learn({int(each): why for each, why in done.damaged.items()})
         self.started = time.perf_counter() - done.seconds
+        self.ledger = Ledger(done.ledger)
         with ExitStack() as held:
             if main:
                 steps = done.gradient_steps + (under_way["step"] if under_way else 0)
+                self.ledger.lose_up_to(**self.folder.macs_beyond(steps))
                 self.tracker = held.enter_context(self.tracker_after(steps))
             # What is held in memory is decoded before the clock runs.
             self.data.train.normalized(torch.zeros(1, dtype=torch.int64))
@@ -238,7 +242,9 @@ class _Session:
                 if main:
                     self.folder.save_weights(done.trained - 1, trainer.net.state_dict())
                     self.save(None)
+            self.ledger.settle(self.processes.alike)  # what time is left
             if main:
+                self.keep_ledger()
                 exempt = self.method.budget_exempt
                 self.folder.write_result(done, self.net, self.data, budget_exempt=exempt)
                 if publication is not None:
@@ -284,6 +290,7 @@ class _Session:
         """Return a trainer for one set of weights, at its beginning."""
         net, evaluations = self.network(), SearchEvaluations()
         net.space = space
+        net.book_in(self.ledger)
         method = self.method(self.task(space, evaluations))
         net.privatize_norm(method.switches())
         trainer = Trainer(
@@ -295,6 +302,7 @@ class _Session:
             config=self.experiment.training,
             processes=self.processes,
             spent=self.done,
+            ledger=self.ledger,
             checkpoint_seconds=60 * self.machine.checkpoint_minutes,
             on_step=self.report,
             on_checkpoint=lambda: self.save(trainer),
@@ -313,8 +321,11 @@ class _Session:
     def report(self, report: StepReport) -> None:
         """Log one step and tell the listener, counted over all sets of weights."""
         step = self.done.gradient_steps + report.step
+        total = self.ledger.total()
         self.tracker.log(
             step,
+            forward_macs=total.forward_macs,
+            backward_macs=total.backward_macs,
             loss_largest=report.loss_largest,
             loss_smallest=report.loss_smallest,
             learning_rate=report.learning_rate,
@@ -324,9 +335,15 @@ class _Session:
     def save(self, trainer: Trainer | None) -> None:
         """Write a checkpoint of a trainer under way, or between two sets of weights."""
         self.done.seconds = time.perf_counter() - self.started
+        self.keep_ledger()
         self.done.damaged = {str(each): why for each, why in self.data.store.reasons.items()}
         self.folder.save(self.done, *(({}, None) if trainer is None else trainer.state()))
         self.saved = time.perf_counter()
+
+    def keep_ledger(self) -> None:
+        """Let the run's state have what is settled, unless it was begun without a ledger."""
+        if self.done.ledger is not None:
+            self.done.ledger = self.ledger.state()
 
     def evaluator(self, net: SlimmableNet) -> Evaluator:
         """Return what measures sub-networks once training has ended."""
@@ -342,6 +359,7 @@ class _Session:
             check=check,
             due=self.due,
             tell=lambda: self.data.store.tell(self.processes),
+            ledger=self.ledger,
         )
 
     def due(self) -> bool:
@@ -377,6 +395,8 @@ class _Session:
         try:
             yield
         except Interrupted:
+            self.ledger.lose()  # of several processes none has anything but time that is unsettled
+            self.ledger.settle(self.processes.alike)
             if self.processes.main:
                 self.save(trainer)
             raise
@@ -423,10 +443,12 @@ class _Session:
             return found.measurements
 
         with self.saving_when_interrupted(trainer):
-            best = self.processes.led(chosen, evaluator.search_losses)
-            losses = self.split_losses(best, measured)
-            # The test images are opened here, once the front is chosen.
-            tests = measured(self.data.test, "test")
+            with self.ledger.during("choice"):
+                best = self.processes.led(chosen, evaluator.search_losses)
+                losses = self.split_losses(best, measured)
+            with self.ledger.during("test"):
+                # The test images are opened here, once the front is chosen.
+                tests = measured(self.data.test, "test")
         self.done.counts.clear()
         return [
             {

@@ -18,6 +18,7 @@ from torch import Tensor
 from pareco.config import TrainingConfig
 from pareco.data import Batch, TrainingLoader
 from pareco.evaluation import SearchEvaluations, batch_losses
+from pareco.ledger import Ledger
 from pareco.methods import Method
 from pareco.processes import Processes
 from pareco.randomness import seeded_globally
@@ -82,7 +83,8 @@ class Trainer:
     """Trains one set of weights for one method; `step` is the number of steps done.
 
     `search_batch` turns the step and its training batch into the batch that the method's search
-    losses are measured on. Images and seconds are added to `spent`. In the main process `on_step`
+    losses are measured on. Images and seconds are added to `spent`; the phases of the `ledger`,
+    which the network books its passes in, are training and search. In the main process `on_step`
     hears of every step, and `on_checkpoint` of the moments to save.
     """
 
@@ -94,6 +96,7 @@ class Trainer:
     config: TrainingConfig
     processes: Processes
     spent: RunState
+    ledger: Ledger
     checkpoint_seconds: float
     on_step: Callable[[StepReport], None]
     on_checkpoint: Callable[[], None]
@@ -122,6 +125,13 @@ class Trainer:
         joint = self.processes.several and self.config.sync_batch_norm
         self.net.share_batches(self.processes.gathered if joint else None)
         self.net.train()
+        with self.ledger.during("training"):
+            self._steps()
+        self.net.share_batches(None)
+        self.evaluations.begin(None)
+        self._check_agreement()
+
+    def _steps(self) -> None:
         saved = time.perf_counter()
         for batch in self.clock.waited_for(self._batches()):
             widths = self._widths(batch)
@@ -130,6 +140,8 @@ class Trainer:
             rate = self._update()
             self.step += 1
             self.passes += len(widths)
+            # Every process has an equal part of the batch of a step, and of that of its search.
+            self.ledger.settle(self.processes.alike)
             speed, waiting = self.clock.step_done(len(batch[1]) * self.processes.share.count)
             if self.processes.main:
                 self.on_step(
@@ -150,9 +162,6 @@ class Trainer:
                 saved = time.perf_counter()
             if interrupted:
                 raise Interrupted(interrupted)
-        self.net.share_batches(None)
-        self.evaluations.begin(None)
-        self._check_agreement()
 
     def _check_agreement(self) -> None:
         self.processes.check_agreement(dict(self.net.named_parameters()))
@@ -173,7 +182,8 @@ class Trainer:
             return (self.processes.total(losses) / self.processes.share.count).tolist()
 
         self.evaluations.begin(lambda widths: self.processes.together(measure, widths))
-        between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
+        with self.ledger.during("search"):
+            between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
 
     def _gradients(

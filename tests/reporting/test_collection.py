@@ -16,7 +16,15 @@ from pareco.reporting.records import (
     read_records,
     write_records,
 )
-from pareco.schema import BUDGET_TYPES, COUNTS, CURVE_TYPES, FRONT_TYPES, VISIT_TYPES
+from pareco.schema import (
+    BUDGET_TYPES,
+    COUNTS,
+    CURVE_TYPES,
+    FRONT_TYPES,
+    LEDGER_TYPES,
+    PHASES,
+    VISIT_TYPES,
+)
 from tests.reporting.conftest import (
     COUNTS_OF_CIFAR,
     ENVIRONMENT,
@@ -341,3 +349,65 @@ def test_the_test_images_are_counted_from_the_splits_where_they_were_kept(
     path.write_text(path.read_text().replace('"test_images": 7', '"test_images": 0'))
     with pytest.raises(InvalidRecord, match=r"network\.json.*test_images"):
         read_records(tmp_path / "digits")
+
+
+def spent(**macs: int) -> dict[str, dict[str, Any]]:
+    """The ledger of a run, as its result.json has it."""
+    nothing = {"forward_macs": 0, "backward_macs": 0, "seconds": 1.5, "device_seconds": 3.0}
+    return {phase: nothing | {"forward_macs": macs.get(phase, 0)} for phase in PHASES}
+
+
+def test_ledgers_are_recorded_and_old_runs_do_without(runs: Path, tmp_path: Path) -> None:
+    old, _ = collected_runs("digits", runs)
+    write_records(old, tmp_path / "digits")
+    assert old.ledger.empty
+    assert not (tmp_path / "digits/records/ledger.csv").exists()
+    assert list(read_records(tmp_path / "digits").ledger.columns) == list(LEDGER_TYPES)
+    changed(runs / "digits/random/seed1/result.json", ledger=spent(training=2**63, test=7))
+    changed(runs / "digits/random/seed0/result.json", ledger=None)  # begun by an earlier version
+    records, _ = collected_runs("digits", runs)
+    write_records(records, tmp_path / "digits")
+    read = read_records(tmp_path / "digits").ledger
+    assert read.equals(records.ledger)
+    assert [*zip(read["phase"], read["forward_macs"], strict=True)] == [
+        *(("training", 2**63), ("search", 0), ("choice", 0), ("test", 7), ("lost", 0)),
+    ]
+    assert set(read["method"]) == {"random"}
+    assert set(read["seed"]) == {1}
+    write_records(old, tmp_path / "digits")
+    assert not (tmp_path / "digits/records/ledger.csv").exists()
+
+
+def test_a_ledger_without_a_phase_is_refused(runs: Path, tmp_path: Path) -> None:
+    """In a run and in records: what it lacks would be taken for nothing."""
+    file = runs / "digits/random/seed1/result.json"
+    changed(file, ledger={name: each for name, each in spent().items() if name != "search"})
+    with pytest.raises(InvalidRecord, match=r"seed1/result.json: ledger: its phases are training,"):
+        collected_runs("digits", runs)
+    changed(file, ledger=spent() | {"test": spent()["test"] | {"forward_macs": -1}})
+    with pytest.raises(InvalidRecord, match=r"result.json: ledger.test.forward_macs"):
+        collected_runs("digits", runs)
+    changed(file, ledger=spent())
+    write_records(collected_runs("digits", runs)[0], tmp_path / "digits")
+    path = tmp_path / "digits/records/ledger.csv"
+    text = path.read_text()
+    path.write_text("".join(line for line in text.splitlines(True) if ",search," not in line))
+    with pytest.raises(InvalidRecord, match=r"ledger.csv: random, seed 1 has the phases training,"):
+        read_records(tmp_path / "digits")
+
+
+def test_times_of_a_ledger_are_kept_where_its_macs_are_the_same(runs: Path) -> None:
+    first, second = (runs / f"digits/random/seed{seed}/result.json" for seed in (0, 1))
+    for file in (first, second):
+        changed(file, ledger=spent(training=5, lost=9))
+    before, _ = collected_runs("digits", runs)
+    slower = {name: each | {"seconds": 9.0} for name, each in spent(training=5).items()}
+    changed(first, ledger=slower)
+    changed(second, ledger={name: each | {"forward_macs": 1} for name, each in slower.items()})
+    changed(runs / "digits/pareco/seed0/result.json", ledger=slower)
+    after = with_kept_times(collected_runs("digits", runs)[0], before).ledger
+    rows = dict(list(after.groupby(["method", "seed"])))
+    assert list(rows) == [("pareco", 0), ("random", 0), ("random", 1)]
+    assert set(rows["random", 0]["seconds"]) == {1.5}  # with what was lost then
+    assert rows["random", 0]["forward_macs"].sum() == 14
+    assert set(rows["random", 1]["seconds"]) == set(rows["pareco", 0]["seconds"]) == {9.0}

@@ -23,6 +23,8 @@ from pareco.reporting.tables import (
     measure_csv,
     terminal,
 )
+from pareco.reporting.work import time_text
+from pareco.schema import LEDGER_TYPES, PHASES
 from tests.reporting.claim_records import FULL, records_of
 
 NONE = pd.DataFrame(columns=["method", "source", "macs_millions", "top1_error"])
@@ -99,7 +101,7 @@ def test_markdown(tables: Tables) -> None:
         f"| cut ‡ | 1 | {cut} | {cut} | {cut} | {cut} | {cut} | {cut} |",
     ]
     lines = text.splitlines()
-    assert "| cut ‡ | 50 | 200 | 1,234 | 96 |" in lines
+    assert "| cut ‡ | 50 | 200 | 96 |" in lines
     assert lines[-3].startswith("† exempt")
     assert lines[-1].startswith("‡ spent another training budget")
     assert rows_below(text, "| method | seeds | area | hypervolume |") == [
@@ -143,7 +145,9 @@ def test_bold_are_the_best_and_what_three_seeds_do_not_tell_apart_from_it() -> N
     errors["free"] = (1.0, 1.1, 1.2)
     fronts = {(name, seed): front(e) for name, own in errors.items() for seed, e in enumerate(own)}
     tables = experiment_tables(records_of(fronts, budget_exempt=("free",)), NONE, "own")
-    for table in tables.tables[:2]:
+    errors_table, took, whole_front, *_ = tables.tables
+    assert not any(cell.best for row in took.rows for cell in row)
+    for table in (errors_table, whole_front):
         bold = {row[0].text: {cell.best for cell in row[2:]} for row in table.rows}
         assert bold == {"own": {True}, "far": {False}, "free †": {False}, "near": {True}}
     assert "Bold: the best mean among methods of equal training budget, and" in markdown(tables)
@@ -154,7 +158,8 @@ def test_different_seeds_are_warned_of_and_one_method_with_two_does_not_hide_it(
     uneven = {("a", 0): front(4.0), ("a", 1): front(4.5), ("b", 0): front(5.0)}
     both = experiment_tables(records_of(uneven), NONE, "a")
     titles = [table.title.partition(" ")[0] for table in other.tables]
-    assert titles == ["Test", "The", "Where", "Budget"]  # no difference without a common seed
+    # no difference without a common seed
+    assert titles == ["Test", "What", "The", "Where", "Budget"]
     for tables in (other, both):
         assert [warning.split(":")[0] for warning in tables.warnings] == [
             "One seed",
@@ -206,7 +211,6 @@ def test_no_number_is_cut_in_a_terminal_of_80_columns(tables: Tables) -> None:
         "[-164.68,",
         "213.33]",
         "91.50",
-        "1,234",
     ):
         assert expected in words
 
@@ -379,3 +383,84 @@ def test_the_loss_that_the_front_was_not_chosen_by_stands_beside(records: Record
     tables = experiment_tables(replace(records, experiment=held_out, fronts=fronts), NONE, "pareco")
     columns = "| method | networks | training images | held-out images (chosen by) |"
     assert rows_below(markdown(tables), columns)[0] == "| pareco | 4 | 0.188 | 0.375 |"
+
+
+def ledger_of(method: str, seed: int, **macs: int) -> list[tuple[Any, ...]]:
+    """The ledger of a run with these MACs in its phases, a third of them forward."""
+    rows = []
+    for place, phase in enumerate(PHASES):
+        forward = macs.get(phase, 0) // 3
+        spent = (forward, macs.get(phase, 0) - forward, 10.0 * place, 20.0 * place)
+        rows.append((method, seed, phase, *spent))
+    return rows
+
+
+def with_ledgers(records: Records, *ledgers: list[tuple[Any, ...]]) -> Records:
+    rows = [row for ledger in ledgers for row in ledger]
+    table = pd.DataFrame(rows, columns=list(LEDGER_TYPES)).astype(LEDGER_TYPES)
+    return replace(records, ledger=table)
+
+
+TOOK = "| method | training | search | choice | test | total |"
+
+
+def test_what_methods_took_is_the_mean_of_their_runs_relative_to_one(records: Records) -> None:
+    """pareco: (900 + 300 + 60 + 40) and (1100 + 100 + 60 + 40) G; big 1 and 1 T; by hand."""
+    giga = 10**9
+    known = with_ledgers(
+        records,
+        ledger_of(
+            "pareco", 0, training=900 * giga, search=300 * giga, choice=60 * giga, test=40 * giga
+        ),
+        ledger_of(
+            "pareco", 1, training=1100 * giga, search=100 * giga, choice=60 * giga, test=40 * giga
+        ),
+        ledger_of("big", 0, training=950 * giga, test=50 * giga),
+        ledger_of("big", 1, training=950 * giga, test=50 * giga),
+    )
+    time = " time | device time |"  # 10 + 20 + 30 s; on two processes
+    text = markdown(experiment_tables(known, NONE, "pareco", "big"))
+    assert rows_below(text, f"{TOOK} % of big |{time}") == [
+        "| pareco | 1 T | 200 G | 60 G | 40 G | 1.3 T | 130 | 60 s | 2 min |",
+        "| alone † | – | – | – | – | – | – | – | – |",
+        "| big | 950 G | 0 | 0 | 50 G | 1 T | 100 | 60 s | 2 min |",
+        "| cut ‡ | – | – | – | – | – | – | – | – |",
+    ]
+    first = markdown(experiment_tables(known, NONE, "pareco", "us_net"))  # which has no runs
+    assert "| big | 950 G | 0 | 0 | 50 G | 1 T | 77 |" in first
+    assert f"{TOOK} % of pareco |" in first
+    assert "work is not" in text
+
+
+def test_lost_work_has_a_column_where_there_is_any_and_is_in_no_total() -> None:
+    records = two(4.0, 5.0)
+    known = with_ledgers(
+        records, ledger_of("a", 0, test=300, lost=3000), ledger_of("b", 0, test=600)
+    )
+    text = markdown(experiment_tables(known, NONE, "a", "b"))
+    columns = "| method | training | search | choice | test | lost | total | % of b |"
+    assert rows_below(text, f"{columns} time | device time |") == [
+        "| a | 0 | 0 | 0 | 300 | 3 k | 300 | 50 | 60 s | 2 min |",
+        "| b | 0 | 0 | 0 | 600 | 0 | 600 | 100 | 60 s | 2 min |",
+    ]
+
+
+def test_a_method_one_of_whose_runs_has_no_ledger_has_none(records: Records) -> None:
+    known = with_ledgers(records, ledger_of("big", 0, test=600), ledger_of("cut", 0, test=600))
+    text = markdown(experiment_tables(known, NONE, "pareco"))
+    assert "| big | – | – | – | – | – | – | – | – |" in text
+    assert "| cut ‡ | 0 | 0 | 0 | 600 | 600 | – | 60 s | 2 min |" in text  # pareco has none either
+
+
+def test_a_run_of_one_process_has_no_other_time_than_its_own() -> None:
+    known = with_ledgers(two(4.0, 5.0), ledger_of("a", 0, test=3), ledger_of("b", 0, test=6))
+    alone = known.ledger.assign(device_seconds=known.ledger["seconds"])
+    text = markdown(experiment_tables(replace(known, ledger=alone), NONE, "a"))
+    assert f"{TOOK} % of a | time |\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (119.4, "119 s"), (130, "2 min"), (9000, "2.5 h")]
+)
+def test_times_have_their_largest_unit(seconds: float, text: str) -> None:
+    assert time_text(seconds) == text

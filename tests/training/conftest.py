@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pareco.data import Images
+from pareco.slimmable import SlimmableNet
 from pareco.training import run as run_module
 from pareco.training import trainer as trainer_module
+from tests.experiments import TINY
 from tests.training.attempts import attempt
 
 
@@ -34,6 +38,8 @@ class Spy:
     evaluated: set[str] = field(default_factory=set)
     opened: list[int] = field(default_factory=list)  # how many images each evaluation was on
     calibrated: set[str] = field(default_factory=set)
+    phase: str = ""  # what it is doing, by what was called
+    flops: dict[str, int] = field(default_factory=dict)  # of forward passes, by torch's counter
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         spy, evaluator = self, run_module.Evaluator
@@ -43,15 +49,18 @@ class Spy:
             self.initial = self.initial or digest(*net.parameters())
             self.batches.append(digest(images, labels))
             self.passes.append(len(widths))
+            self.phase = "training"
             return step(net, images, labels, widths, **options)
 
         def spied_losses(net: Any, batch: Any, widths: Any) -> Any:
             self.searched.add(digest(*batch))
+            self.phase = "search"
             return losses(net, batch, widths)
 
         def note(images: Images) -> None:
             self.evaluated.add(digest(images.indices))
             self.opened.append(len(images))
+            self.phase = "test" if len(images) == TINY.data.test_images else "choice"
 
         class SpiedEvaluator(evaluator):
             def counts_on(self, images: Any, widths: Any, *others: Any, **named: Any) -> Any:
@@ -63,6 +72,18 @@ class Spy:
                 note(self.search)
                 return super().search_losses(widths)
 
+        forward, known = SlimmableNet.forward, {}
+
+        def counted_forward(net: SlimmableNet, images: torch.Tensor) -> torch.Tensor:
+            kind = net.widths, images.shape
+            with FlopCounterMode(display=False) if kind not in known else nullcontext() as counter:
+                scores = forward(net, images)
+            if counter is not None:
+                known[kind] = counter.get_total_flops()
+            self.flops[self.phase] = self.flops.get(self.phase, 0) + known[kind]
+            return scores
+
+        patch.setattr(SlimmableNet, "forward", counted_forward)
         patch.setattr(trainer_module, "accumulate_gradients", spied_step)
         patch.setattr(trainer_module, "batch_losses", spied_losses)
         patch.setattr(run_module, "Evaluator", SpiedEvaluator)

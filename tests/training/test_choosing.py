@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
 from pareco.config import Machine
 from pareco.evaluation import Counts, Evaluator
 from pareco.search.solver import ScalarizationSolver
+from pareco.slimmable import SlimmableNet
 from pareco.training import RunFolder, execute_run
 from pareco.training import trainer as trainer_module
 from pareco.training.interruption import Interrupted
@@ -22,7 +25,7 @@ from tests.experiments import TINY
 from tests.test_evaluation import ALONE, some_images
 from tests.training.attempts import SELDOM
 from tests.training.conftest import Whole
-from tests.training.test_survival import STEPS, assert_results_same
+from tests.training.test_survival import STEPS, assert_results_same, ledger, lost
 
 Runs = Callable[[str], Whole]
 
@@ -138,6 +141,35 @@ def test_a_test_of_the_front_under_way_goes_on(
     begin("us_net", path)
     assert watch.tested == 11
     assert_results_same(path, whole("us_net").path)
+    front = pd.read_csv(path / "front.csv")["macs"]
+    again = 3 * TINY.evaluation.calibration_images * front.sum()  # calibrated in each session
+    assert lost(path) == (again, 0)
+
+
+def test_what_a_signal_cuts_off_is_lost(
+    tmp_path: Path, whole: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the second network's calibration, two batches long, before it is measured."""
+    watch, path, forward = Watch(monkeypatch), tmp_path / "run", SlimmableNet.forward
+    passes: list[int] = []
+
+    def heard(net: SlimmableNet, images: torch.Tensor) -> torch.Tensor:
+        if watch.steps and not torch.is_grad_enabled():
+            passes.append(int(net.cost.macs(net.widths)) * len(images))
+            watch.heard("passed", len(passes))
+        return forward(net, images)
+
+    monkeypatch.setattr(SlimmableNet, "forward", heard)
+    interrupted(watch, "us_net", path, "passed", 5)
+    assert len(watch.measured) == 1
+    assert len(passes) == 5
+    watch.signal_at = ("", 0)
+    begin("us_net", path)
+    assert_results_same(path, whole("us_net").path)
+    front = set(pd.read_csv(path / "front.csv")["widths"])
+    again = sum(passes[:2]) if str(watch.measured[0]) in front else 0
+    assert lost(path) == (passes[3] + passes[4] + again, 0)
+    assert ledger(path)["lost"]["seconds"] > 0
 
 
 def test_a_kill_costs_what_the_clock_has_not_saved(

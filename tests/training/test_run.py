@@ -56,6 +56,34 @@ def test_every_method_goes_through_the_same_pipeline(whole: Runs) -> None:
             assert spy.initial == reference.initial
 
 
+@pytest.mark.parametrize("method", method_names())
+def test_the_ledger_of_every_phase_is_torchs_count(whole: Runs, method: str) -> None:
+    """Of forward passes to the MAC, each phase told by what the pipeline called."""
+    run = whole(method)
+    result = json.loads((run.path / "result.json").read_text())
+    ledger: dict[str, dict[str, float]] = result["ledger"]
+    forward = {phase: 2 * each["forward_macs"] for phase, each in ledger.items()}
+    assert {phase: flops for phase, flops in forward.items() if flops} == run.spy.flops
+    assert ("search" in run.spy.flops) == (method == "pareco")
+    backward = {phase: each["backward_macs"] for phase, each in ledger.items()}
+    assert backward.pop("training") == forward["training"]
+    assert not any(backward.values())
+    assert not any(ledger["lost"].values())
+    seconds = [each["seconds"] for each in ledger.values()]
+    assert 0 < sum(seconds) < result["timing"]["seconds"] + 0.1  # which is rounded
+    assert [each["device_seconds"] for each in ledger.values()] == seconds  # one process
+
+
+def test_the_metrics_say_at_every_step_what_was_spent(whole: Runs) -> None:
+    for method in ("us_net", "pareco"):
+        run = whole(method)
+        ledger = json.loads((run.path / "result.json").read_text())["ledger"]
+        for name in ("forward_macs", "backward_macs"):
+            spent = metrics(run, name)
+            assert spent == sorted({*spent})
+            assert spent[-1] == ledger["training"][name] + ledger["search"][name]
+
+
 def test_a_finished_run_is_complete_and_left_alone(whole: Runs) -> None:
     folder = whole("pareco").path
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -110,6 +138,13 @@ def test_a_run_is_published_before_its_tracker_closes_and_its_end_mark_is_writte
     assert publication.artifacts["model"] == [folder / "weights" / "0.safetensors"]
     assert {"error_vs_flops", "widths", "curves", "visits"} <= set(publication.figures)
     assert publication.summary["budget/gradient_steps"] == STEPS
+    ledger = json.loads((folder / "result.json").read_text())["ledger"]
+    macs = {phase: each["forward_macs"] + each["backward_macs"] for phase, each in ledger.items()}
+    lost = macs.pop("lost")
+    shown = {name: publication.summary[f"ledger/{name}_macs"] for name in (*macs, "lost", "total")}
+    assert shown == {**macs, "lost": lost, "total": sum(macs.values())}
+    seconds = [publication.summary[f"ledger/{name}"] for name in ("seconds", "device_seconds")]
+    assert 0 < float(seconds[0] or 0) == seconds[1]
     assert all(file.exists() for files in publication.artifacts.values() for file in files)
 
 

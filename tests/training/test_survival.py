@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pareco.training.folder import load_checkpoint, save_checkpoint
 from replications.catalogue import method_names
 from tests.training.attempts import SELDOM, Accident, attempt, said, states, steps_of
 from tests.training.conftest import Whole
@@ -34,10 +35,34 @@ def assert_results_same(path: Path, whole: Path) -> None:
         assert (path / name).read_bytes() == (whole / name).read_bytes(), name
     results = [json.loads((each / "result.json").read_text()) for each in (path, whole)]
     assert results[0]["budget"] == results[1]["budget"]
+    assert macs_kept(path) == macs_kept(whole)
     weights = sorted((whole / "weights").iterdir())
     assert [(path / "weights" / file.name).read_bytes() for file in weights] == [
         file.read_bytes() for file in weights
     ]
+
+
+def ledger(path: Path) -> dict[str, dict[str, float]]:
+    return json.loads((path / "result.json").read_text())["ledger"]
+
+
+def macs_kept(path: Path) -> dict[str, tuple[float, float]]:
+    """Return the MACs of each phase, forward and backward, but those that were lost."""
+    kept = {phase: each for phase, each in ledger(path).items() if phase != "lost"}
+    return {phase: (each["forward_macs"], each["backward_macs"]) for phase, each in kept.items()}
+
+
+def step_macs(path: Path, step: int) -> tuple[int, int]:
+    """Return the MACs of one step, forward and backward, as the metrics file has them."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    before, after = lines[step - 2 : step]
+    forward, backward = (after[n] - before[n] for n in ("forward_macs", "backward_macs"))
+    return forward, backward
+
+
+def lost(path: Path) -> tuple[float, float]:
+    """Return the MACs that were lost, forward and backward."""
+    return ledger(path)["lost"]["forward_macs"], ledger(path)["lost"]["backward_macs"]
 
 
 def assert_same(path: Path, whole: Path) -> None:
@@ -103,6 +128,8 @@ def test_a_kill_while_writing_costs_one_checkpoint_at_most(tmp_path: Path, kind:
     assert not leftovers(path)
     assert checkpoints(path) == [7, 8]
     assert steps_of(path) == [1, 2, 3, 4, 5, *([] if written else [5]), 6, 7, 8]
+    assert attempt(path, "us_net") == 0
+    assert lost(path) == ((0, 0) if written else step_macs(path, 5))
 
 
 @pytest.mark.parametrize(("kind", "status", "last"), [("sigterm", 143, 13), ("sigint", 130, 14)])
@@ -118,6 +145,7 @@ def test_a_signal_saves_and_ends(
         assert steps_of(path) == list(range(1, steps + 1))  # none is done twice
     assert attempt(path, "us_net", machine=SELDOM) == 0
     assert_same(path, us_net)
+    assert lost(path) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +169,31 @@ def test_what_befalls_the_machine_costs_no_run(
         folder.chmod(0o755)
     assert attempt(path, "us_net") == 0
     assert_same(path, us_net)
+
+
+def test_a_run_killed_before_its_first_checkpoint_has_lost_its_steps(
+    tmp_path: Path, us_net: Path
+) -> None:
+    path = tmp_path / "run"
+    assert attempt(path, "us_net", Accident("killed", 3), SELDOM) == -9
+    assert attempt(path, "us_net", machine=SELDOM) == 0
+    assert_same(path, us_net)
+    third = json.loads((us_net / "metrics.jsonl").read_text().splitlines()[2])
+    assert lost(path) == (third["forward_macs"], third["backward_macs"])
+
+
+def test_a_run_begun_without_a_ledger_ends_without_one(tmp_path: Path, us_net: Path) -> None:
+    """As an earlier version began it: what it had spent is not known."""
+    path = tmp_path / "run"
+    assert attempt(path, "us_net", Accident("sigterm", 3), SELDOM) == 143
+    (file,) = (path / "checkpoints").iterdir()
+    tensors, state = load_checkpoint(file)
+    del state["progress"]["ledger"]
+    save_checkpoint(file.parent, 4, tensors, state)
+    assert attempt(path, "us_net", machine=SELDOM) == 0
+    result = json.loads((path / "result.json").read_text())
+    assert result["ledger"] is None
+    assert (path / "front.csv").read_bytes() == (us_net / "front.csv").read_bytes()
 
 
 def test_a_full_disk_while_the_record_grows(tmp_path: Path, us_net: Path) -> None:
@@ -190,6 +243,7 @@ def test_damaged_checkpoints_cost_steps_not_the_run(tmp_path: Path, us_net: Path
     assert attempt(path, "us_net") == 0
     assert steps_of(path) == [*range(1, 9), *range(8, STEPS + 1)]
     assert_same(path, us_net)
+    assert lost(path) == step_macs(path, 8)
 
 
 def _may_mount() -> bool:
