@@ -79,11 +79,11 @@ def _lines(found: Contents) -> Iterator[str]:
     yield f"training images: {_counted(found.train_counts)}"
     test = _counted(found.test_counts) if found.test_images else "none; a part is held out for it"
     yield f"test images: {test}"
-    yield f"{found.opened} of {found.train_images + found.test_images} images opened"
+    yield f"{found.opened} of {found.train_images + found.test_images} images looked at"
     yield f"  width x height: {_listed(found.sizes)}"
     yield f"  modes: {_listed(found.modes)}"
     if found.unreadable:
-        yield f"  unreadable: {len(found.unreadable)}, such as {found.unreadable[0]}"
+        yield f"  unreadable of these: {len(found.unreadable)}, such as {found.unreadable[0]}"
     left_out = summary(found.left_out)
     yield "left out: " + ("" if left_out else "nothing")
     yield from (f"  {line}" for line in left_out)

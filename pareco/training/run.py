@@ -18,7 +18,6 @@ from pareco.evaluation import (
     Evaluator,
     Measurement,
     SearchEvaluations,
-    batch_losses,
     chosen_front,
 )
 from pareco.ledger import Ledger
@@ -29,6 +28,7 @@ from pareco.randomness import derived_generator, seeded_globally
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.tracking import Publication, Tracker
+from pareco.training.batch_parts import check_parts
 from pareco.training.folder import Row, RunFolder
 from pareco.training.interruption import (
     Interrupted,
@@ -116,7 +116,7 @@ def check_runnable(
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
     joined = joined_processes(machine.device)
     session = _Session(folder, method, machine, joined, lambda report: None)
-    session.check_parts(processes or joined.share.count)
+    check_parts(experiment, session.data, session.net, processes or joined.share.count)
     return session.networks_per_step()
 
 
@@ -147,45 +147,13 @@ class _Session:
             share=processes.share,
         )
         self.evaluator(self.net)
-        self.check_parts(processes.share.count)
+        check_parts(config, self.data, self.net, processes.share.count)
         try:
             self.spaces = self.method.spaces(self.net.space, config.training.sampled_per_step)
             for space in self.spaces:
                 self.method(self.task(space, SearchEvaluations())).switches()
         except ValueError as error:
             raise ValueError(f"method {self.method.name}: {error}") from error
-
-    def check_parts(self, processes: int) -> None:
-        """Raise `ValueError`, naming the field, unless batches can be shared by so many processes.
-
-        Alone with one image, batch norm has nothing to normalize by where the network has come down
-        to one position: a network with such a layer is refused.
-        """
-        config = self.experiment
-        batch_size = config.training.batch_size
-        sizes = {"training.batch_size": batch_size}
-        if config.data.search_split == "holdout":
-            sizes["data.search_images"] = min(len(self.data.search), batch_size)
-        joint = processes > 1 and config.training.sync_batch_norm
-        for field, size in sizes.items():
-            if size < processes or batch_size % processes:
-                raise ValueError(f"{field} {size} cannot be shared by {processes} processes")
-            if size // processes == 1 and not joint:
-                self.check_one_image(field, size, processes)
-
-    def check_one_image(self, field: str, value: int, processes: int) -> None:
-        """Raise `ValueError` if the network cannot normalize a batch of a single image."""
-        size, device = self.experiment.data.image_size, self.processes.device
-        image = torch.zeros(1, self.data.in_chans, size, size, device=device)
-        label = torch.zeros(1, dtype=torch.int64, device=device)
-        try:
-            batch_losses(self.net, (image, label), [self.net.space.smallest])
-        except ValueError as error:
-            raise ValueError(
-                f"{field} {value} is one image for each process, of which "
-                f"{self.experiment.network.name} leaves batch norm one position at data.image_size "
-                f"{size}, nothing to normalize by: take at least {2 * processes}, or larger images"
-            ) from error
 
     def networks_per_step(self) -> int:
         """Return how many distinct networks the method is sure to train in a step.

@@ -190,7 +190,7 @@ def test_what_is_seen_is_told_for_people_and_as_json(
         "3 classes, in this order: ant, bee, cow",
         "training images: 36 (12 of a class)",
         "test images: 12 (4 of a class)",
-        "48 of 48 images opened",
+        "48 of 48 images looked at",
         "  width x height: 16 x 16 (48)",
         "  modes: RGB (48)",
     ):
