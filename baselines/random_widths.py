@@ -18,5 +18,6 @@ class RandomWidths(Method):
         return self.completed((), self.random_widths)
 
     def candidates(self) -> Sequence[Widths]:
-        """Return random widths, as many as a search may visit."""
-        return [self.random_widths() for _ in range(self.task.widths_budget)]
+        """Return random widths, as many as a search may visit and can pay."""
+        drawn = (self.random_widths() for _ in range(self.task.widths_budget))
+        return self.task.affordable(dict.fromkeys(drawn))

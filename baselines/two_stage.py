@@ -24,9 +24,8 @@ class TwoStage(RandomWidths):
         """Let MOBO-RS visit some more widths with frozen weights, as long as the budget lasts."""
         left = self.task.widths_budget - len(self.search.visits)
         if left <= 0 or not self.search.ask(max(min(self.task.sampled_per_step, left), 1)):
-            return False  # nothing is left of the budget, or of the space
-        self.search.refresh()
-        return True
+            return False  # nothing is left of the visits, or of the space
+        return len(self.search.refresh()) == len(self.search.visits)  # else nothing can be paid
 
     def candidates(self) -> Sequence[Widths]:
         """Return the front of what was visited."""

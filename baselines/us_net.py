@@ -23,5 +23,10 @@ class USNet(Method):
         return self.task.space.uniform(float(alpha))
 
     def candidates(self) -> Sequence[Widths]:
-        """Return as many uniform widths as a search may visit, evenly spread."""
-        return list(self.task.space.spread(self.task.widths_budget))
+        """Return evenly spread uniform widths: as many as a search may visit and can pay."""
+        count, left = self.task.widths_budget, self.task.left()
+        widths = list(self.task.space.spread(count))
+        while count > 2 and (price := self.task.price(widths)) > left:
+            count = max(min(count - 1, int(count * left / price)), 2)
+            widths = list(self.task.space.spread(count))
+        return widths

@@ -7,14 +7,31 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 EMBEDDED = ("digits", "digits_rgb")
 """The data sets that come with the installed packages."""
-DATA_SETS = (*EMBEDDED, "cifar10", "cifar100", "imagenet")
+
+
+class DataSetSize(NamedTuple):
+    """How much a data set holds; `test_images` are those that it brings, apart from `images`."""
+
+    classes: int
+    channels: int
+    images: int
+    test_images: int
+
+
+DATA_SETS = {
+    "digits": DataSetSize(10, 1, 1_797, 0),
+    "digits_rgb": DataSetSize(10, 3, 1_797, 0),
+    "cifar10": DataSetSize(10, 3, 50_000, 10_000),
+    "cifar100": DataSetSize(100, 3, 50_000, 10_000),
+    "imagenet": DataSetSize(1_000, 3, 1_281_167, 50_000),
+}
 """The data sets that `pareco.data.load_data` has by name; any other name is a user's own."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -171,7 +188,11 @@ class TrainingConfig:
     """Sub-networks trained in each step beside the largest and the smallest (M)."""
 
     ask_every_steps: int = 625
-    """Steps between two requests for new widths (tau), M each time; sets every search budget."""
+    """Steps between two requests for new widths (tau), M each time."""
+
+    macs: int | None = None
+    """MACs that a run spends before the test: it trains until only the choice of its front is left
+    to pay, and the learning rate follows what is spent. None for `epochs` of every method."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward passes; weights and their sums stay in fp32."""
@@ -186,7 +207,7 @@ class TrainingConfig:
     """CPU threads of one run; fixed, as sums in another order give other floats."""
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "epochs", "batch_size", "ask_every_steps", "cpu_threads")
+        _at_least(1, self, "epochs", "batch_size", "ask_every_steps", "macs", "cpu_threads")
         _at_least(0, self, "sampled_per_step", "weight_decay")
         _require(self.lr_per_256 > 0, f"lr_per_256 must be positive, got {self.lr_per_256}")
         for name in ("lr_per_256", "weight_decay"):
@@ -220,6 +241,10 @@ class EvaluationConfig:
 class SearchConfig:
     """Settings of the search; the defaults are the paper's where it names them."""
 
+    budget: float | None = None
+    """Most MACs that a method spends on choosing widths before the test, in training and after it,
+    as a part of those of training; None for what PareCO's own search is planned to spend."""
+
     initial_widths: int = 20
     """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
 
@@ -252,11 +277,11 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")
-        _at_least(0, self, "initial_widths", "beta", "augmentation", "tolerance")
+        _at_least(0, self, "budget", "initial_widths", "beta", "augmentation", "tolerance")
         _require(self.reference < 0, f"reference must be negative, got {self.reference}")
-        for name in ("beta", "augmentation", "tolerance", "reference"):
+        for name in ("budget", "beta", "augmentation", "tolerance", "reference"):
             value = getattr(self, name)
-            _require(math.isfinite(value), f"{name} must be finite, got {value}")
+            _require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +349,7 @@ def check_location(data: DataConfig, images: str | None) -> None:
     _require(
         images is None or not embedded, f"{data.name} is embedded in scikit-learn: no --images"
     )
-    near = difflib.get_close_matches(data.name, DATA_SETS, n=1)
+    near = difflib.get_close_matches(data.name, [*DATA_SETS], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     _require(
         images is not None or known,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from torch import Tensor
 from pareco.config import EvaluationConfig
 from pareco.data import Batch, Images
 from pareco.ledger import Ledger
+from pareco.methods import Method
 from pareco.processes import Processes
 from pareco.randomness import derived_generator
 from pareco.search import front
@@ -26,52 +28,86 @@ from pareco.slimmable import (
 from pareco.widths import Widths
 
 
+class OverBudget(RuntimeError):
+    """A request for more search losses than the search budget pays."""
+
+
 class SearchEvaluations:
-    """The counted service that measures search losses for a method.
+    """The counted service that measures search losses for a method, and knows what they cost.
 
     The pipeline says with `begin` how sub-networks are measured: on the current batch in training,
-    calibrated afterwards. `count` is how many were measured, `visited` which. Until the next
-    `begin`, a sub-network is measured once; with the final weights, once in all sessions of a run.
+    calibrated afterwards. `count` is how many were measured, `visited` which, `spent` the MACs of
+    that. Until the next `begin`, a sub-network is measured once; with the final weights, once in
+    all sessions of a run. `macs` returns those of one image.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, macs: Callable[[Widths], int]) -> None:
         """Start with nothing to measure on."""
-        self.count = 0
+        self.count = self.spent = 0
         self.visited: set[Widths] = set()
+        self._macs, self._images, self._limit = macs, 0, math.inf
         self._source: Callable[[list[Widths]], Iterable[float]] | None = None
         self._losses: dict[Widths, float] = {}
         self._final: dict[Widths, float] = {}
 
     def begin(
-        self, source: Callable[[list[Widths]], Iterable[float]] | None, *, final: bool = False
+        self,
+        source: Callable[[list[Widths]], Iterable[float]] | None,
+        *,
+        images: int = 0,
+        limit: float = math.inf,
+        final: bool = False,
     ) -> None:
-        """Measure with `source` from now on; None allows no evaluation.
+        """Measure with `source` from now on, on so many images each; None allows no evaluation.
 
-        Where the weights are `final`, what is measured is a part of the state. If `source` ends
-        with an error, what it yielded before is kept.
+        `limit` is what `spent` may come to. Where the weights are `final`, what is measured is a
+        part of the state. If `source` ends with an error, what it yielded before is kept.
         """
-        self._source, self._losses = source, self._final if final else {}
+        self._source, self._images, self._limit = source, images, limit
+        self._losses = self._final if final else {}
+
+    @property
+    def left(self) -> float:
+        """The MACs that may be spent now; infinite where nothing limits them."""
+        return max(self._limit - self.spent, 0)
+
+    def price(self, widths: Iterable[Widths]) -> int:
+        """Return the MACs that the losses of these would take now: none for what is measured."""
+        new = {each for each in widths if each not in self._losses}
+        return self._images * sum(map(self._macs, new))
 
     def __call__(self, widths: Sequence[Widths]) -> Tensor:
-        """Return the losses `n` (double, less is better) of `n` sub-networks."""
+        """Return the losses `n` (double, less is better) of `n` sub-networks.
+
+        Raises `OverBudget`, and measures nothing, where they cost more than is left.
+        """
         if self._source is None:
             raise RuntimeError("a method may evaluate only in widths_for_step and candidates")
         new = [each for each in dict.fromkeys(widths) if each not in self._losses]
-        if new:
-            for each, loss in zip(new, self._source(new), strict=True):
-                self._losses[each] = loss
-                self.count += 1
-                self.visited.add(each)
+        if (price := self.price(new)) > self.left:
+            raise OverBudget(
+                f"asked for the losses of {len(new)} networks on {self._images} images each, "
+                f"{price} MACs, where {self.left:.0f} are left of the search budget"
+            )
+        for each, loss in zip(new, self._source(new) if new else (), strict=True):
+            self._losses[each] = loss
+            self.count += 1
+            self.spent += self._images * self._macs(each)
+            self.visited.add(each)
         return torch.tensor([self._losses[each] for each in widths], dtype=torch.double)
 
     def state(self) -> dict[str, Any]:
         """Return the counts and the losses with the final weights, ready for JSON."""
-        final = [[each, loss] for each, loss in self._final.items()]
-        return {"count": self.count, "visited": sorted(self.visited), "final": final}
+        return {
+            "count": self.count,
+            "spent": self.spent,
+            "visited": sorted(self.visited),
+            "final": [[each, loss] for each, loss in self._final.items()],
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state` returned."""
-        self.count = state["count"]
+        """Take up a state that `state` returned; one of an earlier version has spent nothing."""
+        self.count, self.spent = state["count"], state.get("spent", 0)
         self.visited = {Widths(counts) for counts in state["visited"]}
         self._final = {Widths(counts): loss for counts, loss in state.get("final", ())}
 
@@ -289,3 +325,20 @@ def chosen_front(
     distinct = list(dict.fromkeys(candidates))
     losses = losses_of(distinct)
     return [(distinct[at], float(losses[at])) for at in front(losses, costs_of(distinct))]
+
+
+def final_front(
+    method: Method, evaluations: SearchEvaluations, hold: Callable[[], None]
+) -> list[tuple[Widths, float]]:
+    """Return the front of a method whose training has ended, after the search that follows it.
+
+    Of its candidates and of the largest and the smallest network, which are measured first. `hold`
+    is called where an interrupted search may go on from.
+    """
+    space, task = method.task.space, method.task
+    ends = (space.largest, space.smallest)
+    evaluations(ends)
+    hold()
+    while method.search_on():
+        hold()
+    return chosen_front((*method.candidates(), *ends), evaluations, task.costs)

@@ -47,7 +47,7 @@ def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Mac
         return False
     processes = joined_processes(machine.device)
     data, size = load_data(experiment.data, machine, processes.device), experiment.data.image_size
-    net = initial_network(experiment, data, seed=0)
+    net = initial_network(experiment, data.num_classes, data.in_chans, seed=0)
     net.to(processes.device)
     ordered = sorted({Widths(net.space.maxima), *map(Widths.parse, found)})
     image = torch.zeros(1, data.in_chans, size, size, device=processes.device)

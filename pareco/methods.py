@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pareco.config import Cost, SearchConfig
 from pareco.cost import CostModel
-from pareco.search import Mobo, Origin
+from pareco.search import Mobo, Origin, front
 from pareco.widths import Widths, WidthSpace
 
 
@@ -48,8 +48,10 @@ class Task:
     """What a method gets to work with: no data, no optimizer, no loss function.
 
     `evaluate` returns the search losses `n` (double, less is better) of `n` sub-networks with the
-    current weights; every sub-network it measures is counted. `objective` is the cost that is
-    traded against the loss. `widths_budget` is how many sub-networks a search may visit,
+    current weights; every sub-network it measures is counted and paid from the run's search budget:
+    `price` returns the MACs that this would take now, `left` those that may be spent; more is
+    refused, and ends the run. `objective` is the cost that is traded against the loss.
+    `widths_budget` is how many sub-networks a search may visit,
     `sampled_per_step` (M) how many train in each step beside the largest and the smallest,
     `ask_every_steps` (tau) how often PareCO asks for new ones. `pause`, to be called within long
     computations, ends them by an exception when the run is to end.
@@ -65,6 +67,22 @@ class Task:
     widths_budget: int
     search: SearchConfig
     pause: Callable[[], None] = lambda: None
+    price: Callable[[Sequence[Widths]], int] = lambda widths: 0
+    left: Callable[[], float] = lambda: math.inf
+    optimizer: Callable[..., Mobo] = Mobo
+    """Makes what a `WidthSearch` asks; a plan puts in its place what costs no time."""
+
+    def affordable(self, widths: Iterable[Widths]) -> list[Widths]:
+        """Return the first of these distinct sub-networks, as many as can be paid now."""
+        paid, left = [], self.left()
+        if math.isinf(left):
+            return list(widths)
+        for each in widths:
+            left -= self.price([each])
+            if left < 0:
+                break
+            paid.append(each)
+        return paid
 
     def costs(self, widths: Sequence[Widths]) -> Tensor:
         """Return the objective `n` (double, less is better) of `n` sub-networks, exactly."""
@@ -81,6 +99,7 @@ class Method:
 
     name: ClassVar[str]
     budget_exempt: ClassVar[bool] = False  # trains longer than the others by its nature
+    sets_search_budget: ClassVar[bool] = False  # its search is what all may spend by default
     draws: int = 5_000  # before `completed` takes it that the space has no more
 
     def __init__(self, task: Task) -> None:
@@ -181,7 +200,7 @@ class WidthSearch:
             task.pause()  # here, as every trial of an ask, which may take minutes, wants a cost
             return float(task.costs([space.decode(alpha)]))
 
-        self._mobo = Mobo(
+        self._mobo = task.optimizer(
             space.alpha_min,
             space.dimensions,
             cost,
@@ -202,9 +221,11 @@ class WidthSearch:
         the record; None once training has ended.
         """
         space, before = self.task.space, len(self.visits)
+        known = set(self.visited)
         for proposal in self._mobo.ask(count):
             widths = space.decode(proposal.alpha)
-            if widths not in self.visited:
+            if widths not in known:
+                known.add(widths)
                 visit = Visit(
                     widths=widths,
                     step=step,
@@ -217,16 +238,33 @@ class WidthSearch:
                 self._mobo.tell(space.encode(widths), math.nan, self.task.costs([widths]))
         return self.visited[before:]
 
-    def refresh(self) -> None:
-        """Measure the loss of every entry again, with the current weights."""
-        losses = self.task.evaluate(self.visited)
-        for visit, loss in zip(self.visits, losses.tolist(), strict=True):
-            visit.measured(loss)
-        self._mobo.refresh(losses)
+    def refresh(self) -> set[Widths]:
+        """Measure losses again, with the current weights; return the widths that were measured.
 
-    def front(self) -> list[Widths]:
-        """Return the widths that no other one beats in both loss and cost, cheapest first."""
-        return [self.visited[index] for index in self._mobo.front()]
+        All of the history as long as the search budget pays that; else the front and then the
+        newest, as many as it pays. The others keep the loss they had.
+        """
+        front = dict.fromkeys(self.front())
+        order = [*front, *(each for each in reversed(self.visited) if each not in front)]
+        measured = set(self.task.affordable(order))
+        current = [visit for visit in self.visits if visit.widths in measured]
+        losses = self.task.evaluate([visit.widths for visit in current])
+        for visit, loss in zip(current, losses.tolist(), strict=True):
+            visit.measured(loss)
+        known = [math.nan if each.final_loss is None else each.final_loss for each in self.visits]
+        self._mobo.refresh(torch.tensor(known, dtype=torch.double))
+        return measured
+
+    def front(self, among: Collection[Widths] | None = None) -> list[Widths]:
+        """Return the widths that no other one beats in both loss and cost, cheapest first.
+
+        Of the whole history, or of these.
+        """
+        if among is None:
+            return [self.visited[index] for index in self._mobo.front()]
+        kept = [index for index, each in enumerate(self.visited) if each in among]
+        best = front(self._mobo.losses[kept], self._mobo.costs[kept])
+        return [self.visited[kept[index]] for index in best]
 
     def state(self) -> dict[str, Any]:
         """Return the history, ready for JSON."""
@@ -244,6 +282,7 @@ class PareCO(Method):
     """Every tau steps refreshes the losses of all widths visited and asks MOBO-RS for M more."""
 
     name = "pareco"
+    sets_search_budget = True
 
     def __init__(self, task: Task) -> None:
         """Start with an empty history."""
@@ -260,9 +299,8 @@ class PareCO(Method):
         return self.current
 
     def candidates(self) -> Sequence[Widths]:
-        """Return the front of the history, its losses refreshed with the final weights."""
-        self.search.refresh()
-        return self.search.front()
+        """Return the front of what the budget lets measure with the final weights: mostly all."""
+        return self.search.front(self.search.refresh())
 
     def visits(self) -> Sequence[Visit]:
         """Return the history."""

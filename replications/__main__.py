@@ -24,6 +24,7 @@ from replications.catalogue import (
     name_at,
 )
 from replications.data_command import DataCommand
+from replications.plan_command import PlanCommand
 from replications.run import Folders, RunCommand
 from replications.scales import PUBLISHED
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
@@ -120,7 +121,8 @@ def main(arguments: Sequence[str]) -> int:
         with in_one_line():
             commands = {
                 "list": ListCommand(),
-                "run": RunCommand.defaults(arguments),  # as of the experiment that is named
+                "run": RunCommand.defaults(arguments, "run"),  # as of the experiment that is named
+                "plan": PlanCommand.defaults(arguments, "plan"),
                 "data": DataCommand(folder=tyro.MISSING),
                 "report": ReportCommand(),
                 "claims": ClaimsCommand(),

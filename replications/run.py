@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import tyro
 from rich.console import Console
@@ -87,6 +87,10 @@ class RunCommand:
     seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
     """Run only this seed (may be repeated)."""
 
+    equal: Literal["passes", "compute"] = "passes"
+    """What is equal for all methods: epochs and passes (paper), or the MACs before the test: those
+    of training.macs or, unless set, what the first method is planned to spend."""
+
     workers: int | None = None
     """Runs at a time; by default one on a GPU, else one for each training.cpu_threads cores."""
 
@@ -97,16 +101,16 @@ class RunCommand:
     """Only say whether this could run by so many processes on one network; begin nothing."""
 
     @classmethod
-    def defaults(cls, arguments: Sequence[str]) -> RunCommand:
-        """Return what its flags default to, where arguments are `run NAME` and maybe a scale."""
+    def defaults(cls, arguments: Sequence[str], command: str) -> Self:
+        """Return what its flags default to, where arguments are command, NAME, maybe a scale."""
         if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
             raise ValueError(f"the command comes first, before {arguments[0]}")
-        if arguments[:1] != ["run"] or {"-h", "--help"} & set(arguments[1:2]):
+        if arguments[:1] != [command] or {"-h", "--help"} & set(arguments[1:2]):
             return cls(of=tyro.MISSING, experiment=tyro.MISSING)
         arguments = arguments[1:]
         if not arguments or arguments[0].startswith("-"):
             known = ", ".join(experiment_names())
-            raise ValueError(f"run needs the name of an experiment first; known: {known}")
+            raise ValueError(f"{command} needs the name of an experiment first; known: {known}")
         first, _ = tyro.cli(_first, args=arguments, return_unknown_args=True, add_help=False)
         scale, images, data_name = first
         default = experiment_named(arguments[0], scale)
@@ -154,12 +158,14 @@ class RunCommand:
         """
         chosen = self.experiment
         default = self.default or experiment_named(self.of, chosen.scale)
+        if self.equal == "compute":
+            chosen = self._of_equal_compute()
         name = name_at(chosen.name, chosen.scale)
         others = {known for known, *which in catalogued() if which != [self.of, chosen.scale]}
         if name in others or name in _NO_NAMES:
             raise ValueError(f"--name {chosen.name}: {name} is taken in the results, take another")
         ours, theirs = as_json(chosen), as_json(default)
-        free = ("name", "methods", "seeds", "scale")
+        free, macs = ("name", "methods", "seeds", "scale", "training.macs"), chosen.training.macs
         changed = [
             f"{key} {ours[key]}" for key in ours if key not in free and ours[key] != theirs[key]
         ]
@@ -168,8 +174,20 @@ class RunCommand:
             name=name,
             scale=default.scale
             + (f", changed: {', '.join(changed)}" if changed else "")
+            + (f", equal compute: {macs:,} MACs before the test" if macs else "")
             + self._normalization(),
         )
+
+    def _of_equal_compute(self) -> Experiment:
+        """Return the experiment with MACs that every run may spend, and a name that says so."""
+        from pareco.training.run import planner_before
+
+        chosen, macs = self.experiment, self.experiment.training.macs
+        if macs is None:
+            first = method_named(chosen.methods[0])
+            macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
+        name = chosen.name.removesuffix(f"-{chosen.scale}")
+        return replace(chosen, name=f"{name}-compute", training=replace(chosen.training, macs=macs))
 
     def _normalization(self) -> str:
         """Return what the scale says of batch norm; nothing where it sees the whole batch."""
@@ -328,7 +346,8 @@ class RunCommand:
         `found` are the networks that each is sure to train in a step.
         """
         sampled, network = self.experiment.training.sampled_per_step, self.experiment.network
-        if len(set(found.values())) < 2 or self.folders.allow_unequal_budgets:
+        free = self.folders.allow_unequal_budgets or self.experiment.training.macs is not None
+        if len(set(found.values())) < 2 or free:
             return
         method, most = (pick(found, key=lambda name: found[name]) for pick in (min, max))
         fewer = f"--training.sampled-per-step {found[method] - 2}, " if found[method] > 2 else ""

@@ -9,7 +9,6 @@ import torch
 
 from pareco import latency as latency_module
 from pareco.config import Machine
-from pareco.data import load_data
 from pareco.latency import measure_latencies
 from pareco.training import RunError
 from pareco.training.run import initial_network
@@ -47,7 +46,7 @@ def test_every_network_on_a_front_is_measured_once(folder: Path) -> None:
 
 def test_milliseconds_agree_with_a_plain_clock() -> None:
     """A loop around the same network: units and count are right."""
-    net = initial_network(TINY, load_data(TINY.data), 0)
+    net = initial_network(TINY, 10, 1, 0)
     largest, image, times = net.space.largest, torch.zeros(1, 1, 8, 8), []
     measured = latency_module._milliseconds(net, [largest], image)[largest]
     plain = net.extract(largest).eval()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from pareco.config import DataConfig, Machine, check_location
+from pareco.config import DATA_SETS, DataConfig, Machine, check_location
 from pareco.data.images import Batch, FileStore, Images, MemoryStore, Store
 from pareco.data.locations import imagenet_source, located, torchvision_source
 from pareco.data.sources import Source, summary
@@ -91,18 +91,18 @@ def _digits(
 
 def _from_files(
     find: Callable[[], Source] | None,
-    classes: int | None,
     config: DataConfig,
     machine: Machine,
     device: torch.device,
 ) -> Store:
-    """Return images where they lie, or where they are found; of so many classes, unless None."""
+    """Return images where they lie, or where they are found; of as many classes as are known."""
     source = find() if find and machine.images is None else located(str(machine.images))
-    if classes is not None and len(source.classes) != classes:
+    known = DATA_SETS.get(config.name)
+    if known is not None and len(source.classes) != known.classes:
         raise ValueError(
             f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "
-            f"{classes}; a data set of your own needs a name of its own: --data.name NAME (make: "
-            "DATA_NAME=NAME)"
+            f"{known.classes}; a data set of your own needs a name of its own: --data.name NAME "
+            "(make: DATA_NAME=NAME)"
         )
     return FileStore(source, config, machine.decoding_workers, device)
 
@@ -110,11 +110,11 @@ def _from_files(
 _DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
     "digits": partial(_digits, 1),
     "digits_rgb": partial(_digits, 3),
-    "cifar10": partial(_from_files, partial(torchvision_source, "cifar10"), 10),
-    "cifar100": partial(_from_files, partial(torchvision_source, "cifar100"), 100),
-    "imagenet": partial(_from_files, imagenet_source, 1000),
+    "cifar10": partial(_from_files, partial(torchvision_source, "cifar10")),
+    "cifar100": partial(_from_files, partial(torchvision_source, "cifar100")),
+    "imagenet": partial(_from_files, imagenet_source),
 }
-_OWN = partial(_from_files, None, None)
+_OWN = partial(_from_files, None)
 
 
 @dataclass(frozen=True, kw_only=True)

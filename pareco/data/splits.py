@@ -45,6 +45,17 @@ class Splits:
         return cls(**{name: np.concatenate(each) for name, each in parts.items()})
 
 
+def split_sizes(images: int, own_test: int, config: DataConfig) -> tuple[int, int, int]:
+    """Return how many images `stratified_splits` gives to train, search and test.
+
+    Of `images`, and of `own_test` more that the data set brings for the test.
+    """
+    test = config.test_images or own_test
+    held_out = config.search_images * (config.search_split == "holdout")
+    learned = images - (0 if own_test else test) - held_out
+    return config.train_images or learned, config.search_images, test
+
+
 def stratified_splits(labels: np.ndarray, own_test: int, config: DataConfig) -> Splits:
     """Return the splits of a data set as its configuration says, every class in proportion.
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
 from pareco.config import SearchConfig
@@ -255,5 +255,8 @@ def front(losses: Tensor | Sequence[float], costs: Tensor | Sequence[float]) -> 
     """
     pairs = torch.stack([torch.as_tensor(each, dtype=torch.double) for each in (losses, costs)], 1)
     known = pairs.isfinite().all(1).nonzero().flatten()
-    best = known[is_non_dominated(pairs[known], maximize=False)]
-    return best[pairs[best, 1].argsort()].tolist()
+    values = pairs[known].numpy()
+    ascending = np.lexsort((values[:, 0], values[:, 1]))  # by cost, then loss, then place
+    ordered = values[ascending, 0]
+    below = np.minimum.accumulate(np.append(np.inf, ordered))[:-1]
+    return known[ascending[ordered < below]].tolist()

@@ -130,7 +130,8 @@ class RunState:
     after the last step: choosing and testing the front. `damaged` tells why images could not be
     read, in any process, by their index. `counts` are those of the front that is being
     measured, as of `pareco.evaluation.Counts`, by the images. `ledger` is the state of a
-    `pareco.ledger.Ledger`; None for a run that was begun before there were ledgers.
+    `pareco.ledger.Ledger`; None for a run that was begun before there were ledgers. `limits` are
+    what the run may spend, as of `pareco.training.plan.Limits`, from its first session on.
     """
 
     trained: int = 0
@@ -147,6 +148,7 @@ class RunState:
     damaged: dict[str, str] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     ledger: dict[str, dict[str, Any]] | None = field(default_factory=dict)
+    limits: dict[str, int | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,19 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from pareco.config import COSTS, Experiment, Machine, as_json
-from pareco.data import Batch, DataSet, Images, TrainingLoader, load_data
+from pareco.config import COSTS, DATA_SETS, Experiment, Machine, as_json, check_location
+from pareco.data import Batch, Images, TrainingLoader, load_data
+from pareco.data.contents import contents_of
+from pareco.data.splits import split_sizes
 from pareco.evaluation import (
     Counts,
     Evaluator,
     Measurement,
+    OverBudget,
     SearchEvaluations,
-    chosen_front,
+    final_front,
 )
 from pareco.ledger import Ledger
 from pareco.methods import Method, Task
@@ -38,6 +41,7 @@ from pareco.training.interruption import (
     interruptible,
     requested,
 )
+from pareco.training.plan import Limits, Planner, method_task, search_batch_images
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
 
@@ -45,24 +49,64 @@ PROJECT = "pareco"
 _TRIALS = 3
 
 
-def initial_network(experiment: Experiment, data: DataSet, seed: int) -> SlimmableNet:
-    """Return the network with the initial weights of this seed, on the CPU."""
+def initial_network(experiment: Experiment, classes: int, channels: int, seed: int) -> SlimmableNet:
+    """Return the network with the initial weights of this seed, on the CPU.
+
+    For so many classes, and images of so many colour channels.
+    """
     config, size = experiment.network, experiment.data.image_size
     with seeded_globally(seed, "weights", device=torch.device("cpu")):
         model = create_model(
             config.name,
-            num_classes=data.num_classes,
-            in_chans=data.in_chans,
+            num_classes=classes,
+            in_chans=channels,
             base_width=config.base_width,
         )
     return make_slimmable(
         model,
-        torch.zeros(1, data.in_chans, size, size),
+        torch.zeros(1, channels, size, size),
         alpha_min=config.alpha_min,
         divisor=config.divisor,
         granularity=config.granularity,
         slim_head=config.slim_head,
     )
+
+
+def planner_of(experiment: Experiment, net: SlimmableNet, sizes: tuple[int, int, int]) -> Planner:
+    """Return what plans runs on this network and so many images: train, search and test."""
+    train, search, test = sizes
+    return Planner(
+        experiment=experiment,
+        space=net.space,
+        cost=net.cost,
+        train_images=train,
+        search_images=search,
+        test_images=test,
+        parameters=sum(each.numel() for each in net.parameters()),
+    )
+
+
+def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Planner:
+    """Return what plans runs of an experiment; no image is opened, nor need there be any.
+
+    A data set that is known has its own size, unless images lie at the machine's location. Raises
+    `ValueError`, naming the field, for images that do not suffice; `FileNotFoundError`.
+    """
+    data = experiment.data
+    check_location(data, machine.images)
+    if machine.images is None:
+        classes, channels, images, own_test = DATA_SETS[data.name]
+    else:
+        found = contents_of(machine.images)
+        classes, channels = len(found.classes), 3
+        images, own_test = found.train_images, found.test_images
+    sizes = split_sizes(images, own_test, data)
+    if sizes[0] < experiment.training.batch_size:
+        raise ValueError(
+            f"training.batch_size {experiment.training.batch_size} exceeds the {max(sizes[0], 0)} "
+            f"training images that are left of {images:,}"
+        )
+    return planner_of(experiment, initial_network(experiment, classes, channels, 0), sizes)
 
 
 def execute_run(
@@ -117,6 +161,7 @@ def check_runnable(
     joined = joined_processes(machine.device)
     session = _Session(folder, method, machine, joined, lambda report: None)
     check_parts(experiment, session.data, session.net, processes or joined.share.count)
+    session.planner.plan(method, folder.seed)
     return session.networks_per_step()
 
 
@@ -151,7 +196,8 @@ class _Session:
         try:
             self.spaces = self.method.spaces(self.net.space, config.training.sampled_per_step)
             for space in self.spaces:
-                self.method(self.task(space, SearchEvaluations())).switches()
+                evaluations = SearchEvaluations(self.net.cost.macs_at)
+                self.method(self.task(space, evaluations)).switches()
         except ValueError as error:
             raise ValueError(f"method {self.method.name}: {error}") from error
 
@@ -161,7 +207,7 @@ class _Session:
         It is asked for the first step a few times over, each loss being the same, and may draw less
         often than in training: what it finds here it will find in every step there.
         """
-        evaluations, counts = SearchEvaluations(), []
+        evaluations, counts = SearchEvaluations(self.net.cost.macs_at), []
         evaluations.begin(lambda widths: [0.0] * len(widths))
         for space in self.spaces:
             for trial in range(_TRIALS):
@@ -190,6 +236,10 @@ class _Session:
         self.data.store.learn({int(each): why for each, why in done.damaged.items()})
         self.started = time.perf_counter() - done.seconds
         self.ledger = Ledger(done.ledger)
+        if done.limits is None:
+            limits = self.processes.led(lambda: self.planner.limits(self.method, self.seed))
+            done.limits = asdict(limits)
+        self.limits = Limits(**done.limits)
         with ExitStack() as held:
             if main:
                 steps = done.gradient_steps + (under_way["step"] if under_way else 0)
@@ -202,10 +252,13 @@ class _Session:
                 if under_way is not None:
                     trainer.load(tensors, under_way)
                     under_way = None
-                trainer.train()
-                if main:
-                    self.save(trainer)
-                self.add_front(trainer)
+                try:
+                    trainer.train()
+                    if main:
+                        self.save(trainer)
+                    self.add_front(trainer)
+                except OverBudget as error:
+                    raise RunError(f"method {self.method.name} {error}") from error
                 self.data.store.tell(self.processes)
                 if main:
                     self.folder.save_weights(done.trained - 1, trainer.net.state_dict())
@@ -231,7 +284,8 @@ class _Session:
 
     def network(self) -> SlimmableNet:
         """Return the network with the initial weights of this seed, the same for every method."""
-        net = initial_network(self.experiment, self.data, self.seed)
+        data = self.data
+        net = initial_network(self.experiment, data.num_classes, data.in_chans, self.seed)
         net.to(self.processes.device)
         if self.experiment.training.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -239,24 +293,22 @@ class _Session:
 
     def task(self, space: WidthSpace, evaluations: SearchEvaluations) -> Task:
         """Return what the method is given for one set of weights."""
-        config = self.experiment.training
-        asks = -(-config.epochs * self.loader.batches_per_epoch // config.ask_every_steps)
-        return Task(
-            space=space,
-            cost=self.net.cost,
-            objective=self.experiment.cost,
-            generator=derived_generator(self.seed, "method", *space.only or ()),
-            evaluate=evaluations,
-            sampled_per_step=config.sampled_per_step,
-            ask_every_steps=config.ask_every_steps,
-            widths_budget=max(asks * config.sampled_per_step, 1),
-            search=self.experiment.search,
+        planner = self.planner
+        return method_task(
+            *(self.experiment, space, self.net.cost, evaluations, self.seed, planner.steps),
             pause=self.pause,
         )
 
+    @cached_property
+    def planner(self) -> Planner:
+        """What plans this run, and its search budget."""
+        data = self.data
+        sizes = (len(data.train), len(data.search), len(data.test))
+        return planner_of(self.experiment, self.net, sizes)
+
     def trainer(self, space: WidthSpace) -> Trainer:
         """Return a trainer for one set of weights, at its beginning."""
-        net, evaluations = self.network(), SearchEvaluations()
+        net, evaluations = self.network(), SearchEvaluations(self.net.cost.macs_at)
         net.space = space
         net.book_in(self.ledger)
         method = self.method(self.task(space, evaluations))
@@ -267,6 +319,10 @@ class _Session:
             loader=self.loader,
             evaluations=evaluations,
             search_batch=self.search_batch,
+            search_images=search_batch_images(
+                self.experiment, len(self.data.search), self.processes.share.count
+            ),
+            limits=self.limits,
             config=self.experiment.training,
             processes=self.processes,
             spent=self.done,
@@ -283,7 +339,7 @@ class _Session:
             return training_batch
         images, share = self.data.search, self.processes.share
         order = torch.randperm(len(images), generator=derived_generator(self.seed, "search", step))
-        count = min(len(order), self.experiment.training.batch_size) // share.count
+        count = search_batch_images(self.experiment, len(images), share.count) // share.count
         return images.normalized(order[share.rank * count : (share.rank + 1) * count])
 
     def report(self, report: StepReport) -> None:
@@ -378,8 +434,7 @@ class _Session:
 
     def front_rows(self, trainer: Trainer) -> list[Row]:
         """Return a row for every network on the front of search loss and cost."""
-        space, evaluations = trainer.net.space, trainer.evaluations
-        evaluator = self.evaluator(trainer.net)
+        evaluations, evaluator = trainer.evaluations, self.evaluator(trainer.net)
 
         def measure(widths: list[Widths]) -> Iterator[float]:
             for each in widths:
@@ -389,13 +444,9 @@ class _Session:
                 yield from self.processes.together(evaluator.search_losses, [each])
 
         def chosen() -> list[tuple[Widths, float]]:
-            evaluations.begin(measure, final=True)
-            trainer.hold()
-            while trainer.method.search_on():
-                trainer.hold()
-            candidates = (*trainer.method.candidates(), space.largest, space.smallest)
-            costs_of = partial(self.net.cost.of, self.experiment.cost)
-            return chosen_front(candidates, evaluations, costs_of)
+            images = self.experiment.evaluation.calibration_images + len(self.data.search)
+            evaluations.begin(measure, images=images, limit=self.limits.in_all, final=True)
+            return final_front(trainer.method, evaluations, trainer.hold)
 
         def measured(images: Images, name: str) -> list[Measurement]:
             """Measure the front on these images, from where that was on."""
@@ -413,9 +464,9 @@ class _Session:
         with self.saving_when_interrupted(trainer):
             with self.ledger.during("choice"):
                 best = self.processes.led(chosen, evaluator.search_losses)
-                losses = self.split_losses(best, measured)
             with self.ledger.during("test"):
                 # The test images are opened here, once the front is chosen.
+                losses = self.split_losses(best, measured)
                 tests = measured(self.data.test, "test")
         self.done.counts.clear()
         return [

@@ -14,10 +14,11 @@ from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
 
 
-def learning_rate(step: int, *, steps: int, warmup_steps: float, peak: float) -> float:
+def learning_rate(step: float, *, steps: int, warmup_steps: float, peak: float) -> float:
     """Return the rate of `step` (from 0): linear warm-up to `peak`, then linear decay to zero.
 
-    The first step of the warm-up already moves, and the last step still does.
+    The first step of the warm-up already moves, and the last step still does. Where steps are not
+    counted, `step` is the part of the training that is done times `steps`.
     """
     if step < warmup_steps:
         return peak * min((step + 1) / warmup_steps, 1.0)

@@ -25,6 +25,7 @@ from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet
 from pareco.training.folder import RunState
 from pareco.training.interruption import Interrupted, requested
+from pareco.training.plan import Limits
 from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
 from pareco.widths import Widths
 
@@ -83,9 +84,10 @@ class Trainer:
     """Trains one set of weights for one method; `step` is the number of steps done.
 
     `search_batch` turns the step and its training batch into the batch that the method's search
-    losses are measured on. Images and seconds are added to `spent`; the phases of the `ledger`,
-    which the network books its passes in, are training and search. In the main process `on_step`
-    hears of every step, and `on_checkpoint` of the moments to save.
+    losses are measured on, `search_images` of all processes together, as far as the `limits` let
+    it. Images and seconds are added to `spent`; the phases of the `ledger`, which the network books
+    its passes in, are training and search. In the main process `on_step` hears of every step, and
+    `on_checkpoint` of the moments to save.
     """
 
     net: SlimmableNet
@@ -93,6 +95,8 @@ class Trainer:
     loader: TrainingLoader
     evaluations: SearchEvaluations
     search_batch: Callable[[int, Batch], Batch]
+    search_images: int
+    limits: Limits
     config: TrainingConfig
     processes: Processes
     spent: RunState
@@ -106,7 +110,7 @@ class Trainer:
         config, self.clock = self.config, StepClock(self.spent)
         self.step = self.passes = 0
         self._held: tuple[Tensor, dict[str, Any]] | None = None
-        self.steps = config.epochs * self.loader.batches_per_epoch
+        self.nominal_steps = config.epochs * self.loader.batches_per_epoch
         groups = param_groups_weight_decay(self.net, config.weight_decay)
         self.optimizer = torch.optim.SGD(
             groups,
@@ -147,7 +151,7 @@ class Trainer:
                 self.on_step(
                     StepReport(
                         step=self.step,
-                        steps=self.steps,
+                        steps=round(self.step / self.done),
                         loss_largest=largest,
                         loss_smallest=smallest,
                         learning_rate=rate,
@@ -166,11 +170,26 @@ class Trainer:
     def _check_agreement(self) -> None:
         self.processes.check_agreement(dict(self.net.named_parameters()))
 
+    @property
+    def done(self) -> float:
+        """The part of training that is done: of its steps, or of the MACs that it may spend."""
+        if self.limits.training is None:
+            return self.step / self.nominal_steps
+        return min(self._spent() / self.limits.training, 1.0)
+
+    def _spent(self) -> int:
+        """Return the MACs spent on this set of weights, which is the run's only one."""
+        total = self.ledger.total()
+        return total.forward_macs + total.backward_macs
+
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's part of every training batch that is left."""
         per_epoch = self.loader.batches_per_epoch
-        for epoch in range(self.step // per_epoch, self.config.epochs):
-            yield from self.loader.epoch(epoch, start=self.step % per_epoch)
+        while self.done < 1:
+            for batch in self.loader.epoch(self.step // per_epoch, start=self.step % per_epoch):
+                yield batch
+                if self.done >= 1:
+                    return
 
     def _widths(self, batch: Batch) -> list[Widths]:
         """Return the widths of this step; the main process asks the method, all measure."""
@@ -181,7 +200,11 @@ class Trainer:
                 losses = batch_losses(self.net, search_batch(), widths)
             return (self.processes.total(losses) / self.processes.share.count).tolist()
 
-        self.evaluations.begin(lambda widths: self.processes.together(measure, widths))
+        self.evaluations.begin(
+            lambda widths: self.processes.together(measure, widths),
+            images=self.search_images,
+            limit=self.limits.at(self.done, self.nominal_steps),
+        )
         with self.ledger.during("search"):
             between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
@@ -228,9 +251,10 @@ class Trainer:
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""
+        budgeted = self.limits.training is not None
         rate = learning_rate(
-            self.step,
-            steps=self.steps,
+            self.done * self.nominal_steps if budgeted else self.step,
+            steps=self.nominal_steps,
             warmup_steps=self.config.warmup_epochs * self.loader.batches_per_epoch,
             peak=self.config.lr_per_256 * self.loader.batch_size / 256,
         )

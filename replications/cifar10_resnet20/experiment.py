@@ -63,4 +63,4 @@ EXPERIMENT = Experiment(
     seeds=(0, 1, 2),
 )
 
-SCALES = {"cpu": on_cpu(image_size=16, train_images=10_000, epochs=4, ask_every_steps=16)}
+SCALES = {"cpu": on_cpu(image_size=16, train_images=10_000, epochs=4, ask_every_steps=20)}

@@ -64,4 +64,4 @@ EXPERIMENT = Experiment(
     seeds=(0,),
 )
 
-SCALES = {"cpu": on_cpu(image_size=48, train_images=5_000, epochs=4, ask_every_steps=8)}
+SCALES = {"cpu": on_cpu(image_size=48, train_images=5_000, epochs=4, ask_every_steps=16)}

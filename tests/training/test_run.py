@@ -264,7 +264,7 @@ def test_a_front_chosen_on_held_out_images_has_its_losses_on_training_images_too
     assert (len(some.unique()), count) == (100, len(losses))
     assert set(some.tolist()) <= set(data.train.indices.tolist())
     assert torch.equal(tested, data.test.indices)
-    net = run_module.initial_network(TINY, data, 0)
+    net = run_module.initial_network(TINY, data.num_classes, data.in_chans, 0)
     net.load_state_dict(load_file(tmp_path / "weights" / "0.safetensors"))
     evaluator = run_module.Evaluator(
         net, data.train, data.search, TINY.evaluation, 0, joined_processes("cpu")

@@ -1,0 +1,387 @@
+"""What a run will spend, known before it is spent: its method is played without its network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pareco.config import Experiment
+from pareco.cost import CostModel
+from pareco.evaluation import OverBudget, SearchEvaluations, final_front
+from pareco.methods import Method, PareCO, Task
+from pareco.randomness import derived_generator
+from pareco.schema import Phase
+from pareco.search import Mobo
+from pareco.search.mobo import Proposal
+from pareco.search.solver import target_cost
+from pareco.widths import Widths, WidthSpace
+
+_PLAYED_WHOLE = 20_000  # steps; of longer runs a few are played between two asks
+_PLAYED_BETWEEN = 8
+_POINTS = 1001
+_FLOAT_BYTES = 4
+_METRICS_BYTES = 200  # of a step's line in the metrics file, about
+
+Macs = dict[Phase, tuple[int, int]]
+"""Of forward and of backward passes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a run may spend, in MACs; None where nothing limits it."""
+
+    search: int | None = None
+    """On choosing widths: losses in training, calibration and losses after it."""
+    in_training: int | None = None
+    """Of these, until training has ended; before that, in proportion to what is done of it."""
+    training: int | None = None
+    """On training with its search: it goes on until they are spent. None for `epochs`."""
+
+    def at(self, done: float, steps: int) -> float:
+        """Return what a search may have spent where this part of training is done, of `steps`."""
+        whole = math.inf if self.in_training is None else self.in_training
+        return whole * max(done, 1 / steps)
+
+    @property
+    def in_all(self) -> float:
+        """What a search may have spent before the test."""
+        return math.inf if self.search is None else self.search
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run of one method with one seed will spend; forward and backward MACs by phase."""
+
+    gradient_steps: int
+    images: int
+    """That are trained on, each by every network of its step."""
+    evaluations: int
+    """Search losses, those of the choice included."""
+    macs: Mapping[Phase, tuple[int, int]]
+    decoded: int
+    """Images that are read and decoded, as often as they are."""
+    disk_kept: int
+    """Bytes in the run's folder once it has finished: weights and metrics file."""
+    disk_most: int
+    """Bytes while it runs: these, and three checkpoints, of which one is being written."""
+
+    @property
+    def total(self) -> int:
+        """The MACs of all phases."""
+        return self.of(*self.macs)
+
+    @property
+    def before_test(self) -> int:
+        """The MACs that are spent before the test."""
+        return self.total - self.of("test")
+
+    def of(self, *phases: Phase) -> int:
+        """Return the MACs of phases together, forward and backward."""
+        return sum(sum(self.macs[phase]) for phase in phases)
+
+
+def search_batch_images(experiment: Experiment, search_images: int, processes: int) -> int:
+    """Return how many images the search losses of one step in training are measured on."""
+    batch = experiment.training.batch_size
+    if experiment.data.search_split == "batch":
+        return batch
+    return min(search_images, batch) // processes * processes
+
+
+def method_task(
+    experiment: Experiment,
+    space: WidthSpace,
+    cost: CostModel,
+    evaluations: SearchEvaluations,
+    seed: int,
+    steps: int,
+    pause: Callable[[], None] = lambda: None,
+    optimizer: Callable[..., Mobo] = Mobo,
+) -> Task:
+    """Return what a method is given for one set of weights, to be trained for so many steps."""
+    config = experiment.training
+    asks = -(-steps // config.ask_every_steps)
+    return Task(
+        space=space,
+        cost=cost,
+        objective=experiment.cost,
+        generator=derived_generator(seed, "method", *space.only or ()),
+        evaluate=evaluations,
+        price=evaluations.price,
+        left=lambda: evaluations.left,
+        sampled_per_step=config.sampled_per_step,
+        ask_every_steps=config.ask_every_steps,
+        widths_budget=max(asks * config.sampled_per_step, 1),
+        search=experiment.search,
+        pause=pause,
+        optimizer=optimizer,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Plans runs of an experiment on a network of this space and cost, and on so many images.
+
+    A run is played: its method draws, asks and chooses as it will, from the generator that it will
+    have, but no network runs. Losses are made up, falling with the cost and a little at random, and
+    in the place of the search's models is a draw of widths at the cost that it would aim at. So
+    what does not depend on losses is exact; of long runs only some steps are played, each for
+    several.
+    """
+
+    experiment: Experiment
+    space: WidthSpace
+    cost: CostModel = field(compare=False)  # the space's own
+    train_images: int
+    search_images: int
+    test_images: int
+    parameters: int
+    """Of the full network."""
+
+    @property
+    def steps(self) -> int:
+        """The gradient steps of `epochs`."""
+        training = self.experiment.training
+        return training.epochs * (self.train_images // training.batch_size)
+
+    @property
+    def plays_whole(self) -> bool:
+        """Whether every step is played."""
+        return self.steps <= _PLAYED_WHOLE
+
+    @cached_property
+    def nominal_training(self) -> int:
+        """The MACs of training for `epochs`, with random uniform multipliers in every step."""
+        config, space = self.experiment.training, self.space
+        multipliers = torch.linspace(space.alpha_min, 1, _POINTS, dtype=torch.double).tolist()
+        mean = sum(self._macs[space.uniform(each)] for each in multipliers) / _POINTS
+        step = self._macs[space.largest] + self._macs[space.smallest]
+        step += config.sampled_per_step * mean
+        return round(3 * self.steps * config.batch_size * step)
+
+    def limits(self, method: type[Method], seed: int) -> Limits:
+        """Return what a run may spend. Raises `ValueError` if nothing is left to train with."""
+        budget, total = self.experiment.search.budget, self.experiment.training.macs
+        search = in_training = training = None
+        if not method.budget_exempt and not (budget is None and method.sets_search_budget):
+            published = _played(self, PareCO, 0, Limits())
+            search = in_training = published.of("search")
+            search += published.of("choice")
+            if budget is not None:
+                part = in_training / max(search, 1)
+                search = round(budget * self.nominal_training)
+                in_training = round(part * search)
+        limits = Limits(search=search, in_training=in_training)
+        if total is not None and not method.budget_exempt:
+            choice = _played(self, method, seed, limits).of("choice")
+            training = total - choice
+            if training <= 0:
+                raise ValueError(
+                    f"training.macs {total}: choosing the front of {method.name} alone takes "
+                    f"{choice}, so that nothing is left to train with"
+                )
+        return Limits(search=search, in_training=in_training, training=training)
+
+    def plan(self, method: type[Method], seed: int) -> RunPlan:
+        """Return what a run of this method with this seed will spend.
+
+        Raises `ValueError`, with the method's name, where it asks for more than its search budget.
+        """
+        try:
+            return _played(self, method, seed, self.limits(method, seed))
+        except OverBudget as error:
+            raise ValueError(f"method {method.name} {error}") from error
+
+    def played(self, kind: type[Method], seed: int, limits: Limits) -> RunPlan:
+        """Return what a run within these limits will spend. Raises `OverBudget` if it asks more."""
+        config, spent = self.experiment.training, Counter[tuple[Phase, str]]()
+        steps, evaluated, asks = 0.0, 0, 0
+        spaces = kind.spaces(self.space, config.sampled_per_step)
+        for space in spaces:
+            evaluations = SearchEvaluations(self._macs.__getitem__)
+            task = method_task(
+                *(self.experiment, space, self.cost, evaluations, seed, self.steps),
+                optimizer=ForeseenMobo,
+            )
+            method = kind(task)
+            method.switches()
+            trained, asked = self._train(method, evaluations, limits, spent)
+            steps, asks = steps + trained, asks + asked
+            self._choose(method, evaluations, limits, spent)
+            evaluated += evaluations.count
+        phases: tuple[Phase, ...] = ("training", "search", "choice", "test")
+        images, sets = round(steps) * config.batch_size, len(spaces)
+        weights = _FLOAT_BYTES * self.parameters
+        kept = sets * weights + _METRICS_BYTES * round(steps)
+        return RunPlan(
+            gradient_steps=round(steps),
+            images=images,
+            evaluations=evaluated,
+            macs={each: (spent[each, "forward"], spent[each, "backward"]) for each in phases},
+            decoded=self._decoded(images, asks, sets),
+            disk_kept=kept,
+            disk_most=kept + 3 * 2 * weights,
+        )
+
+    def _decoded(self, images: int, asks: int, sets: int) -> int:
+        """Return how many images are decoded to train on so many and for so many searches."""
+        data, held_out = self.experiment.data, self.experiment.data.search_split == "holdout"
+        if data.in_memory:
+            return self.train_images + held_out * self.search_images + self.test_images
+        batch = search_batch_images(self.experiment, self.search_images, 1)
+        after = self.experiment.evaluation.calibration_images + self.test_images
+        after += (1 + held_out) * self.search_images
+        return images + held_out * asks * batch + sets * after
+
+    def _train(
+        self,
+        method: Method,
+        evaluations: SearchEvaluations,
+        limits: Limits,
+        spent: Counter[tuple[Phase, str]],
+    ) -> tuple[float, int]:
+        """Play the steps of training; return how many they stand for, and those that searched."""
+        config, space = self.experiment.training, method.task.space
+        images = search_batch_images(self.experiment, self.search_images, 1)
+        forward = search = done = 0.0
+        asks = 0
+        for step, weight in self._steps_played(limits.training is None):
+            part = done / self.steps
+            if limits.training is not None:
+                part = (3 * forward + search) / limits.training
+            if part >= 1:
+                break
+            evaluations.begin(self._losses, images=images, limit=limits.at(part, self.steps))
+            before = evaluations.spent
+            between = method.widths_for_step(step)
+            search += weight * (evaluations.spent - before)
+            asks += evaluations.spent > before
+            networks = {space.largest, *between, space.smallest}
+            macs = config.batch_size * sum(map(self._macs.__getitem__, networks))
+            if limits.training is not None and weight > 1:
+                weight = min(weight, math.ceil(limits.training * (1 - part) / (3 * macs)))
+            forward += weight * macs
+            done += weight
+        spent["training", "forward"] += round(forward)
+        spent["training", "backward"] += 2 * round(forward)
+        spent["search", "forward"] += round(search)
+        return done, asks
+
+    def _steps_played(self, ends: bool) -> Iterator[tuple[int, float]]:
+        """Yield steps, and for how many each of them stands; for ever, unless that `ends`."""
+        tau, first = self.experiment.training.ask_every_steps, 0
+        while not ends or first < self.steps:
+            length = min(tau, self.steps - first) if ends else tau
+            others = length - 1 if self.plays_whole else min(length - 1, _PLAYED_BETWEEN)
+            yield first, 1
+            for step in range(first + 1, first + 1 + others):
+                yield step, (length - 1) / others
+            first += length
+
+    def _choose(
+        self,
+        method: Method,
+        evaluations: SearchEvaluations,
+        limits: Limits,
+        spent: Counter[tuple[Phase, str]],
+    ) -> None:
+        """Play what comes after training."""
+        data, before = self.experiment.data, evaluations.spent
+        evaluations.begin(
+            self._final_losses,
+            images=self.experiment.evaluation.calibration_images + self.search_images,
+            limit=limits.in_all,
+            final=True,
+        )
+        front = final_front(method, evaluations, lambda: None)
+        spent["choice", "forward"] += evaluations.spent - before
+        images = self.test_images + (data.search_split == "holdout") * self.search_images
+        spent["test", "forward"] += images * sum(self._macs[widths] for widths, _ in front)
+
+    @cached_property
+    def _macs(self) -> dict[Widths, int]:
+        return _Table(self.cost.macs_at)
+
+    def _losses(self, widths: Sequence[Widths], spread: float = 0.1) -> list[float]:
+        return [self._falling[each] + spread * self._random[each] for each in widths]
+
+    def _final_losses(self, widths: Sequence[Widths]) -> list[float]:
+        return self._losses(widths, spread=2.5)  # fronts are then about as long as trained ones
+
+    @cached_property
+    def _falling(self) -> dict[Widths, float]:
+        full = self.cost.macs_at(self.space.largest)
+        return _Table(lambda widths: full / self._macs[widths])
+
+    @cached_property
+    def _random(self) -> dict[Widths, float]:
+        return _Table(_noise)
+
+
+@lru_cache(maxsize=16)
+def _played(planner: Planner, method: type[Method], seed: int, limits: Limits) -> RunPlan:
+    """Return what a planner has played; once, as every budget begins with PareCO's own."""
+    return planner.played(method, seed, limits)
+
+
+class _Table(dict[Widths, Any]):
+    """What a function returns for widths, which is asked for each of them once."""
+
+    def __init__(self, function: Callable[[Widths], Any]) -> None:
+        self._function = function
+
+    def __missing__(self, widths: Widths) -> Any:
+        value = self[widths] = self._function(widths)
+        return value
+
+
+def _noise(widths: Widths) -> float:
+    """Return a number from -0.5 to 0.5, the same for the same widths."""
+    digest = hashlib.blake2b(str(widths).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") / 2**32 - 0.5
+
+
+class ForeseenMobo(Mobo):
+    """Asks as MOBO-RS does, with a draw in the place of its models: no time, and like costs."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._told = set[tuple[float, ...]]()
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Return `n` multipliers as those that the models would find: each at a target cost."""
+        proposals = []
+        for _ in range(n):
+            proposal = self._initial(self._told, len(self.alphas) + len(proposals))
+            if proposal is None:
+                proposal = Proposal(alpha=self._drawn_at_target(), origin="model")
+            self._told.add(tuple(proposal.alpha.tolist()))
+            proposals.append(proposal)
+        return proposals
+
+    def _drawn_at_target(self) -> Tensor:
+        """Return random multipliers, moved along the diagonal to the cost that is aimed at."""
+        best = self.front()
+        low, high = self._cost_range
+        target = target_cost(
+            *(self.costs[best], self.losses[best], (low, high), self._generator),
+            self.config.target_bins,
+        )
+        drawn, below, above = self._random(), -1.0, 1.0
+        alpha = drawn
+        for _ in range(self.config.trials):
+            shift = (below + above) / 2
+            alpha = (drawn + shift).clamp(self.alpha_min, 1)
+            cost = self._cost(alpha)
+            if abs(cost - target) <= self.config.tolerance * high:
+                break
+            below, above = (shift, above) if cost < target else (below, shift)
+        return self._canonical(alpha)

@@ -1,0 +1,186 @@
+"""The command `plan`: what the runs of an experiment will take, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pareco.arguments import Flag
+from replications.catalogue import (
+    check_methods,
+    method_named,
+)
+from replications.run import RunCommand
+
+if TYPE_CHECKING:
+    from pareco.training.plan import Planner, RunPlan
+
+_PARTS = ("training", "search", "choice", "test", "total")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCommand(RunCommand):
+    """Show what the runs of an experiment will take: steps, images, MACs by phase, disk.
+
+    Nothing is trained, and no image is opened. It takes the flags of run, and plans what that would
+    run.
+    """
+
+    json: Flag = False
+    """Print JSON, with a plan for each run."""
+
+    def carried_out(self, console: Console) -> int:
+        """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
+        check_methods((*self.experiment.methods, *self.method))
+        self._check_images()
+        from pareco.training.run import planner_before
+
+        experiment = self.configured()
+        methods = tuple(dict.fromkeys(self.method or experiment.methods))
+        seeds = tuple(dict.fromkeys(self.seed or experiment.seeds))
+        planner = planner_before(experiment, self.machine)
+        plans = run_plans(planner, methods, seeds)
+        if self.json:
+            print(json.dumps(as_json(planner, plans), indent=1))
+            return 0
+        for line in lines(planner, plans):
+            console.out(line)
+        return 0
+
+
+Plans = dict[tuple[str, int], "RunPlan"]
+
+
+def run_plans(planner: Planner, methods: Sequence[str], seeds: Sequence[int]) -> Plans:
+    """Return the plan of each run; of long ones the first seed is played, and stands for all."""
+    played = seeds if planner.plays_whole else seeds[:1]
+    plans = {
+        (method, seed): planner.plan(method_named(method), seed)
+        for method in methods
+        for seed in played
+    }
+    return {
+        (method, seed): plans.get((method, seed), plans[method, seeds[0]])
+        for method in methods
+        for seed in seeds
+    }
+
+
+def as_json(planner: Planner, plans: Plans) -> dict[str, Any]:
+    """Return a plan of runs, ready for JSON: MACs, images, and bytes."""
+    experiment = planner.experiment
+    return {
+        "experiment": experiment.name,
+        "scale": experiment.scale,
+        "network": experiment.network.name,
+        "train_images": planner.train_images,
+        "search_images": planner.search_images,
+        "test_images": planner.test_images,
+        "runs": [
+            {
+                "method": method,
+                "seed": seed,
+                "gradient_steps": plan.gradient_steps,
+                "images": plan.images,
+                "evaluations": plan.evaluations,
+                "macs": {
+                    phase: {"forward_macs": forward, "backward_macs": backward}
+                    for phase, (forward, backward) in plan.macs.items()
+                },
+                "images_decoded": plan.decoded,
+                "disk_bytes": {"while_running": plan.disk_most, "kept": plan.disk_kept},
+            }
+            for (method, seed), plan in plans.items()
+        ],
+    }
+
+
+def rows(plans: Plans) -> list[list[str]]:
+    """Return a row for each method, the mean over its runs, and one for all runs together."""
+    from pareco.reporting.records import amount
+
+    methods = list(dict.fromkeys(method for method, _ in plans))
+    own = {name: [plan for (each, _), plan in plans.items() if each == name] for name in methods}
+    reference = _mean(own.get("us_net", own[methods[0]]), "total")
+    found = []
+    for method, runs in own.items():
+        means = {each: _mean(runs, each) for each in _PARTS}
+        found.append(
+            [
+                method,
+                f"{len(runs)}",
+                f"{round(sum(run.gradient_steps for run in runs) / len(runs)):,}",
+                *(amount(each) for each in means.values()),
+                f"{100 * means['total'] / reference:.0f}",
+                amount(sum(run.decoded for run in runs) / len(runs)),
+                _bytes(max(run.disk_most for run in runs)),
+                _bytes(max(run.disk_kept for run in runs)),
+            ]
+        )
+    every = list(plans.values())
+    found.append(
+        [
+            *("all runs", f"{len(every)}", f"{sum(run.gradient_steps for run in every):,}"),
+            *(
+                amount(sum(_of(run, each) for run in every))
+                for each in ("training", *_FORWARD_ONLY)
+            ),
+            *(amount(sum(_of(run, "total") for run in every)), "", ""),
+        ]
+    )
+    return found
+
+
+def lines(planner: Planner, plans: Plans) -> list[str]:
+    """Return the plan for people."""
+    experiment, training = planner.experiment, planner.experiment.training
+    header = [
+        *("method", "runs", "steps", "training", "search", "choice", "test", "total"),
+        *("% of us_net", "decoded", "disk", "kept"),
+    ]
+    table = [header, *rows(plans)]
+    widths = [max(len(row[at]) for row in table if at < len(row)) for at in range(len(header))]
+    length = (
+        f"until {training.macs:,} MACs are spent before the test"
+        if training.macs
+        else f"{training.epochs} epochs"
+    )
+    return [
+        f"{experiment.name}: {experiment.network.name} on {experiment.data.name}, "
+        f"{experiment.data.image_size} x {experiment.data.image_size} pixels",
+        f"scale: {experiment.scale}",
+        f"{planner.train_images:,} training images, {planner.search_images:,} for the search, "
+        f"{planner.test_images:,} test images; {length}, batches of {training.batch_size}",
+        "MACs of a run (a backward pass counts two forward ones), images decoded, disk:",
+        *(
+            "  ".join(
+                cell.ljust(width) if at == 0 else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(row, widths, strict=False))
+            ).rstrip()
+            for row in table
+        ),
+    ]
+
+
+def _of(run: RunPlan, part: str) -> int:
+    return run.total if part == "total" else run.of(part)  # type: ignore[arg-type]
+
+
+def _mean(runs: Sequence[RunPlan], part: str) -> float:
+    return sum(_of(run, part) for run in runs) / len(runs)
+
+
+def _bytes(count: float) -> str:
+    """Return a number of bytes in its largest unit, such as `42 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.95 * size:
+            return (
+                f"{count / size:.2g} {unit}"
+                if count < 99.5 * size
+                else f"{count / size:.0f} {unit}"
+            )
+    return f"{count:.0f} B"
