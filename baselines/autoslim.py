@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from baselines.us_net import USNet
 from pareco.methods import Task
@@ -21,63 +17,46 @@ class AutoSlim(USNet):
     name = "autoslim"
 
     def __init__(self, task: Task) -> None:
-        """Start at the full network."""
+        """Start at the full network; `path` are the multipliers after each step."""
         super().__init__(task)
-        self.path = [torch.ones(task.space.dimensions, dtype=torch.double)]
-        self.decrement = 0.0
+        self.path, self.decrement = [[1.0] * task.space.dimensions], 0.0
 
     def search_on(self) -> bool:
-        """Do one step of the greedy path; at most LEVELS x d steps of d measurements.
-
-        It measures the network with each multiplier lowered in turn, as far as the search budget
-        pays, and keeps the one with the least loss.
-        """
+        """Do one step: measure the network with each multiplier lowered in turn, keep the best."""
         if self.decrement:
-            trials = self.trials()
+            trials = [each for at in range(len(self.path[-1])) for each in self.lowered(at)]
             widths = self.task.affordable(map(self.task.space.decode, trials))
             if not widths:
                 return False
             self.path.append(trials[int(self.task.evaluate(widths).argmin())])
-        self.decrement = self.finest_decrement()
+        least, last, levels = self.task.space.alpha_min, self.path[-1], LEVELS
+        line = [[least + part * (each - least) for each in last] for part in (0.1, 0.3, 0.5, 0.7)]
+        price = sum(self.task.price([self.task.space.decode(each)]) for each in line) / len(line)
+        while levels > 1:  # the finest that pays d networks a step, as on the line to the smallest
+            steps = sum((each - least) / (1 - least) * levels for each in last)
+            if steps * len(last) * price <= self.task.left():
+                break
+            levels -= 1
+        self.decrement = (1 - least) / levels
         return True
 
-    def candidates(self) -> Sequence[Widths]:
-        """Return the networks on the path, the largest first."""
-        return [self.task.space.decode(alpha) for alpha in self.path]
+    def lowered(self, index: int) -> list[list[float]]:
+        """Return the multipliers with one lowered until the network changes; nothing if none is."""
+        space, result = self.task.space, [*self.path[-1]]
+        while result[index] > space.alpha_min:
+            result[index] = max(result[index] - self.decrement, space.alpha_min)
+            if space.decode(result) != space.decode(self.path[-1]):
+                return [result]
+        return []
 
-    def trials(self) -> list[Tensor]:
-        """Return the last multipliers with each lowered in turn until the network changes."""
-        space, found = self.task.space, []
-        for index in range(space.dimensions):
-            trial = self.path[-1].clone()
-            while trial[index] > space.alpha_min:
-                trial[index] = max(float(trial[index]) - self.decrement, space.alpha_min)
-                if space.decode(trial) != space.decode(self.path[-1]):
-                    found.append(trial)
-                    break
-        return found
-
-    def finest_decrement(self) -> float:
-        """Return the finest decrement with which the rest of the path can be paid, or the coarsest.
-
-        The networks that are left are taken to cost as those on the straight line to the smallest.
-        """
-        space, alpha, left = self.task.space, self.path[-1], self.task.left()
-        rest = alpha - space.alpha_min
-        line = [space.decode(space.alpha_min + rest * part) for part in (0.1, 0.3, 0.5, 0.7, 0.9)]
-        mean = sum(self.task.price([each]) for each in line) / len(line)
-        for levels in range(LEVELS, 1, -1):
-            steps = (rest * levels / (1 - space.alpha_min) - 1e-9).ceil()
-            if float(steps.sum()) * int(steps.count_nonzero()) * mean <= left:
-                return (1 - space.alpha_min) / levels
-        return 1 - space.alpha_min
+    def candidates(self) -> list[Widths]:
+        """Return the networks on the path from the largest to the smallest."""
+        return [self.task.space.decode(each) for each in self.path]
 
     def state(self) -> dict[str, Any]:
         """Return the path."""
-        return {"path": [alpha.tolist() for alpha in self.path], "decrement": self.decrement}
+        return {"path": self.path, "decrement": self.decrement}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned. (Earlier versions kept none.)."""
-        if state:
-            self.path = [torch.tensor(alpha, dtype=torch.double) for alpha in state["path"]]
-            self.decrement = state["decrement"]
+        self.path, self.decrement = state.get("path", self.path), state.get("decrement", 0.0)

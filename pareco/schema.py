@@ -212,6 +212,9 @@ class Subject:
     """Every cost of the full network: COSTS, and the latency where it was measured."""
     groups: tuple[GroupSize, ...]
     """In the order of a front's `widths`."""
+    equal_macs: Count | None = None
+    """MACs that every run spent before the test, but for its last step and search; None where
+    methods have gradient steps and passes in common instead."""
 
 
 class Timing(TypedDict):
@@ -256,6 +259,8 @@ class RunResult(Subject):
     damaged_images: int
     ledger: Annotated[Mapping[str, Spending] | None, AfterValidator(_whole_ledger)] = None
     """By phases; None of a run that was begun before there were ledgers."""
+    limits: Mapping[str, Annotated[int, Field(ge=0)] | None] | None = None
+    """What the run might spend in MACs, as of `pareco.training.plan.Limits`."""
 
 
 class Environment(TypedDict):

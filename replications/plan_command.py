@@ -125,11 +125,7 @@ def rows(plans: Plans) -> list[list[str]]:
     found.append(
         [
             *("all runs", f"{len(every)}", f"{sum(run.gradient_steps for run in every):,}"),
-            *(
-                amount(sum(_of(run, each) for run in every))
-                for each in ("training", *_FORWARD_ONLY)
-            ),
-            *(amount(sum(_of(run, "total") for run in every)), "", ""),
+            *(amount(sum(_of(run, each) for run in every)) for each in _PARTS),
         ]
     )
     return found

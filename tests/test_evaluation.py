@@ -5,7 +5,14 @@ import torch.nn.functional as F
 from pareco.config import DataConfig, EvaluationConfig
 from pareco.data import Images, MemoryStore
 from pareco.data.transforms import Preparation
-from pareco.evaluation import Counts, Evaluator, SearchEvaluations, batch_losses, counted
+from pareco.evaluation import (
+    Counts,
+    Evaluator,
+    OverBudget,
+    SearchEvaluations,
+    batch_losses,
+    counted,
+)
 from pareco.processes import Processes, Share
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
@@ -78,7 +85,7 @@ def test_evaluator_matches_an_extracted_network_calibrated_by_torch(net: Slimmab
 
 
 def test_evaluations_are_counted_once_until_the_weights_change() -> None:
-    evaluations = SearchEvaluations()
+    evaluations = SearchEvaluations(lambda widths: 10 * widths[0])
     first, second = Widths((1, 2)), Widths((2, 2))
     with pytest.raises(RuntimeError, match="only in"):
         evaluations([first])
@@ -89,9 +96,39 @@ def test_evaluations_are_counted_once_until_the_weights_change() -> None:
     evaluations.begin(lambda widths: [0.5] * len(widths))
     assert evaluations([first]).tolist() == [0.5]
     assert (evaluations.count, evaluations.visited) == (3, {first, second})
-    again = SearchEvaluations()
+    again = SearchEvaluations(len)
     again.load_state(evaluations.state())
     assert (again.count, again.visited) == (3, {first, second})
+
+
+def test_evaluations_have_a_price_and_are_paid_from_what_is_left() -> None:
+    evaluations = SearchEvaluations(lambda widths: 10 * widths[0])
+    first, second, third = Widths((1, 2)), Widths((2, 2)), Widths((3, 3))
+    measured: list[Widths] = []
+
+    def losses(widths: list[Widths]) -> list[float]:
+        measured.extend(widths)
+        return [0.5] * len(widths)
+
+    evaluations.begin(losses, images=4, limit=130)
+    assert evaluations.price([first, second, first]) == 4 * (10 + 20)
+    evaluations([first])
+    assert (evaluations.spent, evaluations.left) == (40, 90)
+    assert evaluations.price([first, second]) == 80
+    with pytest.raises(OverBudget, match="of 2 networks on 4 images each, 200 MACs, where 90 are"):
+        evaluations([first, second, third])
+    assert (measured, evaluations.spent) == ([first], 40)
+    evaluations([second])
+    assert (evaluations.spent, evaluations.left) == (120, 10)
+    evaluations.begin(losses, images=100, limit=100, final=True)
+    assert evaluations.left == 0  # what was spent before counts
+    evaluations.begin(losses, images=1, final=True)
+    evaluations([third])
+    again = SearchEvaluations(lambda widths: 10 * widths[0])
+    again.load_state(evaluations.state())
+    again.begin(losses, images=1, limit=150, final=True)
+    assert (again.spent, again.left, again.price([third])) == (150, 0, 0)
+    assert again([third]).tolist() == [0.5]
 
 
 def test_too_many_calibration_images_are_refused(net: SlimmableNet) -> None:

@@ -205,7 +205,7 @@ def test_an_ask_can_be_ended_between_its_trials(net: SlimmableNet) -> None:
 def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: SlimmableNet) -> None:
     losses = Losses()
     method = method_named("autoslim")(task_of(net, losses))
-    path = list(method.candidates())
+    path = reported_by(method)
     assert (path[0], path[-1]) == (net.space.largest, net.space.smallest)
     for wide, narrow in pairwise(path):
         lowered = [index for index in range(len(wide)) if narrow[index] != wide[index]]

@@ -221,7 +221,7 @@ def shortcomings(
         numbers = ", ".join(f"{steps:,}" for steps in other)
         yield f"{numbers} gradient steps, not {gradient_steps:,}"
     ran = [each for each in methods if each in dict(records.runs)]
-    if unequal := budget_marks(fronts, experiment.budget_exempt, ran):
+    if unequal := budget_marks(fronts, experiment.budget_exempt, ran, experiment.equal):
         yield f"unequal training budgets: {', '.join(unequal)}"
 
 

@@ -113,7 +113,7 @@ class ExperimentRecord(Subject):
 
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
-        absent = [name for name in COUNTS if getattr(self, name) is None]
+        absent = [name for name in (*COUNTS, "equal_macs") if getattr(self, name) is None]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -122,6 +122,11 @@ class ExperimentRecord(Subject):
     def published(self) -> bool:
         """Whether it was run at the published schedule, by however many processes."""
         return self.scale.partition(NORMALIZED_APART)[0] == PUBLISHED_SCALE
+
+    @property
+    def equal(self) -> tuple[str, ...]:
+        """The columns of BUDGET_TYPES that methods have to share; none where they share MACs."""
+        return () if self.equal_macs else ("gradient_steps", "passes")
 
     @property
     def full_cost(self) -> float:

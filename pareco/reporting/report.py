@@ -85,7 +85,8 @@ def collect_records(
     """
     records, unfinished = collected_runs(experiment, runs)
     if not allow_unequal_budgets:
-        check_equal_budgets(records.fronts, records.experiment.budget_exempt)
+        ran = records.experiment
+        check_equal_budgets(records.fronts, ran.budget_exempt, ran.equal)
     with suppress(InvalidRecord):  # nothing to keep
         records = with_kept_times(records, read_records(results / experiment))
     write_records(records, results / experiment)

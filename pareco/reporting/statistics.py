@@ -216,7 +216,7 @@ def combined_intervals(
 
 
 EXEMPT, UNEQUAL = "†", "‡"
-_REQUIRED_EQUAL = ["gradient_steps", "passes"]
+_OF_PASSES = ("gradient_steps", "passes")
 
 
 class UnequalBudgets(ValueError):
@@ -224,16 +224,19 @@ class UnequalBudgets(ValueError):
 
 
 def budget_marks(
-    fronts: pd.DataFrame, exempt: Collection[str], methods: Sequence[str]
+    fronts: pd.DataFrame,
+    exempt: Collection[str],
+    methods: Sequence[str],
+    equal: Sequence[str] = _OF_PASSES,
 ) -> dict[str, str]:
     """The mark, EXEMPT or UNEQUAL, of each method that is not to be compared like for like.
 
-    Unequal is one that is not exempt and spent another training budget than most of the rest: a
-    run's gradient steps and forward-backward passes, the same for every seed. Of two equally
+    Unequal is one that is not exempt and spent another training budget than most of the rest: the
+    `equal` columns of BUDGET_TYPES, the same for every seed. Of two equally
     common budgets the one met first, in the order of the methods, is the standard.
     """
     spent = {
-        method: sorted(set(fronts[fronts["method"] == method][_REQUIRED_EQUAL].itertuples(False)))
+        method: sorted(set(fronts[fronts["method"] == method][[*equal]].itertuples(False)))
         for method in methods
         if method not in exempt
     }
@@ -257,10 +260,12 @@ def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, list
     }
 
 
-def check_equal_budgets(fronts: pd.DataFrame, exempt: Collection[str]) -> None:
+def check_equal_budgets(
+    fronts: pd.DataFrame, exempt: Collection[str], equal: Sequence[str] = _OF_PASSES
+) -> None:
     """Raise UnequalBudgets, with every method's numbers, where `budget_marks` finds one."""
     methods = sorted(set(fronts["method"]).difference(exempt))
-    if unequal := budget_marks(fronts, exempt, methods):
+    if unequal := budget_marks(fronts, exempt, methods, equal):
         numbers = "; ".join(
             f"{method}: {steps} gradient steps, {passes} passes"
             for method, (steps, passes, *_) in budget_table(fronts, methods).items()
@@ -291,7 +296,7 @@ def comparison(records: Records, focus: str) -> Comparison:
     """The comparison of all methods of some records, `focus` first where it is among them."""
     experiment, fronts = records.experiment, records.fronts
     methods = method_order(fronts["method"], focus)
-    marks = budget_marks(fronts, experiment.budget_exempt, methods)
+    marks = budget_marks(fronts, experiment.budget_exempt, methods, experiment.equal)
     measures = run_measures(fronts, experiment.cost, experiment.full_cost)
     return Comparison(
         labels={method: f"{method} {marks.get(method, '')}".strip() for method in methods},

@@ -327,6 +327,8 @@ class RunFolder:
             "groups": [{"name": group.name, "maximum": group.maximum} for group in space.groups],
             "budget": {name: getattr(done, name) for name in BUDGET_TYPES},
             "budget_exempt": budget_exempt,
+            "equal_macs": self.experiment.training.macs,
+            "limits": done.limits,
             "timing": {
                 "seconds": round(done.seconds, 1),
                 "images_per_second": round(done.images / spent, 1) if spent else None,

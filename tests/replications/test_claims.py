@@ -143,7 +143,7 @@ def test_the_command_that_is_printed_is_one(path: Path) -> None:
     assert "replicate-imagenet-mbv2" in words
     arguments = ["run", "imagenet_mbv2", "--methods", *words["METHODS"].split()]
     arguments += ["--seeds", *words["SEEDS"].split()]
-    commands = {"run": RunCommand.defaults(arguments), "list": ListCommand()}
+    commands = {"run": RunCommand.defaults(arguments, "run"), "list": ListCommand()}
     parsed = chosen_command(commands, arguments, prog="x", description="y")
     experiment = parsed.configured()
     assert (experiment.name, experiment.scale) == ("imagenet_mbv2", "paper")

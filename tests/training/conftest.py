@@ -18,7 +18,6 @@ from pareco.data import Images
 from pareco.slimmable import SlimmableNet
 from pareco.training import run as run_module
 from pareco.training import trainer as trainer_module
-from tests.experiments import TINY
 from tests.training.attempts import attempt
 
 
@@ -57,19 +56,19 @@ class Spy:
             self.phase = "search"
             return losses(net, batch, widths)
 
-        def note(images: Images) -> None:
+        def note(images: Images, phase: str) -> None:
             self.evaluated.add(digest(images.indices))
             self.opened.append(len(images))
-            self.phase = "test" if len(images) == TINY.data.test_images else "choice"
+            self.phase = phase
 
         class SpiedEvaluator(evaluator):
             def counts_on(self, images: Any, widths: Any, *others: Any, **named: Any) -> Any:
-                note(images)
+                note(images, "test")
                 return super().counts_on(images, widths, *others, **named)
 
             def search_losses(self, widths: Any) -> Any:
                 spy.calibrated.add(digest(self.calibration.indices))
-                note(self.search)
+                note(self.search, "choice")
                 return super().search_losses(widths)
 
         forward, known = SlimmableNet.forward, {}

@@ -104,7 +104,7 @@ def method_looks(records: Records, focus: str) -> dict[str, MethodLook]:
     """
     experiment, fronts = records.experiment, records.fronts
     methods = method_order(fronts["method"], focus)
-    marks = budget_marks(fronts, experiment.budget_exempt, methods)
+    marks = budget_marks(fronts, experiment.budget_exempt, methods, experiment.equal)
     areas = mean_areas(fronts, experiment.cost, experiment.full_cost)
     last = {method: (method in marks, areas[method] != areas[method]) for method in methods}
     methods[1:] = sorted(methods[1:], key=lambda method: (*last[method], areas[method]))
