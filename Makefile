@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 SCALE ?=
 METHODS ?=
 SEEDS ?=
+EQUAL ?=
 GPUS ?=
 LAUNCH ?=
 IMAGENET ?=
@@ -22,16 +23,17 @@ NAME ?=
 EXPERIMENTS := $(subst _,-,$(sort $(patsubst replications/%/experiment.py,%,$(wildcard replications/*/experiment.py))))
 REPLICATE := $(EXPERIMENTS:%=replicate-%)
 REPORT := $(EXPERIMENTS:%=report-%)
+PLAN := $(EXPERIMENTS:%=plan-%)
 
 quoted = '$(subst ','\'',$(1))'
 # A variable that this very command sets, not the environment.
 given = $(if $(filter command,$(firstword $(origin $(1)))),$($(1)))
 # IMAGENET is for the experiments on ImageNet alone, and IMAGES for one's own, as either may well be
 # in the environment. The scale smoke has images of its own, and refuses those that are given.
-goal = $(firstword $(filter replicate-%,$(MAKECMDGOALS)))
-own = $(filter replicate-own,$(goal))
+goal = $(firstword $(filter replicate-% plan-%,$(MAKECMDGOALS)))
+own = $(filter %-own,$(goal))
 smoke = $(filter smoke,$(SCALE))
-imagenet = $(if $(filter replicate-imagenet-%,$(goal)),$(IMAGENET))
+imagenet = $(if $(filter replicate-imagenet-% plan-imagenet-%,$(goal)),$(IMAGENET))
 told = $(or $(call given,IMAGES),$(call given,DATA))
 images = $(or $(told),$(if $(smoke),,$(or $(if $(own),$(IMAGES)),$(DATA),$(imagenet))))
 several = $(filter-out 1,$(GPUS))
@@ -40,6 +42,7 @@ scale = $(if $(SCALE),--scale $(SCALE))
 flags = $(scale) \
 	$(if $(METHODS),--methods $(METHODS)) \
 	$(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(call given,EQUAL),--equal $(EQUAL)) \
 	$(if $(images),--images $(call quoted,$(images))) \
 	$(if $(call given,DATA_NAME),--data.name $(call quoted,$(DATA_NAME))) \
 	$(if $(call given,NETWORK),--network.name $(call quoted,$(NETWORK))) \
@@ -47,8 +50,10 @@ flags = $(scale) \
 	$(SET)
 
 # What is known to be wrong is told before anything is installed; hfds/NAME is no folder.
-ifeq ($(goal)$(images)$(smoke),replicate-own)
-$(error say where your images lie: make replicate-own IMAGES=FOLDER NETWORK=lcnet_050 SIZE=64)
+ifneq ($(own),)
+ifeq ($(images)$(smoke),)
+$(error say where your images lie: make $(own) IMAGES=FOLDER NETWORK=lcnet_050 SIZE=64)
+endif
 endif
 
 ifneq ($(images),)
@@ -64,11 +69,12 @@ $(error GPUS must be a whole number of at least 1, got $(GPUS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types check clean results claims wandb-sync wandb-report $(REPLICATE) $(REPORT)
+.PHONY: help install test lint types check clean results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 	@printf '  %-18s %s\n' replicate-NAME 'Train and measure the methods of an experiment; tables and figures'
+	@printf '  %-18s %s\n' plan-NAME 'Say what that will take, in MACs, images and disk; nothing is trained'
 	@printf '  %-18s %s\n' report-NAME 'Make its results again from the finished runs (with its SCALE)'
 	@printf '\nNAME is one of\n'
 	@printf '  %s\n' $(EXPERIMENTS)
@@ -80,6 +86,7 @@ help:  ## Show this list
 	  'DATA_NAME=flowers' 'what images are called that are no known data set' \
 	  'METHODS="pareco us_net"' 'which methods are compared' \
 	  'SEEDS="0 1 2"' 'with which seeds' \
+	  'EQUAL=compute' 'methods with equal MACs, search included, in place of equal epochs' \
 	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \
 	  'LAUNCH="srun torchrun ..."' 'any other launcher; GPUS= is then how many processes it starts' \
 	  'SET="--training.epochs 50"' 'any other flags; $(BIN)/python -m replications run digits --help'
@@ -99,8 +106,14 @@ $(REPORT): report-%: $(INSTALLED)
 	$(if $(filter own,$*),$(if $(call given,NAME),,$(error say of which images: make report-own NAME=own-flowers)))
 	$(BIN)/python -m replications report $(if $(call given,NAME),$(call quoted,$(NAME)),$(subst -,_,$*)) $(scale)
 
-replicate-% report-%:
+$(PLAN): plan-%: $(INSTALLED)
+	$(BIN)/python -m replications plan $(subst -,_,$*) $(flags)
+
+replicate-% report-% plan-%:
 	$(error unknown experiment $*; known: $(EXPERIMENTS))
+
+costs: $(INSTALLED)  ## Write docs/cost-of-the-paper.md: the plans of all experiments
+	$(BIN)/python -m replications costs > docs/cost-of-the-paper.md
 
 results: $(INSTALLED)  ## Make results/ again from its records: tables, figures, summary, page
 	$(BIN)/python -m replications report --all

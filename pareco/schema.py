@@ -51,7 +51,7 @@ BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
 Phase = Literal["training", "search", "choice", "test", "lost"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 """What a run spends on: gradient steps; the losses that a method asks for meanwhile; choosing the
-front, calibration included, and its losses on the other split; the test images; and what an
+front, calibration included; the test images, and the front's losses on the other split; and what an
 interruption made it do again, which no total includes."""
 
 

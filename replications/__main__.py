@@ -24,7 +24,7 @@ from replications.catalogue import (
     name_at,
 )
 from replications.data_command import DataCommand
-from replications.plan_command import PlanCommand
+from replications.plan_command import CostsCommand, PlanCommand
 from replications.run import Folders, RunCommand
 from replications.scales import PUBLISHED
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
@@ -123,6 +123,7 @@ def main(arguments: Sequence[str]) -> int:
                 "list": ListCommand(),
                 "run": RunCommand.defaults(arguments, "run"),  # as of the experiment that is named
                 "plan": PlanCommand.defaults(arguments, "plan"),
+                "costs": CostsCommand(),
                 "data": DataCommand(folder=tyro.MISSING),
                 "report": ReportCommand(),
                 "claims": ClaimsCommand(),

@@ -12,7 +12,10 @@ from rich.console import Console
 from pareco.arguments import Flag
 from replications.catalogue import (
     check_methods,
+    experiment_named,
+    experiment_names,
     method_named,
+    takes_any_images,
 )
 from replications.run import RunCommand
 
@@ -131,26 +134,33 @@ def rows(plans: Plans) -> list[list[str]]:
     return found
 
 
-def lines(planner: Planner, plans: Plans) -> list[str]:
-    """Return the plan for people."""
+_HEADER = [
+    *("method", "runs", "steps", "training", "search", "choice", "test", "total"),
+    *("% of us_net", "decoded", "disk", "kept"),
+]
+
+
+def about(planner: Planner) -> list[str]:
+    """Return what the runs are, in three lines."""
     experiment, training = planner.experiment, planner.experiment.training
-    header = [
-        *("method", "runs", "steps", "training", "search", "choice", "test", "total"),
-        *("% of us_net", "decoded", "disk", "kept"),
-    ]
-    table = [header, *rows(plans)]
-    widths = [max(len(row[at]) for row in table if at < len(row)) for at in range(len(header))]
-    length = (
-        f"until {training.macs:,} MACs are spent before the test"
-        if training.macs
-        else f"{training.epochs} epochs"
-    )
+    size, length = experiment.data.image_size, f"{training.epochs} epochs"
+    if training.macs:
+        length = f"until {training.macs:,} MACs are spent before the test"
     return [
         f"{experiment.name}: {experiment.network.name} on {experiment.data.name}, "
-        f"{experiment.data.image_size} x {experiment.data.image_size} pixels",
+        f"{size} x {size} pixels",
         f"scale: {experiment.scale}",
         f"{planner.train_images:,} training images, {planner.search_images:,} for the search, "
         f"{planner.test_images:,} test images; {length}, batches of {training.batch_size}",
+    ]
+
+
+def lines(planner: Planner, plans: Plans) -> list[str]:
+    """Return the plan for people."""
+    table = [_HEADER, *rows(plans)]
+    widths = [max(len(row[at]) for row in table if at < len(row)) for at in range(len(_HEADER))]
+    return [
+        *about(planner),
         "MACs of a run (a backward pass counts two forward ones), images decoded, disk:",
         *(
             "  ".join(
@@ -160,6 +170,43 @@ def lines(planner: Planner, plans: Plans) -> list[str]:
             for row in table
         ),
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostsCommand:
+    """Print docs/cost-of-the-paper.md: the plans of all experiments as published."""
+
+    def carried_out(self, console: Console) -> int:
+        """Print the page; return 0."""
+        print(_INTRODUCTION)
+        for name in experiment_names():
+            if not takes_any_images(name):
+                print(section(name))
+        return 0
+
+
+_INTRODUCTION = """# What the paper's experiments cost
+
+Made by `make costs` from what `python -m replications plan NAME` says; a test holds it to the code.
+MACs of a run, mean over its seeds; a backward pass counts two forward ones. *Choice* is calibration
+and search losses once training has ended, *decoded* are images read and decoded, *disk* is needed
+while a run is under way, *kept* once it has finished. What a plan is, and how near it comes:
+[what is compared](comparison.md).
+"""
+
+
+def section(name: str) -> str:
+    """Return the part of docs/cost-of-the-paper.md about an experiment."""
+    from pareco.training.run import planner_before
+
+    planner = planner_before(experiment_named(name))
+    experiment = planner.experiment
+    plans = run_plans(planner, experiment.methods, experiment.seeds)
+    title, _, images = about(planner)
+    cells = [_HEADER, ["---", *["---:"] * (len(_HEADER) - 1)], *rows(plans)]
+    padded = [[*row, *[""] * (len(_HEADER) - len(row))] for row in cells]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in padded)
+    return f"## {title}\n\n{images}.\n\n{table}\n"
 
 
 def _of(run: RunPlan, part: str) -> int:

@@ -93,6 +93,7 @@ def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Plan
     `ValueError`, naming the field, for images that do not suffice; `FileNotFoundError`.
     """
     data = experiment.data
+    torch.set_num_threads(experiment.training.cpu_threads)
     check_location(data, machine.images)
     if machine.images is None:
         classes, channels, images, own_test = DATA_SETS[data.name]

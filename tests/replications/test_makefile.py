@@ -10,6 +10,7 @@ from replications.catalogue import experiment_names
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = [".venv/bin/python", "-m", "replications"]
+EQUAL = ["--equal", "compute"]
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,6 +31,7 @@ def given(*arguments: str, **environment: str) -> list[list[str]]:
 def test_every_experiment_can_be_replicated_and_reported(name: str) -> None:
     dashed = name.replace("_", "-")
     assert given(f"replicate-{dashed}") == [[*PYTHON, "run", name]]
+    assert given(f"plan-{dashed}", "EQUAL=compute") == [[*PYTHON, "plan", name, *EQUAL]]
     assert given(f"report-{dashed}", "SCALE=cpu") == [[*PYTHON, "report", name, "--scale", "cpu"]]
 
 

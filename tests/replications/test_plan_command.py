@@ -1,0 +1,117 @@
+"""`plan`, the page of costs, and `--equal compute`; no network runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import replications
+from pareco.config import Experiment
+from pareco.training.run import planner_before
+from replications import run as run_module
+from replications.__main__ import main
+from replications.catalogue import (
+    experiment_named,
+    experiment_names,
+    method_named,
+    takes_any_images,
+)
+from replications.plan_command import PlanCommand, section
+from replications.run import RunCommand
+from tests.experiments import TINY
+
+ROOT = Path(run_module.__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folders = [*replications.__path__, str(Path(__file__).parent)]
+    monkeypatch.setattr(replications, "__path__", folders)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_plan_says_what_runs_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "--seeds", "0", "1"]) == 0
+    title, scale, images, _, header, *rows = capsys.readouterr().out.splitlines()
+    assert title == "tiny: cifar_resnet8 on digits, 8 x 8 pixels"
+    assert scale == "scale: paper"
+    assert images.startswith("700 training images, 100 for the search, 997 test images; 2 epochs")
+    assert header.split()[:5] == ["method", "runs", "steps", "training", "search"]
+    assert [row.split()[:3] for row in rows[:2]] == [["pareco", "2", "14"], ["us_net", "2", "14"]]
+    assert rows[1].split()[-7] == "100"  # percent of US-Net's: before two words for each of three
+    assert rows[2].split()[:4] == ["all", "runs", "4", "56"]
+    assert list(tmp_path.iterdir()) == []  # nothing is written
+
+
+def test_a_plan_in_json_has_each_run_to_the_mac(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "--json", "--method", "us_net", "--training.epochs", "3"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["scale"] == "paper, changed: training.epochs 3"
+    (run,) = plan["runs"]
+    assert (run["method"], run["seed"], run["gradient_steps"]) == ("us_net", 0, 21)
+    assert (run["images"], run["images_decoded"]) == (2100, 700 + 100 + 997)
+    training = run["macs"]["training"]
+    assert training["backward_macs"] == 2 * training["forward_macs"] > 0
+    net = planner_before(experiment_named("tiny"))
+    weights = 4 * net.parameters
+    assert (
+        weights < run["disk_bytes"]["kept"] < run["disk_bytes"]["while_running"] - 6 * weights + 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan"], "plan needs the name of an experiment first; known: cifar100_resnet20"),
+        (["plan", "tinny"], "unknown experiment 'tinny'"),
+        (["plan", "tiny", "--method", "us_ned"], "unknown method 'us_ned'"),
+        (
+            ["plan", "tiny", "--training.batch-size", "900"],
+            "training.batch_size 900 exceeds the 700",
+        ),
+        (["plan", "tiny", "--search.budget", "-1"], "budget must not be negative, got -1.0"),
+        (["plan", "tiny", "--search.budget", "nan"], "budget must"),
+        (["plan", "tiny", "--training.macs", "0"], "macs must be at least 1, got 0"),
+        (["plan", "tiny", "--training.macs", "7"], "training.macs 7: choosing the front of pareco"),
+        (["plan", "own"], "one of your own needs --images FOLDER"),
+        (["plan", "imagenet_mbv2", "--images", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def configured(*arguments: str) -> Experiment:
+    from pareco.arguments import chosen_command
+
+    commands = {
+        "run": RunCommand.defaults([*arguments], "run"),
+        "plan": PlanCommand.defaults([], "plan"),
+    }
+    return chosen_command(commands, arguments, prog="x", description="y").configured()
+
+
+def test_equal_compute_is_another_experiment_with_the_first_methods_macs() -> None:
+    experiment = configured("run", "tiny", "--equal", "compute")
+    macs = planner_before(TINY).plan(method_named("pareco"), 0).before_test
+    assert (experiment.name, experiment.training.macs) == ("tiny-compute", macs)
+    assert experiment.scale == f"paper, equal compute: {macs:,} MACs before the test"
+    given = configured("run", "tiny", "--equal", "compute", "--training.macs", "900000000")
+    assert (given.name, given.training.macs) == ("tiny-compute", 900_000_000)
+    assert configured("run", "tiny").training.macs is None
+    smoke = configured("run", "tiny", "--equal", "compute", "--scale", "smoke")
+    assert smoke.name == "tiny-compute-smoke"
+    first = configured("run", "tiny", "--equal", "compute", "--methods", "us_net", "pareco")
+    assert first.training.macs == planner_before(TINY).plan(method_named("us_net"), 0).before_test
+
+
+def test_the_page_of_costs_is_what_the_code_says() -> None:
+    """Two experiments are planned again; that takes seconds, and of all of them minutes."""
+    page = (ROOT / "docs" / "cost-of-the-paper.md").read_text()
+    for name in ("digits", "cifar10_resnet20"):
+        assert section(name) in page
+    for name in experiment_names():
+        assert (f"\n## {name}: " in page) != (takes_any_images(name) or name == "tiny")
