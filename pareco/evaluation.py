@@ -84,9 +84,10 @@ def batch_losses(net: SlimmableNet, batch: Batch, widths: Sequence[Widths]) -> T
     """
     images, labels = batch
     losses = []
-    for each in widths:
-        with net.at(each), normalized_by_batch(net, NormStatistics(batches=1)):
-            losses.append(F.cross_entropy(net(images), labels))
+    with normalized_by_batch(net):
+        for each in widths:
+            with net.at(each):
+                losses.append(F.cross_entropy(net(images), labels))
     return torch.stack(losses)
 
 
