@@ -51,7 +51,7 @@ class Setting:
     works on GPUs alone).
     """
 
-    widths: Widths = Widths(())
+    widths: Widths = field(default_factory=lambda: Widths(()))
     full: bool = True
     switch: str | None = None
     statistics: NormStatistics | None = None
