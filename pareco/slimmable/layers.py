@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
 
 from pareco.cost import FeatureCount
+from pareco.slimmable.corners import corner
 from pareco.widths import Widths
 
 BatchParts = Callable[[Tensor], Tensor]
@@ -48,7 +49,8 @@ class Setting:
     `statistics` replace the running statistics of batch norm. With `by_batch` it normalizes by the
     batch in every mode, and averages the statistics of what passes in `collecting`, if given. With
     `parts` set, those of a batch are those of its parts in all processes (torch's SyncBatchNorm
-    works on GPUs alone).
+    works on GPUs alone). `corners` has what is in use of parameters, by their ids, during a pass
+    that will be differentiated.
     """
 
     widths: Widths = field(default_factory=lambda: Widths(()))
@@ -58,6 +60,7 @@ class Setting:
     by_batch: bool = False
     collecting: NormStatistics | None = None
     parts: BatchParts | None = None
+    corners: dict[int, Tensor] = field(default_factory=dict)
 
 
 class SlicedLayer(nn.Module):
@@ -101,6 +104,20 @@ class SlicedLayer(nn.Module):
         """Return the parameter that "weight" or "bias" is a part of."""
         return self._parameters.get(kind)
 
+    def size_in_use(self, parameter: nn.Parameter) -> tuple[int, ...]:
+        """Return how many entries of a parameter's first dimensions are in use."""
+        if parameter.dim() == 1:
+            return (self.used_outputs,)
+        return self.used_outputs, min(self.used_inputs, parameter.shape[1])  # 1 if depthwise
+
+    def in_use(self, kind: str) -> Tensor | None:
+        """Return what is in use of "weight" or "bias"."""
+        parameter = self.parameter_in_use(kind)
+        if parameter is None:
+            return None
+        held = self.setting.corners.get(id(parameter))
+        return corner(parameter, self.size_in_use(parameter)) if held is None else held
+
     def extracted(self, copies: dict[int, nn.Parameter]) -> nn.Module:
         """Return the plain layer, as trainable and with the hooks that this one has.
 
@@ -129,17 +146,14 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of `n x used_inputs x h x w` images."""
-        weight, bias = self._weights()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         padding = self.padding
         if self.same_padding:
             kernel, stride, dilation = self.weight.shape[-2:], self.stride, self.dilation
             input, padding = pad_same(input, list(kernel), list(stride), list(dilation)), 0
         groups = self.used_outputs if self.depthwise else 1
+        assert weight is not None
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, groups)
-
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        inputs = 1 if self.depthwise else self.used_inputs
-        return self.weight[: self.used_outputs, :inputs], _prefix(self.bias, self.used_outputs)
 
     def plain(self) -> nn.Module:
         """Return a convolution with a copy of the weights in use."""
@@ -153,7 +167,7 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
             groups=self.used_outputs if self.depthwise else 1,
             bias=self.bias is not None,
         )
-        weight, bias = self._weights()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         return _filled(layer, self.training, weight=weight, bias=bias)
 
 
@@ -165,16 +179,14 @@ class SlicedLinear(SlicedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the linear map of `n x used_inputs` features."""
-        return F.linear(input, *self._weights())
-
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        weight = self.weight[: self.used_outputs, : self.used_inputs]
-        return weight, _prefix(self.bias, self.used_outputs)
+        weight = self.in_use("weight")
+        assert weight is not None
+        return F.linear(input, weight, self.in_use("bias"))
 
     def plain(self) -> nn.Module:
         """Return a linear layer with a copy of the weights in use."""
         layer = nn.Linear(self.used_inputs, self.used_outputs, bias=self.bias is not None)
-        weight, bias = self._weights()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         return _filled(layer, self.training, weight=weight, bias=bias)
 
 
@@ -228,7 +240,8 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
             mean, variance, momentum = self._tracked()
         if by_batch and setting.parts is not None:
             return self._normalized_by_parts(setting.parts, input, mean, variance, momentum)
-        return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
+        affine = self.in_use("weight"), self.in_use("bias")
+        return F.batch_norm(input, mean, variance, *affine, by_batch, momentum, self.eps)
 
     def _tracked(self) -> tuple[Tensor | None, Tensor | None, float]:
         """Return the running statistics, to be updated, and with what momentum."""
@@ -266,17 +279,13 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
             count = len(means) * values.numel() // values.shape[1]
             running_mean.lerp_(mean.detach(), momentum)
             running_variance.lerp_(variance.detach() * count / (count - 1), momentum)
-        weight, bias = self._affine()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         scale = (variance + self.eps).rsqrt()
         scale = scale if weight is None else scale * weight
         shift = (own_mean - mean) * scale
         shift = shift if bias is None else shift + bias
         normalized = centred * scale.view(along_channels) + shift.view(along_channels)
         return normalized.to(input.dtype)
-
-    def _affine(self) -> tuple[Tensor | None, Tensor | None]:
-        weight, bias = self.parameter_in_use("weight"), self.parameter_in_use("bias")
-        return _prefix(weight, self.used_outputs), _prefix(bias, self.used_outputs)
 
     def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
         supplied, channels = self.setting.statistics, self.used_outputs
@@ -296,7 +305,7 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
     def plain(self) -> nn.Module:
         """Return a batch norm of the original type with the weights and statistics in use."""
         mean, variance = self._statistics()
-        weight, bias = self._affine()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         layer = self.plain_type(
             self.used_outputs, self.eps, self.momentum, weight is not None, mean is not None
         )
@@ -315,12 +324,14 @@ class SlicedPReLU(SlicedLayer, nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activations `n x used_outputs x h x w` or `n x used_outputs`."""
-        return F.prelu(input, self.weight[: self.used_outputs])
+        weight = self.in_use("weight")
+        assert weight is not None
+        return F.prelu(input, weight)
 
     def plain(self) -> nn.Module:
         """Return a PReLU with a copy of the slopes in use."""
         layer = nn.PReLU(self.used_outputs)
-        return _filled(layer, self.training, weight=self.weight[: self.used_outputs])
+        return _filled(layer, self.training, weight=self.in_use("weight"))
 
 
 class ChannelPad(SlicedLayer):

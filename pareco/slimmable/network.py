@@ -15,6 +15,7 @@ from pareco.config import Granularity
 from pareco.cost import CostModel, Trace
 from pareco.ledger import Ledger
 from pareco.slimmable.admission import admitted_copy
+from pareco.slimmable.corners import corners
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
@@ -95,10 +96,29 @@ class SlimmableNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
         held = self._modules | self._parameters | self._buffers
-        scores = self._program(held, images)
+        if torch.is_grad_enabled():
+            self._setting.corners = self._corners()
+        try:
+            scores = self._program(held, images)
+        finally:
+            self._setting.corners = {}
         if self._ledger is not None:
             self._book(self._ledger, len(images), scores)
         return scores
+
+    def _corners(self) -> dict[int, Tensor]:
+        """Return what is in use of trained parameters of which not all is, by their ids."""
+        wanted: dict[int, tuple[nn.Parameter, tuple[int, ...]]] = {}
+        for layer in self._layers.values():
+            for kind in ("weight", "bias"):
+                parameter = layer.parameter_in_use(kind)
+                if parameter is not None and parameter.requires_grad:
+                    size = layer.size_in_use(parameter)
+                    if size != parameter.shape[: len(size)]:
+                        wanted[id(parameter)] = parameter, size
+        if not wanted:
+            return {}
+        return dict(zip(wanted, corners(*zip(*wanted.values(), strict=True)), strict=True))
 
     def book_in(self, ledger: Ledger | None) -> None:
         """Book from now on every pass in this ledger, by the MACs of an image of the traced size.
