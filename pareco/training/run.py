@@ -328,6 +328,7 @@ class _Session:
             due=self.due,
             tell=lambda: self.data.store.tell(self.processes),
             ledger=self.ledger,
+            precision=self.experiment.training.precision,
         )
 
     def due(self) -> bool:
