@@ -82,6 +82,7 @@ class SlimmableNet(nn.Module):
                 parent._modules[name] = forms.get(child, child)  # type: ignore[arg-type]
         self._switches: dict[Widths, str] = {}
         self._ledger: Ledger | None = None
+        self._channels_last = False
         for name in held._modules:
             if name in self.__dict__ and name.startswith("_"):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
@@ -96,6 +97,8 @@ class SlimmableNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
         held = self._modules | self._parameters | self._buffers
+        if self._channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         if torch.is_grad_enabled():
             self._setting.corners = self._corners()
         try:
@@ -105,6 +108,11 @@ class SlimmableNet(nn.Module):
         if self._ledger is not None:
             self._book(self._ledger, len(images), scores)
         return scores
+
+    def keep_channels_last(self) -> None:
+        """Lay weights, and from now on images, out in memory with the channel last."""
+        self._channels_last = True
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _corners(self) -> dict[int, Tensor]:
         """Return what is in use of trained parameters of which not all is, by their ids."""

@@ -234,7 +234,7 @@ class _Session:
         net = initial_network(self.experiment, self.data, self.seed)
         net.to(self.processes.device)
         if self.experiment.training.channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.keep_channels_last()
         return net
 
     def task(self, space: WidthSpace, evaluations: SearchEvaluations) -> Task:
