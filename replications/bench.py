@@ -45,8 +45,9 @@ SWITCHES = 500
 class BenchRow:
     """The median over repetitions of a ratio, or of milliseconds, with its quartiles.
 
-    Less is better. The step is timed against the same step of extracted networks, the refresh against as many
-    plain forward passes; memory is the most held at once, against the largest network alone.
+    Less is better. The step is timed against the same step of extracted networks, the refresh
+    against as many plain forward passes; memory is the most held at once, against that of the
+    largest network alone.
     """
 
     what: str
