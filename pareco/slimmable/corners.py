@@ -41,7 +41,8 @@ class _Corners(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         parameters: list[Tensor] = ctx.parameters
-        if torch.is_grad_enabled() or not _goes_everywhere() or not all(map(_ready, parameters)):
+        edges = ctx.next_functions[-len(parameters) :]
+        if torch.is_grad_enabled() or not all(map(_only_added_to, parameters, edges)):
             return None, *map(_padded, gradients, parameters)
         places = [
             each.grad.as_strided(gradient.shape, each.grad.stride())  # type: ignore[union-attr]
@@ -51,21 +52,19 @@ class _Corners(torch.autograd.Function):
         return (None,) * (1 + len(parameters))
 
 
-_ELSEWHERE: Any = torch.zeros((), requires_grad=True).clone().grad_fn
+def _only_added_to(parameter: Tensor, edge: tuple[Any, int]) -> bool:
+    """Return whether the pass adds to a gradient that the parameter has, and nobody hears of it.
 
-
-def _goes_everywhere() -> bool:
-    """Return whether this backward pass adds to the gradients of all that it meets.
-
-    Then even a node that it does not meet would be run; where some gradients are asked for, not.
+    `edge` leads to what takes the gradient up.
     """
-    return torch._C._will_engine_execute_node(_ELSEWHERE)
-
-
-def _ready(parameter: Tensor) -> bool:
-    """Return whether the parameter has a gradient, and nobody hears of what is added to it."""
-    leaf = parameter.is_leaf and parameter.grad is not None
-    return leaf and not (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+    if not parameter.is_leaf or parameter.grad is None:
+        return False
+    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(edge[0])
+    except RuntimeError:  # in torch.autograd.grad
+        return False
 
 
 def _padded(gradient: Tensor, parameter: Tensor) -> Tensor:
