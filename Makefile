@@ -69,7 +69,7 @@ $(error GPUS must be a whole number of at least 1, got $(GPUS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types check clean results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
+.PHONY: help install test lint types check clean bench results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -120,6 +120,9 @@ results: $(INSTALLED)  ## Make results/ again from its records: tables, figures,
 
 claims: $(INSTALLED)  ## Say of each claim of the paper whether it is reproduced
 	$(BIN)/python -m replications claims
+
+bench: $(INSTALLED)  ## Time steps, refreshes and switches against plain networks
+	$(BIN)/python -m replications bench
 
 wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offline
 	$(BIN)/python -m replications wandb-sync

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,13 @@ from pareco.search import front
 from pareco.slimmable import (
     NormStatistics,
     SlimmableNet,
-    calibrated_statistics,
+    jointly_calibrated,
     normalized_by_batch,
 )
+from pareco.slimmable.modes import modes_kept
 from pareco.widths import Widths
+
+_CALIBRATED_AT_ONCE = 16
 
 
 class OverBudget(RuntimeError):
@@ -120,9 +123,10 @@ def batch_losses(net: SlimmableNet, batch: Batch, widths: Sequence[Widths]) -> T
     """
     images, labels = batch
     losses = []
-    for each in widths:
-        with net.at(each), normalized_by_batch(net, NormStatistics(batches=1)):
-            losses.append(F.cross_entropy(net(images), labels))
+    with normalized_by_batch(net):
+        for each in widths:
+            with net.at(each):
+                losses.append(F.cross_entropy(net(images), labels))
     return torch.stack(losses)
 
 
@@ -138,12 +142,13 @@ class Measurement:
 def counted(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of losses, the numbers right at first and in five, and of images, `4`.
 
-    `scores` is `n x classes`, `labels` `n`; in double precision, on the CPU.
+    `scores` is `n x classes`, `labels` `n`; in float32 at least, where they are.
     """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(scores, labels, reduction="sum")
     images = loss.new_tensor(float(len(labels)))
-    return torch.stack([loss, best[:, 0].sum(), best.sum(), images]).cpu().double()
+    return torch.stack([loss, best[:, 0].sum(), best.sum(), images])
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ class Counts:
 class Evaluator:
     """Calibrates sub-networks of frozen weights and measures them; each is calibrated once.
 
+    They compute in this `precision`.
     Every process takes its share of the batches, in the same calls; all get the same answers.
     What the network does is settled in the `ledger` when it is complete. The networks that
     `counts_on` is given were calibrated once by `search_losses`: what is left to calibrate there
@@ -185,6 +191,7 @@ class Evaluator:
     due: Callable[[], bool] = lambda: False
     tell: Callable[[], None] = lambda: None
     ledger: Ledger = field(default_factory=Ledger)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         """Check that there are enough images to calibrate with."""
@@ -213,6 +220,7 @@ class Evaluator:
 
     def search_losses(self, widths: Sequence[Widths]) -> list[float]:
         """Return the calibrated cross-entropies (nats) `n` on the search images."""
+        self._calibrate(widths)
         calibrated = [(each, self.statistics(each)) for each in widths]
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
         for batch in self._watched(self.search.batches(self.config.batch_size)):
@@ -233,15 +241,14 @@ class Evaluator:
         Each batch is loaded once. `before` is what was counted of them already; where `due` says
         so in the main process, it hands what is counted to `keep`, which may raise.
         """
-        calibrated = []
-        for each in widths:
+        missing = [each for each in widths if each not in self._statistics]
+        for first in range(0, len(missing), _CALIBRATED_AT_ONCE):
             if self.processes.led(self.due):
                 self._share()
                 self.processes.led(lambda: keep(before))
-            if each not in self._statistics:
-                with self.ledger.during("lost"):
-                    self.statistics(each)
-            calibrated.append((each, self.statistics(each)))
+            with self.ledger.during("lost"):
+                self._calibrate(missing[first : first + _CALIBRATED_AT_ONCE])
+        calibrated = [(each, self.statistics(each)) for each in widths]
         size, share = self.config.batch_size, self.processes.share
         counts = torch.zeros(len(widths), 4, dtype=torch.double)
         if before.images and self.processes.main:
@@ -266,14 +273,19 @@ class Evaluator:
     def _count(
         self, counts: Tensor, batch: Batch, calibrated: Sequence[tuple[Widths, NormStatistics]]
     ) -> None:
-        """Add to `counts`, a row for each sub-network, what `counted` says in evaluation mode."""
+        """Add to `counts`, a row for each sub-network, what `counted` says in evaluation mode.
+
+        What a device has counted is waited for once a batch.
+        """
         images, labels = batch
-        training = self.net.training
-        self.net.eval()
-        for row, (each, statistics) in zip(counts, calibrated, strict=True):
-            with self.net.at(each, statistics):
-                row += counted(self.net(images), labels)
-        self.net.train(training)
+        rows = []
+        with modes_kept(self.net):
+            self.net.eval()
+            for each, statistics in calibrated:
+                with self.net.at(each, statistics), self.processes.autocast(self.precision):
+                    scores = self.net(images)
+                rows.append(counted(scores, labels))
+        counts += torch.stack(rows).cpu().double()
 
     def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches; between them a process that is alone may be asked for an end."""
@@ -284,14 +296,20 @@ class Evaluator:
 
     def statistics(self, widths: Widths) -> NormStatistics:
         """Return the batch-norm statistics of a sub-network over all calibration images."""
-        if widths not in self._statistics:
-            own = NormStatistics()
-            if len(self.calibration):  # else there are fewer batches than processes
-                batches = self._watched(self.calibration.batches(self.config.batch_size))
-                own = calibrated_statistics(self.net, widths, (images for images, _ in batches))
-            several = self.processes.several
-            self._statistics[widths] = self._over_processes(widths, own) if several else own
+        self._calibrate([widths])
         return self._statistics[widths]
+
+    def _calibrate(self, widths: Sequence[Widths]) -> None:
+        """Calibrate those that have not been yet, in one pass through the calibration images."""
+        new = [each for each in dict.fromkeys(widths) if each not in self._statistics]
+        found = [NormStatistics() for _ in new]
+        if new and len(self.calibration):  # else there are fewer batches than processes
+            batches = self._watched(self.calibration.batches(self.config.batch_size))
+            with self.processes.autocast(self.precision):
+                found = jointly_calibrated(self.net, new, (images for images, _ in batches))
+        for each, own in zip(new, found, strict=True):
+            several = self.processes.several
+            self._statistics[each] = self._over_processes(each, own) if several else own
 
     def _over_processes(self, widths: Widths, own: NormStatistics) -> NormStatistics:
         """Return the statistics over the batches of all processes, every batch alike."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import torch
@@ -87,22 +88,22 @@ class WidthSpace:
         if self.only is not None:
             self.check(self.only)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the groups: the module that first produces their channels."""
         return tuple(group.name for group in self.groups)
 
-    @property
+    @cached_property
     def maxima(self) -> tuple[int, ...]:
         """The channel counts of the full network."""
         return tuple(group.maximum for group in self.groups)
 
-    @property
+    @cached_property
     def dimensions(self) -> int:
         """The number of width multipliers, `d`."""
         return max(self.multiplier_of_group) + 1
 
-    @property
+    @cached_property
     def multiplier_of_group(self) -> tuple[int, ...]:
         """For each group the index of the multiplier that sets its width."""
         if self.granularity == "network":
@@ -112,12 +113,12 @@ class WidthSpace:
         stages = sorted({group.stage for group in self.groups})
         return tuple(stages.index(group.stage) for group in self.groups)
 
-    @property
+    @cached_property
     def largest(self) -> Widths:
         """The widths of the full network."""
         return self.uniform(1.0)
 
-    @property
+    @cached_property
     def smallest(self) -> Widths:
         """The widths with every multiplier at `alpha_min`."""
         return self.uniform(self.alpha_min)

@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from pareco.arguments import Flag, chosen_command, in_one_line, plain_console
+from replications.bench import BenchCommand
 from replications.catalogue import (
     catalogued,
     check_scale,
@@ -127,6 +128,7 @@ def main(arguments: Sequence[str]) -> int:
                 "data": DataCommand(folder=tyro.MISSING),
                 "report": ReportCommand(),
                 "claims": ClaimsCommand(),
+                "bench": BenchCommand(),
                 "wandb-sync": WandbSyncCommand(),
                 "wandb-report": WandbReportCommand(name=tyro.MISSING),
             }

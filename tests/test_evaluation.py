@@ -1,3 +1,5 @@
+from typing import Any, Literal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,6 +84,49 @@ def test_evaluator_matches_an_extracted_network_calibrated_by_torch(net: Slimmab
     assert loss == pytest.approx(expected, rel=1e-5)
     twice = evaluator.counts_on(search, [widths, widths], Counts(), print)
     assert [each.loss for each in twice.measurements] == [loss, loss]
+
+
+def test_an_evaluator_computes_in_the_precision_it_is_given(net: SlimmableNet) -> None:
+    """As the extracted network does under torch's autocast, whose losses are not float32's."""
+    train, search = some_images(64, 2), some_images(32, 3)
+    config = EvaluationConfig(calibration_images=64, batch_size=32)
+    widths = net.space.uniform(0.6)
+    kinds: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    evaluators = [
+        Evaluator(net, train, search, config, 0, ALONE, precision=precision) for precision in kinds
+    ]
+    exact, rounded = (each.search_losses([widths])[0] for each in evaluators)
+    assert exact != rounded
+    plain = net.extract(widths, evaluators[1].statistics(widths)).eval()
+    images, labels = search.normalized(torch.arange(32))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = plain(images)
+    assert scores.dtype == torch.bfloat16
+    # The same operations; a mean of 32 losses in float32.
+    assert rounded == pytest.approx(float(F.cross_entropy(scores.float(), labels)), rel=1e-6)
+
+
+def test_calibration_images_are_read_once_for_sub_networks_together(
+    net: SlimmableNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvaluationConfig(calibration_images=64, batch_size=32)
+    widths = [net.space.uniform(alpha) for alpha in (0.5, 0.7, 0.9, 0.7)]
+    alone, together = (
+        Evaluator(net, some_images(96, 2), some_images(40, 3), config, 0, ALONE) for _ in "ab"
+    )
+    expected = [alone.search_losses([each])[0] for each in widths]
+    passes: list[int] = []
+    batches = Images.batches
+
+    def noted(images: Images, *others: Any) -> Any:
+        passes.append(len(images))
+        return batches(images, *others)
+
+    monkeypatch.setattr(Images, "batches", noted)
+    assert together.search_losses(widths) == expected
+    assert passes == [64, 40]
+    assert together.search_losses(widths) == expected
+    assert passes == [64, 40, 40]
 
 
 def test_evaluations_are_counted_once_until_the_weights_change() -> None:

@@ -4,6 +4,7 @@ from pareco.slimmable.layers import BatchParts, NormStatistics
 from pareco.slimmable.network import (
     SlimmableNet,
     calibrated_statistics,
+    jointly_calibrated,
     make_slimmable,
     normalized_by_batch,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "SlimmableNet",
     "TracingError",
     "calibrated_statistics",
+    "jointly_calibrated",
     "make_slimmable",
     "normalized_by_batch",
 ]

@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
 
+from pareco.cost import FeatureCount
+from pareco.slimmable.corners import corner
+from pareco.widths import Widths
+
 BatchParts = Callable[[Tensor], Tensor]
 """Given a tensor of one of the equal parts of a batch, returns those of all parts, stacked.
 
@@ -27,23 +31,48 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 class NormStatistics:
     """Batch-norm statistics of one sub-network: layer name -> (mean, variance), each `channels`.
 
-    `batches` counts what went into the cumulative average.
+    `batches` counts what went into the cumulative average, `calls` the calls of each layer.
     """
 
     means: dict[str, Tensor] = field(default_factory=dict)
     variances: dict[str, Tensor] = field(default_factory=dict)
     batches: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, eq=False)
+class Setting:
+    """What a network runs at: one object that all its layers read, so that to switch is to set it.
+
+    `widths` are the channel counts of its groups, and `full` tells whether they are all channels.
+    `switch` names the sub-network whose private affine parameters are in use, if any (S-Net).
+    `statistics` replace the running statistics of batch norm. With `by_batch` it normalizes by the
+    batch in every mode, and averages the statistics of what passes in `collecting`, if given. With
+    `parts` set, those of a batch are those of its parts in all processes (torch's SyncBatchNorm
+    works on GPUs alone). `corners` has what is in use of parameters, by their ids, during a pass
+    that will be differentiated.
+    """
+
+    widths: Widths = field(default_factory=lambda: Widths(()))
+    full: bool = True
+    switch: str | None = None
+    statistics: NormStatistics | None = None
+    by_batch: bool = False
+    collecting: NormStatistics | None = None
+    parts: BatchParts | None = None
+    corners: dict[int, Tensor] = field(default_factory=dict)
 
 
 class SlicedLayer(nn.Module):
-    """A layer that can be told how many of its input and output channels to use.
+    """A layer that uses as many of its input and output channels as its network's setting says.
 
     `name` is the layer's in the network.
     """
 
     name = ""
-    used_inputs: int
-    used_outputs: int
+    inputs: FeatureCount
+    outputs: FeatureCount
+    setting: Setting
 
     def take_over(self, layer: nn.Module, inputs: int, outputs: int) -> None:
         """Share the parameters and buffers of `layer`, whose full width has these channels."""
@@ -51,11 +80,21 @@ class SlicedLayer(nn.Module):
         for key, value in layer.__dict__.items():
             held = key in ("_parameters", "_buffers", "_modules")
             self.__dict__[key] = dict(value) if held else value
-        self.use(inputs, outputs)
+        self.follow(Setting(), FeatureCount(None, inputs), FeatureCount(None, outputs))
 
-    def use(self, inputs: int, outputs: int) -> None:
-        """Use the first `inputs` input channels and the first `outputs` output channels."""
-        self.used_inputs, self.used_outputs = inputs, outputs
+    def follow(self, setting: Setting, inputs: FeatureCount, outputs: FeatureCount) -> None:
+        """Use as many of the first input and output channels as these are in this setting."""
+        self.setting, self.inputs, self.outputs = setting, inputs, outputs
+
+    @property
+    def used_inputs(self) -> int:
+        """The number of input channels in use."""
+        return self.inputs.at(self.setting.widths)
+
+    @property
+    def used_outputs(self) -> int:
+        """The number of output channels in use."""
+        return self.outputs.at(self.setting.widths)
 
     def plain(self) -> nn.Module:
         """Return an ordinary layer with a copy of the weights in use."""
@@ -64,6 +103,20 @@ class SlicedLayer(nn.Module):
     def parameter_in_use(self, kind: str) -> nn.Parameter | None:
         """Return the parameter that "weight" or "bias" is a part of."""
         return self._parameters.get(kind)
+
+    def size_in_use(self, parameter: nn.Parameter) -> tuple[int, ...]:
+        """Return how many entries of a parameter's first dimensions are in use."""
+        if parameter.dim() == 1:
+            return (self.used_outputs,)
+        return self.used_outputs, min(self.used_inputs, parameter.shape[1])  # 1 if depthwise
+
+    def in_use(self, kind: str) -> Tensor | None:
+        """Return what is in use of "weight" or "bias"."""
+        parameter = self.parameter_in_use(kind)
+        if parameter is None:
+            return None
+        held = self.setting.corners.get(id(parameter))
+        return corner(parameter, self.size_in_use(parameter)) if held is None else held
 
     def extracted(self, copies: dict[int, nn.Parameter]) -> nn.Module:
         """Return the plain layer, as trainable and with the hooks that this one has.
@@ -93,17 +146,14 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of `n x used_inputs x h x w` images."""
-        weight, bias = self._weights()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         padding = self.padding
         if self.same_padding:
             kernel, stride, dilation = self.weight.shape[-2:], self.stride, self.dilation
             input, padding = pad_same(input, list(kernel), list(stride), list(dilation)), 0
         groups = self.used_outputs if self.depthwise else 1
+        assert weight is not None
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, groups)
-
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        inputs = 1 if self.depthwise else self.used_inputs
-        return self.weight[: self.used_outputs, :inputs], _prefix(self.bias, self.used_outputs)
 
     def plain(self) -> nn.Module:
         """Return a convolution with a copy of the weights in use."""
@@ -117,7 +167,7 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
             groups=self.used_outputs if self.depthwise else 1,
             bias=self.bias is not None,
         )
-        weight, bias = self._weights()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         return _filled(layer, self.training, weight=weight, bias=bias)
 
 
@@ -129,16 +179,14 @@ class SlicedLinear(SlicedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the linear map of `n x used_inputs` features."""
-        return F.linear(input, *self._weights())
-
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        weight = self.weight[: self.used_outputs, : self.used_inputs]
-        return weight, _prefix(self.bias, self.used_outputs)
+        weight = self.in_use("weight")
+        assert weight is not None
+        return F.linear(input, weight, self.in_use("bias"))
 
     def plain(self) -> nn.Module:
         """Return a linear layer with a copy of the weights in use."""
         layer = nn.Linear(self.used_inputs, self.used_outputs, bias=self.bias is not None)
-        weight, bias = self._weights()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         return _filled(layer, self.training, weight=weight, bias=bias)
 
 
@@ -148,21 +196,12 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
     It normalizes what has its channels at dimension 1: images, sequences or vectors.
     The running statistics are those of the full network: training a sub-network normalizes by the
     batch and leaves them alone, in its full-width layers too. Other sub-networks get theirs by
-    calibration: `supplied` replaces the running statistics, `collecting` averages those of the
-    batches that pass (`collected` so far). `switch` names the sub-network whose private affine
-    parameters are in use, if any (S-Net). With `parts` set, the statistics of a batch are those of
-    its parts in all processes (torch's SyncBatchNorm works on GPUs alone).
+    calibration.
     """
 
     def __init__(self, layer: nn.modules.batchnorm._BatchNorm) -> None:
         self.take_over(layer, layer.num_features, layer.num_features)
         self.plain_type = type(layer)
-        self.in_full_network = True
-        self.supplied: NormStatistics | None = None
-        self.collecting: NormStatistics | None = None
-        self.collected = 0
-        self.switch: str | None = None
-        self.parts: BatchParts | None = None
 
     def add_private(self, switch: str, channels: int, copies: dict[int, nn.Parameter]) -> None:
         """Give the sub-network `switch` affine parameters of its own, starting from the shared.
@@ -178,7 +217,8 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
 
     def parameter_in_use(self, kind: str) -> nn.Parameter | None:
         """Return the shared or private parameter that "weight" or "bias" is a part of."""
-        return self._parameters.get(kind if self.switch is None else f"{kind}_{self.switch}")
+        switch = self.setting.switch
+        return self._parameters.get(kind if switch is None else f"{kind}_{switch}")
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized `n x used_outputs (x h x w)` activations."""
@@ -188,23 +228,30 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         return output
 
     def _normalized(self, input: Tensor) -> Tensor:
-        mean, variance = self._statistics()
+        setting, momentum = self.setting, 0.0
+        mean = variance = None
+        in_use = setting.statistics is not None or self.running_mean is not None
+        by_batch = setting.by_batch or self.training or not in_use
+        if setting.collecting is not None:
+            mean, variance, momentum = self._collected(setting.collecting, input)
+        elif not by_batch:
+            mean, variance = self._statistics()
+        elif setting.full and setting.statistics is None and not setting.by_batch:
+            mean, variance, momentum = self._tracked()
+        if by_batch and setting.parts is not None:
+            return self._normalized_by_parts(setting.parts, input, mean, variance, momentum)
+        affine = self.in_use("weight"), self.in_use("bias")
+        return F.batch_norm(input, mean, variance, *affine, by_batch, momentum, self.eps)
+
+    def _tracked(self) -> tuple[Tensor | None, Tensor | None, float]:
+        """Return the running statistics, to be updated, and with what momentum."""
         momentum = 0.0
-        by_batch = self.training or mean is None
-        if self.collecting is not None:
-            self.collected += 1
-            by_batch, momentum = True, 1.0 / self.collected
-            mean, variance = self._collected(self.collecting, input)
-        elif by_batch and (self.supplied is not None or not self.in_full_network):
-            mean = variance = None
-        elif by_batch and self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = self.momentum
             if momentum is None:  # the cumulative average
                 momentum = 1.0 / float(self.num_batches_tracked)
-        if by_batch and self.parts is not None:
-            return self._normalized_by_parts(self.parts, input, mean, variance, momentum)
-        return F.batch_norm(input, mean, variance, *self._affine(), by_batch, momentum, self.eps)
+        return self.running_mean, self.running_var, momentum
 
     def _normalized_by_parts(
         self,
@@ -232,7 +279,7 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
             count = len(means) * values.numel() // values.shape[1]
             running_mean.lerp_(mean.detach(), momentum)
             running_variance.lerp_(variance.detach() * count / (count - 1), momentum)
-        weight, bias = self._affine()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         scale = (variance + self.eps).rsqrt()
         scale = scale if weight is None else scale * weight
         shift = (own_mean - mean) * scale
@@ -240,27 +287,25 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         normalized = centred * scale.view(along_channels) + shift.view(along_channels)
         return normalized.to(input.dtype)
 
-    def _affine(self) -> tuple[Tensor | None, Tensor | None]:
-        if self.switch is not None:
-            return getattr(self, f"weight_{self.switch}"), getattr(self, f"bias_{self.switch}")
-        return _prefix(self.weight, self.used_outputs), _prefix(self.bias, self.used_outputs)
-
     def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        if self.supplied is not None:
-            return self.supplied.means[self.name], self.supplied.variances[self.name]
-        channels = self.used_outputs
+        supplied, channels = self.setting.statistics, self.used_outputs
+        if supplied is not None:
+            return supplied.means[self.name], supplied.variances[self.name]
         return _prefix(self.running_mean, channels), _prefix(self.running_var, channels)
 
-    def _collected(self, into: NormStatistics, input: Tensor) -> tuple[Tensor, Tensor]:
-        like = input if self.running_mean is None else self.running_mean
-        mean, variance = like.new_zeros(self.used_outputs), like.new_zeros(self.used_outputs)
-        means, variances = into.means, into.variances
-        return means.setdefault(self.name, mean), variances.setdefault(self.name, variance)
+    def _collected(self, into: NormStatistics, input: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return the averages so far, to be updated, and with what momentum."""
+        calls = into.calls[self.name] = into.calls.get(self.name, 0) + 1
+        if calls == 1:
+            like = input if self.running_mean is None else self.running_mean
+            for kind in (into.means, into.variances):
+                kind[self.name] = like.new_zeros(self.used_outputs)
+        return into.means[self.name], into.variances[self.name], 1.0 / calls
 
     def plain(self) -> nn.Module:
         """Return a batch norm of the original type with the weights and statistics in use."""
         mean, variance = self._statistics()
-        weight, bias = self._affine()
+        weight, bias = self.in_use("weight"), self.in_use("bias")
         layer = self.plain_type(
             self.used_outputs, self.eps, self.momentum, weight is not None, mean is not None
         )
@@ -279,12 +324,14 @@ class SlicedPReLU(SlicedLayer, nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activations `n x used_outputs x h x w` or `n x used_outputs`."""
-        return F.prelu(input, self.weight[: self.used_outputs])
+        weight = self.in_use("weight")
+        assert weight is not None
+        return F.prelu(input, weight)
 
     def plain(self) -> nn.Module:
         """Return a PReLU with a copy of the slopes in use."""
         layer = nn.PReLU(self.used_outputs)
-        return _filled(layer, self.training, weight=self.weight[: self.used_outputs])
+        return _filled(layer, self.training, weight=self.in_use("weight"))
 
 
 class ChannelPad(SlicedLayer):
@@ -297,7 +344,7 @@ class ChannelPad(SlicedLayer):
     def __init__(self, spatial: tuple[int, ...], before: int, after: int, value: float) -> None:
         super().__init__()
         self.spatial, self.before, self.after, self.value = spatial, before, after, value
-        self.use(0, before + after)
+        self.follow(Setting(), FeatureCount(None, 0), FeatureCount(None, before + after))
 
     def padding(self) -> tuple[int, ...]:
         """Return the padding of `torch.nn.functional.pad` for the channels in use."""

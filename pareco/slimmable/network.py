@@ -15,9 +15,11 @@ from pareco.config import Granularity
 from pareco.cost import CostModel, Trace
 from pareco.ledger import Ledger
 from pareco.slimmable.admission import admitted_copy
+from pareco.slimmable.corners import corners
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
+    Setting,
     SlicedBatchNorm,
     SlicedLayer,
     sliced,
@@ -66,39 +68,65 @@ class SlimmableNet(nn.Module):
         super().__init__()
         self.training = held.training
         self.space, self.cost = space, CostModel(space, found)
-        self._sites = found.sites
         self._program = _Program(graph)
         self._layers: dict[str, SlicedLayer] = {}
+        self._setting = Setting(widths=space.largest)
         forms: dict[nn.Module, SlicedLayer] = {}
-        for name in dict.fromkeys(site.name for site in found.sites):
-            layer = held.get_submodule(name)
-            self._layers[name] = forms[layer] = sliced(layer, name)
+        for site in found.sites:
+            if site.name not in self._layers:
+                layer = held.get_submodule(site.name)
+                self._layers[site.name] = forms[layer] = sliced(layer, site.name)
+            self._layers[site.name].follow(self._setting, site.inputs, site.outputs)
         for parent in list(held.modules()):
             for name, child in parent._modules.items():
                 parent._modules[name] = forms.get(child, child)  # type: ignore[arg-type]
         self._switches: dict[Widths, str] = {}
-        self._widths = space.largest
-        self._statistics: NormStatistics | None = None
         self._ledger: Ledger | None = None
+        self._channels_last = False
         for name in held._modules:
             if name in self.__dict__ and name.startswith("_"):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
         for kind in HELD:
             self.__dict__[kind].update(held.__dict__[kind])  # they may be named as attributes here
-        self.set_widths(self._widths)
 
     @property
     def widths(self) -> Widths:
         """The widths that the network runs at."""
-        return self._widths
+        return self._setting.widths
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x classes` of images `n x c x h x w`, at the current widths."""
         held = self._modules | self._parameters | self._buffers
-        scores = self._program(held, images)
+        if self._channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if torch.is_grad_enabled():
+            self._setting.corners = self._corners()
+        try:
+            scores = self._program(held, images)
+        finally:
+            self._setting.corners = {}
         if self._ledger is not None:
             self._book(self._ledger, len(images), scores)
         return scores
+
+    def keep_channels_last(self) -> None:
+        """Lay weights, and from now on images, out in memory with the channel last."""
+        self._channels_last = True
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _corners(self) -> dict[int, Tensor]:
+        """Return what is in use of trained parameters of which not all is, by their ids."""
+        wanted: dict[int, tuple[nn.Parameter, tuple[int, ...]]] = {}
+        for layer in self._layers.values():
+            for kind in ("weight", "bias"):
+                parameter = layer.parameter_in_use(kind)
+                if parameter is not None and parameter.requires_grad:
+                    size = layer.size_in_use(parameter)
+                    if size != parameter.shape[: len(size)]:
+                        wanted[id(parameter)] = parameter, size
+        if not wanted:
+            return {}
+        return dict(zip(wanted, corners(*zip(*wanted.values(), strict=True)), strict=True))
 
     def book_in(self, ledger: Ledger | None) -> None:
         """Book from now on every pass in this ledger, by the MACs of an image of the traced size.
@@ -108,7 +136,7 @@ class SlimmableNet(nn.Module):
         self._ledger = ledger
 
     def _book(self, ledger: Ledger, images: int, scores: Tensor) -> None:
-        macs = images * self.cost.macs_at(self._widths)
+        macs = images * self.cost.macs_at(self._setting.widths)
         ledger.book(forward_macs=macs)
 
         def differentiated(gradient: Tensor) -> None:
@@ -125,25 +153,25 @@ class SlimmableNet(nn.Module):
         """
         widths = Widths(widths)
         self.space.check(widths)
-        self._widths, self._statistics = widths, statistics
-        for site in self._sites:
-            self._layers[site.name].use(site.inputs.at(widths), site.outputs.at(widths))
-        for layer in self.norms():
-            layer.in_full_network = widths == self.space.maxima
-            layer.switch = self._switches.get(widths)
-            layer.supplied = statistics
+        self._set(widths, statistics)
+
+    def _set(self, widths: Widths, statistics: NormStatistics | None) -> None:
+        setting = self._setting
+        setting.widths, setting.statistics = widths, statistics
+        setting.full = widths == self.space.maxima
+        setting.switch = self._switches.get(widths)
 
     @contextmanager
     def at(
         self, widths: Widths, statistics: NormStatistics | None = None
     ) -> Iterator[SlimmableNet]:
         """Run at these widths inside the `with` block, then at the former ones again."""
-        before = self._widths, self._statistics
+        before = self._setting.widths, self._setting.statistics
         self.set_widths(widths, statistics)
         try:
             yield self
         finally:
-            self.set_widths(*before)
+            self._set(*before)
 
     def norms(self) -> list[SlicedBatchNorm]:
         """Return the batch-norm layers, in the order of the network."""
@@ -151,8 +179,7 @@ class SlimmableNet(nn.Module):
 
     def share_batches(self, parts: BatchParts | None) -> None:
         """Take the batch statistics of batch norm over these parts; None: over each batch alone."""
-        for layer in self.norms():
-            layer.parts = parts
+        self._setting.parts = parts
 
     def privatize_norm(self, switches: Sequence[Widths]) -> None:
         """Give these sub-networks batch-norm weights of their own (S-Net, arXiv 1812.08928).
@@ -168,7 +195,7 @@ class SlimmableNet(nn.Module):
                 for layer in self.norms():
                     layer.add_private(key, layer.used_outputs, copies)
             self._switches[widths] = key
-        self.set_widths(self._widths, self._statistics)
+        self._set(self._setting.widths, self._setting.statistics)
 
     def extract(self, widths: Widths, statistics: NormStatistics | None = None) -> fx.GraphModule:
         """Return a plain network with a copy of the weights of one sub-network.
@@ -231,30 +258,43 @@ def calibrated_statistics(
 
     Raises `ValueError` if there is no batch.
     """
-    statistics = NormStatistics()
-    with net.at(widths), normalized_by_batch(net, statistics):
-        for images in batches:
-            statistics.batches += 1
-            net(images)
-    if not statistics.batches:
-        raise ValueError("calibration needs at least one batch of images")
+    (statistics,) = jointly_calibrated(net, [widths], batches)
     return statistics
 
 
+@torch.no_grad()
+def jointly_calibrated(
+    net: SlimmableNet, widths: Sequence[Widths], batches: Iterable[Tensor]
+) -> list[NormStatistics]:
+    """Return what `calibrated_statistics` would of each of `n` sub-networks, `n`.
+
+    Goes through the batches once.
+    """
+    found = [NormStatistics() for _ in widths]
+    with normalized_by_batch(net):
+        for images in batches:
+            for each, statistics in zip(widths, found, strict=True):
+                net._setting.collecting = statistics
+                with net.at(each):
+                    net(images)
+                statistics.batches += 1
+    if not all(each.batches for each in found):
+        raise ValueError("calibration needs at least one batch of images")
+    return found
+
+
 @contextmanager
-def normalized_by_batch(net: SlimmableNet, statistics: NormStatistics) -> Iterator[None]:
+def normalized_by_batch(net: SlimmableNet) -> Iterator[None]:
     """Normalize by the batch inside the `with` block, everything else in evaluation mode.
 
-    The statistics of what is forwarded are averaged in `statistics`, every call of a layer alike;
-    those of the network stay as they are. Use it at one widths only.
+    The statistics of the network stay as they are.
     """
-    norms = net.norms()
+    setting = net._setting
+    before = setting.by_batch, setting.collecting
     with modes_kept(net):
         net.eval()
-        for layer in norms:
-            layer.collecting, layer.collected = statistics, 0
+        setting.by_batch = True
         try:
             yield
         finally:
-            for layer in norms:
-                layer.collecting = None
+            setting.by_batch, setting.collecting = before

@@ -289,7 +289,7 @@ class _Session:
         net = initial_network(self.experiment, data.num_classes, data.in_chans, self.seed)
         net.to(self.processes.device)
         if self.experiment.training.channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.keep_channels_last()
         return net
 
     def task(self, space: WidthSpace, evaluations: SearchEvaluations) -> Task:
@@ -385,6 +385,7 @@ class _Session:
             due=self.due,
             tell=lambda: self.data.store.tell(self.processes),
             ledger=self.ledger,
+            precision=self.experiment.training.precision,
         )
 
     def due(self) -> bool:

@@ -64,10 +64,7 @@ def done(finished: tuple[Path, str], tmp_path: Path) -> None:
 
 NOT_NAMED = "run needs the name of an experiment first; known: cifar100_resnet20"
 LIGHT = {
-    "": (
-        2,
-        "Expected one of {list, run, plan, costs, data, report, claims, wandb-sync, wandb-report}",
-    ),
+    "": (2, "Expected one of {list, run, plan, costs, data, report, claims, bench, wandb-sync"),
     "lst": (2, "Unrecognized options: lst; known: list, run, plan, costs, data, report"),
     "list tiny": (2, "Unrecognized options: tiny"),
     "run": (2, NOT_NAMED),
@@ -98,7 +95,7 @@ LIGHT = {
     "report nothing": (2, "no finished run in runs/nothing, no records in results (there are of "),
     "report longer --scale cpu": (2, "no finished run in runs/longer-cpu, no records in results"),
     "wandb-report": (2, "NAME"),
-    "--help": (0, "{list,run,data,report,claims,wandb-sync,wandb-report}"),
+    "--help": (0, "{list,run,data,report,claims,bench,wandb-sync,wandb-report}"),
     "run --help": (0, "--training.epochs"),
     "data": (2, "FOLDER"),
     "data /no/where": (2, "--images /no/where: no such folder"),

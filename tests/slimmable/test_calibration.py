@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
+from pareco.slimmable import (
+    SlimmableNet,
+    calibrated_statistics,
+    jointly_calibrated,
+    make_slimmable,
+    normalized_by_batch,
+)
 from pareco.slimmable.layers import NormStatistics
 from pareco.widths import Widths
 from tests.conftest import tiny_net
@@ -79,14 +85,38 @@ def test_calibration_equals_statistics_by_hand(net: SlimmableNet, dtype: torch.d
 def test_the_network_is_left_as_it_was(net: SlimmableNet) -> None:
     net = copy.deepcopy(net).train()
     net.get_submodule("layer1").eval()
+    untouched = copy.deepcopy(net)
     modes = [module.training for module in net.modules()]
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     calibrated_statistics(net, net.space.smallest, iter(batches(0)))
     assert net.widths == net.space.largest
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-    assert all(layer.collecting is None for layer in net.norms())
     assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(net(batches(1)[0]), untouched(batches(1)[0]))  # the batch is tracked again
+    after = untouched.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in net.state_dict().items())
+
+
+def test_sub_networks_calibrated_together_are_as_each_alone(net: SlimmableNet) -> None:
+    widths = [net.space.smallest, net.space.largest, net.space.uniform(0.6), net.space.smallest]
+    together = jointly_calibrated(net, widths, iter(batches(0)))
+    for each, found in zip(widths, together, strict=True):
+        alone = calibrated_statistics(net, each, batches(0))
+        assert found.batches == alone.batches == 3
+        assert all(torch.equal(found.means[name], alone.means[name]) for name in alone.means)
+        kinds = found.variances, alone.variances
+        assert all(torch.equal(kinds[0][name], kinds[1][name]) for name in alone.variances)
+
+
+def test_the_batch_is_normalized_by_at_every_width_in_turn(net: SlimmableNet) -> None:
+    """As torch does in training, in which the plain networks are."""
+    (images, *_), widths = batches(0), [net.space.smallest, net.space.largest]
+    plain = [net.extract(each).train() for each in widths]
+    with torch.no_grad(), normalized_by_batch(net):
+        for each, other in zip(widths, plain, strict=True):
+            with net.at(each):
+                torch.testing.assert_close(net(images), other(images))
 
 
 def test_private_weights_are_calibrated_with(net: SlimmableNet) -> None:

@@ -120,7 +120,7 @@ def test_a_module_may_have_the_name_of_an_attribute_of_the_network(name: str) ->
             assert torch.equal(twin(IMAGE.double()), net(IMAGE.double()))
 
 
-@pytest.mark.parametrize("name", ["graph", "code", "recompile", "_widths", "_layers"])
+@pytest.mark.parametrize("name", ["graph", "code", "recompile", "_setting", "_layers"])
 def test_other_names_are_refused(name: str) -> None:
     model = Net(lambda m, x: m.get_submodule(name)(x), **{name: nn.ReLU()})  # type: ignore[arg-type]
     with pytest.raises(TracingError, match=f"node '{name}'.*Rename"):

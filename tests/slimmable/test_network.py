@@ -243,3 +243,29 @@ def test_extract_keeps_device_type_and_mode() -> None:
     assert {p.device.type for p in plain.parameters()} == {"meta"}
     assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
     assert not any(isinstance(module, SlicedLayer) for module in plain.modules())
+
+
+def test_images_and_weights_lie_with_the_channel_last() -> None:
+    net, seen = copy.deepcopy(shapes_only("cifar_resnet8", 32)).to_empty(device="cpu"), []
+    for weight in net.state_dict().values():
+        weight.fill_(0.01)
+    last, images = copy.deepcopy(net).train(), torch.linspace(0, 1, 2 * 3 * 32 * 32)
+    last.keep_channels_last()
+
+    def note(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.extend([*inputs, output])
+
+    layout = {"memory_format": torch.channels_last}
+    for name in ("conv1", "layer3.0.conv2"):
+        last.get_submodule(name).register_forward_hook(note)
+    with last.at(net.space.smallest), net.train().at(net.space.smallest):
+        scores = last(images.view(2, 3, 32, 32))
+        # Float32 sums in another order.
+        torch.testing.assert_close(scores, net(images.view(2, 3, 32, 32)), rtol=1e-5, atol=1e-5)
+    loss_of(scores).backward()
+    assert len(seen) == 4
+    assert all(each.is_contiguous(**layout) for each in seen)
+    weights = [each for each in last.parameters() if each.dim() == 4]
+    grads = [each.grad for each in weights if each.grad is not None]
+    assert len(grads) == len(weights) == 7
+    assert all(each.is_contiguous(**layout) for each in (*weights, *grads))
