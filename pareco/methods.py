@@ -177,17 +177,17 @@ class WidthSearch:
         self.task = task
         self.visits: list[Visit] = []
 
-        def cost(alpha: Tensor) -> float:
-            task.pause()  # here, as every trial of an ask, which may take minutes, wants a cost
-            return float(task.costs([space.decode(alpha)]))
+        def cost(alphas: Tensor) -> Tensor:
+            task.pause()  # here, as every trial of an ask, which may take long, wants a cost
+            return task.cost.of(task.objective, space.counts(alphas)).double()
 
         self._mobo = Mobo(
-            space.alpha_min,
-            space.dimensions,
-            cost,
+            [space.alpha_min] * space.dimensions,
+            [1.0] * space.dimensions,
             task.search,
             task.generator,
-            canonical=lambda alpha: space.encode(space.decode(alpha)),
+            cost=cost,
+            canonical=space.canonical,
         )
 
     @property
@@ -214,7 +214,7 @@ class WidthSearch:
                     predicted_deviation=proposal.predicted_deviation,
                 )
                 self.visits.append(visit)
-                self._mobo.tell(space.encode(widths), math.nan, self.task.costs([widths]))
+                self._mobo.tell(space.encode(widths), math.nan)
         return self.visited[before:]
 
     def refresh(self) -> None:

@@ -146,6 +146,36 @@ class WidthSpace:
             counts[index] = max([counts[index], *(counts[other] for other in group.at_least)])
         return Widths(counts)
 
+    def counts(self, alphas: Tensor) -> Tensor:
+        """Return the channel counts `n x groups` (int64) that `n x d` multipliers decode to."""
+        if self.only is not None:
+            return torch.tensor(self.only).expand(len(alphas), -1)
+        shares = alphas.double()[:, list(self.multiplier_of_group)]
+        maxima = torch.tensor(self.maxima)
+        exact = shares * maxima
+        if self.divisor == 1:
+            counts = (exact + _FLOOR_TOLERANCE).long().clamp_min(1)
+        else:
+            steps = (exact + self.divisor / 2).long() // self.divisor
+            counts = (steps * self.divisor).clamp_min(self.divisor)
+            counts = counts + self.divisor * (counts < 0.9 * exact)  # as timm's make_divisible
+        counts = torch.where(shares >= 1 - _FLOOR_TOLERANCE, maxima, counts.minimum(maxima))
+        for index, group in enumerate(self.groups):
+            for other in group.at_least:
+                counts[:, index] = torch.maximum(counts[:, index], counts[:, other])
+        return counts
+
+    def canonical(self, alphas: Tensor) -> Tensor:
+        """Return what `encode` gives for the widths of each of `n x d` multipliers."""
+        counts = self.counts(alphas)
+        shares = counts.double() / torch.tensor(self.maxima)
+        index = torch.tensor(self.multiplier_of_group).expand_as(counts)
+        least = torch.full((len(counts), self.dimensions), self.alpha_min, dtype=torch.double)
+        encoded = least.scatter_reduce(1, index, shares, "amax")
+        for row in (self.counts(encoded) != counts).any(dim=1).nonzero().flatten().tolist():
+            encoded[row] = self.encode(Widths(counts[row].tolist()))
+        return encoded
+
     def encode(self, widths: Widths) -> Tensor:
         """Return the `d` multipliers (double) that stand for these widths.
 
