@@ -250,8 +250,8 @@ class SearchConfig:
     draws: int = 100
     """Random draws after which it is taken that there is nothing new."""
 
-    raw_samples: int = 1024
-    """Points from which the inner optimizer's starts are picked."""
+    raw_samples: int | None = None
+    """Points from which the inner optimizer's starts are picked; None for 1024, exact 512."""
 
     starts: int = 4
     """Points that the inner optimizer refines for each weight or target, in one batch."""
@@ -291,11 +291,15 @@ class SearchConfig:
     def resolved(self, solver: Literal["tchebyshev", "exact"] = "tchebyshev") -> SearchConfig:
         """Return the settings with what is None set: to this solver, and to its own values."""
         chosen = self.solver or solver
-        every = SOLVERS_FIT_EVERY[chosen] if self.fit_every is None else self.fit_every
-        return replace(self, solver=chosen, fit_every=every)
+        unset = {name for name, value in vars(self).items() if value is None}
+        own = _OF_SOLVERS[chosen]
+        return replace(self, solver=chosen, **{name: own[name] for name in unset & own.keys()})
 
 
-SOLVERS_FIT_EVERY = {"tchebyshev": 1, "exact": 5}
+_OF_SOLVERS: dict[str, dict[str, Any]] = {
+    "tchebyshev": {"raw_samples": 1024, "fit_every": 1},
+    "exact": {"raw_samples": 512, "fit_every": 5},
+}
 
 
 @dataclass(frozen=True, kw_only=True)

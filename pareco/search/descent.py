@@ -52,7 +52,7 @@ class Goal(Protocol):
         ...
 
     def merit(self, values: Tensor) -> Tensor:
-        """Return what is minimized, `m`, from `m x 2` values; infinite where that is not allowed."""
+        """Return what is minimized, `m`, from `m x 2` values; infinite where not allowed."""
         ...
 
     def promised(self, model: Model, step: Tensor) -> Tensor:
@@ -154,6 +154,7 @@ def _dual_weights(goal: Goal, model: Model) -> Tensor:
     slope = (first * model.gradients[:, 0] + second * model.gradients[:, 1]).unsqueeze(-1)
     grid = torch.linspace(0.0, 1.0, CELLS + 1, dtype=value.dtype)
     low, high = torch.zeros_like(value), torch.ones_like(value)
+    above, below = high, low
     for _ in range(GRIDS):
         variables = low + (high - low) * grid
         steps = model.steps(goal.weights(model, variables))
@@ -168,8 +169,6 @@ def _dual_weights(goal: Goal, model: Model) -> Tensor:
 def _curvature(step: Tensor, change: Tensor, last: Tensor, short: bool) -> Tensor:
     """Return the curvature `m` along steps `m x d` in which the slope made these changes."""
     along = (change * step).sum(dim=1)
-    if short:
-        measured = along / step.square().sum(dim=1)
-    else:
-        measured = change.square().sum(dim=1) / along
+    over = step.square().sum(dim=1)
+    measured = along / over if short else change.square().sum(dim=1) / along
     return torch.where(along > 0, measured.nan_to_num(FLATTEST), last / 4)

@@ -14,7 +14,7 @@ from pareco.search.surrogate import NUMERICAL_ERRORS, Posterior, Surrogate
 logger = logging.getLogger(__name__)
 
 DIFFERENCE = 0.05  # of the cube, over which the slope of rounded costs is measured
-BISECTIONS = 14
+BISECTIONS = 12  # of the cube's width
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ExactSolver:
         posterior, self._width = surrogate.posteriors[0], surrogate.width
         self._problem, self._posterior = problem, posterior
         config, front = problem.config, problem.front
-        half = -(-config.raw_samples // 2)
+        half = -(-(config.raw_samples or 1) // 2)
         self._pool = torch.cat([problem.sobol(half), front, self._mutations(front, half)])
         self._costs = problem.costs(self._pool)
         self._values = posterior.bounds(self._pool, self._width)

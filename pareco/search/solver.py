@@ -53,7 +53,7 @@ class ScalarizationSolver:
 
     def __init__(self, problem: Problem, surrogate: Bounds) -> None:
         self._problem, self._surrogate = problem, surrogate
-        self._pool = torch.cat([problem.sobol(problem.config.raw_samples), problem.front])
+        self._pool = torch.cat([problem.sobol(problem.config.raw_samples or 1), problem.front])
         self._pool_bounds = surrogate.optimistic_bounds(self._pool)
         if not self._pool_bounds.isfinite().all():
             raise FloatingPointError("non-finite bounds at the starting points")
