@@ -217,6 +217,11 @@ class WidthSearch:
                 self._mobo.tell(space.encode(widths), math.nan)
         return self.visited[before:]
 
+    def visit(self, widths: Widths) -> None:
+        """Let widths enter the history, with no loss yet, without having been asked for."""
+        self.visits.append(Visit(widths=widths, step=None, origin="smallest"))
+        self._mobo.tell(self.task.space.encode(widths), math.nan)
+
     def refresh(self) -> None:
         """Measure the loss of every entry again, with the current weights."""
         losses = self.task.evaluate(self.visited)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 SOLVERS = {"tchebyshev": ScalarizationSolver, "exact": ExactSolver}
 
-Origin = Literal["uniform", "largest", "model", "random"]
+Origin = Literal["uniform", "largest", "smallest", "model", "random"]
 Batched = Callable[[Tensor], Tensor]
 
 
@@ -108,9 +108,7 @@ class Mobo:
             known.add(key(proposals[-1].alpha))
         return self._with_predictions(proposals) if fitted else proposals
 
-    def tell(
-        self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor | None = None
-    ) -> None:
+    def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor | None = None) -> None:
         """Append one entry (`d`, scalars) or several (`n x d`, `n`, `n`).
 
         The cost is told where no function computes it, and only there. A NaN loss is not measured
@@ -119,9 +117,11 @@ class Mobo:
         """
         if (cost is None) == (self._cost is None):
             raise ValueError("the cost is either computed by the function cost or told: not both")
-        alphas = alpha.reshape(-1, alpha.shape[-1]).double()
+        alphas = alpha.detach().reshape(-1, alpha.shape[-1]).double()
         told = self._cost(alphas) if self._cost is not None else cost
-        losses, costs = (torch.as_tensor(x, dtype=torch.double).reshape(-1) for x in (loss, told))
+        losses, costs = (
+            torch.as_tensor(x, dtype=torch.double).detach().reshape(-1) for x in (loss, told)
+        )
         self._append(alphas, losses, costs)
 
     def _append(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:

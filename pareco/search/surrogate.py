@@ -85,9 +85,10 @@ class GaussianProcess:
         """Return the posterior given data, with these hyperparameters. Raises NotPSDError."""
         kernel = self.kernel
         if isinstance(kernel, AdditiveMaternKernel):
-            covariance = AdditiveMatern(kernel.lengthscale.squeeze(0), kernel.outputscale)
+            lengths = kernel.lengthscale.detach().squeeze(0)
+            covariance = AdditiveMatern(lengths, kernel.outputscale.detach())
         else:
-            covariance = Matern(cast(Tensor, kernel.lengthscale).squeeze(0))
+            covariance = Matern(cast(Tensor, kernel.lengthscale).detach().squeeze(0))
         mean = cast(Tensor, self.model.mean_module.constant)
         noise = cast(GaussianLikelihood, self.model.likelihood).noise
         full = covariance(inputs, inputs)
