@@ -219,7 +219,7 @@ class WidthSearch:
 
     def visit(self, widths: Widths) -> None:
         """Let widths enter the history, with no loss yet, without having been asked for."""
-        self.visits.append(Visit(widths=widths, step=None, origin="smallest"))
+        self.visits.append(Visit(widths=widths, step=None, origin="uniform"))
         self._mobo.tell(self.task.space.encode(widths), math.nan)
 
     def refresh(self) -> None:

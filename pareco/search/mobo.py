@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 SOLVERS = {"tchebyshev": ScalarizationSolver, "exact": ExactSolver}
 
-Origin = Literal["uniform", "largest", "smallest", "model", "random"]
+Origin = Literal["uniform", "largest", "model", "random"]
 Batched = Callable[[Tensor], Tensor]
 
 
@@ -30,7 +30,7 @@ class Proposal:
 
     `target` is the cost that was aimed at; `predicted_loss` and `predicted_deviation` are the loss
     GP's posterior there, in the units of the losses. None where no GP was asked. `gaps` is how many
-    targets, its own included, lay in a part of the front that no minimizer reaches.
+    targets, its own included, no minimizer came near: the front has a gap there.
     """
 
     alpha: Tensor

@@ -20,8 +20,7 @@ class SolverError(RuntimeError):
 class Found:
     """A minimizer: canonical coordinates `d` of the box, and the target cost it was sought for.
 
-    `gaps` is how many target costs were met on the way, its own included, at which no minimizer
-    lies.
+    `gaps` is how many targets, its own included, no minimizer came near.
     """
 
     alpha: Tensor

@@ -127,8 +127,10 @@ class ScalarizationSolver:
             reached = trials[0][0] <= problem.tolerance
             if not reached:
                 gaps += 1
-                text = "no weight's minimizer costs %.4g: the nearest is %.2g of the largest off"
-                logger.info(text, target, trials[0][0] / problem.cost_range[1])
+                text = (
+                    "no minimizer of %d weights costs %.4g: the nearest is %.2g of the largest off"
+                )
+                logger.info(text, len(trials), target, trials[0][0] / problem.cost_range[1])
             index = first_unknown(torch.stack([alpha for _, alpha in trials]), known)
             if index is not None:
                 distance, alpha = trials[index]
