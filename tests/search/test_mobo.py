@@ -321,11 +321,14 @@ class Given:
     """Bounds that are given; their slopes are autograd's."""
 
     def __init__(self, bounds: Callable[[Tensor], Tensor]) -> None:
-        self.optimistic_bounds = bounds
+        self._bounds = bounds
+
+    def optimistic_bounds(self, points: Tensor) -> Tensor:
+        return self._bounds(points)
 
     def bounds_with_slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
         points = points.detach().requires_grad_()
-        values = self.optimistic_bounds(points)
+        values = self._bounds(points)
         slopes = [
             torch.autograd.grad(values[:, i].sum(), points, retain_graph=True)[0] for i in (0, 1)
         ]
