@@ -18,8 +18,9 @@ def parameters(sizes: torch.Tensor) -> torch.Tensor:  # n x 2 -> n
 
 
 def loss(sizes: torch.Tensor) -> float:
-    network = MLPClassifier([int(each) for each in sizes], learning_rate_init=0.01, early_stopping=True)
-    return log_loss(y_test, network.fit(x, y).predict_proba(x_test))
+    network = MLPClassifier([*map(int, sizes)], early_stopping=True, random_state=0)
+    network.set_params(learning_rate_init=0.03, n_iter_no_change=3).fit(x, y)
+    return log_loss(y_test, network.predict_proba(x_test))
 
 
 def test_hidden_sizes_of_a_scikit_learn_network() -> None:
