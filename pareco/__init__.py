@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
 
 if TYPE_CHECKING:
+    from pareco.config import SearchConfig
     from pareco.cost import CostModel
     from pareco.methods import Method
     from pareco.search import Mobo
@@ -18,6 +19,7 @@ _PLACES = {
     "CostModel": "pareco.cost",
     "Method": "pareco.methods",
     "Mobo": "pareco.search",
+    "SearchConfig": "pareco.config",
     "SlimmableNet": "pareco.slimmable",
     "WidthSpace": "pareco.widths",
     "Widths": "pareco.widths",
@@ -29,6 +31,7 @@ __all__ = [
     "CostModel",
     "Method",
     "Mobo",
+    "SearchConfig",
     "SlimmableNet",
     "WidthSpace",
     "Widths",

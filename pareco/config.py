@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 Granularity = Literal["network", "stage", "layer"]
@@ -243,7 +243,8 @@ class SearchConfig:
 
     budget: float | None = None
     """Most MACs that a method spends on choosing widths before the test, in training and after it,
-    as a part of those of training; None for what PareCO's own search is planned to spend."""
+    as a part of those of training; None for the method's own or, where it has none, for what
+    PareCO's own search is planned to spend."""
 
     initial_widths: int = 20
     """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
@@ -266,22 +267,66 @@ class SearchConfig:
     tolerance: float = 0.02
     """Accepted distance from the target cost, as a fraction of the full network's cost."""
 
-    raw_samples: int = 1024
-    """Sobol points from which the inner optimizer's starts are picked."""
+    solver: Literal["tchebyshev", "exact"] | None = None
+    """The paper's, or ours where the cost is known exactly; None for the method's own."""
+
+    targets: int = 3
+    """Most target costs that are drawn for a proposal while minimizers are known, or miss."""
+
+    draws: int = 100
+    """Random draws after which it is taken that there is nothing new."""
+
+    raw_samples: int | None = None
+    """Points from which the inner optimizer's starts are picked; None for 1024, exact 512."""
 
     starts: int = 4
-    """Points that the inner optimizer refines for each weight."""
+    """Points that the inner optimizer refines for each weight or target, in one batch."""
 
     iterations: int = 30
-    """Most SLSQP iterations of the inner optimizer for each start."""
+    """Most iterations of the inner optimizer."""
+
+    precision: float = 1e-4
+    """What the inner optimizer must still promise to go on, in standard deviations."""
+
+    first_iterations: int = 40
+    """Most iterations of a fit that starts from default hyperparameters."""
+
+    warm_iterations: int = 10
+    """Most iterations of a fit that starts from the last hyperparameters."""
+
+    fit_every: int | None = None
+    """Asks from one fit of the hyperparameters to the next; None for 1, exact 5."""
+
+    restart_every: int = 5
+    """Fits after which one also starts from the defaults; the likelier hyperparameters stay."""
+
+    fit_entries: int = 256
+    """Most entries of the history that a fit of hyperparameters sees."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")
-        _at_least(0, self, "budget", "initial_widths", "beta", "augmentation", "tolerance")
+        _at_least(1, self, "targets", "draws", "first_iterations", "warm_iterations")
+        _at_least(1, self, "fit_every", "restart_every")
+        _at_least(2, self, "fit_entries")
+        _at_least(0, self, "budget", "initial_widths", "beta", "augmentation")
+        _at_least(0, self, "tolerance", "precision")
         _require(self.reference < 0, f"reference must be negative, got {self.reference}")
-        for name in ("budget", "beta", "augmentation", "tolerance", "reference"):
+        for name in ("budget", "beta", "augmentation", "tolerance", "reference", "precision"):
             value = getattr(self, name)
             _require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
+
+    def resolved(self, solver: Literal["tchebyshev", "exact"] = "tchebyshev") -> SearchConfig:
+        """Return the settings with what is None set: to this solver, and to its own values."""
+        chosen = self.solver or solver
+        unset = {name for name, value in vars(self).items() if value is None}
+        own = _OF_SOLVERS[chosen]
+        return replace(self, solver=chosen, **{name: own[name] for name in unset & own.keys()})
+
+
+_OF_SOLVERS: dict[str, dict[str, Any]] = {
+    "tchebyshev": {"raw_samples": 1024, "fit_every": 1},
+    "exact": {"raw_samples": 512, "fit_every": 5},
+}
 
 
 @dataclass(frozen=True, kw_only=True)

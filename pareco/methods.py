@@ -100,6 +100,7 @@ class Method:
     name: ClassVar[str]
     budget_exempt: ClassVar[bool] = False  # trains longer than the others by its nature
     sets_search_budget: ClassVar[bool] = False  # its search is what all may spend by default
+    search_budget: ClassVar[float | None] = None  # its own, unless `search.budget` is set
     draws: int = 5_000  # before `completed` takes it that the space has no more
 
     def __init__(self, task: Task) -> None:
@@ -196,17 +197,17 @@ class WidthSearch:
         self.task = task
         self.visits: list[Visit] = []
 
-        def cost(alpha: Tensor) -> float:
-            task.pause()  # here, as every trial of an ask, which may take minutes, wants a cost
-            return float(task.costs([space.decode(alpha)]))
+        def cost(alphas: Tensor) -> Tensor:
+            task.pause()  # here, as every trial of an ask, which may take long, wants a cost
+            return task.cost.of(task.objective, space.counts(alphas)).double()
 
         self._mobo = task.optimizer(
-            space.alpha_min,
-            space.dimensions,
-            cost,
+            [space.alpha_min] * space.dimensions,
+            [1.0] * space.dimensions,
             task.search,
             task.generator,
-            canonical=lambda alpha: space.encode(space.decode(alpha)),
+            cost=cost,
+            canonical=space.canonical,
         )
 
     @property
@@ -235,8 +236,13 @@ class WidthSearch:
                     predicted_deviation=proposal.predicted_deviation,
                 )
                 self.visits.append(visit)
-                self._mobo.tell(space.encode(widths), math.nan, self.task.costs([widths]))
+                self._mobo.tell(space.encode(widths), math.nan)
         return self.visited[before:]
+
+    def visit(self, widths: Widths) -> None:
+        """Let widths enter the history, with no loss yet, without having been asked for."""
+        self.visits.append(Visit(widths=widths, step=None, origin="uniform"))
+        self._mobo.tell(self.task.space.encode(widths), math.nan)
 
     def refresh(self) -> set[Widths]:
         """Measure losses again, with the current weights; return the widths that were measured.

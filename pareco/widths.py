@@ -147,6 +147,36 @@ class WidthSpace:
             counts[index] = max([counts[index], *(counts[other] for other in group.at_least)])
         return Widths(counts)
 
+    def counts(self, alphas: Tensor) -> Tensor:
+        """Return the channel counts `n x groups` (int64) that `n x d` multipliers decode to."""
+        if self.only is not None:
+            return torch.tensor(self.only).expand(len(alphas), -1)
+        maxima, index = self._tensors
+        shares = alphas.double()[:, index]
+        exact = shares * maxima
+        if self.divisor == 1:
+            counts = (exact + _FLOOR_TOLERANCE).long().clamp_min(1)
+        else:
+            steps = (exact + self.divisor / 2).long() // self.divisor
+            counts = (steps * self.divisor).clamp_min(self.divisor)
+            counts = counts + self.divisor * (counts < 0.9 * exact)  # as timm's make_divisible
+        counts = torch.where(shares >= 1 - _FLOOR_TOLERANCE, maxima, counts.minimum(maxima))
+        for place, group in enumerate(self.groups):
+            for other in group.at_least:
+                counts[:, place] = torch.maximum(counts[:, place], counts[:, other])
+        return counts
+
+    def canonical(self, alphas: Tensor) -> Tensor:
+        """Return what `encode` gives for the widths of each of `n x d` multipliers."""
+        counts = self.counts(alphas)
+        maxima, index = self._tensors
+        least = torch.full((len(counts), self.dimensions), self.alpha_min, dtype=torch.double)
+        shares = counts.double() / maxima
+        encoded = least.scatter_reduce(1, index.expand_as(counts), shares, "amax")
+        for row in (self.counts(encoded) != counts).any(dim=1).nonzero().flatten().tolist():
+            encoded[row] = self.encode(Widths(counts[row].tolist()))
+        return encoded
+
     def encode(self, widths: Widths) -> Tensor:
         """Return the `d` multipliers (double) that stand for these widths.
 
@@ -183,6 +213,11 @@ class WidthSpace:
             middle = (low + high) / 2
             low, high = (low, middle) if reaches(middle) else (middle, high)
         return high
+
+    @cached_property
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        """The maxima, and the index of each group's multiplier."""
+        return torch.tensor(self.maxima), torch.tensor(self.multiplier_of_group)
 
     def sample_alpha(self, generator: torch.Generator) -> Tensor:
         """Return `d` multipliers (double) drawn uniformly from [alpha_min, 1]."""

@@ -68,7 +68,8 @@ def reported_by(method: Method) -> list[Widths]:
 
 def test_methods_are_found_by_their_files() -> None:
     assert method_names() == [
-        *("autoslim", "independent", "pareco", "random_widths", "s_net", "two_stage", "us_net"),
+        *("autoslim", "independent", "pareco", "pareco_exact", "random_widths", "s_net"),
+        *("two_stage", "us_net"),
     ]
     with pytest.raises(ValueError, match=r"'us_ned'\. Did you mean 'us_net'"):
         method_named("us_ned")
@@ -162,6 +163,27 @@ def test_searches_visit_the_same_number_of_widths(net: SlimmableNet) -> None:
     assert {visit.step for visit in two_stage.visits()} == {None}  # training has ended
     random_widths = method_named("random_widths")(task_of(net, losses, budget=12))
     assert len(random_widths.candidates()) == 12
+
+
+def test_the_exact_search_starts_with_the_smallest_and_meets_its_targets(
+    net: SlimmableNet,
+) -> None:
+    method = method_named("pareco_exact")(task_of(net, Losses()))
+    for step in range(3 * 14):
+        method.widths_for_step(step)
+    first, *visits = method.visits()
+    assert (first.widths, first.step, first.target_cost) == (net.space.smallest, None, None)
+    assert first.final_loss == float(Losses()([net.space.smallest]))
+    initial = TINY.search.initial_widths
+    assert [each.origin for each in visits[:initial]] == ["uniform"] * (initial - 1) + ["largest"]
+    aimed = [each for each in visits if each.origin == "model"]
+    costs = method.task.costs([each.widths for each in aimed])
+    targets = torch.tensor([each.target_cost or 0.0 for each in aimed]).double()
+    assert len(aimed) > 10
+    assert (costs <= targets * (1 + 1e-9)).all()
+    full = float(method.task.costs([net.space.largest]))
+    # 24 of 24 measured, at most 0.015 below.
+    assert (targets - costs <= TINY.search.tolerance * full).double().mean() > 0.95
 
 
 def test_a_search_after_training_goes_on_between_its_parts(net: SlimmableNet) -> None:

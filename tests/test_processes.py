@@ -281,7 +281,7 @@ def test_batch_norm_over_parts_is_that_of_the_joined_batch(positions: tuple[int,
     nn.init.normal_(plain.bias, 0, 0.3, generator)
     sliced = SlicedBatchNorm(kind(5))
     sliced.load_state_dict(plain.state_dict())
-    sliced.parts = lambda values: values[None]  # one part: the whole batch
+    sliced._setting.parts = lambda values: values[None]  # one part: the whole batch
     inputs = [images.clone().requires_grad_() for _ in range(2)]
     outputs = [layer(each) for layer, each in zip((plain, sliced), inputs, strict=True)]
     for output in outputs:
@@ -299,7 +299,7 @@ def test_parts_are_merged_without_cancellation() -> None:
     images[4:] += 0.5
     other = torch.stack(torch.var_mean(images[4:], (0, 2, 3), correction=0)[::-1])
     sliced = SlicedBatchNorm(nn.BatchNorm2d(1, momentum=1.0))
-    sliced.parts = lambda own: torch.stack([own, other])
+    sliced._setting.parts = lambda own: torch.stack([own, other])
     plain = nn.BatchNorm2d(1, momentum=1.0).double()
     expected = plain(images.double())[:4].float()
     torch.testing.assert_close(sliced(images[:4]), expected, rtol=0, atol=1e-3)

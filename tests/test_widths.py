@@ -198,3 +198,25 @@ def test_what_decodes_encodes_to_itself_in_every_space(
         assert alpha.dtype == torch.double
         assert alpha.min() >= 0.42
         assert space.decode(alpha) == widths
+
+
+@pytest.mark.parametrize("divisor", [1, 4, 8])
+@pytest.mark.parametrize("granularity", ["network", "stage", "layer"])
+def test_many_points_at_once_decode_and_encode_as_each_alone(
+    divisor: int, granularity: Granularity
+) -> None:
+    groups = (
+        ChannelGroup(name="a", maximum=24),
+        ChannelGroup(name="b", maximum=30, stage=1),
+        ChannelGroup(name="c", maximum=17, stage=1),
+        ChannelGroup(name="d", maximum=64, stage=2, at_least=(0, 2)),
+    )
+    space = WidthSpace(groups=groups, alpha_min=0.3, divisor=divisor, granularity=granularity)
+    generator = torch.Generator().manual_seed(0)
+    alphas = torch.stack([space.sample_alpha(generator) for _ in range(300)])
+    edges = torch.tensor([0.3, 1.0, 0.5, 13 / 17]).unsqueeze(1).expand(4, space.dimensions)
+    alphas = torch.cat([alphas, edges.double()])
+    decoded = [space.decode(alpha) for alpha in alphas]
+    assert space.counts(alphas).tolist() == [list(each) for each in decoded]
+    encoded = torch.stack([space.encode(each) for each in decoded])
+    torch.testing.assert_close(space.canonical(alphas), encoded, rtol=0, atol=0)

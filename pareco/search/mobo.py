@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 
 from pareco.config import SearchConfig
-from pareco.search.solver import ScalarizationSolver, SolverError, search_cost_weight, target_cost
+from pareco.search.exact import ExactSolver
+from pareco.search.problem import Found, Key, Problem, SolverError, key
+from pareco.search.solver import ScalarizationSolver
 from pareco.search.surrogate import NUMERICAL_ERRORS, Surrogate
 
 logger = logging.getLogger(__name__)
 
-TARGETS = 3
-DRAWS = 100
+SOLVERS = {"tchebyshev": ScalarizationSolver, "exact": ExactSolver}
 
-Key = tuple[float, ...]
 Origin = Literal["uniform", "largest", "model", "random"]
+Batched = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """Multipliers to evaluate next, and why they were chosen.
+    """Coordinates to evaluate next, and why they were chosen.
 
     `target` is the cost that was aimed at; `predicted_loss` and `predicted_deviation` are the loss
-    GP's posterior there, in the units of the losses. None where no GP was asked.
+    GP's posterior there, in the units of the losses. None where no GP was asked. `gaps` is how many
+    targets, its own included, no minimizer came near: the front has a gap there.
     """
 
     alpha: Tensor
@@ -36,84 +38,93 @@ class Proposal:
     target: float | None = None
     predicted_loss: float | None = None
     predicted_deviation: float | None = None
+    gaps: int = 0
 
 
 class Mobo:
-    """MOBO-RS over multipliers in [alpha_min, 1]^d (PareCO, section 3).
+    """MOBO-RS in a box (PareCO, section 3): loss and cost, both to be small.
 
-    `cost` returns the cost of multipliers `d`. `canonical` maps multipliers `d` that describe the
-    same network onto one representative, which it leaves as it is; by default only equal
-    multipliers are one network. All randomness comes from `generator` (CPU).
+    `lower` and `upper` are the box, `d` each. `cost` returns the exact costs `m` of `m x d`
+    coordinates; without it costs are told with the losses, and the exact solver can't be used.
+    With it the cost must not fall as a coordinate rises unless `monotone` is False. `canonical`
+    maps coordinates `m x d` that describe the same thing onto one representative, which it leaves
+    as it is; by default only equal ones are the same. All randomness comes from `generator` (CPU).
 
-    What was told is in `alphas` `n x d`, `losses` `n` and `costs` `n`, in double precision; less
-    is better for loss and cost, and a loss that is NaN is not measured yet.
+    What was told is in `alphas` `n x d`, `losses` `n` and `costs` `n`, in double precision; a loss
+    that is NaN is not measured yet.
     """
 
     def __init__(
         self,
-        alpha_min: float,
-        dimensions: int,
-        cost: Callable[[Tensor], float],
+        lower: Tensor | Sequence[float],
+        upper: Tensor | Sequence[float],
         config: SearchConfig,
         generator: torch.Generator,
-        canonical: Callable[[Tensor], Tensor] = torch.Tensor.clone,
+        *,
+        cost: Batched | None = None,
+        monotone: bool = True,
+        canonical: Batched = torch.Tensor.clone,
     ) -> None:
-        if not 0.0 < alpha_min < 1.0:
-            raise ValueError(f"alpha_min must lie between 0 and 1, got {alpha_min}")
-        if dimensions < 1:
-            raise ValueError(f"dimensions must be at least 1, got {dimensions}")
-        self.alpha_min, self.dimensions, self.config = alpha_min, dimensions, config
-        self.alphas = torch.empty(0, dimensions, dtype=torch.double)
+        low, high = (torch.as_tensor(each, dtype=torch.double) for each in (lower, upper))
+        if not (low.shape == high.shape and low.dim() == 1 and len(low) and (low < high).all()):
+            raise ValueError(f"lower must lie below upper in each dimension, got {low} and {high}")
+        self.lower, self.upper, self.dimensions = low, high, len(low)
+        self.config = config.resolved()
+        self._solver_class = SOLVERS[self.config.solver or "tchebyshev"]
+        if cost is None and "cost" not in self._solver_class.outputs:
+            raise ValueError(f"search.solver {self.config.solver!r} needs the function cost")
+        self.alphas = torch.empty(0, self.dimensions, dtype=torch.double)
         self.losses, self.costs = self.alphas.new_empty(0), self.alphas.new_empty(0)
-        self._cost, self._canonical, self._generator = cost, canonical, generator
-        self._surrogate = Surrogate(alpha_min, dimensions, config.beta)
-        largest = self.alphas.new_ones(dimensions)
-        self._cost_range = cost(alpha_min * largest), cost(largest)
+        self._cost, self._monotone, self._canonical = cost, monotone, canonical
+        self._generator, self._known = generator, set[Key]()
+        self._surrogate = Surrogate(self.dimensions, self.config, self._solver_class.outputs)
+        self._largest = canonical(high.unsqueeze(0)).squeeze(0)
 
     def ask(self, n: int) -> list[Proposal]:
-        """Return `n` canonical multipliers to evaluate next, each with its origin.
+        """Return `n` canonical coordinates to evaluate next, each with its origin.
 
-        First up to `initial_widths` network-wise uniform ones, fewer where 100 draws bring no
-        new network; then the largest, which ends this phase; then proposals of the GPs. Random
-        multipliers stand in where fewer than two losses are measured, the GPs or their minimizer
+        First up to `initial_widths` uniform ones, fewer where `draws` draws bring no
+        nothing new; then the largest, which ends this phase; then proposals of the GPs. Random
+        coordinates stand in where fewer than two losses are measured, the GPs or their minimizer
         fail, or they find nothing new; the log has a line for each. Nothing known (told, or
         proposed in the same ask) is proposed again unless random draws bring nothing new either,
         which the log says too. Does not change what was told.
         """
-        known = {_key(self._canonical(alpha)) for alpha in self.alphas}
-        proposals: list[Proposal] = []
+        known, proposals = set(self._known), list[Proposal]()
         while len(proposals) < n:
             proposal = self._initial(known, len(self.alphas) + len(proposals))
             if proposal is None:
                 break
-            known.add(_key(proposal.alpha))
+            known.add(key(proposal.alpha))
             proposals.append(proposal)
-        solver = self._solver() if len(proposals) < n else None
-        while len(proposals) < n:
-            targeted = None if solver is None else self._targeted(solver, known)
-            proposal = self._stand_in(known) if targeted is None else targeted
-            known.add(_key(proposal.alpha))
-            proposals.append(proposal)
-        if solver is None:
+        wanted = n - len(proposals)
+        if not wanted:
             return proposals
-        alphas = torch.stack([proposal.alpha for proposal in proposals])
-        means, deviations = self._surrogate.predicted_losses(alphas)
-        return [
-            replace(proposal, predicted_loss=mean, predicted_deviation=deviation)
-            for proposal, mean, deviation in zip(
-                proposals, means.tolist(), deviations.tolist(), strict=True
-            )
-        ]
+        fitted = self._fitted()
+        if fitted:
+            proposals += self._modelled(wanted, known)
+        while len(proposals) < n:
+            proposals.append(self._stand_in(known))
+            known.add(key(proposals[-1].alpha))
+        return self._with_predictions(proposals) if fitted else proposals
 
-    def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor) -> None:
+    def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor | None = None) -> None:
         """Append one entry (`d`, scalars) or several (`n x d`, `n`, `n`).
 
-        A NaN loss is not measured yet, nor is an infinite one. Raises ValueError where lengths
-        disagree, or alphas or costs are not finite; nothing is appended then.
+        The cost is told where no function computes it, and only there. A NaN loss is not measured
+        yet, nor is an infinite one. Raises ValueError where lengths disagree, or alphas or costs
+        are not finite; nothing is appended then.
         """
-        alphas = alpha.reshape(-1, alpha.shape[-1])
-        losses = torch.as_tensor(loss, dtype=torch.double).reshape(-1)
-        costs = torch.as_tensor(cost, dtype=torch.double).reshape(-1)
+        if (cost is None) == (self._cost is None):
+            raise ValueError("the cost is either computed by the function cost or told: not both")
+        alphas = alpha.detach().reshape(-1, alpha.shape[-1]).double()
+        told = self._cost(alphas) if self._cost is not None else cost
+        losses, costs = (
+            torch.as_tensor(x, dtype=torch.double).detach().reshape(-1) for x in (loss, told)
+        )
+        self._append(alphas, losses, costs)
+
+    def _append(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
         if alphas.shape[1] != self.dimensions or not len(alphas) == len(losses) == len(costs):
             raise ValueError(
                 f"alphas must be n x {self.dimensions} and losses and costs n, got "
@@ -121,8 +132,9 @@ class Mobo:
             )
         if not (alphas.isfinite().all() and costs.isfinite().all()):
             raise ValueError("alphas and costs must be finite")
-        self.alphas = torch.cat([self.alphas, alphas.double()])
+        self.alphas = torch.cat([self.alphas, alphas])
         self.costs = torch.cat([self.costs, costs])
+        self._known |= {key(each) for each in self._canonical(alphas)}
         self.refresh(torch.cat([self.losses, losses]))
 
     def refresh(self, losses: Tensor) -> None:
@@ -143,109 +155,136 @@ class Mobo:
             "losses": [None if math.isnan(loss) else loss for loss in self.losses.tolist()],
             "costs": self.costs.tolist(),
         }
-        return {"history": history, "hyperparameters": dict(self._surrogate.last_good)}
+        return {"history": history, "fits": self._surrogate.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state()`. Raises ValueError where its dimensions are not ours."""
         history = state["history"]
         losses = [math.nan if loss is None else loss for loss in history["losses"]]
         alphas = torch.tensor(history["alphas"], dtype=torch.double)
+        if history["dimensions"] != self.dimensions:
+            raise ValueError(f"dimensions {history['dimensions']} are not our {self.dimensions}")
         self.alphas, self.losses, self.costs = self.alphas[:0], self.losses[:0], self.costs[:0]
-        self.tell(
-            alphas.reshape(-1, history["dimensions"]),
+        self._known = set()
+        self._append(
+            alphas.reshape(-1, self.dimensions),
             torch.tensor(losses, dtype=torch.double),
             torch.tensor(history["costs"], dtype=torch.double),
         )
-        self._surrogate.last_good = dict(state["hyperparameters"])
+        self._surrogate.load_state(state.get("fits", {}))  # older states have none
 
     def _initial(self, known: set[Key], index: int) -> Proposal | None:
         """Return a new uniform proposal or the largest network, or None once that is known."""
-        largest = self._canonical(self.alphas.new_ones(self.dimensions))
-        if _key(largest) in known:
+        largest = key(self._largest)
+        if largest in known:
             return None
         if index < self.config.initial_widths:
-            uniform = self._unknown(known | {_key(largest)}, free=1)
+            uniform = self._unknown(known | {largest}, free=1)
             if uniform is not None:
                 return Proposal(alpha=uniform, origin="uniform")
-            logger.info("no new uniform network in %d draws: %d entries precede", DRAWS, index)
-        return Proposal(alpha=largest, origin="largest")
+            draws = self.config.draws
+            logger.info("no new uniform network in %d draws: %d entries precede", draws, index)
+        return Proposal(alpha=self._largest, origin="largest")
 
-    def _solver(self) -> ScalarizationSolver | None:
-        """Return a solver on GPs fitted to the measured entries, or None where that fails."""
+    def _fitted(self) -> bool:
+        """Return whether GPs could be fitted to the measured entries."""
         measured = self.losses.isfinite()
         if int(measured.sum()) < 2:
             logger.info("no GPs: fewer than two losses are measured")
-            return None
+            return False
+        outputs = {"loss": self.losses, "cost": self.costs}
+        values = [outputs[name][measured] for name in self._solver_class.outputs]
         try:
-            self._surrogate.fit(self.alphas[measured], self.losses[measured], self.costs[measured])
-            return ScalarizationSolver(
-                self._surrogate.optimistic_bounds,
-                self.alphas[self.front()],
-                self.alpha_min,
-                self.config,
-                self._generator,
-            )
+            self._surrogate.fit(self._points(self.alphas[measured]), *values)
         except NUMERICAL_ERRORS as error:
             logger.warning("no GPs: %s: %s", type(error).__name__, error)
-            return None
+            return False
+        return True
 
-    def _targeted(self, solver: ScalarizationSolver, known: set[Key]) -> Proposal | None:
-        """Return unknown canonical multipliers near a newly drawn target cost.
+    def _modelled(self, count: int, known: set[Key]) -> list[Proposal]:
+        """Return up to `count` proposals of the solver, which become known."""
+        found: list[Found] = []
+        try:
+            solver = self._solver_class(self._problem(), self._surrogate)
+            for each in solver.proposals(count, known):
+                found.append(each)
+        except SolverError as error:
+            logger.warning("no proposal of the GPs: %s", error)
+        except FloatingPointError as error:
+            logger.warning("no GPs: %s: %s", type(error).__name__, error)
+        else:
+            if len(found) < count:
+                targets = self.config.targets
+                logger.info("no proposal of the GPs: those for %d targets are known", targets)
+        return [
+            Proposal(alpha=each.alpha, origin="model", target=each.target, gaps=each.gaps)
+            for each in found
+        ]
 
-        Where the nearest is known, the next nearest trial of the binary search stands in, then
-        another target's; None where all of these are known or the solver fails.
-        """
-
-        def propose(cost_weight: float) -> tuple[Tensor, float]:
-            alpha = self._canonical(solver.minimize(cost_weight))
-            return alpha, self._cost(alpha)
-
+    def _problem(self) -> Problem:
         best = self.front()
-        tolerance = self.config.tolerance * self._cost_range[1]
-        for _ in range(TARGETS):
-            target = target_cost(
-                self.costs[best],
-                self.losses[best],
-                self._cost_range,
-                self._generator,
-                self.config.target_bins,
+        return Problem(
+            config=self.config,
+            generator=self._generator,
+            canonical=lambda points: self._canonical(self._alphas(points)),
+            points=self._points,
+            costs=self._costs,
+            monotone=self._monotone,
+            cost_range=self._cost_range(),
+            front=self._points(self.alphas[best]).clamp(0.0, 1.0),
+            front_costs=self.costs[best],
+            front_losses=self.losses[best],
+        )
+
+    def _cost_range(self) -> tuple[float, float]:
+        """Return the cost of the box's lowest and highest corner, or the least and most told."""
+        if self._cost is None:
+            return float(self.costs.min()), float(self.costs.max())
+        low, high = self._cost(torch.stack([self.lower, self.upper])).tolist()
+        return low, high
+
+    def _costs(self, points: Tensor) -> Tensor:
+        """Return the costs `m` of points `m x d`: exact, or the GP's means."""
+        if self._cost is None:
+            return self._surrogate.predicted(1, points)[0]
+        return self._cost(self._alphas(points)).double()
+
+    def _points(self, alphas: Tensor) -> Tensor:
+        return (alphas - self.lower) / (self.upper - self.lower)
+
+    def _alphas(self, points: Tensor) -> Tensor:
+        return torch.lerp(self.lower, self.upper, points)
+
+    def _with_predictions(self, proposals: list[Proposal]) -> list[Proposal]:
+        alphas = torch.stack([proposal.alpha for proposal in proposals])
+        means, deviations = self._surrogate.predicted(0, self._points(alphas))
+        return [
+            replace(proposal, predicted_loss=mean, predicted_deviation=deviation)
+            for proposal, mean, deviation in zip(
+                proposals, means.tolist(), deviations.tolist(), strict=True
             )
-            try:
-                trials = search_cost_weight(propose, target, tolerance, self.config.trials)
-            except SolverError as error:
-                logger.warning("no proposal of the GPs: %s", error)
-                return None
-            for alpha in trials:
-                if _key(alpha) not in known:
-                    return Proposal(alpha=alpha, origin="model", target=target)
-        logger.info("no proposal of the GPs: those for %d targets are known", TARGETS)
-        return None
+        ]
 
     def _stand_in(self, known: set[Key]) -> Proposal:
-        """Return random multipliers that are not known, else some that are; logs which."""
+        """Return random coordinates that are not known, else some that are; logs which."""
         alpha = self._unknown(known)
         if alpha is None:
-            logger.warning("random proposal: nothing unknown in %d draws, one is repeated", DRAWS)
+            text = "random proposal: nothing unknown in %d draws, one is repeated"
+            logger.warning(text, self.config.draws)
             alpha = self._random()
         else:
             logger.info("random proposal")
         return Proposal(alpha=alpha, origin="random")
 
     def _unknown(self, known: set[Key], free: int | None = None) -> Tensor | None:
-        """Return the first of 100 draws of `_random` that is not known, or None."""
-        draws = (self._random(free) for _ in range(DRAWS))
-        return next((alpha for alpha in draws if _key(alpha) not in known), None)
+        """Return the first of so many draws of `_random` that is not known, or None."""
+        draws = (self._random(free) for _ in range(self.config.draws))
+        return next((alpha for alpha in draws if key(alpha) not in known), None)
 
     def _random(self, free: int | None = None) -> Tensor:
-        """Return canonical multipliers `d`, `free` of them (by default all) drawn by itself."""
+        """Return canonical coordinates `d`, `free` of them (by default all) drawn by itself."""
         drawn = torch.rand(free or self.dimensions, dtype=torch.double, generator=self._generator)
-        multipliers = self.alpha_min + (1 - self.alpha_min) * drawn
-        return self._canonical(multipliers.expand(self.dimensions))
-
-
-def _key(alpha: Tensor) -> Key:
-    """Return multipliers `d` as a hashable."""
-    return tuple(alpha.tolist())
+        return self._canonical(self._alphas(drawn.expand(1, self.dimensions))).squeeze(0)
 
 
 def front(losses: Tensor | Sequence[float], costs: Tensor | Sequence[float]) -> list[int]:

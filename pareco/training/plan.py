@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pareco.config import Experiment
 from pareco.cost import CostModel
@@ -21,12 +20,13 @@ from pareco.randomness import derived_generator
 from pareco.schema import Phase
 from pareco.search import Mobo
 from pareco.search.mobo import Proposal
-from pareco.search.solver import target_cost
+from pareco.search.problem import Key, key
 from pareco.widths import Widths, WidthSpace
 
 _PLAYED_WHOLE = 20_000  # steps; of longer runs a few are played between two asks
 _PLAYED_BETWEEN = 8
 _POINTS = 1001
+_SHIFTS = 101
 _FLOAT_BYTES = 4
 _METRICS_BYTES = 200  # of a step's line in the metrics file, about
 
@@ -170,6 +170,7 @@ class Planner:
     def limits(self, method: type[Method], seed: int) -> Limits:
         """Return what a run may spend. Raises `ValueError` if nothing is left to train with."""
         budget, total = self.experiment.search.budget, self.experiment.training.macs
+        budget = method.search_budget if budget is None else budget
         search = in_training = training = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
             published = _played(self, PareCO, 0, Limits())
@@ -352,36 +353,21 @@ def _noise(widths: Widths) -> float:
 class ForeseenMobo(Mobo):
     """Asks as MOBO-RS does, with a draw in the place of its models: no time, and like costs."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._told = set[tuple[float, ...]]()
+    def _fitted(self) -> bool:
+        return True
 
-    def ask(self, n: int) -> list[Proposal]:
-        """Return `n` multipliers as those that the models would find: each at a target cost."""
-        proposals = []
-        for _ in range(n):
-            proposal = self._initial(self._told, len(self.alphas) + len(proposals))
-            if proposal is None:
-                proposal = Proposal(alpha=self._drawn_at_target(), origin="model")
-            self._told.add(tuple(proposal.alpha.tolist()))
-            proposals.append(proposal)
+    def _modelled(self, count: int, known: set[Key]) -> list[Proposal]:
+        """Return random coordinates, moved along the diagonal to costs that are aimed at."""
+        problem, proposals = self._problem(), []
+        assert self._cost is not None
+        shifts = torch.linspace(-1, 1, _SHIFTS, dtype=torch.double).unsqueeze(1)
+        for _ in range(count):
+            points = (self._points(self._random()) + shifts).clamp(0, 1)
+            distances = (self._cost(self._alphas(points)) - problem.target()).abs()
+            nearest = points[distances.argmin()].unsqueeze(0)
+            proposals.append(Proposal(alpha=problem.canonical(nearest)[0], origin="model"))
+            known.add(key(proposals[-1].alpha))
         return proposals
 
-    def _drawn_at_target(self) -> Tensor:
-        """Return random multipliers, moved along the diagonal to the cost that is aimed at."""
-        best = self.front()
-        low, high = self._cost_range
-        target = target_cost(
-            *(self.costs[best], self.losses[best], (low, high), self._generator),
-            self.config.target_bins,
-        )
-        drawn, below, above = self._random(), -1.0, 1.0
-        alpha = drawn
-        for _ in range(self.config.trials):
-            shift = (below + above) / 2
-            alpha = (drawn + shift).clamp(self.alpha_min, 1)
-            cost = self._cost(alpha)
-            if abs(cost - target) <= self.config.tolerance * high:
-                break
-            below, above = (shift, above) if cost < target else (below, shift)
-        return self._canonical(alpha)
+    def _with_predictions(self, proposals: list[Proposal]) -> list[Proposal]:
+        return proposals
