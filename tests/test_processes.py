@@ -127,7 +127,9 @@ def test_two_processes_spend_what_one_does(one: Path, two: Path, method: str) ->
 
 def test_an_interrupted_run_of_two_processes_has_the_same_ledger(two: Path) -> None:
     front = pd.read_csv(two / "choice/run/front.csv")
-    before = [str(widths) for widths in tiny_net().space.spread(16)][:MEASURED]
+    space = tiny_net().space
+    order = dict.fromkeys([space.largest, space.smallest, *space.spread(16)])  # the ends first
+    before = [str(widths) for widths in order][:MEASURED]
     again = 200 * int(front[front["widths"].isin(before)]["macs"].sum())  # calibrated twice
     for whole, parts in (("whole", "parts"), ("us_net", "choice")):
         ledgers = [macs(two / run) for run in (whole, parts)]
@@ -281,7 +283,7 @@ def test_batch_norm_over_parts_is_that_of_the_joined_batch(positions: tuple[int,
     nn.init.normal_(plain.bias, 0, 0.3, generator)
     sliced = SlicedBatchNorm(kind(5))
     sliced.load_state_dict(plain.state_dict())
-    sliced._setting.parts = lambda values: values[None]  # one part: the whole batch
+    sliced.setting.parts = lambda values: values[None]  # one part: the whole batch
     inputs = [images.clone().requires_grad_() for _ in range(2)]
     outputs = [layer(each) for layer, each in zip((plain, sliced), inputs, strict=True)]
     for output in outputs:
@@ -299,7 +301,7 @@ def test_parts_are_merged_without_cancellation() -> None:
     images[4:] += 0.5
     other = torch.stack(torch.var_mean(images[4:], (0, 2, 3), correction=0)[::-1])
     sliced = SlicedBatchNorm(nn.BatchNorm2d(1, momentum=1.0))
-    sliced._setting.parts = lambda own: torch.stack([own, other])
+    sliced.setting.parts = lambda own: torch.stack([own, other])
     plain = nn.BatchNorm2d(1, momentum=1.0).double()
     expected = plain(images.double())[:4].float()
     torch.testing.assert_close(sliced(images[:4]), expected, rtol=0, atol=1e-3)
