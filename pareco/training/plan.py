@@ -20,7 +20,7 @@ from pareco.randomness import derived_generator
 from pareco.schema import Phase
 from pareco.search import Mobo
 from pareco.search.mobo import Proposal
-from pareco.search.problem import Key, key
+from pareco.search.problem import Key, first_unknown, key
 from pareco.widths import Widths, WidthSpace
 
 _PLAYED_WHOLE = 20_000  # steps; of longer runs a few are played between two asks
@@ -364,8 +364,10 @@ class ForeseenMobo(Mobo):
         for _ in range(count):
             points = (self._points(self._random()) + shifts).clamp(0, 1)
             distances = (self._cost(self._alphas(points)) - problem.target()).abs()
-            nearest = points[distances.argmin()].unsqueeze(0)
-            proposals.append(Proposal(alpha=problem.canonical(nearest)[0], origin="model"))
+            alphas = problem.canonical(points[distances.argsort()])
+            new = first_unknown(alphas, known)
+            proposal = Proposal(alpha=alphas[new or 0], origin="model")
+            proposals.append(proposal if new is not None else self._stand_in(known))
             known.add(key(proposals[-1].alpha))
         return proposals
 

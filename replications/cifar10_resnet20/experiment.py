@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
     ),
     evaluation=EvaluationConfig(calibration_images=5_120, batch_size=256),
     search=SearchConfig(initial_widths=20),
-    methods=("pareco", "us_net", "s_net", "random_widths", "two_stage"),
+    methods=("pareco", "pareco_exact", "us_net", "s_net", "random_widths", "two_stage"),
     seeds=(0, 1, 2),
 )
 

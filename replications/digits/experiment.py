@@ -44,6 +44,7 @@ EXPERIMENT = Experiment(
     evaluation=EvaluationConfig(calibration_images=512, batch_size=256),
     methods=(
         "pareco",
+        "pareco_exact",
         "autoslim",
         "independent",
         "random_widths",
