@@ -20,7 +20,7 @@ from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.folder import hardware
 from pareco.training.interruption import RunError
-from pareco.training.run import initial_network
+from pareco.training.preparation import initial_network
 from pareco.widths import Widths
 
 LATENCY_FILE = "latency.json"

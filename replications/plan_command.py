@@ -40,7 +40,7 @@ class PlanCommand(RunCommand):
         """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
         check_methods((*self.experiment.methods, *self.method))
         self._check_images()
-        from pareco.training.run import planner_before
+        from pareco.training.preparation import planner_before
 
         experiment = self.configured()
         methods = tuple(dict.fromkeys(self.method or experiment.methods))
@@ -197,7 +197,7 @@ while a run is under way, *kept* once it has finished. What a plan is, and how n
 
 def section(name: str) -> str:
     """Return the part of docs/cost-of-the-paper.md about an experiment."""
-    from pareco.training.run import planner_before
+    from pareco.training.preparation import planner_before
 
     planner = planner_before(experiment_named(name))
     experiment = planner.experiment

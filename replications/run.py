@@ -180,7 +180,7 @@ class RunCommand:
 
     def _of_equal_compute(self) -> Experiment:
         """Return the experiment with MACs that every run may spend, and a name that says so."""
-        from pareco.training.run import planner_before
+        from pareco.training.preparation import planner_before
 
         chosen, macs = self.experiment, self.experiment.training.macs
         if macs is None:

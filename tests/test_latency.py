@@ -11,7 +11,7 @@ from pareco import latency as latency_module
 from pareco.config import Machine
 from pareco.latency import measure_latencies
 from pareco.training import RunError
-from pareco.training.run import initial_network
+from pareco.training.preparation import initial_network
 from tests.experiments import TINY
 
 FRONT = {"4 4 8 8 16 16", "2 1 4 3 8 6"}

@@ -168,7 +168,10 @@ class Planner:
         return round(3 * self.steps * config.batch_size * step)
 
     def limits(self, method: type[Method], seed: int) -> Limits:
-        """Return what a run may spend. Raises `ValueError` if nothing is left to train with."""
+        """Return what a run may spend.
+
+        Raises `ValueError` if nothing is left to train with, or the method asks for more.
+        """
         budget, total = self.experiment.search.budget, self.experiment.training.macs
         budget = method.search_budget if budget is None else budget
         search = in_training = training = None
@@ -196,10 +199,7 @@ class Planner:
 
         Raises `ValueError`, with the method's name, where it asks for more than its search budget.
         """
-        try:
-            return _played(self, method, seed, self.limits(method, seed))
-        except OverBudget as error:
-            raise ValueError(f"method {method.name} {error}") from error
+        return _played(self, method, seed, self.limits(method, seed))
 
     def played(self, kind: type[Method], seed: int, limits: Limits) -> RunPlan:
         """Return what a run within these limits will spend. Raises `OverBudget` if it asks more."""
@@ -330,7 +330,10 @@ class Planner:
 @lru_cache(maxsize=16)
 def _played(planner: Planner, method: type[Method], seed: int, limits: Limits) -> RunPlan:
     """Return what a planner has played; once, as every budget begins with PareCO's own."""
-    return planner.played(method, seed, limits)
+    try:
+        return planner.played(method, seed, limits)
+    except OverBudget as error:
+        raise ValueError(f"method {method.name} {error}") from error
 
 
 class _Table(dict[Widths, Any]):

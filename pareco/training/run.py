@@ -11,10 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pareco.config import COSTS, DATA_SETS, Experiment, Machine, as_json, check_location
+from pareco.config import COSTS, Experiment, Machine, as_json
 from pareco.data import Batch, Images, TrainingLoader, load_data
-from pareco.data.contents import contents_of
-from pareco.data.splits import split_sizes
 from pareco.evaluation import (
     Counts,
     Evaluator,
@@ -25,11 +23,10 @@ from pareco.evaluation import (
 )
 from pareco.ledger import Ledger
 from pareco.methods import Method, Task
-from pareco.models import create_model
 from pareco.processes import Processes, joined_processes
-from pareco.randomness import derived_generator, seeded_globally
+from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet
 from pareco.tracking import Publication, Tracker
 from pareco.training.batch_parts import check_parts
 from pareco.training.folder import Row, RunFolder
@@ -42,72 +39,12 @@ from pareco.training.interruption import (
     requested,
 )
 from pareco.training.plan import Limits, Planner, method_task, search_batch_images
+from pareco.training.preparation import initial_network, planner_of
 from pareco.training.trainer import StepReport, Trainer
 from pareco.widths import Widths, WidthSpace
 
 PROJECT = "pareco"
 _TRIALS = 3
-
-
-def initial_network(experiment: Experiment, classes: int, channels: int, seed: int) -> SlimmableNet:
-    """Return the network with the initial weights of this seed, on the CPU.
-
-    For so many classes, and images of so many colour channels.
-    """
-    config, size = experiment.network, experiment.data.image_size
-    with seeded_globally(seed, "weights", device=torch.device("cpu")):
-        model = create_model(
-            config.name,
-            num_classes=classes,
-            in_chans=channels,
-            base_width=config.base_width,
-        )
-    return make_slimmable(
-        model,
-        torch.zeros(1, channels, size, size),
-        alpha_min=config.alpha_min,
-        divisor=config.divisor,
-        granularity=config.granularity,
-        slim_head=config.slim_head,
-    )
-
-
-def planner_of(experiment: Experiment, net: SlimmableNet, sizes: tuple[int, int, int]) -> Planner:
-    """Return what plans runs on this network and so many images: train, search and test."""
-    train, search, test = sizes
-    return Planner(
-        experiment=experiment,
-        space=net.space,
-        cost=net.cost,
-        train_images=train,
-        search_images=search,
-        test_images=test,
-        parameters=sum(each.numel() for each in net.parameters()),
-    )
-
-
-def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Planner:
-    """Return what plans runs of an experiment; no image is opened, nor need there be any.
-
-    A data set that is known has its own size, unless images lie at the machine's location. Raises
-    `ValueError`, naming the field, for images that do not suffice; `FileNotFoundError`.
-    """
-    data = experiment.data
-    torch.set_num_threads(experiment.training.cpu_threads)
-    check_location(data, machine.images)
-    if machine.images is None:
-        classes, channels, images, own_test = DATA_SETS[data.name]
-    else:
-        found = contents_of(machine.images)
-        classes, channels = len(found.classes), 3
-        images, own_test = found.train_images, found.test_images
-    sizes = split_sizes(images, own_test, data)
-    if sizes[0] < experiment.training.batch_size:
-        raise ValueError(
-            f"training.batch_size {experiment.training.batch_size} exceeds the {max(sizes[0], 0)} "
-            f"training images that are left of {images:,}"
-        )
-    return planner_of(experiment, initial_network(experiment, classes, channels, 0), sizes)
 
 
 def execute_run(

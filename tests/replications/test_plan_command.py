@@ -7,7 +7,7 @@ import pytest
 
 import replications
 from pareco.config import Experiment
-from pareco.training.run import planner_before
+from pareco.training.preparation import planner_before
 from replications import run as run_module
 from replications.__main__ import main
 from replications.catalogue import (

@@ -19,7 +19,7 @@ from pareco.training import RunError, check_runnable, execute_run
 from pareco.training.folder import RunFolder
 from pareco.training.interruption import Interrupted
 from pareco.training.plan import Limits, RunPlan
-from pareco.training.run import planner_before
+from pareco.training.preparation import planner_before
 from pareco.widths import Widths
 from replications.catalogue import experiment_named, method_named, method_names
 from tests.experiments import TINY
