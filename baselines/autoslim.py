@@ -22,21 +22,18 @@ class AutoSlim(USNet):
         self.path, self.decrement = [[1.0] * task.space.dimensions], 0.0
 
     def search_on(self) -> bool:
-        """Do one step: measure the network with each multiplier lowered in turn, keep the best."""
+        """Measure the network with each multiplier lowered in turn, and keep the best."""
         if self.decrement:
             trials = [each for at in range(len(self.path[-1])) for each in self.lowered(at)]
-            widths = self.task.affordable(map(self.task.space.decode, trials))
-            if not widths:
+            if not (widths := self.task.affordable(map(self.task.space.decode, trials))):
                 return False
             self.path.append(trials[int(self.task.evaluate(widths).argmin())])
         least, last, levels = self.task.space.alpha_min, self.path[-1], LEVELS
         line = [[least + part * (each - least) for each in last] for part in (0.1, 0.3, 0.5, 0.7)]
         price = sum(self.task.price([self.task.space.decode(each)]) for each in line) / len(line)
-        while levels > 1:  # the finest that pays d networks a step, as on the line to the smallest
-            steps = sum((each - least) / (1 - least) * levels for each in last)
-            if steps * len(last) * price <= self.task.left():
-                break
-            levels -= 1
+        rounds = sum((each - least) / (1 - least) for each in last) * len(last)
+        while levels > 1 and rounds * levels * price > self.task.left():
+            levels -= 1  # to what pays d networks a step, as on the line to the smallest
         self.decrement = (1 - least) / levels
         return True
 

@@ -7,31 +7,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 EMBEDDED = ("digits", "digits_rgb")
 """The data sets that come with the installed packages."""
-
-
-class DataSetSize(NamedTuple):
-    """How much a data set holds; `test_images` are those that it brings, apart from `images`."""
-
-    classes: int
-    channels: int
-    images: int
-    test_images: int
-
-
-DATA_SETS = {
-    "digits": DataSetSize(10, 1, 1_797, 0),
-    "digits_rgb": DataSetSize(10, 3, 1_797, 0),
-    "cifar10": DataSetSize(10, 3, 50_000, 10_000),
-    "cifar100": DataSetSize(100, 3, 50_000, 10_000),
-    "imagenet": DataSetSize(1_000, 3, 1_281_167, 50_000),
-}
+DATA_SETS = (*EMBEDDED, "cifar10", "cifar100", "imagenet")
 """The data sets that `pareco.data.load_data` has by name; any other name is a user's own."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -394,7 +377,7 @@ def check_location(data: DataConfig, images: str | None) -> None:
     _require(
         images is None or not embedded, f"{data.name} is embedded in scikit-learn: no --images"
     )
-    near = difflib.get_close_matches(data.name, [*DATA_SETS], n=1)
+    near = difflib.get_close_matches(data.name, DATA_SETS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     _require(
         images is not None or known,

@@ -63,7 +63,7 @@ def test_as_json_is_flat_and_plain() -> None:
 
 
 def test_the_data_sets_that_a_configuration_may_name_are_those_that_can_be_loaded() -> None:
-    assert set(DATA_SETS) == set(loading._DATA_SETS)
+    assert set(DATA_SETS) == set(loading._DATA_SETS) == set(loading.KNOWN_SIZES)
     assert set(EMBEDDED) < set(DATA_SETS)
 
 

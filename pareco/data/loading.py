@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from pareco.config import DATA_SETS, DataConfig, Machine, check_location
+from pareco.config import DataConfig, Machine, check_location
 from pareco.data.images import Batch, FileStore, Images, MemoryStore, Store
 from pareco.data.locations import imagenet_source, located, torchvision_source
 from pareco.data.sources import Source, summary
@@ -23,6 +24,25 @@ from pareco.processes import Share
 from pareco.randomness import derived_generator
 
 _LOGGER = logging.getLogger("pareco.data")
+
+
+class KnownSize(NamedTuple):
+    """How much a known data set holds; `test_images` are those that it brings beside `images`."""
+
+    classes: int
+    channels: int
+    images: int
+    test_images: int
+
+
+KNOWN_SIZES = {
+    "digits": KnownSize(10, 1, 1_797, 0),
+    "digits_rgb": KnownSize(10, 3, 1_797, 0),
+    "cifar10": KnownSize(10, 3, 50_000, 10_000),
+    "cifar100": KnownSize(100, 3, 50_000, 10_000),
+    "imagenet": KnownSize(1_000, 3, 1_281_167, 50_000),
+}
+"""Of the data sets that are known by name, before any image is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +117,7 @@ def _from_files(
 ) -> Store:
     """Return images where they lie, or where they are found; of as many classes as are known."""
     source = find() if find and machine.images is None else located(str(machine.images))
-    known = DATA_SETS.get(config.name)
+    known = KNOWN_SIZES.get(config.name)
     if known is not None and len(source.classes) != known.classes:
         raise ValueError(
             f"--images {machine.images}: holds {len(source.classes)} classes, {config.name} has "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pareco.config import DATA_SETS, Experiment, Machine, check_location
+from pareco.config import Experiment, Machine, check_location
 from pareco.data.contents import contents_of
+from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes
 from pareco.models import create_model
 from pareco.randomness import seeded_globally
@@ -60,7 +61,7 @@ def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Plan
     torch.set_num_threads(experiment.training.cpu_threads)
     check_location(data, machine.images)
     if machine.images is None:
-        classes, channels, images, own_test = DATA_SETS[data.name]
+        classes, channels, images, own_test = KNOWN_SIZES[data.name]
     else:
         found = contents_of(machine.images)
         classes, channels = len(found.classes), 3

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pareco.config import DATA_SETS, DataConfig, Experiment
+from pareco.config import DataConfig, Experiment
 from pareco.data import load_data
+from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes, stratified_splits
 from pareco.methods import Method
 from pareco.schema import PHASES
@@ -223,7 +224,7 @@ def test_split_sizes_are_those_of_the_splits(changes: dict[str, Any], own_test: 
 
 def test_the_known_size_of_the_digits_is_theirs() -> None:
     data = load_data(TINY.data)
-    size = DATA_SETS["digits"]
+    size = KNOWN_SIZES["digits"]
     assert (data.num_classes, data.in_chans, len(data.store.labels)) == size[:3]
     planner = planner_before(TINY)
     assert planner.train_images == len(data.train)
