@@ -97,7 +97,7 @@ def accidents(method: str) -> list[Accident]:
 def test_killed_runs_go_on_exactly(
     tmp_path: Path, method: str, whole: Callable[[str], Whole]
 ) -> None:
-    """28 kills with SIGKILL: at random moments, and at every point of writing a checkpoint."""
+    """32 kills with SIGKILL: at random moments, and at every point of writing a checkpoint."""
     path = tmp_path / "killed"
     for accident in accidents(method):
         assert attempt(path, method, accident) == -9, accident
@@ -276,5 +276,5 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(tmp_path: Path, us
 
 def test_every_moment_of_writing_is_among_the_accidents() -> None:
     drawn = [accident for method in method_names() for accident in accidents(method)]
-    assert len(drawn) == 28
+    assert len(drawn) == 32
     assert {accident.kind for accident in drawn} == {"killed", "killed_soon", *WRITING}
