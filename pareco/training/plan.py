@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from pareco.widths import Widths, WidthSpace
 
 _PLAYED_WHOLE = 20_000  # steps; of longer runs a few are played between two asks
 _PLAYED_BETWEEN = 8
+_PLAYED_ASKS = 600  # refreshing a history of n asks takes n^2
 _POINTS = 1001
 _SHIFTS = 101
 _FLOAT_BYTES = 4
@@ -212,12 +213,19 @@ class Planner:
                 *(self.experiment, space, self.cost, evaluations, seed, self.steps),
                 optimizer=ForeseenMobo,
             )
-            method = kind(task)
+            every = self._asks_per_played(kind)
+            method = kind(
+                replace(
+                    task,
+                    ask_every_steps=every * task.ask_every_steps,
+                    widths_budget=-(-task.widths_budget // every),
+                )
+            )
             method.switches()
-            trained, asked = self._train(method, evaluations, limits, spent)
-            steps, asks = steps + trained, asks + asked
-            self._choose(method, evaluations, limits, spent)
-            evaluated += evaluations.count
+            trained, asked = self._train(method, evaluations, limits, spent, every)
+            steps, asks = steps + trained, asks + asked * every
+            self._choose(method, evaluations, limits, spent, every)
+            evaluated += evaluations.count * every
         phases: tuple[Phase, ...] = ("training", "search", "choice", "test")
         images, sets = round(steps) * config.batch_size, len(spaces)
         weights = _FLOAT_BYTES * self.parameters
@@ -231,6 +239,11 @@ class Planner:
             disk_kept=kept,
             disk_most=kept + 3 * 2 * weights,
         )
+
+    def _asks_per_played(self, kind: type[Method]) -> int:
+        """Return for how many asks each one stands that is played: more for a long history."""
+        asks = self.steps / self.experiment.training.ask_every_steps
+        return max(1, math.ceil(asks / _PLAYED_ASKS)) if kind.visits is not Method.visits else 1
 
     def _decoded(self, images: int, asks: int, sets: int) -> int:
         """Return how many images are decoded to train on so many and for so many searches."""
@@ -248,13 +261,14 @@ class Planner:
         evaluations: SearchEvaluations,
         limits: Limits,
         spent: Counter[tuple[Phase, str]],
+        every: int,
     ) -> tuple[float, int]:
         """Play the steps of training; return how many they stand for, and those that searched."""
         config, space = self.experiment.training, method.task.space
         images = search_batch_images(self.experiment, self.search_images, 1)
         forward = search = done = 0.0
         asks = 0
-        for step, weight in self._steps_played(limits.training is None):
+        for step, weight in self._steps_played(limits.training is None, every):
             part = done / self.steps
             if limits.training is not None:
                 part = (3 * forward + search) / limits.training
@@ -263,7 +277,7 @@ class Planner:
             evaluations.begin(self._losses, images=images, limit=limits.at(part, self.steps))
             before = evaluations.spent
             between = method.widths_for_step(step)
-            search += weight * (evaluations.spent - before)
+            search += every**2 * weight * (evaluations.spent - before)
             asks += evaluations.spent > before
             networks = {space.largest, *between, space.smallest}
             macs = config.batch_size * sum(map(self._macs.__getitem__, networks))
@@ -273,12 +287,12 @@ class Planner:
             done += weight
         spent["training", "forward"] += round(forward)
         spent["training", "backward"] += 2 * round(forward)
-        spent["search", "forward"] += round(search)
+        spent["search", "forward"] += round(min(search, limits.at(1, self.steps)))
         return done, asks
 
-    def _steps_played(self, ends: bool) -> Iterator[tuple[int, float]]:
+    def _steps_played(self, ends: bool, every: int) -> Iterator[tuple[int, float]]:
         """Yield steps, and for how many each of them stands; for ever, unless that `ends`."""
-        tau, first = self.experiment.training.ask_every_steps, 0
+        tau, first = every * self.experiment.training.ask_every_steps, 0
         while not ends or first < self.steps:
             length = min(tau, self.steps - first) if ends else tau
             others = length - 1 if self.plays_whole else min(length - 1, _PLAYED_BETWEEN)
@@ -293,6 +307,7 @@ class Planner:
         evaluations: SearchEvaluations,
         limits: Limits,
         spent: Counter[tuple[Phase, str]],
+        every: int,
     ) -> None:
         """Play what comes after training."""
         data, before = self.experiment.data, evaluations.spent
@@ -303,7 +318,8 @@ class Planner:
             final=True,
         )
         front = final_front(method, evaluations, lambda: None)
-        spent["choice", "forward"] += evaluations.spent - before
+        choice = min(every * (evaluations.spent - before), limits.in_all)
+        spent["choice", "forward"] += round(choice)
         images = self.test_images + (data.search_split == "holdout") * self.search_images
         spent["test", "forward"] += images * sum(self._macs[widths] for widths, _ in front)
 
