@@ -72,7 +72,7 @@ def widths_visited(experiment: Experiment, images: int) -> float:
 )
 @pytest.mark.parametrize("scale", ["paper", "short"])
 def test_about_1000_widths_are_visited(name: str, images: int, scale: str) -> None:
-    """Of CIFAR's images short holds a tenth out, and so visits 877."""
+    """Of CIFAR's images short holds a tenth out, and so visits fewer than the root of them."""
     experiment = experiment_named(name, scale)
     held_out = experiment.data.search_images if scale == "short" else 0
     close = 0.13 if held_out == 5_000 else 0.03
