@@ -141,13 +141,13 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str, scale: str, me
     assert message in str(refusal.value)
 
 
-def test_short_is_a_tenth_with_as_many_requests_for_widths() -> None:
+def test_short_is_a_tenth_with_the_root_of_as_many_requests() -> None:
     scaled = short(MBV2)
     assert scaled.scale == "short: 1/10 of the published epochs, searched on held-out images"
-    training = replace(MBV2.training, epochs=25, warmup_epochs=0.5, ask_every_steps=62)
+    training = replace(MBV2.training, epochs=25, warmup_epochs=0.5, ask_every_steps=198)
     data = replace(MBV2.data, search_split="holdout")
     assert scaled == replace(MBV2, scale=scaled.scale, data=data, training=training)
-    training = short(TINY).training  # 2 epochs, 1 of warm-up, ask every 2 steps: half of each
+    training = short(TINY).training  # 2 epochs, 1 of warm-up: half of each
     assert (training.epochs, training.warmup_epochs, training.ask_every_steps) == (1, 0.5, 1)
 
 

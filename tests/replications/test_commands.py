@@ -95,7 +95,7 @@ LIGHT = {
     "report nothing": (2, "no finished run in runs/nothing, no records in results (there are of "),
     "report longer --scale cpu": (2, "no finished run in runs/longer-cpu, no records in results"),
     "wandb-report": (2, "NAME"),
-    "--help": (0, "{list,run,data,report,claims,bench,wandb-sync,wandb-report}"),
+    "--help": (0, "{list,run,plan,costs,data,report,claims,bench"),
     "run --help": (0, "--training.epochs"),
     "data": (2, "FOLDER"),
     "data /no/where": (2, "--images /no/where: no such folder"),

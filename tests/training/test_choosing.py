@@ -96,7 +96,8 @@ def test_no_width_is_measured_twice(
     """But the one that the signal comes in; fronts, counts and weights are as without it."""
     watch, path = Watch(monkeypatch), tmp_path / method
     for number in (2, 4, 11):
-        if number < 11 or method in ("two_stage", "random_widths"):
+        most = {"two_stage": 11, "random_widths": 11, "pareco_exact": 2}.get(method, 4)
+        if number <= most:
             interrupted(watch, method, path, "measured", number)
             assert len(watch.measured) == number - 1  # within a width, not after all of them
     watch.signal_at = ("", 0)
@@ -116,7 +117,7 @@ def test_an_ask_under_way_is_given_up_and_done_again(
     measured, last = len(watch.measured), watch.asked
     _, _, trainer = RunFolder(path=path, experiment=TINY, method="two_stage", seed=0).load()
     assert trainer is not None
-    assert len(trainer["evaluations"]["final"]) == measured == len(trainer["method"]["visits"]) > 4
+    assert len(trainer["evaluations"]["final"]) == measured > len(trainer["method"]["visits"]) > 4
     watch.signal_at = ("", 0)
     begin("two_stage", path)
     assert watch.asked > last
