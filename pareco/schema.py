@@ -47,6 +47,8 @@ measured on as many images, where some were held out. Earlier runs and records h
 """
 
 BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
+PASSES = ("gradient_steps", "passes")
+"""What of a budget methods have in common, unless they share MACs."""
 
 Phase = Literal["training", "search", "choice", "test", "lost"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -259,8 +261,6 @@ class RunResult(Subject):
     damaged_images: int
     ledger: Annotated[Mapping[str, Spending] | None, AfterValidator(_whole_ledger)] = None
     """By phases; None of a run that was begun before there were ledgers."""
-    limits: Mapping[str, Annotated[int, Field(ge=0)] | None] | None = None
-    """What the run might spend in MACs, as of `pareco.training.plan.Limits`."""
 
 
 class Environment(TypedDict):

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from pareco.methods import Method
 
 
+FOCUS = "pareco"
+REFERENCE = "us_net"
+"""The method whose total cost is 100% of what methods took, where it has run."""
+
+
 def experiment_names() -> list[str]:
     """Return the names of all experiments: the folders here that hold an `experiment.py`."""
     return sorted(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pareco.arguments import Flag
 from replications.catalogue import (
+    REFERENCE,
     check_methods,
     experiment_named,
     experiment_names,
@@ -102,14 +103,23 @@ def as_json(planner: Planner, plans: Plans) -> dict[str, Any]:
     }
 
 
-def rows(plans: Plans) -> list[list[str]]:
-    """Return a row for each method, the mean over its runs, and one for all runs together."""
+def table_of(plans: Plans) -> list[list[str]]:
+    """Return a header, a row for each method, the mean over its runs, and one for all runs.
+
+    Totals are in percent of the reference's or, where it is not planned, of the first method's.
+    """
     from pareco.reporting.records import amount
 
     methods = list(dict.fromkeys(method for method, _ in plans))
     own = {name: [plan for (each, _), plan in plans.items() if each == name] for name in methods}
-    reference = _mean(own.get("us_net", own[methods[0]]), "total")
-    found = []
+    reference = REFERENCE if REFERENCE in own else methods[0]
+    whole = _mean(own[reference], "total")
+    found = [
+        [
+            *("method", "runs", "steps", *_PARTS, f"% of {reference}"),
+            *("decoded", "disk", "kept"),
+        ]
+    ]
     for method, runs in own.items():
         means = {each: _mean(runs, each) for each in _PARTS}
         found.append(
@@ -118,7 +128,7 @@ def rows(plans: Plans) -> list[list[str]]:
                 f"{len(runs)}",
                 f"{round(sum(run.gradient_steps for run in runs) / len(runs)):,}",
                 *(amount(each) for each in means.values()),
-                f"{100 * means['total'] / reference:.0f}",
+                f"{100 * means['total'] / whole:.0f}",
                 amount(sum(run.decoded for run in runs) / len(runs)),
                 _bytes(max(run.disk_most for run in runs)),
                 _bytes(max(run.disk_kept for run in runs)),
@@ -132,12 +142,6 @@ def rows(plans: Plans) -> list[list[str]]:
         ]
     )
     return found
-
-
-_HEADER = [
-    *("method", "runs", "steps", "training", "search", "choice", "test", "total"),
-    *("% of us_net", "decoded", "disk", "kept"),
-]
 
 
 def about(planner: Planner) -> list[str]:
@@ -157,8 +161,8 @@ def about(planner: Planner) -> list[str]:
 
 def lines(planner: Planner, plans: Plans) -> list[str]:
     """Return the plan for people."""
-    table = [_HEADER, *rows(plans)]
-    widths = [max(len(row[at]) for row in table if at < len(row)) for at in range(len(_HEADER))]
+    table = table_of(plans)
+    widths = [max(len(row[at]) for row in table if at < len(row)) for at in range(len(table[0]))]
     return [
         *about(planner),
         "MACs of a run (a backward pass counts two forward ones), images decoded, disk:",
@@ -203,8 +207,9 @@ def section(name: str) -> str:
     experiment = planner.experiment
     plans = run_plans(planner, experiment.methods, experiment.seeds)
     title, _, images = about(planner)
-    cells = [_HEADER, ["---", *["---:"] * (len(_HEADER) - 1)], *rows(plans)]
-    padded = [[*row, *[""] * (len(_HEADER) - len(row))] for row in cells]
+    header, *rows = table_of(plans)
+    cells = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    padded = [[*row, *[""] * (len(header) - len(row))] for row in cells]
     table = "\n".join(f"| {' | '.join(row)} |" for row in padded)
     return f"## {title}\n\n{images}.\n\n{table}\n"
 

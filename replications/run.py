@@ -186,7 +186,7 @@ class RunCommand:
         if macs is None:
             first = method_named(chosen.methods[0])
             macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
-        name = chosen.name.removesuffix(f"-{chosen.scale}")
+        name = chosen.name.removesuffix(f"-{chosen.scale}").removesuffix("-compute")
         return replace(chosen, name=f"{name}-compute", training=replace(chosen.training, macs=macs))
 
     def _normalization(self) -> str:

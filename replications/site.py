@@ -16,6 +16,8 @@ from pareco.reporting.report import Report, collect_records, loaded_report, rend
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from pareco.reporting.tables import terminal
 from replications.catalogue import (
+    FOCUS,
+    REFERENCE,
     catalogued,
     experiment_named,
     experiment_names,
@@ -23,10 +25,6 @@ from replications.catalogue import (
 )
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
-
-FOCUS = "pareco"
-REFERENCE = "us_net"
-"""The method whose total cost is 100% of what methods took, where it has run."""
 
 
 def write_report(name: str, folders: Folders, console: Console) -> None:

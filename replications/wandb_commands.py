@@ -66,7 +66,8 @@ class WandbReportCommand:
         from pareco.reporting import wandb_report as reports
         from pareco.reporting.report import loaded_report
         from pareco.reporting.tables import markdown
-        from replications.site import FOCUS, REFERENCE, how_to_reproduce
+        from replications.catalogue import FOCUS, REFERENCE
+        from replications.site import how_to_reproduce
 
         loaded = loaded_report(self.results / self.name, focus=FOCUS, reference=REFERENCE)
         make = partial(

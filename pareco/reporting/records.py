@@ -25,6 +25,7 @@ from pareco.schema import (
     MAY_BE_ABSENT,
     MAY_LACK,
     NORMALIZED_APART,
+    PASSES,
     PHASES,
     PUBLISHED_SCALE,
     PUBLISHED_TYPES,
@@ -126,7 +127,7 @@ class ExperimentRecord(Subject):
     @property
     def equal(self) -> tuple[str, ...]:
         """The columns of BUDGET_TYPES that methods have to share; none where they share MACs."""
-        return () if self.equal_macs else ("gradient_steps", "passes")
+        return () if self.equal_macs else PASSES
 
     @property
     def full_cost(self) -> float:

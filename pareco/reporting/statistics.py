@@ -15,7 +15,7 @@ from scipy.stats import t
 
 from pareco.config import COSTS
 from pareco.reporting.records import Records
-from pareco.schema import BUDGET_TYPES
+from pareco.schema import BUDGET_TYPES, PASSES
 
 AREA = "area"
 HYPERVOLUME = "hypervolume"
@@ -216,7 +216,6 @@ def combined_intervals(
 
 
 EXEMPT, UNEQUAL = "†", "‡"
-_OF_PASSES = ("gradient_steps", "passes")
 
 
 class UnequalBudgets(ValueError):
@@ -227,7 +226,7 @@ def budget_marks(
     fronts: pd.DataFrame,
     exempt: Collection[str],
     methods: Sequence[str],
-    equal: Sequence[str] = _OF_PASSES,
+    equal: Sequence[str] = PASSES,
 ) -> dict[str, str]:
     """The mark, EXEMPT or UNEQUAL, of each method that is not to be compared like for like.
 
@@ -261,7 +260,7 @@ def budget_table(fronts: pd.DataFrame, methods: Sequence[str]) -> dict[str, list
 
 
 def check_equal_budgets(
-    fronts: pd.DataFrame, exempt: Collection[str], equal: Sequence[str] = _OF_PASSES
+    fronts: pd.DataFrame, exempt: Collection[str], equal: Sequence[str] = PASSES
 ) -> None:
     """Raise UnequalBudgets, with every method's numbers, where `budget_marks` finds one."""
     methods = sorted(set(fronts["method"]).difference(exempt))

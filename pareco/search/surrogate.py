@@ -167,14 +167,9 @@ class Posterior:
 
 @dataclass
 class Fit:
-    """The last good hyperparameters of one GP, and what they were fitted to.
-
-    `entries` is how many there were then, `fits` how many fits there have been, `asks` how many
-    posteriors since.
-    """
+    """The last good hyperparameters of one GP, how many fits there were, and posteriors since."""
 
     hyperparameters: Hyperparameters = field(default_factory=dict)
-    entries: int = 0
     fits: int = 0
     asks: int = 0
 
@@ -264,7 +259,6 @@ class Surrogate:
             else:
                 self.fits[name] = Fit(
                     hyperparameters=process.hyperparameters(),
-                    entries=len(inputs) if iterations else last.entries,
                     fits=last.fits + bool(iterations),
                     asks=0 if iterations else last.asks + 1,
                 )

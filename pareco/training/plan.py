@@ -31,13 +31,10 @@ _SHIFTS = 101
 _FLOAT_BYTES = 4
 _METRICS_BYTES = 200  # of a step's line in the metrics file, about
 
-Macs = dict[Phase, tuple[int, int]]
-"""Of forward and of backward passes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a run may spend, in MACs; None where nothing limits it."""
+    """What a run may spend on each set of weights, in MACs; None where nothing limits it."""
 
     search: int | None = None
     """On choosing widths: losses in training, calibration and losses after it."""
@@ -127,6 +124,16 @@ def method_task(
     )
 
 
+@dataclass(frozen=True)
+class _Played:
+    """A method that is played on one set of weights; each of its asks stands for `every`."""
+
+    method: Method
+    evaluations: SearchEvaluations
+    limits: Limits
+    every: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planner:
     """Plans runs of an experiment on a network of this space and cost, and on so many images.
@@ -175,6 +182,7 @@ class Planner:
         """
         budget, total = self.experiment.search.budget, self.experiment.training.macs
         budget = method.search_budget if budget is None else budget
+        sets = len(method.spaces(self.space, self.experiment.training.sampled_per_step))
         search = in_training = training = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
             published = _played(self, PareCO, 0, Limits())
@@ -184,8 +192,14 @@ class Planner:
                 part = in_training / max(search, 1)
                 search = round(budget * self.nominal_training)
                 in_training = round(part * search)
+            search, in_training = search // sets, in_training // sets
         limits = Limits(search=search, in_training=in_training)
         if total is not None and not method.budget_exempt:
+            if sets > 1:
+                raise ValueError(
+                    f"training.macs: {method.name} trains {sets} sets of weights one after the "
+                    "other, which can't share it: it has to be budget_exempt"
+                )
             choice = _played(self, method, seed, limits).of("choice")
             training = total - choice
             if training <= 0:
@@ -204,38 +218,35 @@ class Planner:
 
     def played(self, kind: type[Method], seed: int, limits: Limits) -> RunPlan:
         """Return what a run within these limits will spend. Raises `OverBudget` if it asks more."""
-        config, spent = self.experiment.training, Counter[tuple[Phase, str]]()
-        steps, evaluated, asks = 0.0, 0, 0
-        spaces = kind.spaces(self.space, config.sampled_per_step)
+        spaces = kind.spaces(self.space, self.experiment.training.sampled_per_step)
+        total, every = Counter[str](), self._asks_per_played(kind)
         for space in spaces:
             evaluations = SearchEvaluations(self._macs.__getitem__)
             task = method_task(
                 *(self.experiment, space, self.cost, evaluations, seed, self.steps),
                 optimizer=ForeseenMobo,
             )
-            every = self._asks_per_played(kind)
-            method = kind(
-                replace(
-                    task,
-                    ask_every_steps=every * task.ask_every_steps,
-                    widths_budget=-(-task.widths_budget // every),
-                )
-            )
+            tau, visited = every * task.ask_every_steps, -(-task.widths_budget // every)
+            method = kind(replace(task, ask_every_steps=tau, widths_budget=visited))
             method.switches()
-            trained, asked = self._train(method, evaluations, limits, spent, every)
-            steps, asks = steps + trained, asks + asked * every
-            self._choose(method, evaluations, limits, spent, every)
-            evaluated += evaluations.count * every
-        phases: tuple[Phase, ...] = ("training", "search", "choice", "test")
-        images, sets = round(steps) * config.batch_size, len(spaces)
+            played = _Played(method, evaluations, limits, every)
+            total.update(self._trained(played))
+            total.update(self._chosen(played))
+            total["evaluations"] += evaluations.count * every
+        images = total["steps"] * self.experiment.training.batch_size
         weights = _FLOAT_BYTES * self.parameters
-        kept = sets * weights + _METRICS_BYTES * round(steps)
+        kept = len(spaces) * weights + _METRICS_BYTES * total["steps"]
         return RunPlan(
-            gradient_steps=round(steps),
+            gradient_steps=total["steps"],
             images=images,
-            evaluations=evaluated,
-            macs={each: (spent[each, "forward"], spent[each, "backward"]) for each in phases},
-            decoded=self._decoded(images, asks, sets),
+            evaluations=total["evaluations"],
+            macs={
+                "training": (total["training"], 2 * total["training"]),
+                "search": (total["search"], 0),
+                "choice": (total["choice"], 0),
+                "test": (total["test"], 0),
+            },
+            decoded=self._decoded(images, total["asks"], len(spaces)),
             disk_kept=kept,
             disk_most=kept + 3 * 2 * weights,
         )
@@ -255,20 +266,14 @@ class Planner:
         after += (1 + held_out) * self.search_images
         return images + held_out * asks * batch + sets * after
 
-    def _train(
-        self,
-        method: Method,
-        evaluations: SearchEvaluations,
-        limits: Limits,
-        spent: Counter[tuple[Phase, str]],
-        every: int,
-    ) -> tuple[float, int]:
-        """Play the steps of training; return how many they stand for, and those that searched."""
-        config, space = self.experiment.training, method.task.space
+    def _trained(self, played: _Played) -> dict[str, int]:
+        """Play the steps of training; return how many they stand for, asks, and forward MACs."""
+        config, limits = self.experiment.training, played.limits
+        space, evaluations = played.method.task.space, played.evaluations
         images = search_batch_images(self.experiment, self.search_images, 1)
         forward = search = done = 0.0
         asks = 0
-        for step, weight in self._steps_played(limits.training is None, every):
+        for step, weight in self._steps_played(limits.training is None, played.every):
             part = done / self.steps
             if limits.training is not None:
                 part = (3 * forward + search) / limits.training
@@ -276,8 +281,8 @@ class Planner:
                 break
             evaluations.begin(self._losses, images=images, limit=limits.at(part, self.steps))
             before = evaluations.spent
-            between = method.widths_for_step(step)
-            search += every**2 * weight * (evaluations.spent - before)
+            between = played.method.widths_for_step(step)
+            search += played.every**2 * weight * (evaluations.spent - before)
             asks += evaluations.spent > before
             networks = {space.largest, *between, space.smallest}
             macs = config.batch_size * sum(map(self._macs.__getitem__, networks))
@@ -285,10 +290,12 @@ class Planner:
                 weight = min(weight, math.ceil(limits.training * (1 - part) / (3 * macs)))
             forward += weight * macs
             done += weight
-        spent["training", "forward"] += round(forward)
-        spent["training", "backward"] += 2 * round(forward)
-        spent["search", "forward"] += round(min(search, limits.at(1, self.steps)))
-        return done, asks
+        return {
+            "steps": round(done),
+            "asks": asks * played.every,
+            "training": round(forward),
+            "search": round(min(search, limits.at(1, self.steps))),
+        }
 
     def _steps_played(self, ends: bool, every: int) -> Iterator[tuple[int, float]]:
         """Yield steps, and for how many each of them stands; for ever, unless that `ends`."""
@@ -301,27 +308,18 @@ class Planner:
                 yield step, (length - 1) / others
             first += length
 
-    def _choose(
-        self,
-        method: Method,
-        evaluations: SearchEvaluations,
-        limits: Limits,
-        spent: Counter[tuple[Phase, str]],
-        every: int,
-    ) -> None:
-        """Play what comes after training."""
-        data, before = self.experiment.data, evaluations.spent
-        evaluations.begin(
-            self._final_losses,
-            images=self.experiment.evaluation.calibration_images + self.search_images,
-            limit=limits.in_all,
-            final=True,
-        )
-        front = final_front(method, evaluations, lambda: None)
-        choice = min(every * (evaluations.spent - before), limits.in_all)
-        spent["choice", "forward"] += round(choice)
-        images = self.test_images + (data.search_split == "holdout") * self.search_images
-        spent["test", "forward"] += images * sum(self._macs[widths] for widths, _ in front)
+    def _chosen(self, played: _Played) -> dict[str, int]:
+        """Play what comes after training; return forward MACs."""
+        data, evaluations = self.experiment.data, played.evaluations
+        before, limit = evaluations.spent, played.limits.in_all
+        images = self.experiment.evaluation.calibration_images + self.search_images
+        evaluations.begin(self._final_losses, images=images, limit=limit, final=True)
+        front = final_front(played.method, evaluations, lambda: None)
+        tested = self.test_images + (data.search_split == "holdout") * self.search_images
+        return {
+            "choice": round(min(played.every * (evaluations.spent - before), limit)),
+            "test": tested * sum(self._macs[widths] for widths, _ in front),
+        }
 
     @cached_property
     def _macs(self) -> dict[Widths, int]:

@@ -39,6 +39,9 @@ def test_a_plan_says_what_runs_take(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert header.split()[:5] == ["method", "runs", "steps", "training", "search"]
     assert [row.split()[:3] for row in rows[:2]] == [["pareco", "2", "14"], ["us_net", "2", "14"]]
     assert rows[1].split()[-7] == "100"  # percent of US-Net's: before two words for each of three
+    assert "% of us_net" in header
+    assert main(["plan", "tiny", "--method", "pareco"]) == 0
+    assert "% of pareco" in capsys.readouterr().out  # where us_net is not planned
     assert rows[2].split()[:4] == ["all", "runs", "4", "56"]
     assert list(tmp_path.iterdir()) == []  # nothing is written
 
@@ -102,6 +105,8 @@ def test_equal_compute_is_another_experiment_with_the_first_methods_macs() -> No
     given = configured("run", "tiny", "--equal", "compute", "--training.macs", "900000000")
     assert (given.name, given.training.macs) == ("tiny-compute", 900_000_000)
     assert configured("run", "tiny").training.macs is None
+    named = configured("run", "tiny", "--equal", "compute", "--name", "tiny-compute")
+    assert named.name == "tiny-compute"
     smoke = configured("run", "tiny", "--equal", "compute", "--scale", "smoke")
     assert smoke.name == "tiny-compute-smoke"
     first = configured("run", "tiny", "--equal", "compute", "--methods", "us_net", "pareco")

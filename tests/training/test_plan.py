@@ -21,7 +21,7 @@ from pareco.training.folder import RunFolder
 from pareco.training.interruption import Interrupted
 from pareco.training.plan import Limits, RunPlan
 from pareco.training.preparation import planner_before
-from pareco.widths import Widths
+from pareco.widths import Widths, WidthSpace
 from replications.catalogue import experiment_named, method_named, method_names
 from tests.experiments import TINY
 from tests.training.attempts import SELDOM
@@ -131,6 +131,29 @@ def test_a_smaller_budget_measures_less_from_the_beginning(tmp_path: Path, part:
     assert len(visits) == 14  # as many as without
     front = pd.read_csv(path / "front.csv")
     assert len(front) >= 2
+
+
+class TwoAlone(Insisting):
+    """Trains two networks one after the other, and does not say that this is its nature."""
+
+    name = "two_alone"
+
+    @classmethod
+    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
+        return [replace(space, only=each) for each in space.spread(2)]
+
+    def candidates(self) -> Sequence[Widths]:
+        return [self.task.space.largest]
+
+
+def test_sets_of_weights_share_a_search_budget_and_can_not_share_macs() -> None:
+    one, two = (planner_before(TINY).limits(each, 0) for each in (Insisting, TwoAlone))
+    halves = [(one.search or 0) // 2, (one.in_training or 0) // 2]
+    assert [two.search, two.in_training] == halves
+    assert min(halves) > 0
+    experiment = replace(TINY, training=replace(TINY.training, macs=10**9))
+    with pytest.raises(ValueError, match=r"training\.macs: two_alone trains 2 sets of weights"):
+        check_runnable(experiment, TwoAlone)
 
 
 def test_a_budget_that_does_not_pay_the_ends_is_refused() -> None:
