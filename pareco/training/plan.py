@@ -175,13 +175,23 @@ class Planner:
         step += config.sampled_per_step * mean
         return round(3 * self.steps * config.batch_size * step)
 
+    @property
+    def _choice_images(self) -> int:
+        """The images that each network's choice takes: calibration, and the search loss."""
+        return self.experiment.evaluation.calibration_images + self.search_images
+
+    @property
+    def _ends_price(self) -> int:
+        ends = self.space.largest, self.space.smallest
+        return self._choice_images * sum(map(self._macs.__getitem__, ends))
+
     def limits(self, method: type[Method], seed: int) -> Limits:
         """Return what a run may spend.
 
         Raises `ValueError` if nothing is left to train with, or the method asks for more.
         """
-        budget, total = self.experiment.search.budget, self.experiment.training.macs
-        budget = method.search_budget if budget is None else budget
+        asked, total = self.experiment.search.budget, self.experiment.training.macs
+        budget = method.search_budget if asked is None else asked
         sets = len(method.spaces(self.space, self.experiment.training.sampled_per_step))
         search = in_training = training = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
@@ -192,6 +202,8 @@ class Planner:
                 part = in_training / max(search, 1)
                 search = round(budget * self.nominal_training)
                 in_training = round(part * search)
+                if asked is None:  # a short run's own part might not even pay the ends
+                    search = max(search, in_training + self._ends_price)
             search, in_training = search // sets, in_training // sets
         limits = Limits(search=search, in_training=in_training)
         if total is not None and not method.budget_exempt:
@@ -312,8 +324,7 @@ class Planner:
         """Play what comes after training; return forward MACs."""
         data, evaluations = self.experiment.data, played.evaluations
         before, limit = evaluations.spent, played.limits.in_all
-        images = self.experiment.evaluation.calibration_images + self.search_images
-        evaluations.begin(self._final_losses, images=images, limit=limit, final=True)
+        evaluations.begin(self._final_losses, images=self._choice_images, limit=limit, final=True)
         front = final_front(played.method, evaluations, lambda: None)
         tested = self.test_images + (data.search_split == "holdout") * self.search_images
         return {

@@ -94,6 +94,13 @@ def test_no_method_spends_more_than_the_search_budget(whole: Runs, method: str) 
     assert spent["search"] + spent["choice"] <= limits.in_all
 
 
+@pytest.mark.parametrize("name", ["digits", "cifar10_resnet20", "imagenet_mbv2"])
+def test_at_smoke_every_method_can_pay_what_it_needs(name: str) -> None:
+    experiment = experiment_named(name, "smoke")
+    for method in experiment.methods:
+        assert planned(experiment, method).of("choice") > 0
+
+
 class Insisting(Method):
     """Wants a thousand networks measured, whatever is left."""
 
