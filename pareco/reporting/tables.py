@@ -198,12 +198,16 @@ _FOOTNOTES = {
     EXEMPT: "exempt from the equal training budget, so not in the running for bold.",
     UNEQUAL: "spent another training budget than the others, so not in the running for bold.",
 }
-_HELD_EQUAL = (
-    "Gradient steps and passes are held equal, of methods without a mark; work is not. It is"
-    " counted in multiply-accumulates (MACs; a backward pass as two forward ones), the mean over"
-    " seeds: of training, of the search meanwhile, of the choice of the front with calibration,"
-    f" and of its test ({MISSING}: not recorded). What an interruption had a run do twice is in no"
-    " total."
+_EQUAL_PASSES = "Gradient steps and passes are held equal, of methods without a mark; work is not."
+_EQUAL_MACS = (
+    "The MACs before the test are held equal, of methods without a mark, within the last step and"
+    " its search, and what a search after training had no use for. Steps differ, work hardly."
+)
+_COUNTED = (
+    "It is counted in multiply-accumulates (MACs; a backward pass as two forward ones), the mean"
+    " over seeds: of training, of the search meanwhile, of the choice of the front with"
+    f" calibration, and of its test ({MISSING}: not recorded). What an interruption had a run do"
+    " twice is in no total."
 )
 _COMPARES_NOTHING = "search_evaluations"  # some are of a batch, some of calibrated networks
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
@@ -263,7 +267,7 @@ def experiment_tables(
         notes=_notes(records, least_seeds),
         tables=tuple(_tables(found, records, published, reference)),
         footnotes=(
-            _HELD_EQUAL,
+            f"{_EQUAL_MACS if records.experiment.equal_macs else _EQUAL_PASSES} {_COUNTED}",
             *([_PUBLISHED] if len(published) else []),
             *(f"[{number}] {source}" for source, number in _sources(published).items()),
             *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in labels),

@@ -42,16 +42,18 @@ class Limits:
     """Of these, until training has ended; before that, in proportion to what is done of it."""
     training: int | None = None
     """On training with its search: it goes on until they are spent. None for `epochs`."""
+    choice: int | None = None
+    """On choosing widths once training has ended, where `training` is limited."""
 
     def at(self, done: float, steps: int) -> float:
         """Return what a search may have spent where this part of training is done, of `steps`."""
         whole = math.inf if self.in_training is None else self.in_training
         return whole * max(done, 1 / steps)
 
-    @property
-    def in_all(self) -> float:
-        """What a search may have spent before the test."""
-        return math.inf if self.search is None else self.search
+    def after(self, searched: int) -> float:
+        """Return what a search may have spent before the test, so much of it in training."""
+        whole = math.inf if self.search is None else self.search
+        return whole if self.choice is None else min(whole, searched + self.choice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,7 @@ class Planner:
         asked, total = self.experiment.search.budget, self.experiment.training.macs
         budget = method.search_budget if asked is None else asked
         sets = len(method.spaces(self.space, self.experiment.training.sampled_per_step))
-        search = in_training = training = None
+        search = in_training = training = choice = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
             published = _played(self, PareCO, 0, Limits())
             search = in_training = published.of("search")
@@ -219,7 +221,7 @@ class Planner:
                     f"training.macs {total}: choosing the front of {method.name} alone takes "
                     f"{choice}, so that nothing is left to train with"
                 )
-        return Limits(search=search, in_training=in_training, training=training)
+        return Limits(search=search, in_training=in_training, training=training, choice=choice)
 
     def plan(self, method: type[Method], seed: int) -> RunPlan:
         """Return what a run of this method with this seed will spend.
@@ -323,7 +325,7 @@ class Planner:
     def _chosen(self, played: _Played) -> dict[str, int]:
         """Play what comes after training; return forward MACs."""
         data, evaluations = self.experiment.data, played.evaluations
-        before, limit = evaluations.spent, played.limits.in_all
+        before, limit = evaluations.spent, played.limits.after(evaluations.spent)
         evaluations.begin(self._final_losses, images=self._choice_images, limit=limit, final=True)
         front = final_front(played.method, evaluations, lambda: None)
         tested = self.test_images + (data.search_split == "holdout") * self.search_images

@@ -384,7 +384,9 @@ class _Session:
 
         def chosen() -> list[tuple[Widths, float]]:
             images = self.experiment.evaluation.calibration_images + len(self.data.search)
-            evaluations.begin(measure, images=images, limit=self.limits.in_all, final=True)
+            searched = int(self.ledger.state()["search"]["forward_macs"])
+            limit = self.limits.after(searched)
+            evaluations.begin(measure, images=images, limit=limit, final=True)
             return final_front(trainer.method, evaluations, trainer.hold)
 
         def measured(images: Images, name: str) -> list[Measurement]:

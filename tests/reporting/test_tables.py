@@ -464,3 +464,12 @@ def test_a_run_of_one_process_has_no_other_time_than_its_own() -> None:
 )
 def test_times_have_their_largest_unit(seconds: float, text: str) -> None:
     assert time_text(seconds) == text
+
+
+def test_a_table_says_what_is_held_equal() -> None:
+    records = records_of({("pareco", 0): [(160, 91.5)], ("us_net", 0): [(160, 91.0)]})
+    shared = replace(records, experiment=replace(records.experiment, equal_macs=10**9))
+    texts = [markdown(experiment_tables(each, NONE, "pareco")) for each in (records, shared)]
+    assert "Gradient steps and passes are held equal" in texts[0]
+    assert "The MACs before the test are held equal" in texts[1]
+    assert "passes are held equal" not in texts[1]
