@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from types import MappingProxyType
 
 from pareco.methods import PareCO, Task
 
@@ -13,8 +13,9 @@ class ParecoExact(PareCO):
     name = "pareco_exact"
     sets_search_budget = False
     search_budget = 0.1
+    own_search = MappingProxyType({"solver": "exact"})
 
     def __init__(self, task: Task) -> None:
         """Start with the smallest network in the history: every step trains it."""
-        super().__init__(replace(task, search=task.search.resolved("exact")))
+        super().__init__(task)
         self.search.visit(task.space.smallest)

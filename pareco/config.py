@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 Granularity = Literal["network", "stage", "layer"]
@@ -286,26 +287,60 @@ class SearchConfig:
     fit_entries: int = 256
     """Most entries of the history that a fit of hyperparameters sees."""
 
+    losses: Literal["refreshed", "training"] | None = None
+    """Where the losses of the history come from in training: measured anew at each request, or from
+    the training's own passes, compared with both ends on the same batch, which costs nothing. None
+    for the method's own; the paper's are refreshed."""
+
+    refresh_images: int | None = None
+    """Images that losses are refreshed on; None for the method's own, or those of a batch."""
+
+    visits_per_ask: int | None = None
+    """New widths at each request, M of which train at a time; None for the method's own, or M."""
+
+    trains: Literal["newest", "front"] | None = None
+    """Which train between two requests: the newest, or in each step a draw of the front's for half
+    of M and of the newest for the rest. None for the method's own; the paper's are the newest."""
+
+    target_costs: Literal["area", "uniform"] | None = None
+    """Costs are aimed at where the front leaves much area, or as those of random network-wise
+    uniform multipliers are spread; None for the method's own; the paper's go by area."""
+
+    half_life: float | None = None
+    """Requests after which a loss that was known counts half against one that is measured; 0: not
+    at all, as in the paper. None for the method's own."""
+
     def __post_init__(self) -> None:
         _at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")
         _at_least(1, self, "targets", "draws", "first_iterations", "warm_iterations")
-        _at_least(1, self, "fit_every", "restart_every")
-        _at_least(2, self, "fit_entries")
+        _at_least(1, self, "fit_every", "restart_every", "visits_per_ask")
+        _at_least(2, self, "fit_entries", "refresh_images")
         _at_least(0, self, "budget", "initial_widths", "beta", "augmentation")
-        _at_least(0, self, "tolerance", "precision")
+        _at_least(0, self, "tolerance", "precision", "half_life")
         _require(self.reference < 0, f"reference must be negative, got {self.reference}")
-        for name in ("budget", "beta", "augmentation", "tolerance", "reference", "precision"):
+        finite = ("budget", "beta", "augmentation", "tolerance", "reference", "precision")
+        for name in (*finite, "half_life"):
             value = getattr(self, name)
             _require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
 
-    def resolved(self, solver: Literal["tchebyshev", "exact"] = "tchebyshev") -> SearchConfig:
-        """Return the settings with what is None set: to this solver, and to its own values."""
-        chosen = self.solver or solver
-        unset = {name for name, value in vars(self).items() if value is None}
-        own = _OF_SOLVERS[chosen]
-        return replace(self, solver=chosen, **{name: own[name] for name in unset & own.keys()})
+    def resolved(self, own: Mapping[str, Any] = MappingProxyType({})) -> SearchConfig:
+        """Return the settings with what is None set: to a method's own values, else its solver's.
+
+        `own` are by the field's name. None stays where it means what is had anyway: the budget,
+        images of a batch, M visits.
+        """
+        mine = {name: value for name, value in vars(self).items() if value is not None}
+        chosen = _PAPERS | dict(own) | mine
+        return replace(self, **(_OF_SOLVERS[chosen["solver"]] | chosen))
 
 
+_PAPERS: dict[str, Any] = {
+    "solver": "tchebyshev",
+    "losses": "refreshed",
+    "trains": "newest",
+    "target_costs": "area",
+    "half_life": 0.0,
+}
 _OF_SOLVERS: dict[str, dict[str, Any]] = {
     "tchebyshev": {"raw_samples": 1024, "fit_every": 1},
     "exact": {"raw_samples": 512, "fit_every": 5},

@@ -116,17 +116,24 @@ class SearchEvaluations:
 
 
 @torch.no_grad()
-def batch_losses(net: SlimmableNet, batch: Batch, widths: Sequence[Widths]) -> Tensor:
+def batch_losses(
+    net: SlimmableNet, batch: Batch, widths: Sequence[Widths], at_once: int | None = None
+) -> Tensor:
     """Return the mean cross-entropies `n` of sub-networks on one batch, batch norm by that batch.
 
-    Leaves the network as it was. (How PareCO's search sees the weights in training.)
+    Or by its equal parts, of as many images as are had `at_once`, or fewer. Leaves the network as
+    it was. (How PareCO's search sees the weights in training.)
     """
-    images, labels = batch
+    count = len(batch[1])
+    number = -(-count // (at_once or count))
+    parts = list(zip(*(each.tensor_split(number) for each in batch), strict=True))
     losses = []
     with normalized_by_batch(net):
         for each in widths:
             with net.at(each):
-                losses.append(F.cross_entropy(net(images), labels))
+                own = [F.cross_entropy(net(images), labels) for images, labels in parts]
+            sizes = [len(labels) / count for _, labels in parts]
+            losses.append(sum(each * size for each, size in zip(own, sizes, strict=True)))
     return torch.stack(losses)
 
 

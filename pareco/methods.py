@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from scipy.stats import theilslopes
 from torch import Tensor
 
 from pareco.config import Cost, SearchConfig
 from pareco.cost import CostModel
 from pareco.search import Mobo, Origin, front
 from pareco.widths import Widths, WidthSpace
+
+_LINE_FROM = 3  # distinct losses
 
 
 @dataclass(kw_only=True)
@@ -25,6 +29,8 @@ class Visit:
     `target_cost`. `predicted_deviation` is the GP's posterior standard deviation of the loss, noise
     left out; `refreshed_loss` is the first loss that was measured afterwards, `final_loss` the
     last. Losses are in nats, costs in the objective's units; None where there is none.
+    `known_loss` is what the search goes by: what was measured, or moved along with the others;
+    `relative_loss` is 0 for the largest network's and 1 for the smallest's.
     """
 
     widths: Widths
@@ -35,12 +41,25 @@ class Visit:
     predicted_deviation: float | None = None
     refreshed_loss: float | None = None
     final_loss: float | None = None
+    known_loss: float | None = None
+    relative_loss: float | None = None
+    weight: float = 0.0
+    """Of `known_loss`, or of `relative_loss`, against one new measurement."""
+    left_out: int = 0
+    """How many refreshes in a row have not measured it."""
 
     def measured(self, loss: float) -> None:
         """Take note of a loss; one that is not finite was not measured."""
+        self.left_out = 0
         self.final_loss = loss if math.isfinite(loss) else None
         if self.refreshed_loss is None:
             self.refreshed_loss = self.final_loss
+        known, weight = self.known_loss, self.weight
+        if self.final_loss is None or known is None or not weight:
+            self.known_loss, self.weight = self.final_loss, float(self.final_loss is not None)
+        else:
+            self.known_loss = (weight * known + self.final_loss) / (weight + 1)
+            self.weight = weight + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +120,14 @@ class Method:
     budget_exempt: ClassVar[bool] = False  # trains longer than the others by its nature
     sets_search_budget: ClassVar[bool] = False  # its search is what all may spend by default
     search_budget: ClassVar[float | None] = None  # its own, unless `search.budget` is set
+    own_search: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {}
+    )  # its own values of `search` fields left unset
     draws: int = 5_000  # before `completed` takes it that the space has no more
 
     def __init__(self, task: Task) -> None:
-        """Start on a task."""
-        self.task = task
+        """Start on a task; what its search leaves unset has this method's own values."""
+        self.task = replace(task, search=task.search.resolved(self.own_search))
 
     @classmethod
     def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
@@ -196,6 +218,7 @@ class WidthSearch:
         space = task.space
         self.task = task
         self.visits: list[Visit] = []
+        self._heard, self._level, self._gap = 0.0, 0.0, 0.0
 
         def cost(alphas: Tensor) -> Tensor:
             task.pause()  # here, as every trial of an ask, which may take long, wants a cost
@@ -244,22 +267,90 @@ class WidthSearch:
         self.visits.append(Visit(widths=widths, step=None, origin="uniform"))
         self._mobo.tell(self.task.space.encode(widths), math.nan)
 
-    def refresh(self) -> set[Widths]:
+    def refresh(self, final: bool = False) -> set[Widths]:
         """Measure losses again, with the current weights; return the widths that were measured.
 
-        All of the history as long as the search budget pays that; else the front and then the
-        newest, as many as it pays. The others keep the loss they had.
+        All of the history as long as the search budget pays that; else those that may still
+        matter, as many as it pays. The losses of the others move along as theirs did. What was
+        known counts for nothing against `final` losses.
         """
-        front = dict.fromkeys(self.front())
-        order = [*front, *(each for each in reversed(self.visited) if each not in front)]
-        measured = set(self.task.affordable(order))
+        half_life = 0 if final else self.task.search.half_life
+        measured = set(self.task.affordable(self._by_importance()))
         current = [visit for visit in self.visits if visit.widths in measured]
-        losses = self.task.evaluate([visit.widths for visit in current])
-        for visit, loss in zip(current, losses.tolist(), strict=True):
+        losses = self.task.evaluate([visit.widths for visit in current]).tolist()
+        if half_life or len(current) < len(self.visits):
+            self._move_along(current, losses)
+        self._age(half_life)
+        for visit, loss in zip(current, losses, strict=True):
             visit.measured(loss)
-        known = [math.nan if each.final_loss is None else each.final_loss for each in self.visits]
-        self._mobo.refresh(torch.tensor(known, dtype=torch.double))
+        self._tell_losses()
         return measured
+
+    def hear(self, widths: Sequence[Widths], losses: Sequence[float]) -> None:
+        """Compare the losses of a training step's networks: the largest first, the smallest last.
+
+        How far each lies above the largest is a measurement of the part of the smallest's distance,
+        averaged over steps; both ends met the same images, so that most of the noise is theirs too.
+        """
+        heard, gap = self._heard + 1, losses[-1] - losses[0]
+        self._level += (losses[0] - self._level) / heard
+        self._gap += (gap - self._gap) / heard
+        self._heard = heard
+        if not self._gap > 0:  # the first steps: the smallest may be ahead
+            return
+        above = dict(zip(widths, (each - losses[0] for each in losses), strict=True))
+        for visit in self.visits:
+            if visit.widths in above:
+                known, visit.weight = (
+                    (visit.relative_loss or 0.0) * visit.weight,
+                    visit.weight + self._gap,
+                )
+                visit.relative_loss = (known + above[visit.widths]) / visit.weight
+
+    def recall(self) -> None:
+        """Take the losses of all that was heard for the history's."""
+        for visit in self.visits:
+            if visit.relative_loss is not None:
+                visit.known_loss = self._level + visit.relative_loss * self._gap
+                visit.final_loss = visit.known_loss
+                if visit.refreshed_loss is None:
+                    visit.refreshed_loss = visit.known_loss
+        self._age(self.task.search.half_life)
+        self._tell_losses()
+
+    def _age(self, half_life: float | None) -> None:
+        kept = 0.5 ** (1 / half_life) if half_life else 0.0
+        self._heard *= kept
+        for visit in self.visits:
+            visit.left_out += 1
+            visit.weight *= kept
+
+    def _by_importance(self) -> list[Widths]:
+        """Return the front, what is new, the layer behind, and the others as they were left out."""
+        front = self.front()
+        unknown = [each.widths for each in reversed(self.visits) if each.known_loss is None]
+        behind = self.front(set(self.visited).difference(front))
+        others = sorted(self.visits, key=lambda visit: -visit.left_out)
+        return list(dict.fromkeys((*front, *unknown, *behind, *(each.widths for each in others))))
+
+    def _move_along(self, current: Sequence[Visit], losses: Sequence[float]) -> None:
+        """Move what is known along a line (Theil-Sen) from that of `current` to these losses."""
+        pairs = [
+            (visit.known_loss, loss)
+            for visit, loss in zip(current, losses, strict=True)
+            if visit.known_loss is not None and math.isfinite(loss)
+        ]
+        if len({known for known, _ in pairs}) < _LINE_FROM:
+            return
+        known, new = zip(*pairs, strict=True)
+        slope, offset, *_ = theilslopes(new, known)
+        for visit in self.visits:
+            if visit.known_loss is not None:
+                visit.known_loss = float(offset + max(slope, 0.0) * visit.known_loss)
+
+    def _tell_losses(self) -> None:
+        known = [math.nan if each.known_loss is None else each.known_loss for each in self.visits]
+        self._mobo.refresh(torch.tensor(known, dtype=torch.double))
 
     def front(self, among: Collection[Widths] | None = None) -> list[Widths]:
         """Return the widths that no other one beats in both loss and cost, cheapest first.
@@ -274,18 +365,21 @@ class WidthSearch:
 
     def state(self) -> dict[str, Any]:
         """Return the history, ready for JSON."""
-        return {"mobo": self._mobo.state(), "visits": [asdict(visit) for visit in self.visits]}
+        heard = [self._heard, self._level, self._gap]
+        visits = [asdict(visit) for visit in self.visits]
+        return {"mobo": self._mobo.state(), "visits": visits, "heard": heard}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned."""
         self._mobo.load_state(state["mobo"])
+        self._heard, self._level, self._gap = state.get("heard", (0.0, 0.0, 0.0))
         self.visits = [
             Visit(**{**each, "widths": Widths(each["widths"])}) for each in state["visits"]
         ]
 
 
 class PareCO(Method):
-    """Every tau steps refreshes the losses of all widths visited and asks MOBO-RS for M more."""
+    """Every tau steps refreshes the losses of the widths visited and asks MOBO-RS for more."""
 
     name = "pareco"
     sets_search_budget = True
@@ -293,30 +387,58 @@ class PareCO(Method):
     def __init__(self, task: Task) -> None:
         """Start with an empty history."""
         super().__init__(task)
-        self.search = WidthSearch(task)
+        self.search = WidthSearch(self.task)
         self.current: list[Widths] = []
+        self.front: list[Widths] = []
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:
-        """Return the newest proposals; every tau steps they are renewed."""
-        if step % self.task.ask_every_steps == 0:
-            self.search.refresh()
-            proposals = self.search.ask(self.task.sampled_per_step, step)
-            self.current = self.completed(proposals, self.random_widths)
-        return self.current
+        """Return the newest proposals, renewed every tau steps, or a draw with the front's."""
+        task, config = self.task, self.task.search
+        front = config.trains == "front"
+        if step % task.ask_every_steps == 0:
+            if config.losses == "training":
+                self.search.recall()
+            else:
+                self.search.refresh()
+            visits = config.visits_per_ask or task.sampled_per_step
+            self.current = self.search.ask(visits, step)
+            if front:
+                self.front = self.search.front()
+            else:
+                self.current = self.completed(self.current, self.random_widths)
+        return self._with_the_front() if front else self.current
+
+    def _with_the_front(self) -> list[Widths]:
+        """Return a draw: of the front for half of M, and of the newest for the rest."""
+        half = -(-self.task.sampled_per_step // 2)
+        ends = (self.task.space.largest, self.task.space.smallest)
+        front, newest = self._shuffled(self.front, ends), self._shuffled(self.current, ends)
+        return self.completed([*front[:half], *newest, *front[half:]], self.random_widths)
+
+    def _shuffled(self, widths: Sequence[Widths], without: Sequence[Widths]) -> list[Widths]:
+        order = torch.randperm(len(widths), generator=self.task.generator).tolist()
+        return [widths[index] for index in order if widths[index] not in without]
+
+    def hear(self, step: int, widths: Sequence[Widths], losses: Sequence[float]) -> None:
+        """Let the search compare the losses of this step's networks, if it goes by those."""
+        if self.task.search.losses == "training" and all(map(math.isfinite, losses)):
+            self.search.hear(widths, losses)
 
     def candidates(self) -> Sequence[Widths]:
         """Return the front of what the budget lets measure with the final weights: mostly all."""
-        return self.search.front(self.search.refresh())
+        return self.search.front(self.search.refresh(final=True))
 
     def visits(self) -> Sequence[Visit]:
         """Return the history."""
         return self.search.visits
 
     def state(self) -> dict[str, Any]:
-        """Return the search and the current widths."""
-        return {"search": self.search.state(), "current": list(self.current)}
+        """Return the search, the current widths, and the front as it was at the last request."""
+        widths = {"current": list(self.current), "front": list(self.front)}
+        return {"search": self.search.state(), **widths}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` returned."""
         self.search.load_state(state["search"])
         self.current = [Widths(counts) for counts in state["current"]]
+        self.front = [Widths(counts) for counts in state.get("front", ())]

@@ -53,7 +53,10 @@ class Problem:
         return self.config.tolerance * self.cost_range[1]
 
     def target(self) -> float:
-        """Return a target cost, drawn where the front leaves much area."""
+        """Return a target cost: drawn where the front leaves much area, or at a uniform point."""
+        if self.config.target_costs == "uniform":
+            level = torch.rand(1, 1, dtype=torch.double, generator=self.generator)
+            return float(self.costs(level.expand(1, self.front.shape[1])))
         bins = self.config.target_bins
         return target_cost(
             self.front_costs, self.front_losses, self.cost_range, self.generator, bins

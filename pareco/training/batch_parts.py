@@ -20,6 +20,8 @@ def check_parts(experiment: Experiment, data: DataSet, net: SlimmableNet, proces
     sizes = {"training.batch_size": batch_size}
     if experiment.data.search_split == "holdout":
         sizes["data.search_images"] = min(len(data.search), batch_size)
+    if (refreshed := experiment.search.refresh_images) is not None:
+        sizes["search.refresh_images"] = min(refreshed, batch_size)
     joint = processes > 1 and experiment.training.sync_batch_norm
     for field, size in sizes.items():
         if size < processes or batch_size % processes:

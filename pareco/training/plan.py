@@ -88,12 +88,17 @@ class RunPlan:
         return sum(sum(self.macs[phase]) for phase in phases)
 
 
-def search_batch_images(experiment: Experiment, search_images: int, processes: int) -> int:
-    """Return how many images the search losses of one step in training are measured on."""
-    batch = experiment.training.batch_size
-    if experiment.data.search_split == "batch":
-        return batch
-    return min(search_images, batch) // processes * processes
+def search_batch_images(
+    experiment: Experiment, kind: type[Method], there: int, processes: int
+) -> int:
+    """Return how many images a method's search losses of one step in training are measured on.
+
+    `there` are those of the split that they are drawn from.
+    """
+    wanted = experiment.search.resolved(kind.own_search).refresh_images
+    if wanted is None and experiment.data.search_split == "batch":
+        return experiment.training.batch_size
+    return min(there, wanted or experiment.training.batch_size) // processes * processes
 
 
 def method_task(
@@ -176,6 +181,11 @@ class Planner:
         step = self._macs[space.largest] + self._macs[space.smallest]
         step += config.sampled_per_step * mean
         return round(3 * self.steps * config.batch_size * step)
+
+    def _search_batch(self, kind: type[Method]) -> int:
+        held_out = self.experiment.data.search_split == "holdout"
+        there = self.search_images if held_out else self.train_images
+        return search_batch_images(self.experiment, kind, there, 1)
 
     @property
     def _choice_images(self) -> int:
@@ -260,7 +270,7 @@ class Planner:
                 "choice": (total["choice"], 0),
                 "test": (total["test"], 0),
             },
-            decoded=self._decoded(images, total["asks"], len(spaces)),
+            decoded=self._decoded(images, self._searched(kind, total["asks"]), len(spaces)),
             disk_kept=kept,
             disk_most=kept + 3 * 2 * weights,
         )
@@ -270,21 +280,27 @@ class Planner:
         asks = self.steps / self.experiment.training.ask_every_steps
         return max(1, math.ceil(asks / _PLAYED_ASKS)) if kind.visits is not Method.visits else 1
 
-    def _decoded(self, images: int, asks: int, sets: int) -> int:
-        """Return how many images are decoded to train on so many and for so many searches."""
+    def _searched(self, kind: type[Method], asks: int) -> int:
+        """Return how many images are decoded for so many searches in training."""
+        config = self.experiment
+        same = config.search.resolved(kind.own_search).refresh_images is None
+        trained_on = same and config.data.search_split == "batch"
+        return 0 if trained_on else asks * self._search_batch(kind)
+
+    def _decoded(self, images: int, searched: int, sets: int) -> int:
+        """Return how many images are decoded to train and search on so many."""
         data, held_out = self.experiment.data, self.experiment.data.search_split == "holdout"
         if data.in_memory:
             return self.train_images + held_out * self.search_images + self.test_images
-        batch = search_batch_images(self.experiment, self.search_images, 1)
         after = self.experiment.evaluation.calibration_images + self.test_images
         after += (1 + held_out) * self.search_images
-        return images + held_out * asks * batch + sets * after
+        return images + searched + sets * after
 
     def _trained(self, played: _Played) -> dict[str, int]:
         """Play the steps of training; return how many they stand for, asks, and forward MACs."""
         config, limits = self.experiment.training, played.limits
         space, evaluations = played.method.task.space, played.evaluations
-        images = search_batch_images(self.experiment, self.search_images, 1)
+        images = self._search_batch(type(played.method))
         forward = search = done = 0.0
         asks = 0
         for step, weight in self._steps_played(limits.training is None, played.every):

@@ -257,9 +257,7 @@ class _Session:
             loader=self.loader,
             evaluations=evaluations,
             search_batch=self.search_batch,
-            search_images=search_batch_images(
-                self.experiment, len(self.data.search), self.processes.share.count
-            ),
+            search_images=self.search_batch_images,
             limits=self.limits,
             config=self.experiment.training,
             processes=self.processes,
@@ -271,13 +269,25 @@ class _Session:
         )
         return trainer
 
+    @property
+    def search_batch_images(self) -> int:
+        """How many images all processes measure search losses on in a step."""
+        there, share = len(self._searched_on), self.processes.share
+        return search_batch_images(self.experiment, self.method, there, share.count)
+
+    @property
+    def _searched_on(self) -> Images:
+        held_out = self.experiment.data.search_split == "holdout"
+        return self.data.search if held_out else self.data.train
+
     def search_batch(self, step: int, training_batch: Batch) -> Batch:
-        """Return this process's part of the batch that search losses are measured on in a step."""
-        if self.experiment.data.search_split == "batch":
+        """Return this process's part of the images that search losses are measured on in a step."""
+        config, images, share = self.experiment, self._searched_on, self.processes.share
+        same = config.search.resolved(self.method.own_search).refresh_images is None
+        if same and config.data.search_split == "batch":
             return training_batch
-        images, share = self.data.search, self.processes.share
         order = torch.randperm(len(images), generator=derived_generator(self.seed, "search", step))
-        count = search_batch_images(self.experiment, len(images), share.count) // share.count
+        count = self.search_batch_images // share.count
         return images.normalized(order[share.rank * count : (share.rank + 1) * count])
 
     def report(self, report: StepReport) -> None:

@@ -197,7 +197,8 @@ class Trainer:
 
         def measure(widths: list[Widths]) -> list[float]:
             with self.processes.autocast(self.config.precision):
-                losses = batch_losses(self.net, search_batch(), widths)
+                at_once = self.config.batch_size // self.processes.share.count
+                losses = batch_losses(self.net, search_batch(), widths, at_once)
             return (self.processes.total(losses) / self.processes.share.count).tolist()
 
         self.evaluations.begin(

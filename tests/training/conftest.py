@@ -51,10 +51,10 @@ class Spy:
             self.phase = "training"
             return step(net, images, labels, widths, **options)
 
-        def spied_losses(net: Any, batch: Any, widths: Any) -> Any:
+        def spied_losses(net: Any, batch: Any, widths: Any, *at_once: Any) -> Any:
             self.searched.add(digest(*batch))
             self.phase = "search"
-            return losses(net, batch, widths)
+            return losses(net, batch, widths, *at_once)
 
         def note(images: Images, phase: str) -> None:
             self.evaluated.add(digest(images.indices))
