@@ -121,7 +121,7 @@ results: $(INSTALLED)  ## Make results/ again from its records: tables, figures,
 claims: $(INSTALLED)  ## Say of each claim of the paper whether it is reproduced
 	$(BIN)/python -m replications claims
 
-bench: $(INSTALLED)  ## Time steps, refreshes and switches against plain networks
+bench: $(INSTALLED)  ## Time steps against plain networks, and the asks of the search
 	$(BIN)/python -m replications bench
 
 wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offline

@@ -33,7 +33,7 @@ class ProfileCommand:
     """
 
     network: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK")]
-    """cifar_resnet<depth> or any network of timm, such as mobilenetv2_100."""
+    """cifar_resnet<depth>, cifar_vgg<depth> or any network of timm, such as mobilenetv2_100."""
 
     image_size: int | None = None
     """Height and width of the images in pixels; by default what the network is made for."""

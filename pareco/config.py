@@ -44,10 +44,10 @@ class NetworkConfig:
     """Which network, and the space of its widths."""
 
     name: str
-    """A model of timm, or cifar_resnet<depth> with depth 6k + 2."""
+    """A model of timm, cifar_resnet<depth> (depth 6k + 2), or cifar_vgg<depth> (11, 13, 16, 19)."""
 
     base_width: int | None = None
-    """Channels of the first stage of a cifar_resnet; None for 16."""
+    """Channels of the first stage of a cifar_resnet (None for 16) or a cifar_vgg (None for 64)."""
 
     alpha_min: float = 0.42
     """Least width multiplier: the smallest network has every multiplier there."""

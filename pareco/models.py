@@ -1,4 +1,4 @@
-"""Networks by name: the CIFAR ResNets, written as plain modules, and everything that timm has."""
+"""Networks by name: ResNets and VGGs for CIFAR, as plain modules, and everything that timm has."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ class CifarResNet(nn.Module):
         blocks, remainder = divmod(depth - 2, 6)
         if blocks < 1 or remainder:
             raise ValueError(f"depth must be 6k + 2 (8, 20, 32, 44, 56, ...), got {depth}")
-        if base_width < 1:
-            raise ValueError(f"base_width must be at least 1, got {base_width}")
+        _check_width(base_width)
         self.conv1 = nn.Conv2d(in_chans, base_width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(base_width)
         self.relu = nn.ReLU(inplace=True)
@@ -66,9 +65,7 @@ class CifarResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores `n x num_classes`."""
@@ -79,7 +76,61 @@ class CifarResNet(nn.Module):
         return self.fc(self.pool(features).flatten(1))
 
 
+class CifarVgg(nn.Module):
+    """A VGG with batch norm, one linear layer, and five stages at widths w, 2w, 4w, 8w and 8w.
+
+    Max pooling halves the resolution between the first four stages, whatever the images' size: the
+    last six convolutions of a VGG-16 see 4 x 4 positions of 32 x 32 pixels, and 2 x 2 of 16 x 16.
+    Simonyan and Zisserman (arXiv 1409.1556, table 1); for CIFAR, and with one pooling more, Liu et
+    al. (arXiv 1708.06519).
+    """
+
+    def __init__(
+        self, depth: int, *, num_classes: int = 10, in_chans: int = 3, base_width: int = 64
+    ) -> None:
+        """Build and initialize (He et al., fan out). Raises `ValueError` for an unknown depth."""
+        super().__init__()
+        if depth not in VGG_STAGES:
+            known = ", ".join(map(str, VGG_STAGES))
+            raise ValueError(f"depth of a VGG must be one of {known}, got {depth}")
+        _check_width(base_width)
+        channels = in_chans
+        for stage, convolutions in enumerate(VGG_STAGES[depth]):
+            layers: list[nn.Module] = [nn.MaxPool2d(2)] if 1 <= stage <= 3 else []
+            for _ in range(convolutions):
+                outputs = base_width * min(2**stage, 8)
+                layers.append(nn.Conv2d(channels, outputs, 3, 1, 1, bias=False))
+                layers += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+                channels = outputs
+            self.add_module(f"stage{stage + 1}", nn.Sequential(*layers))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        _initialize(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores `n x num_classes`."""
+        features = images
+        for stage in range(5):
+            features = self.get_submodule(f"stage{stage + 1}")(features)
+        return self.fc(self.pool(features).flatten(1))
+
+
+def _check_width(base_width: int) -> None:
+    if base_width < 1:
+        raise ValueError(f"base_width must be at least 1, got {base_width}")
+
+
+def _initialize(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""The convolutions of each stage by depth."""
+FAMILIES = {"cifar_resnet": CifarResNet, "cifar_vgg": CifarVgg}
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56))
+CIFAR_VGGS = tuple(f"cifar_vgg{depth}" for depth in VGG_STAGES)
 
 
 def create_model(
@@ -87,17 +138,20 @@ def create_model(
 ) -> nn.Module:
     """Return a freshly initialized network.
 
-    `name` is `cifar_resnet<depth>` (depth 6k + 2, `base_width` 16 unless given) or a model of
-    timm. Raises `ValueError` naming the nearest known names for an unknown one.
+    `name` is `cifar_resnet<depth>` (depth 6k + 2, `base_width` 16 unless given), `cifar_vgg<depth>`
+    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm. Raises `ValueError` naming the
+    nearest known names for an unknown one.
     """
-    match = re.fullmatch(r"cifar_resnet(\d+)", name)
+    match = re.fullmatch(r"(cifar_resnet|cifar_vgg)(\d+)", name)
     if match:
-        depth, width = int(match[1]), 16 if base_width is None else base_width
-        return CifarResNet(depth, num_classes=num_classes, in_chans=in_chans, base_width=width)
+        family = FAMILIES[match[1]]
+        width = {} if base_width is None else {"base_width": base_width}
+        return family(int(match[2]), num_classes=num_classes, in_chans=in_chans, **width)
     if not timm.is_model(name):
-        known = [*CIFAR_RESNETS, *timm.list_models()]
+        known = [*CIFAR_RESNETS, *CIFAR_VGGS, *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
     if base_width is not None:
-        raise ValueError(f"base_width is for cifar_resnet<depth>; {name} comes from timm as it is")
+        families = "cifar_resnet<depth> and cifar_vgg<depth>"
+        raise ValueError(f"base_width is for {families}; {name} comes from timm as it is")
     return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)

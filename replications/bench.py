@@ -1,4 +1,7 @@
-"""The command `bench`: what running many widths of one network costs beyond running plain ones."""
+"""The command `bench`: what running many widths of one network costs beyond running plain ones.
+
+And what the search takes: `replications.bench_search`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from pareco.files import write_text
+
+if TYPE_CHECKING:
+    from replications.bench_search import SearchRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,36 +74,53 @@ class BenchRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchCommand:
-    """Time sandwich steps, refreshes and switches against plain networks; one thread of a CPU.
+    """Time sandwich steps, refreshes and switches against plain networks, and the search's asks.
 
-    A table, and `bench/step.csv` in the results, with the environment beside it.
+    By one thread of a CPU. Tables, and `bench/step.csv` and `bench/search.csv` in the results, with
+    the environment beside each.
     """
 
     results: Path = Path("results")
     """Folder of all results."""
 
     repetitions: int = 9
-    """How often each is timed, in turns with what it is compared with."""
+    """How often a step is timed, in turns with what it is compared with."""
+
+    only: Literal["step", "search"] | None = None
+    """Measure one of them: steps, refreshes and switches, or the search's asks and its share."""
 
     def carried_out(self, console: Console) -> int:
-        """Write and print the table; return 0, or 1 if a goal is missed."""
+        """Write and print the tables; return 0, or 1 if a goal is missed."""
         if self.repetitions < 2:
             raise ValueError(f"--repetitions must be at least 2, got {self.repetitions}")
+        met = True
+        if self.only in (None, "step"):
+            steps = [row for case in CASES for row in measured(case, self.repetitions)]
+            self._write("step", steps)
+            console.print(as_table(steps))
+            met = all(row.met for row in steps)
+        if self.only in (None, "search"):
+            from replications.bench_search import measured_search
+
+            asks = measured_search()
+            self._write("search", asks)
+            console.print(as_search_table(asks))
+            met = met and all(row.met for row in asks)
+        return int(not met)
+
+    def _write(self, name: str, rows: Sequence[BenchRow] | Sequence[SearchRow]) -> None:
         from pareco.processes import joined_processes
         from pareco.training.folder import environment
 
-        rows = [row for case in CASES for row in measured(case, self.repetitions)]
         folder = self.results / "bench"
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "step.csv", as_csv(rows))
+        write_text(folder / f"{name}.csv", as_csv(rows))
         found = environment("", joined_processes("cpu")) | {"threads": 1}
         del found["data_fingerprint"]
-        write_text(folder / "step.json", json.dumps(found, indent=1) + "\n")
-        console.print(as_table(rows))
-        return int(not all(row.met for row in rows))
+        write_text(folder / f"{name}.json", json.dumps(found, indent=1) + "\n")
 
 
-def as_csv(rows: Sequence[BenchRow]) -> str:
+def as_csv(rows: Sequence[BenchRow] | Sequence[SearchRow]) -> str:
     """Return the rows with a header, numbers with four digits after the point."""
     text = io.StringIO()
     writer: Any = None
@@ -119,6 +142,18 @@ def as_table(rows: Sequence[BenchRow]) -> Table:
         table.add_row(
             row.what, row.network, *sizes, f"{row.median:.3f}", quartiles, f"{row.goal:g}", met
         )
+    return table
+
+
+def as_search_table(rows: Sequence[SearchRow]) -> Table:
+    """Return what is printed of the search."""
+    table = Table("what", "experiment", "solver", "entries", "median", "quartiles", "goal", "met")
+    for row in rows:
+        quartiles = f"{row.lower:.3f} to {row.upper:.3f}"
+        goal = ("", "") if row.goal is None else (f"{row.goal:g}", "yes" if row.met else "no")
+        entries = "" if row.entries is None else str(row.entries)
+        where = row.what, row.experiment, row.solver, entries
+        table.add_row(*where, f"{row.median:.3f}", quartiles, *goal)
     return table
 
 

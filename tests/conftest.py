@@ -24,6 +24,7 @@ NETWORKS = (
     "mnasnet_100",
     "mobilenetv4_conv_small",
     *CIFAR_RESNETS,
+    "cifar_vgg16",
 )
 # Beyond issue 2's list: TensorFlow's "same" padding, squeeze-excite in a ResNet, torchvision's
 # stochastic depth, batch norm of vectors.
@@ -59,7 +60,7 @@ def network(request: pytest.FixtureRequest) -> Network:
                 nn.init.normal_(module.bias, 0, 0.1)
                 nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
                 nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-        size = 32 if name in CIFAR_RESNETS else 64
+        size = 32 if name.startswith("cifar") else 64
         images = torch.randn(2, 3, size, size)
     return Network(name, model, make_slimmable(model, images[:1]), images)
 

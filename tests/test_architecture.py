@@ -34,7 +34,9 @@ MAY_HOLD = {
     "pareco/data/loading.py": DATA_SETS,  # the table of data sets
     "pareco/config.py": {*DATA_SETS, "paper"},  # names are refused early; the scale unless set
 }
-MAY_BRANCH = {"pareco/models.py": {"cifar_resnet"}}  # this family has its depth in its name
+MAY_BRANCH = {
+    "pareco/models.py": {"cifar_resnet", "cifar_vgg"}  # these families have the depth in the name
+}
 MAY_SEED = {
     "pareco/randomness.py": {
         *("torch.manual_seed", "random"),

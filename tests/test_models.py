@@ -1,10 +1,12 @@
-"""Networks by name, and the CIFAR ResNets against their paper."""
+"""Networks by name; the CIFAR ResNets against their paper, the VGGs against torchvision's."""
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from pareco.models import CifarResNet, create_model
+from pareco.slimmable import make_slimmable
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -33,6 +35,47 @@ def test_option_a_shortcut_keeps_the_first_channels() -> None:
     assert torch.equal(padded[:, :16], images[:, :, ::2, ::2])
     assert not padded[:, 16:].any()
     assert not list(shortcut.parameters())
+
+
+def weights(network: nn.Module) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights of convolutions and batch norms, in their order."""
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    return [tuple(each.weight.shape) for each in network.modules() if isinstance(each, kinds)]
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_cifar_vggs_have_the_convolutions_of_torchvisions(depth: int) -> None:
+    with torch.device("meta"):
+        ours = create_model(f"cifar_vgg{depth}", num_classes=10)
+        theirs = torchvision.models.get_model(f"vgg{depth}_bn")
+    assert weights(ours) == weights(theirs)
+    size = sum(p.numel() for p in ours.parameters())
+    features = sum(p.numel() for p in theirs.get_submodule("features").parameters())
+    biases = sum(shape[0] for shape in weights(theirs) if len(shape) == 4)  # ours have none
+    assert size == features - biases + 10 * 512 + 10
+
+
+def test_cifar_vgg_pools_three_times_whatever_the_images_size() -> None:
+    """6.3 M MACs with 16 channels at 16 x 16, by hand: 9 x inputs x outputs x positions."""
+    channels = [3, 16, 16, 32, 32, 64, 64, 64, *[128] * 6]
+    positions = [*[256] * 2, *[64] * 2, *[16] * 3, *[4] * 6]
+    pairs = zip(channels[:-1], channels[1:], positions, strict=True)
+    macs = sum(9 * inputs * outputs * where for inputs, outputs, where in pairs) + 128 * 10
+    with torch.device("meta"):
+        model = create_model("cifar_vgg16", num_classes=10, base_width=16)
+    net = make_slimmable(model, torch.zeros(1, 3, 16, 16, device="meta"))
+    assert int(net.cost.macs(net.space.largest)) == macs == 6_305_024
+    assert list(net.space.maxima) == channels[1:]
+    assert [group.stage for group in net.space.groups] == [0] * 2 + [1] * 2 + [2] * 3 + [3] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "message"),
+    [("cifar_vgg12", None, "one of 11, 13, 16, 19, got 12"), ("cifar_vgg16", 0, "at least 1")],
+)
+def test_impossible_vggs_are_refused(name: str, width: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model(name, num_classes=10, base_width=width)
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21])

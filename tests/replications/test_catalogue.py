@@ -14,23 +14,27 @@ IMAGENET = ("imagenet_mbv2", "imagenet_mbv2_memory", "imagenet_mbv3", "imagenet_
 MBV2 = experiment_named("imagenet_mbv2")
 CIFAR = [f"cifar{classes}_resnet{depth}" for classes in (10, 100) for depth in (20, 32, 44, 56)]
 PUBLISHED = ["digits", *IMAGENET, *CIFAR]
+OURS = ["cifar10_vgg"]
 
 
 def test_the_experiments() -> None:
-    assert set(experiment_names()) == {"own", *PUBLISHED}
+    assert set(experiment_names()) == {"own", *PUBLISHED, *OURS}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *OURS])
 def test_every_experiment_has_four_scales_that_say_so_and_keep_what_is_compared(name: str) -> None:
     assert list(scales_of(name)) == ["paper", "short", "smoke", "cpu"]
     published = experiment_named(name)
-    assert set(published.methods) >= FIVE
+    assert set(published.methods) >= FIVE or name in OURS
     for scale in ("short", "smoke", "cpu"):
         experiment = experiment_named(name, scale)
         assert experiment.name == name_at(name, scale) == f"{name}-{scale}"
         assert experiment.scale.startswith(f"{scale}: ")
-        for kept in ("network", "methods", "cost"):
+        for kept in ("methods", "cost"):
             assert getattr(experiment, kept) == getattr(published, kept)
+        narrower = "of the channels" in experiment.scale
+        width = experiment.network.base_width if narrower else published.network.base_width
+        assert experiment.network == replace(published.network, base_width=width)
     assert (published.name, published.scale) == (name, "paper")
 
 
@@ -168,3 +172,13 @@ def test_cpu_takes_its_numbers_and_keeps_the_recipe() -> None:
     assert scaled.training.warmup_epochs == 0.5
     assert scaled.training.lr_per_256 == MBV2.training.lr_per_256
     assert scaled.seeds == (0,)
+
+
+def test_vgg_on_a_cpu_says_what_it_changes_and_keeps_all_seeds() -> None:
+    scaled = experiment_named("cifar10_vgg", "cpu")
+    says = "15 epochs of 20,000 images, 16 x 16, 1/4 of the channels, searched on held-out images"
+    assert scaled.scale == f"cpu: {says}"
+    assert (scaled.network.base_width, scaled.training.batch_size) == (16, 64)
+    assert (scaled.training.lr_per_256, scaled.training.nesterov) == (0.2, True)
+    assert scaled.seeds == experiment_named("cifar10_vgg").seeds == tuple(range(100, 110))
+    assert (scaled.data.search_images, scaled.data.test_images) == (2_000, 10_000)

@@ -1,0 +1,43 @@
+"""The CIFAR-10 experiment with VGG-16: no shortcuts, so that a multiplier sets one convolution.
+
+Ours, all of it: the paper has no VGG. Methods and seeds were fixed before anything had run. The
+scale for a CPU has a quarter of the channels, twice the rate, and Nesterov's momentum.
+"""
+
+from dataclasses import replace
+
+from pareco.config import Experiment
+from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
+from replications.scales import HELD_OUT, on_cpu
+
+EXPERIMENT = replace(
+    PARENT,
+    name="cifar10_vgg",
+    network=replace(PARENT.network, name="cifar_vgg16", base_width=64),
+    methods=("pareco", "pareco_exact", "us_net", "s_net"),
+    seeds=tuple(range(100, 110)),
+)
+
+_SHORTENED = on_cpu(
+    image_size=16,
+    train_images=20_000,
+    epochs=15,
+    ask_every_steps=50,
+    search_images=2_000,
+    test_images=10_000,
+    calibration_images=1_024,
+)
+
+
+def _cpu(experiment: Experiment) -> Experiment:
+    shortened = _SHORTENED(experiment)
+    return replace(
+        shortened,
+        scale=f"{shortened.scale.removesuffix(HELD_OUT)}, 1/4 of the channels{HELD_OUT}",
+        network=replace(experiment.network, base_width=16),
+        training=replace(shortened.training, lr_per_256=0.2, nesterov=True),
+        seeds=experiment.seeds,
+    )
+
+
+SCALES = {"cpu": _cpu}
