@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,22 +40,23 @@ class StepReport:
 class Outcome:
     """What a gradient step came to: `step` counts from 1, `widths` are those of its networks.
 
-    Its `losses` are tensors where they were computed, of this process alone; once they are read,
-    doubles on the CPU, means over processes. `learning_rate` and the MACs spent so far are its own.
+    Once they are read, the losses that these `learned` from and those `on_labels` (see
+    `StepLosses`) are the means over processes; before, and where nobody wants them, there are none.
     """
 
     step: int
     steps: int
     widths: Sequence[Widths]
-    losses: StepLosses
     learning_rate: float
     forward_macs: int
     backward_macs: int
+    learned: Sequence[float] = ()
+    on_labels: Sequence[float] = ()
 
     def check(self) -> None:
         """Raise `NonFiniteLoss` unless the losses, which are read, are finite."""
-        finite = self.losses.learned.isfinite().tolist()
-        bad = [str(each) for each, well in zip(self.widths, finite, strict=True) if not well]
+        losses = zip(self.widths, self.learned, strict=True)
+        bad = [str(widths) for widths, loss in losses if not math.isfinite(loss)]
         if bad:
             raise NonFiniteLoss(
                 f"the loss is not finite at step {self.step - 1}, at the widths {'; '.join(bad)}. "
@@ -63,12 +65,11 @@ class Outcome:
 
     def report(self, images_per_second: float, waiting_percent: float) -> StepReport:
         """Return what to tell of the step, whose losses are read, at this speed."""
-        learned = self.losses.learned.tolist()
         return StepReport(
             step=self.step,
             steps=self.steps,
-            loss_largest=learned[0],
-            loss_smallest=learned[-1],
+            loss_largest=self.learned[0],
+            loss_smallest=self.learned[-1],
             learning_rate=self.learning_rate,
             forward_macs=self.forward_macs,
             backward_macs=self.backward_macs,
@@ -83,18 +84,17 @@ class Outcomes:
     def __init__(self, processes: Processes, *, label_losses: bool) -> None:
         """Start with none; the losses on labels are read only where they are wanted."""
         self._processes, self._label_losses = processes, label_losses
-        self._unread: list[Outcome] = []
+        self._unread: list[tuple[Outcome, StepLosses]] = []
 
     def __len__(self) -> int:
         """Return the number of steps."""
         return len(self._unread)
 
-    def add(self, outcome: Outcome) -> None:
-        """Keep the outcome of a step for later."""
+    def add(self, outcome: Outcome, losses: StepLosses) -> None:
+        """Keep the outcome of a step, with its losses in this process, where they are."""
         if not self._label_losses:
-            losses = outcome.losses
-            outcome = replace(outcome, losses=losses._replace(on_labels=losses.on_labels[:0]))
-        self._unread.append(outcome)
+            losses = losses._replace(on_labels=losses.on_labels[:0])
+        self._unread.append((outcome, losses))
 
     def read(self) -> list[Outcome]:
         """Return the outcomes since the last time, in order, with their losses.
@@ -104,8 +104,9 @@ class Outcomes:
         unread, self._unread = self._unread, []
         if not unread:
             return []
-        tensors = [each for outcome in unread for each in outcome.losses]
+        tensors = [each for _, losses in unread for each in losses]
         joined = torch.cat(tensors)
         sums = self._processes.total(joined).to(joined.dtype).double()  # no more digits than theirs
-        means = iter((sums / self._processes.share.count).split([len(each) for each in tensors]))
-        return [replace(each, losses=StepLosses(next(means), next(means))) for each in unread]
+        parts = (sums / self._processes.share.count).split([len(each) for each in tensors])
+        means = iter([part.tolist() for part in parts])
+        return [replace(each, learned=next(means), on_labels=next(means)) for each, _ in unread]

@@ -36,6 +36,22 @@ from pareco.training.step import (
 from pareco.widths import Widths
 
 
+def sgd(net: SlimmableNet, config: TrainingConfig, *, fused: bool) -> torch.optim.SGD:
+    """Return the optimizer of a network; no weight decay on batch norm and biases."""
+    optimizer = torch.optim.SGD(
+        param_groups_weight_decay(net, config.weight_decay),
+        lr=config.lr_per_256,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        fused=fused or None,
+    )
+    if fused and config.momentum:
+        # torch begins with unset memory, and keeps it where a scaler leaves the first step out.
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
 class StepClock:
     """Times the steps of training: in all, in the state of the run, and the last ones."""
 
@@ -103,18 +119,8 @@ class Trainer:
         self._held: tuple[Tensor, dict[str, Any]] | None = None
         self.nominal_steps = config.epochs * self.loader.batches_per_epoch
         scaled = config.precision == "fp16"
-        groups = param_groups_weight_decay(self.net, config.weight_decay)
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=config.lr_per_256,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-            fused=(scaled and device != "cpu") or None,  # else its scaler waits for the device
-        )
-        if config.momentum and self.optimizer.defaults["fused"]:
-            for parameter in self.net.parameters():  # else a first step left out begins with noise
-                buffer = torch.zeros_like(parameter)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        # A scaler waits for its device, unless the optimizer is fused.
+        self.optimizer = sgd(self.net, config, fused=scaled and device != "cpu")
         self.scaler = torch.amp.GradScaler(device, enabled=scaled)
 
     def train(self) -> None:
@@ -157,12 +163,11 @@ class Trainer:
             step=self.step,
             steps=round(self.step / self.done),
             widths=widths,
-            losses=losses,
             learning_rate=rate,
             forward_macs=spent.forward_macs,
             backward_macs=spent.backward_macs,
         )
-        self.outcomes.add(outcome)
+        self.outcomes.add(outcome, losses)
 
     def _wishes(self) -> list[float]:
         """Return what this process knows of: a signal, damaged images, and whether to save."""
@@ -195,7 +200,7 @@ class Trainer:
 
         def hear() -> None:
             for each in outcomes:
-                self.method.hear(each.step - 1, each.widths, each.losses.on_labels.tolist())
+                self.method.hear(each.step - 1, each.widths, each.on_labels)
 
         with self.ledger.during("search"):
             self.processes.led(hear)
