@@ -397,10 +397,16 @@ class Machine:
     """Processes of each run that decode images; 0 decodes between the steps."""
 
     checkpoint_minutes: float = 10.0
-    """Most minutes of training that an interruption can cost; 0 saves after every step."""
+    """Most minutes of training that an interruption can cost; 0 saves after every step
+    (of several processes: whenever losses are read)."""
+
+    read_every_steps: int | None = None
+    """Steps after which their losses are read, so that an accelerator is seldom waited for; several
+    processes also heed signals and the clock then. None for 1 on a CPU, 20 on an accelerator."""
 
     def __post_init__(self) -> None:
         _at_least(0, self, "decoding_workers", "checkpoint_minutes")
+        _at_least(1, self, "read_every_steps")
 
 
 def check_location(data: DataConfig, images: str | None) -> None:

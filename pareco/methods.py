@@ -142,6 +142,16 @@ class Method:
         """Return the widths to train in this step between the largest and the smallest."""
         raise NotImplementedError
 
+    def hear(self, step: int, widths: Sequence[Widths], losses: Sequence[float]) -> None:
+        """Hear what the networks of a gradient step came to: nothing, unless a method wants it.
+
+        `widths` are those of the step, largest first, smallest last; `losses` their cross-entropies
+        (nats) on the labels of its batch, the means over all processes. Told in order, of all steps
+        before one that is a multiple of `ask_every_steps` when the widths for that one are asked
+        for, and of all of them before the search that follows training. When exactly is the
+        machine's choice: a method draws nothing here, and elsewhere counts on no more.
+        """
+
     def search_on(self) -> bool:
         """Do one part of a search that follows training; return whether there may be more.
 

@@ -120,21 +120,19 @@ class Processes:
             dist.all_reduce(summed, group=self.group)
         return summed
 
-    def average_gradients(self, gradients: Sequence[Tensor], flags: Sequence[float]) -> list[float]:
-        """Average gradients over processes in place; return the sums of the flags.
+    def average_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Average gradients over processes in place, in one reduction.
 
-        All in one reduction.
+        Nothing waits for an accelerator.
         """
         if not self.several:
-            return list(flags)
-        device = gradients[0].device
+            return
         parts = [gradient.reshape(-1).float() for gradient in gradients]
-        joined = torch.cat([*parts, torch.tensor(flags, device=device)])
+        joined = torch.cat(parts)
         dist.all_reduce(joined)
-        *averages, sums = joined.split([*(len(part) for part in parts), len(flags)])
+        averages = joined.split([len(part) for part in parts])
         for gradient, average in zip(gradients, averages, strict=True):
             gradient.copy_(average.view_as(gradient) / self.share.count)
-        return sums.tolist()
 
     def gathered(self, values: Tensor) -> Tensor:
         """Return the tensors of all processes, stacked; gradients flow to all of them.

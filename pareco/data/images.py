@@ -22,7 +22,7 @@ from pareco.config import DataConfig
 from pareco.data.decoding import Decoded, Decoders, most_damaged
 from pareco.data.pixels import RULES
 from pareco.data.sources import LeftOut, Source
-from pareco.data.transforms import Preparation
+from pareco.data.transforms import Preparation, sent
 from pareco.processes import Processes, Share
 
 Batch = tuple[Tensor, Tensor]
@@ -124,7 +124,7 @@ class MemoryStore(Store):
         """Yield pixels and labels at each batch of indices; the seeds change nothing."""
         device = self.pixels.device
         for indices in batches:
-            yield self.pixels[indices.to(device)], self.labels[indices].to(device)
+            yield self.pixels[sent(indices, device)], sent(self.labels[indices], device)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of pixels, labels and classes."""
@@ -187,9 +187,9 @@ class FileStore(Store):
         return f"{self.source.fingerprint()}-{seen}"
 
     def _batch(self, pieces: Sequence[Batch]) -> Batch:
-        pixels = [each.to(self.device, non_blocking=True) for each, _ in pieces]
+        pixels = [sent(each, self.device) for each, _ in pieces]
         labels = self.labels[torch.cat([indices for _, indices in pieces])]
-        return torch.cat(pixels), labels.to(self.device)
+        return torch.cat(pixels), sent(labels, self.device)
 
     def _checked(self, piece: Decoded) -> Batch:
         """Return the pixels and indices of a piece; note and count what it could not read."""

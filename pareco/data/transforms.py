@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,14 +77,25 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
 
 # Krizhevsky et al. 2012, section 4.1: the principal components of ImageNet's RGB values, on the
 # 0-1 scale, as in fb.resnet.torch and US-Net.
-_EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
-_EIGENVECTORS = torch.tensor(
-    [
-        [-0.5675, 0.7192, 0.4009],
-        [-0.5808, -0.0045, -0.8140],
-        [-0.5836, -0.6948, 0.4203],
-    ]
+_EIGENVALUES = (0.2175, 0.0188, 0.0045)
+_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
 )
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the CPU on a device, without waiting for it: they go from pinned memory."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Return numbers that are the same for all batches, sent once."""
+    return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ class Preparation:
         """
 
         def chosen(drawn: Tensor) -> Tensor:
-            return drawn[..., own].to(pixels.device)
+            return sent(drawn[..., own], pixels.device)
 
         images = pixels.float()
         if self.config.flip:
@@ -132,9 +144,8 @@ class Preparation:
         return self._normalized(images)
 
     def _normalized(self, images: Tensor) -> Tensor:
-        mean = torch.tensor(self.config.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.config.std, device=images.device)[:, None, None]
-        return (images - mean) / std
+        mean, std = (_constant(each, images.device) for each in (self.config.mean, self.config.std))
+        return (images - mean[:, None, None]) / std[:, None, None]
 
 
 def padded_crops(images: Tensor, corners: Tensor, padding: int, mode: str) -> Tensor:
@@ -155,5 +166,6 @@ def padded_crops(images: Tensor, corners: Tensor, padding: int, mode: str) -> Te
 
 def lighting(strengths: Tensor) -> Tensor:
     """Return the colours `n x 3` (0-1 scale) to add for strengths `3 x n` of the components."""
-    values, vectors = _EIGENVALUES.to(strengths), _EIGENVECTORS.to(strengths)
+    device = strengths.device
+    values, vectors = _constant(_EIGENVALUES, device), _constant(_EIGENVECTORS, device)
     return (vectors @ (strengths * values[:, None])).T

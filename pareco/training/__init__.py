@@ -1,8 +1,8 @@
 """Training: one step, one loop, one run."""
 
 from pareco.training.folder import RunError, RunFolder
+from pareco.training.outcomes import NonFiniteLoss, StepReport
 from pareco.training.run import check_runnable, execute_run
-from pareco.training.trainer import NonFiniteLoss, StepReport
 
 __all__ = [
     "NonFiniteLoss",

@@ -314,7 +314,9 @@ class Planner:
             between = played.method.widths_for_step(step)
             search += played.every**2 * weight * (evaluations.spent - before)
             asks += evaluations.spent > before
-            networks = {space.largest, *between, space.smallest}
+            networks = list(dict.fromkeys((space.largest, *between, space.smallest)))
+            if type(played.method).hear is not Method.hear:
+                played.method.hear(step, networks, self._losses(networks))
             macs = config.batch_size * sum(map(self._macs.__getitem__, networks))
             if limits.training is not None and weight > 1:
                 weight = min(weight, math.ceil(limits.training * (1 - part) / (3 * macs)))

@@ -38,9 +38,10 @@ from pareco.training.interruption import (
     interruptible,
     requested,
 )
+from pareco.training.outcomes import StepReport
 from pareco.training.plan import Limits, Planner, method_task, search_batch_images
 from pareco.training.preparation import initial_network, planner_of
-from pareco.training.trainer import StepReport, Trainer
+from pareco.training.trainer import Trainer
 from pareco.widths import Widths, WidthSpace
 
 PROJECT = "pareco"
@@ -264,6 +265,7 @@ class _Session:
             spent=self.done,
             ledger=self.ledger,
             checkpoint_seconds=60 * self.machine.checkpoint_minutes,
+            read_every_steps=self.machine.read_every_steps,
             on_step=self.report,
             on_checkpoint=lambda: self.save(trainer),
         )
@@ -293,11 +295,10 @@ class _Session:
     def report(self, report: StepReport) -> None:
         """Log one step and tell the listener, counted over all sets of weights."""
         step = self.done.gradient_steps + report.step
-        total = self.ledger.total()
         self.tracker.log(
             step,
-            forward_macs=total.forward_macs,
-            backward_macs=total.backward_macs,
+            forward_macs=report.forward_macs,
+            backward_macs=report.backward_macs,
             loss_largest=report.loss_largest,
             loss_smallest=report.loss_smallest,
             learning_rate=report.learning_rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,15 @@ from torch import Tensor
 
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
+
+
+class StepLosses(NamedTuple):
+    """The losses (nats, detached) of the `k` networks of a step: largest first, smallest last."""
+
+    learned: Tensor
+    """Those that they learned from: the labels with smoothing, or the largest one's soft output."""
+    on_labels: Tensor
+    """Their plain cross-entropies on the labels, of the same scores."""
 
 
 def learning_rate(step: float, *, steps: int, warmup_steps: float, peak: float) -> float:
@@ -39,8 +48,8 @@ def accumulate_gradients(
     label_smoothing: float,
     forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
     backward: Callable[[Tensor], None] = Tensor.backward,
-) -> Tensor:
-    """Return the losses `k` (detached) of `k` sub-networks, and add their gradients up.
+) -> StepLosses:
+    """Return the losses of `k` sub-networks, and add their gradients up.
 
     `images` is `n x c x h x w`, `labels` `n`; losses are computed inside `forward` contexts, for
     mixed precision, and differentiated by `backward`. The first network learns from the labels with
@@ -53,14 +62,21 @@ def accumulate_gradients(
             scores = net(images)
             loss = F.cross_entropy(_exact(scores), labels, label_smoothing=label_smoothing)
         backward(loss)
-    losses, soft_labels = [loss.detach()], _exact(scores.detach()).softmax(1)
+    learned, soft_labels = [loss.detach()], _exact(scores.detach()).softmax(1)
+    on_labels = [_label_loss(scores, labels)]
     for each in others:
         with net.at(each):
             with forward():
-                loss = F.cross_entropy(_exact(net(images)), soft_labels)
+                scores = net(images)
+                loss = F.cross_entropy(_exact(scores), soft_labels)
             backward(loss)
-        losses.append(loss.detach())
-    return torch.stack(losses)
+        learned.append(loss.detach())
+        on_labels.append(_label_loss(scores, labels))
+    return StepLosses(torch.stack(learned), torch.stack(on_labels))
+
+
+def _label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(_exact(scores.detach()), labels)
 
 
 def _exact(scores: Tensor) -> Tensor:

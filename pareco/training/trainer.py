@@ -25,39 +25,40 @@ from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet
 from pareco.training.folder import RunState
 from pareco.training.interruption import Interrupted, requested
+from pareco.training.outcomes import Outcome, Outcomes, StepReport
 from pareco.training.plan import Limits
-from pareco.training.step import accumulate_gradients, learning_rate, sandwich_widths
+from pareco.training.step import (
+    StepLosses,
+    accumulate_gradients,
+    learning_rate,
+    sandwich_widths,
+)
 from pareco.widths import Widths
 
 
-class NonFiniteLoss(RuntimeError):
-    """A loss that is NaN or infinite: names the step and the networks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What a training step tells: `step` counts from 1, losses in nats.
-
-    `images_per_second` and `waiting_percent`, the part of the time spent waiting for images, are
-    means over the last steps, over the same time as a `RunState`'s `training_seconds`.
-    """
-
-    step: int
-    steps: int
-    loss_largest: float
-    loss_smallest: float
-    learning_rate: float
-    images_per_second: float
-    waiting_percent: float
+def sgd(net: SlimmableNet, config: TrainingConfig, *, fused: bool) -> torch.optim.SGD:
+    """Return the optimizer of a network; no weight decay on batch norm and biases."""
+    optimizer = torch.optim.SGD(
+        param_groups_weight_decay(net, config.weight_decay),
+        lr=config.lr_per_256,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        fused=fused or None,
+    )
+    if fused and config.momentum:
+        # torch begins with unset memory, and keeps it where a scaler leaves the first step out.
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 class StepClock:
     """Times the steps of training: in all, in the state of the run, and the last ones."""
 
-    def __init__(self, spent: RunState) -> None:
-        """Add to the images and seconds of this state."""
+    def __init__(self, spent: RunState, read_every_steps: int) -> None:
+        """Add to the images and seconds of this state; the last steps have some that wait."""
         self._spent = spent
-        self._last: deque[tuple[int, float, float]] = deque(maxlen=20)
+        self._last: deque[tuple[int, float, float]] = deque(maxlen=max(20, read_every_steps))
         self._begun = self._waited = 0.0
 
     def waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -102,24 +103,25 @@ class Trainer:
     spent: RunState
     ledger: Ledger
     checkpoint_seconds: float
+    read_every_steps: int | None
     on_step: Callable[[StepReport], None]
     on_checkpoint: Callable[[], None]
 
     def __post_init__(self) -> None:
         """Start at step 0."""
-        config, self.clock = self.config, StepClock(self.spent)
+        config, device = self.config, self.processes.device.type
         self.step = self.passes = 0
+        every = self.read_every_steps or (1 if device == "cpu" else 20)
+        self._every: int = self.processes.led(lambda: every)
+        self.clock = StepClock(self.spent, self._every)
+        self._listens = type(self.method).hear is not Method.hear
+        self.outcomes = Outcomes(self.processes, label_losses=self._listens)
         self._held: tuple[Tensor, dict[str, Any]] | None = None
         self.nominal_steps = config.epochs * self.loader.batches_per_epoch
-        groups = param_groups_weight_decay(self.net, config.weight_decay)
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=config.lr_per_256,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-        )
         scaled = config.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)
+        # A scaler waits for its device, unless the optimizer is fused.
+        self.optimizer = sgd(self.net, config, fused=scaled and device != "cpu")
+        self.scaler = torch.amp.GradScaler(device, enabled=scaled)
 
     def train(self) -> None:
         """Do the steps that are left.
@@ -136,36 +138,83 @@ class Trainer:
         self._check_agreement()
 
     def _steps(self) -> None:
-        saved = time.perf_counter()
+        self._saved = time.perf_counter()
         for batch in self.clock.waited_for(self._batches()):
-            widths = self._widths(batch)
-            due = self.processes.main and time.perf_counter() - saved >= self.checkpoint_seconds
-            largest, smallest, interrupted, save = self._gradients(batch, widths, due)
-            rate = self._update()
-            self.step += 1
-            self.passes += len(widths)
-            # Every process has an equal part of the batch of a step, and of that of its search.
-            self.ledger.settle(self.processes.alike)
-            speed, waiting = self.clock.step_done(len(batch[1]) * self.processes.share.count)
+            self._step(batch)
+            wishes, read = self._wishes(), None
+            if self._reads(wishes):
+                wishes, read = self._read(wishes)
+            speed = self.clock.step_done(len(batch[1]) * self.processes.share.count)
+            if read is not None:
+                self._tell(read, *speed)
+                self._grant(wishes)
+
+    def _step(self, batch: Batch) -> None:
+        """Do one step, and wait for nothing of what it comes to."""
+        widths = self._widths(batch)
+        losses = self._gradients(batch, widths)
+        rate = self._update()
+        self.step += 1
+        self.passes += len(widths)
+        # Every process has an equal part of the batch of a step, and of that of its search.
+        self.ledger.settle(self.processes.alike)
+        spent = self.ledger.total()
+        outcome = Outcome(
+            step=self.step,
+            steps=round(self.step / self.done),
+            widths=widths,
+            learning_rate=rate,
+            forward_macs=spent.forward_macs,
+            backward_macs=spent.backward_macs,
+        )
+        self.outcomes.add(outcome, losses)
+
+    def _wishes(self) -> list[float]:
+        """Return what this process knows of: a signal, damaged images, and whether to save."""
+        due = time.perf_counter() - self._saved >= self.checkpoint_seconds
+        untold = self.loader.images.store.untold
+        return [float(requested() or 0), float(untold), float(due and self.processes.main)]
+
+    def _reads(self, wishes: list[float]) -> bool:
+        """Return whether to read after this step what steps came to: the same in all processes."""
+        asks_next = self.step % self.method.task.ask_every_steps == 0
+        granted_at_once = any(wishes) and not self.processes.several
+        full = len(self.outcomes) >= self._every
+        return full or asks_next or granted_at_once or self.done >= 1
+
+    def _read(self, wishes: list[float]) -> tuple[list[float], list[Outcome]]:
+        """Return the sums of the wishes of all processes, and the outcomes since the last time."""
+        wishes = self.processes.total(torch.tensor(wishes)).tolist()
+        if wishes[1]:
+            self.loader.images.store.tell(self.processes)
+        return wishes, self.outcomes.read()
+
+    def _tell(self, outcomes: Sequence[Outcome], images_per_second: float, waiting: float) -> None:
+        """Tell of steps, in order; raise `NonFiniteLoss`, in all processes, at the first such."""
+        for each in outcomes:
+            each.check()
             if self.processes.main:
-                self.on_step(
-                    StepReport(
-                        step=self.step,
-                        steps=round(self.step / self.done),
-                        loss_largest=largest,
-                        loss_smallest=smallest,
-                        learning_rate=rate,
-                        images_per_second=speed,
-                        waiting_percent=waiting,
-                    )
-                )
-            if save:
-                self._check_agreement()
-                if self.processes.main:
-                    self.on_checkpoint()
-                saved = time.perf_counter()
-            if interrupted:
-                raise Interrupted(interrupted)
+                self.on_step(each.report(images_per_second, waiting))
+        if not self._listens:
+            return
+
+        def hear() -> None:
+            for each in outcomes:
+                self.method.hear(each.step - 1, each.widths, each.on_labels)
+
+        with self.ledger.during("search"):
+            self.processes.led(hear)
+
+    def _grant(self, wishes: list[float]) -> None:
+        """Save where any process wishes it or has got a signal; then end by `Interrupted`."""
+        signals, _, saves = wishes
+        if signals or saves:
+            self._check_agreement()
+            if self.processes.main:
+                self.on_checkpoint()
+            self._saved = time.perf_counter()
+        if signals:
+            raise Interrupted(requested() or signal.SIGTERM)
 
     def _check_agreement(self) -> None:
         self.processes.check_agreement(dict(self.net.named_parameters()))
@@ -210,17 +259,12 @@ class Trainer:
             between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
         return sandwich_widths(self.net, between)
 
-    def _gradients(
-        self, batch: Batch, widths: Sequence[Widths], due: bool
-    ) -> tuple[float, float, int, bool]:
-        """Add up the gradients of a sandwich step, and average them over processes.
+    def _gradients(self, batch: Batch, widths: Sequence[Widths]) -> StepLosses:
+        """Add up the gradients of a sandwich step, average them over processes; return the losses.
 
-        Returns the mean losses of the largest and the smallest network, the signal that asks any
-        process for an end, or 0, and whether to save after this step: then, or if that is `due` in
-        any process. Raises `NonFiniteLoss`. Layers that draw by themselves, such as dropout, draw
-        the same when a step is done again.
+        Layers that draw by themselves, such as dropout, draw the same when a step is done again.
         """
-        count, rank = self.processes.share.count, self.processes.share.rank
+        rank = self.processes.share.rank
         purpose = ("layers", self.step, *([rank] if rank else []))
         with seeded_globally(self.loader.seed, *purpose, device=self.processes.device):
             losses = accumulate_gradients(
@@ -232,23 +276,8 @@ class Trainer:
                 backward=lambda loss: self.scaler.scale(loss).backward(),
             )
         gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
-        finite = losses.isfinite()
-        store = self.loader.images.store
-        flags = [float(not finite.all()), *losses[[0, -1]].tolist(), float(requested() or 0)]
-        flags += [float(store.untold), float(due)]
-        sums = self.processes.average_gradients(gradients, flags)
-        failed, largest, smallest, signals, damaged, saves = sums
-        if damaged:
-            store.tell(self.processes)
-        if failed:
-            bad = [str(each) for each, well in zip(widths, finite, strict=True) if not well]
-            where = f"the widths {'; '.join(bad)}" if bad else "some widths in another process"
-            raise NonFiniteLoss(
-                f"the loss is not finite at step {self.step}, at {where}. "
-                "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
-            )
-        signum = int(signals and (requested() or signal.SIGTERM))
-        return largest / count, smallest / count, signum, bool(signum or saves)
+        self.processes.average_gradients(gradients)
+        return losses
 
     def _update(self) -> float:
         """Take one step of the optimizer and return the learning rate it took."""

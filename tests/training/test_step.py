@@ -36,7 +36,14 @@ def test_gradients_are_the_sum_over_the_extracted_networks(net: SlimmableNet) ->
     expected += [-(soft * other(images).log_softmax(1)).sum(1).mean() for other in plain[1:]]
     torch.stack(expected).sum().backward()
     # Doubles through a few layers: the same sums in another order, relative error near 1e-13.
-    torch.testing.assert_close(losses, torch.stack(expected).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        losses.learned, torch.stack(expected).detach(), rtol=1e-10, atol=1e-12
+    )
+    with torch.no_grad():
+        rows = [each(images).log_softmax(1)[range(6), labels] for each in plain]
+    on_labels = torch.stack([-row.mean() for row in rows])
+    torch.testing.assert_close(losses.on_labels, on_labels, rtol=1e-10, atol=1e-12)
+    assert not any(each.requires_grad for each in losses)
     total = torch.zeros_like(net.get_parameter("layer2.0.conv1.weight"))
     for other in plain:
         gradient = other.get_parameter("layer2.0.conv1.weight").grad
