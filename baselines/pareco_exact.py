@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from pareco.methods import PareCO, Task
+from pareco.methods import Task
+from pareco.width_search import PareCO
 
 
 class ParecoExact(PareCO):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from baselines.random_widths import RandomWidths
-from pareco.methods import Task, Visit, WidthSearch
+from pareco.methods import Task, Visit
+from pareco.width_search import WidthSearch
 from pareco.widths import Widths
 
 

@@ -287,10 +287,10 @@ class SearchConfig:
     fit_entries: int = 256
     """Most entries of the history that a fit of hyperparameters sees."""
 
-    losses: Literal["refreshed", "training"] | None = None
+    losses_from: Literal["refresh", "training"] | None = None
     """Where the losses of the history come from in training: measured anew at each request, or from
     the training's own passes, compared with both ends on the same batch, which costs nothing. None
-    for the method's own; the paper's are refreshed."""
+    for the method's own; the paper's are measured anew."""
 
     refresh_images: int | None = None
     """Images that losses are refreshed on; None for the method's own, or those of a batch."""
@@ -336,7 +336,7 @@ class SearchConfig:
 
 _PAPERS: dict[str, Any] = {
     "solver": "tchebyshev",
-    "losses": "refreshed",
+    "losses_from": "refresh",
     "trains": "newest",
     "target_costs": "area",
     "half_life": 0.0,

@@ -126,7 +126,9 @@ def method_named(name: str) -> type[Method]:
 
 def _method_modules() -> dict[str, str]:
     files = (file for folder in baselines.__path__ for file in Path(folder).glob("[!_]*.py"))
-    return {"pareco": "pareco.methods"} | {each.stem: f"baselines.{each.stem}" for each in files}
+    return {"pareco": "pareco.width_search"} | {
+        each.stem: f"baselines.{each.stem}" for each in files
+    }
 
 
 def _module(name: str) -> ModuleType:

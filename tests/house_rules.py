@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 
 ROOMS = (
     *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
-    *("slimmable", "search", "methods", "processes", "data", "evaluation", "tracking", "training"),
-    *("latency", "reporting", "cli"),
+    *("slimmable", "search", "methods", "width_search", "processes", "data", "evaluation"),
+    *("tracking", "training", "latency", "reporting", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
 

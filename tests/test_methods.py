@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pareco.cost import Cost
-from pareco.methods import Method, Task, Visit, WidthSearch, method_in
+from pareco.methods import Method, Task, Visit, method_in
 from pareco.slimmable import SlimmableNet
+from pareco.width_search import WidthSearch
 from pareco.widths import Widths
 from replications.catalogue import method_named, method_names
 from tests.conftest import tiny_net

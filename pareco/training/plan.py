@@ -15,12 +15,13 @@ import torch
 from pareco.config import Experiment
 from pareco.cost import CostModel
 from pareco.evaluation import OverBudget, SearchEvaluations, final_front
-from pareco.methods import Method, PareCO, Task
+from pareco.methods import Method, Task
 from pareco.randomness import derived_generator
 from pareco.schema import Phase
 from pareco.search import Mobo
 from pareco.search.mobo import Proposal
 from pareco.search.problem import Key, first_unknown, key
+from pareco.width_search import PareCO
 from pareco.widths import Widths, WidthSpace
 
 _PLAYED_WHOLE = 20_000  # steps; of longer runs a few are played between two asks
