@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pareco.config import Experiment, Machine
 from pareco.methods import Method
 from pareco.processes import Processes, Share
-from pareco.training import NonFiniteLoss, StepReport, execute_run
+from pareco.training import NonFiniteLoss, StepReport, check_runnable, execute_run
 from pareco.training import trainer as trainer_module
 from pareco.training.interruption import Interrupted
 from pareco.training.outcomes import Outcome, Outcomes
@@ -70,6 +70,7 @@ class Listener(Fixed):
 
     name = "listener"
     last: "Listener"
+    ended: ClassVar[list[int]] = []
 
     def __init__(self, task: Any) -> None:
         super().__init__(task)
@@ -92,7 +93,7 @@ class Listener(Fixed):
         self.heard, self.known = list(state["heard"]), list(state["known"])
 
     def candidates(self) -> Sequence[Widths]:
-        assert len(self.heard) == STEPS
+        Listener.ended.append(len(self.heard))
         return ()
 
 
@@ -187,6 +188,7 @@ def test_a_method_hears_every_step_once_before_it_is_asked(tmp_path: Path, every
     execute_run(UNSMOOTHED, Listener, 0, tmp_path, machine=machine(every))
     listener = Listener.last
     assert listener.known == [0, 5, 10]
+    assert Listener.ended[-1] == STEPS
     assert [step for step, _, _ in listener.heard] == [*range(STEPS)]
     space = tiny_net().space
     widths = [space.largest, space.uniform(0.6), space.uniform(0.8), space.smallest]
@@ -194,6 +196,12 @@ def test_a_method_hears_every_step_once_before_it_is_asked(tmp_path: Path, every
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     largest = [each["loss_largest"] for each in lines]
     assert [losses[0] for _, _, losses in listener.heard] == largest
+
+
+def test_a_plan_plays_a_method_that_hears() -> None:
+    Listener.ended.clear()
+    check_runnable(RARELY, Listener, machine(1))
+    assert Listener.ended == [STEPS]
 
 
 def test_losses_of_several_processes_are_averaged_in_one_reduction(
@@ -330,18 +338,12 @@ def test_no_step_waits_for_its_device(tmp_path: Path) -> None:
         lambda losses: losses[losses > 0],
     ],
 )
-def test_a_step_that_waited_would_be_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Tensor], Any]
+def test_what_would_wait_is_found(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[Tensor], Any]
 ) -> None:
-    original = trainer_module.accumulate_gradients
-
-    def waits(*arguments: Any, **options: Any) -> StepLosses:
-        losses = original(*arguments, **options)
-        read(losses.learned)
-        return losses
-
-    monkeypatch.setattr(trainer_module, "accumulate_gradients", waits)
-    with pytest.MonkeyPatch.context() as patch:
-        Unwaiting().watch(patch)
-        with pytest.raises(AssertionError, match="waits for the device"):
-            execute_run(NEVER, Fixed, 0, tmp_path, machine=machine(4))
+    mode, losses = Unwaiting(), torch.tensor([1.0, 2.0])
+    mode.watch(monkeypatch)
+    with mode:
+        read(losses)
+        with mode.arm(True), pytest.raises(AssertionError, match="waits for the device"):
+            read(losses)
