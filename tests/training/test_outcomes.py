@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pareco.config import Experiment, Machine
+from pareco.data.images import Images, MemoryStore
+from pareco.data.loading import TrainingLoader
+from pareco.data.transforms import Preparation
 from pareco.methods import Method
 from pareco.processes import Processes, Share
 from pareco.training import NonFiniteLoss, StepReport, check_runnable, execute_run
@@ -280,7 +283,10 @@ class Unwaiting(TorchDispatchMode):
         masked = func is _aten.index.Tensor and any(
             each is not None and each.dtype == torch.bool for each in args[1]
         )
-        if self.armed and (masked or func.overloadpacket in _WAITING):
+        blocks = False
+        if func is _aten._to_copy.default and kwargs and not kwargs.get("non_blocking"):
+            blocks = kwargs.get("device", args[0].device) not in (None, args[0].device)
+        if self.armed and (masked or blocks or func.overloadpacket in _WAITING):
             raise AssertionError(f"{func} waits for the device")
         return func(*args, **(kwargs or {}))
 
@@ -328,6 +334,26 @@ def test_no_step_waits_for_its_device(tmp_path: Path) -> None:
     assert mode.reads == 4
 
 
+def test_batches_go_to_a_device_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another device stands for an accelerator; what is sent there is pinned before."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda values: pinned.append(values) or values)
+    own = replace(TINY.data, name="digits_rgb", mean=(73.0,) * 3, std=(90.0,) * 3)
+    preparation = Preparation(replace(own, flip=True, lighting=0.1))
+    pixels = torch.zeros(12, 3, 8, 8, dtype=torch.uint8, device="meta")
+    store = MemoryStore(pixels, torch.arange(12), ("one",))
+    images = Images(store, torch.arange(12), preparation)
+    batches = TrainingLoader(images=images, batch_size=4, seed=0).epoch(0)
+    next(batches)  # what is the same for all of them is sent with the first
+    mode, before = Unwaiting(), len(pinned)
+    mode.watch(monkeypatch)
+    with mode, mode.arm(True):
+        rest = list(batches)
+    assert [(each.device.type, labels.device.type) for each, labels in rest] == [("meta",) * 2] * 2
+    assert before == 5  # indices, labels, mirrors, corners, strengths
+    assert len(pinned) == 3 * before
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -336,6 +362,7 @@ def test_no_step_waits_for_its_device(tmp_path: Path) -> None:
         lambda losses: bool(losses.isfinite().all()),
         lambda losses: f"{losses[-1]:.3f}",
         lambda losses: losses[losses > 0],
+        lambda losses: losses.to("meta"),
     ],
 )
 def test_what_would_wait_is_found(
