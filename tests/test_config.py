@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from pareco.config import DATA_SETS, EMBEDDED, as_json, check_location
+from pareco.config import DATA_SETS, EMBEDDED, Machine, as_json, check_location
 from pareco.data import loading
 from tests.experiments import TINY
 
@@ -52,6 +52,11 @@ def test_an_experiment_needs_methods_and_seeds() -> None:
     for change in ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}, {"seeds": (2**63,)}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(TINY, **change)  # type: ignore[arg-type]
+
+
+def test_losses_are_read_after_whole_steps() -> None:
+    with pytest.raises(ValueError, match="read_every_steps must be at least 1"):
+        Machine(read_every_steps=0)
 
 
 def test_as_json_is_flat_and_plain() -> None:

@@ -55,6 +55,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     for method in ("us_net", "s_net", "random_widths"):
         observed_run(folder / method, method, rank=0)
+    observed_run(folder / "late", "us_net", rank=0, accident="late")
     return folder
 
 
@@ -63,7 +64,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of runs that two processes did; `parts` was interrupted once."""
     folder = tmp_path_factory.mktemp("two")
     plain = ("us_net=us_net", "s_net=s_net", "alone=us_net/alone", "odd=us_net/odd")
-    more = ("whole=pareco", "differ=us_net/differ", "choice=us_net/choosing", "choice=us_net")
+    more = (
+        "late=us_net/late",
+        "whole=pareco",
+        "differ=us_net/differ",
+        "choice=us_net/choosing",
+        "choice=us_net",
+    )
     said = ended(launched("torchrun", folder, *plain, *more, "parts=pareco/terminate"))
     assert (folder / "parts/run/checkpoints").exists(), said
     assert not (folder / "parts/run/DONE").exists()
@@ -178,6 +185,19 @@ def test_the_choice_of_two_processes_goes_on_where_it_was_interrupted(two: Path)
     results = [two / run / "run/result.json" for run in ("us_net", "choice")]
     budgets = [json.loads(result.read_text())["budget"] for result in results]
     assert budgets[0] == budgets[1]
+
+
+def test_losses_of_two_processes_that_are_read_later_are_the_same(one: Path, two: Path) -> None:
+    """Every third step; the first process's method hears what one process would tell it."""
+    texts = [(two / run / "run/metrics.jsonl").read_text() for run in ("us_net", "late")]
+    assert texts[0] == texts[1]
+    assert largest_difference(weights(two / "us_net"), weights(two / "late", 1)) == 0
+    single, joint = notes(one / "late")["heard"], notes(two / "late")["heard"]
+    assert notes(two / "late", 1)["heard"] == []
+    assert [step for step, _, _ in joint] == [*range(STEPS)]
+    for alone, together in zip(single, joint, strict=True):
+        assert together[:2] == alone[:2]
+        assert together[2] == pytest.approx(alone[2], rel=1e-3)
 
 
 def test_processes_are_compared_at_every_checkpoint(two: Path) -> None:

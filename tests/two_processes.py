@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from pareco.config import Machine
 from pareco.evaluation import Evaluator
+from pareco.methods import Method
 from pareco.training import execute_run
 from pareco.training import trainer as trainer_module
 from pareco.training.interruption import Interrupted
@@ -31,7 +32,11 @@ GENTLE = replace(
     training=replace(TINY.training, lr_per_256=0.02),
 )
 MEASURED = 9  # networks, when the choice of the front is interrupted
-CHANGES: dict[str, Any] = {"odd": {"batch_size": 99}, "alone": {"sync_batch_norm": False}}
+CHANGES: dict[str, Any] = {
+    "odd": {"batch_size": 99},
+    "alone": {"sync_batch_norm": False},
+    "late": {"ask_every_steps": 100},  # as losses are read before
+}
 
 # Without an accelerator processes join by themselves; of one they would need as many.
 MACHINE = Machine(device="cpu" if torch.accelerator.is_available() else "auto")
@@ -41,6 +46,7 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
     """Do the run in `folder/run`; write down beside it what this process trained and sent."""
     folder.mkdir(parents=True, exist_ok=True)
     trained: list[list[str]] = []
+    heard: list[Any] = []
     last: dict[str, Any] = {}
     original = trainer_module.accumulate_gradients
 
@@ -54,24 +60,31 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
         last["net"] = net
         return original(net, images, labels, widths, **options)
 
+    def hear(self: Method, step: int, widths: Any, losses: Any) -> None:
+        heard.append([step, [str(each) for each in widths], losses])
+
+    kind = method_named(method)
+    listens = patch.object(kind, "hear", hear) if accident == "late" else nullcontext()
     training = replace(GENTLE.training, **CHANGES.get(accident, {}))
     with (
+        listens,
         patch.object(trainer_module, "accumulate_gradients", noted),
         patch.object(dist, "all_gather", wraps=dist.all_gather) as gather,
         patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce,
     ):
         often = replace(MACHINE, checkpoint_minutes=0)
-        machine = often if accident == "differ" else MACHINE
+        seldom = replace(MACHINE, read_every_steps=3)
+        machine = {"differ": often, "late": seldom, "terminate": seldom}.get(accident, MACHINE)
         options: Any = {"on_step": lambda report: None, "machine": machine}
         experiment = replace(GENTLE, training=training)
-        execute_run(experiment, method_named(method), 0, folder / "run", **options)
+        execute_run(experiment, kind, 0, folder / "run", **options)
     if not trained:
         return
     weights = {name: each.detach().clone() for name, each in last["net"].named_parameters()}
     save_file(weights, folder / f"rank{rank}.safetensors")
     reduced = sum("group" not in call.kwargs for call in reduce.call_args_list)
     sent = {"gathered": gather.call_count, "reduced": reduced}
-    notes = {"widths": trained, "norms": len(last["net"].norms()), **sent}
+    notes = {"widths": trained, "norms": len(last["net"].norms()), "heard": heard, **sent}
     (folder / f"rank{rank}.json").write_text(json.dumps(notes))
 
 

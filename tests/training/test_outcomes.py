@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pareco.config import Experiment, Machine
+from pareco.data.images import Images, MemoryStore
+from pareco.data.loading import TrainingLoader
+from pareco.data.transforms import Preparation
 from pareco.methods import Method
 from pareco.processes import Processes, Share
-from pareco.training import NonFiniteLoss, StepReport, execute_run
+from pareco.training import NonFiniteLoss, StepReport, check_runnable, execute_run
 from pareco.training import trainer as trainer_module
 from pareco.training.interruption import Interrupted
 from pareco.training.outcomes import Outcome, Outcomes
@@ -70,6 +73,7 @@ class Listener(Fixed):
 
     name = "listener"
     last: "Listener"
+    ended: ClassVar[list[int]] = []
 
     def __init__(self, task: Any) -> None:
         super().__init__(task)
@@ -92,7 +96,7 @@ class Listener(Fixed):
         self.heard, self.known = list(state["heard"]), list(state["known"])
 
     def candidates(self) -> Sequence[Widths]:
-        assert len(self.heard) == STEPS
+        Listener.ended.append(len(self.heard))
         return ()
 
 
@@ -187,6 +191,7 @@ def test_a_method_hears_every_step_once_before_it_is_asked(tmp_path: Path, every
     execute_run(UNSMOOTHED, Listener, 0, tmp_path, machine=machine(every))
     listener = Listener.last
     assert listener.known == [0, 5, 10]
+    assert Listener.ended[-1] == STEPS
     assert [step for step, _, _ in listener.heard] == [*range(STEPS)]
     space = tiny_net().space
     widths = [space.largest, space.uniform(0.6), space.uniform(0.8), space.smallest]
@@ -194,6 +199,12 @@ def test_a_method_hears_every_step_once_before_it_is_asked(tmp_path: Path, every
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     largest = [each["loss_largest"] for each in lines]
     assert [losses[0] for _, _, losses in listener.heard] == largest
+
+
+def test_a_plan_plays_a_method_that_hears() -> None:
+    Listener.ended.clear()
+    check_runnable(RARELY, Listener, machine(1))
+    assert Listener.ended == [STEPS]
 
 
 def test_losses_of_several_processes_are_averaged_in_one_reduction(
@@ -272,7 +283,10 @@ class Unwaiting(TorchDispatchMode):
         masked = func is _aten.index.Tensor and any(
             each is not None and each.dtype == torch.bool for each in args[1]
         )
-        if self.armed and (masked or func.overloadpacket in _WAITING):
+        blocks = False
+        if func is _aten._to_copy.default and kwargs and not kwargs.get("non_blocking"):
+            blocks = kwargs.get("device", args[0].device) not in (None, args[0].device)
+        if self.armed and (masked or blocks or func.overloadpacket in _WAITING):
             raise AssertionError(f"{func} waits for the device")
         return func(*args, **(kwargs or {}))
 
@@ -320,6 +334,26 @@ def test_no_step_waits_for_its_device(tmp_path: Path) -> None:
     assert mode.reads == 4
 
 
+def test_batches_go_to_a_device_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another device stands for an accelerator; what is sent there is pinned before."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda values: pinned.append(values) or values)
+    own = replace(TINY.data, name="digits_rgb", mean=(73.0,) * 3, std=(90.0,) * 3)
+    preparation = Preparation(replace(own, flip=True, lighting=0.1))
+    pixels = torch.zeros(12, 3, 8, 8, dtype=torch.uint8, device="meta")
+    store = MemoryStore(pixels, torch.arange(12), ("one",))
+    images = Images(store, torch.arange(12), preparation)
+    batches = TrainingLoader(images=images, batch_size=4, seed=0).epoch(0)
+    next(batches)  # what is the same for all of them is sent with the first
+    mode, before = Unwaiting(), len(pinned)
+    mode.watch(monkeypatch)
+    with mode, mode.arm(True):
+        rest = list(batches)
+    assert [(each.device.type, labels.device.type) for each, labels in rest] == [("meta",) * 2] * 2
+    assert before == 5  # indices, labels, mirrors, corners, strengths
+    assert len(pinned) == 3 * before
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -328,20 +362,15 @@ def test_no_step_waits_for_its_device(tmp_path: Path) -> None:
         lambda losses: bool(losses.isfinite().all()),
         lambda losses: f"{losses[-1]:.3f}",
         lambda losses: losses[losses > 0],
+        lambda losses: losses.to("meta"),
     ],
 )
-def test_a_step_that_waited_would_be_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Tensor], Any]
+def test_what_would_wait_is_found(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[Tensor], Any]
 ) -> None:
-    original = trainer_module.accumulate_gradients
-
-    def waits(*arguments: Any, **options: Any) -> StepLosses:
-        losses = original(*arguments, **options)
-        read(losses.learned)
-        return losses
-
-    monkeypatch.setattr(trainer_module, "accumulate_gradients", waits)
-    with pytest.MonkeyPatch.context() as patch:
-        Unwaiting().watch(patch)
-        with pytest.raises(AssertionError, match="waits for the device"):
-            execute_run(NEVER, Fixed, 0, tmp_path, machine=machine(4))
+    mode, losses = Unwaiting(), torch.tensor([1.0, 2.0])
+    mode.watch(monkeypatch)
+    with mode:
+        read(losses)
+        with mode.arm(True), pytest.raises(AssertionError, match="waits for the device"):
+            read(losses)
