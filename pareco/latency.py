@@ -18,7 +18,7 @@ from pareco.data import load_data
 from pareco.files import write_text
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
-from pareco.training.folder import hardware
+from pareco.training.environment import hardware
 from pareco.training.interruption import RunError
 from pareco.training.preparation import initial_network
 from pareco.widths import Widths

@@ -110,7 +110,7 @@ class BenchCommand:
 
     def _write(self, name: str, rows: Sequence[BenchRow] | Sequence[SearchRow]) -> None:
         from pareco.processes import joined_processes
-        from pareco.training.folder import environment
+        from pareco.training.environment import environment
 
         folder = self.results / "bench"
         folder.mkdir(parents=True, exist_ok=True)

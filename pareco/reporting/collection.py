@@ -165,7 +165,7 @@ def _finished_run(folder: Path) -> _FinishedRun:
         identity = (result.experiment, result.method, f"seed{result.seed}")
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-    own = ("method", "seed", "methods", "seeds")
+    own = ("method", "seed", "methods", "seeds", "search resolved")
     common = {key: configuration[key] for key in configuration if key not in own}
     common |= {field.name: getattr(result, field.name) for field in fields(Subject)}
     common["data fingerprint"] = sessions[0].get("data_fingerprint")

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
-import platform
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -36,83 +32,14 @@ from pareco.processes import Processes
 from pareco.schema import BUDGET_TYPES, FRONT_TYPES, VISIT_TYPES
 from pareco.slimmable import SlimmableNet
 from pareco.tracking.tracker import metrics_rows
+from pareco.training.environment import environment
 from pareco.training.interruption import RunError
 from pareco.widths import Widths
 
 FORMAT = "pareco-checkpoint-3"
-_OF_SWEEP = ("methods", "seeds")  # of a configuration; a sweep may grow
+_RESOLVED = "search resolved"  # beside a configuration: what its search fields left unset mean
+_APART = ("methods", "seeds", _RESOLVED)  # may differ: a sweep may grow
 _LOGGER = logging.getLogger("pareco.training")
-_PACKAGES = (
-    *("torch", "torchvision", "timm", "accelerate"),
-    *("botorch", "gpytorch", "numpy", "scipy", "wandb"),
-)
-
-
-def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
-    """Return PareCO's commit and dirty flag (see `commit_of`), versions, hardware, fingerprint."""
-    commit, dirty = commit_of(Path(__file__).resolve().parents[1])
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "python": platform.python_version(),
-        "packages": _versions(),
-        **hardware(processes.device),
-        "processes": processes.share.count,
-        "data_fingerprint": data_fingerprint,
-    }
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Return system, processor, GPUs and the kind of device that computes, ready for JSON."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": (names or [platform.processor()])[0],
-        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
-        "cpu_cores": os.cpu_count(),
-        "device": device.type,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def commit_of(package: Path) -> tuple[str | None, bool | None]:
-    """Return commit and dirty flag of the checkout at whose top a package lies, tracked by git.
-
-    None for both without one: a package that is installed may lie in an environment inside the
-    repository of something else, whose commit says nothing about it.
-    """
-    top = package.parent
-    own = _git(top, "ls-files", "--error-unmatch", "--", f"{package.name}/__init__.py")
-    found = _git(top, "rev-parse", "--show-toplevel")
-    if own is None or found is None or Path(found).resolve() != top.resolve():
-        return None, None
-    status = _git(top, "status", "--porcelain", "--", ":/", ":!/results")
-    return _git(top, "rev-parse", "HEAD"), None if status is None else bool(status)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git says there, whatever repository the caller's variables name; None if not."""
-    command = ["git", "-C", str(folder), *arguments]
-    variables = {name: each for name, each in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=False, env=variables
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of PareCO and of what results may depend on, where it is installed."""
-    versions = {}
-    for name in (__name__.partition(".")[0], *_PACKAGES):
-        with suppress(importlib.metadata.PackageNotFoundError):  # PareCO, run from its folder
-            versions[name] = importlib.metadata.version(name)
-    return versions
-
 
 Row = dict[str, Any]
 
@@ -159,6 +86,8 @@ class RunFolder:
     experiment: Experiment
     method: str
     seed: int
+    own_search: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own values of `search` fields left unset: what they came to is on record."""
 
     @property
     def done(self) -> bool:
@@ -180,7 +109,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _configuration(self) -> dict[str, Any]:
-        ours = {key: each for key, each in as_json(self.experiment).items() if key not in _OF_SWEEP}
+        ours = {key: each for key, each in as_json(self.experiment).items() if key not in _APART}
         return ours | {"method": self.method, "seed": self.seed}
 
     def differences(self, theirs: dict[str, Any] | None = None) -> list[str]:
@@ -191,7 +120,7 @@ class RunFolder:
         """
         file, ours = self.path / "config.json", self._configuration()
         stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
-        there = {key: each for key, each in completed(stored).items() if key not in _OF_SWEEP}
+        there = {key: each for key, each in completed(stored).items() if key not in _APART}
         return [
             f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'unknown to this version')}"
             + " now" * (key in ours)
@@ -240,7 +169,8 @@ class RunFolder:
         file = self.path / "env.json"
         sessions = _read(file, list) if file.exists() else []
         if not sessions:
-            _write(self.path / "config.json", self._configuration())
+            resolved = as_json(self.experiment.search.resolved(self.own_search), "search.")
+            _write(self.path / "config.json", self._configuration() | {_RESOLVED: resolved})
             _write(self.path / "splits.json", data.splits.as_json())
         elif sessions[0]["data_fingerprint"] != data.fingerprint:
             raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")

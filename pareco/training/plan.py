@@ -21,6 +21,7 @@ from pareco.schema import Phase
 from pareco.search import Mobo
 from pareco.search.mobo import Proposal
 from pareco.search.problem import Key, first_unknown, key
+from pareco.training.search_batches import search_batch_images, takes_training_batch
 from pareco.width_search import PareCO
 from pareco.widths import Widths, WidthSpace
 
@@ -87,19 +88,6 @@ class RunPlan:
     def of(self, *phases: Phase) -> int:
         """Return the MACs of phases together, forward and backward."""
         return sum(sum(self.macs[phase]) for phase in phases)
-
-
-def search_batch_images(
-    experiment: Experiment, kind: type[Method], there: int, processes: int
-) -> int:
-    """Return how many images a method's search losses of one step in training are measured on.
-
-    `there` are those of the split that they are drawn from.
-    """
-    wanted = experiment.search.resolved(kind.own_search).refresh_images
-    if wanted is None and experiment.data.search_split == "batch":
-        return experiment.training.batch_size
-    return min(there, wanted or experiment.training.batch_size) // processes * processes
 
 
 def method_task(
@@ -184,9 +172,8 @@ class Planner:
         return round(3 * self.steps * config.batch_size * step)
 
     def _search_batch(self, kind: type[Method]) -> int:
-        held_out = self.experiment.data.search_split == "holdout"
-        there = self.search_images if held_out else self.train_images
-        return search_batch_images(self.experiment, kind, there, 1)
+        sizes = self.train_images, self.search_images
+        return search_batch_images(self.experiment, kind, *sizes)
 
     @property
     def _choice_images(self) -> int:
@@ -283,10 +270,8 @@ class Planner:
 
     def _searched(self, kind: type[Method], asks: int) -> int:
         """Return how many images are decoded for so many searches in training."""
-        config = self.experiment
-        same = config.search.resolved(kind.own_search).refresh_images is None
-        trained_on = same and config.data.search_split == "batch"
-        return 0 if trained_on else asks * self._search_batch(kind)
+        same = takes_training_batch(self.experiment, kind)
+        return 0 if same else asks * self._search_batch(kind)
 
     def _decoded(self, images: int, searched: int, sets: int) -> int:
         """Return how many images are decoded to train and search on so many."""

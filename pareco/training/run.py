@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pareco.config import COSTS, Experiment, Machine, as_json
-from pareco.data import Batch, Images, TrainingLoader, load_data
+from pareco.data import Images, TrainingLoader, load_data
 from pareco.evaluation import (
     Counts,
     Evaluator,
@@ -39,8 +39,9 @@ from pareco.training.interruption import (
     requested,
 )
 from pareco.training.outcomes import StepReport
-from pareco.training.plan import Limits, Planner, method_task, search_batch_images
+from pareco.training.plan import Limits, Planner, method_task
 from pareco.training.preparation import initial_network, planner_of
+from pareco.training.search_batches import SearchBatches
 from pareco.training.trainer import Trainer
 from pareco.widths import Widths, WidthSpace
 
@@ -67,7 +68,13 @@ def execute_run(
     `NonFiniteLoss` if training diverges, `Interrupted` once a signal's checkpoint is saved.
     """
     processes = joined_processes(machine.device)
-    folder = RunFolder(path=path, experiment=experiment, method=method.name, seed=seed)
+    folder = RunFolder(
+        path=path,
+        experiment=experiment,
+        method=method.name,
+        seed=seed,
+        own_search=method.own_search,
+    )
     if processes.led(folder.finished):
         return
     torch.set_num_threads(experiment.training.cpu_threads)
@@ -257,8 +264,13 @@ class _Session:
             method=method,
             loader=self.loader,
             evaluations=evaluations,
-            search_batch=self.search_batch,
-            search_images=self.search_batch_images,
+            search_batches=SearchBatches(
+                experiment=self.experiment,
+                kind=self.method,
+                data=self.data,
+                seed=self.seed,
+                share=self.processes.share,
+            ),
             limits=self.limits,
             config=self.experiment.training,
             processes=self.processes,
@@ -270,27 +282,6 @@ class _Session:
             on_checkpoint=lambda: self.save(trainer),
         )
         return trainer
-
-    @property
-    def search_batch_images(self) -> int:
-        """How many images all processes measure search losses on in a step."""
-        there, share = len(self._searched_on), self.processes.share
-        return search_batch_images(self.experiment, self.method, there, share.count)
-
-    @property
-    def _searched_on(self) -> Images:
-        held_out = self.experiment.data.search_split == "holdout"
-        return self.data.search if held_out else self.data.train
-
-    def search_batch(self, step: int, training_batch: Batch) -> Batch:
-        """Return this process's part of the images that search losses are measured on in a step."""
-        config, images, share = self.experiment, self._searched_on, self.processes.share
-        same = config.search.resolved(self.method.own_search).refresh_images is None
-        if same and config.data.search_split == "batch":
-            return training_batch
-        order = torch.randperm(len(images), generator=derived_generator(self.seed, "search", step))
-        count = self.search_batch_images // share.count
-        return images.normalized(order[share.rank * count : (share.rank + 1) * count])
 
     def report(self, report: StepReport) -> None:
         """Log one step and tell the listener, counted over all sets of weights."""

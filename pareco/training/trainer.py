@@ -27,6 +27,7 @@ from pareco.training.folder import RunState
 from pareco.training.interruption import Interrupted, requested
 from pareco.training.outcomes import Outcome, Outcomes, StepReport
 from pareco.training.plan import Limits
+from pareco.training.search_batches import SearchBatches
 from pareco.training.step import (
     StepLosses,
     accumulate_gradients,
@@ -84,9 +85,8 @@ class StepClock:
 class Trainer:
     """Trains one set of weights for one method; `step` is the number of steps done.
 
-    `search_batch` turns the step and its training batch into the batch that the method's search
-    losses are measured on, `search_images` of all processes together, as far as the `limits` let
-    it. Images and seconds are added to `spent`; the phases of the `ledger`, which the network books
+    The losses of the search are measured on `search_batches`, as far as `limits` let it. Images and
+    seconds are added to `spent`; the phases of the `ledger`, which the network books
     its passes in, are training and search. In the main process `on_step` hears of every step, and
     `on_checkpoint` of the moments to save.
     """
@@ -95,8 +95,7 @@ class Trainer:
     method: Method
     loader: TrainingLoader
     evaluations: SearchEvaluations
-    search_batch: Callable[[int, Batch], Batch]
-    search_images: int
+    search_batches: SearchBatches
     limits: Limits
     config: TrainingConfig
     processes: Processes
@@ -242,7 +241,7 @@ class Trainer:
 
     def _widths(self, batch: Batch) -> list[Widths]:
         """Return the widths of this step; the main process asks the method, all measure."""
-        search_batch = cache(partial(self.search_batch, self.step, batch))
+        search_batch = cache(partial(self.search_batches.at, self.step, batch))
 
         def measure(widths: list[Widths]) -> list[float]:
             with self.processes.autocast(self.config.precision):
@@ -252,7 +251,7 @@ class Trainer:
 
         self.evaluations.begin(
             lambda widths: self.processes.together(measure, widths),
-            images=self.search_images,
+            images=self.search_batches.images,
             limit=self.limits.at(self.done, self.nominal_steps),
         )
         with self.ledger.during("search"):

@@ -13,12 +13,11 @@ from pareco.config import Experiment
 from pareco.data import load_data
 from pareco.processes import Processes, Share
 from pareco.training import RunError, RunFolder
+from pareco.training.environment import commit_of, environment
 from pareco.training.folder import (
     FORMAT,
     DamagedCheckpoint,
     RunState,
-    commit_of,
-    environment,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
