@@ -193,7 +193,7 @@ def hypervolume_figure(reached: Sequence[Reached]) -> Figure:
     colors = dict(zip(_RANKED, sns.color_palette("colorblind", len(_RANKED)).as_hex(), strict=True))
     about = means(reached)
     with styled():
-        figure = Figure(figsize=(2.6 * len(problems), 2.8))
+        figure = Figure(figsize=(max(2.6 * len(problems), 4), 3.1))
         panels = figure.subplots(1, len(problems), squeeze=False)[0]
         for axes, problem in zip(panels, problems, strict=True):
             for searcher in searchers:
@@ -205,6 +205,9 @@ def hypervolume_figure(reached: Sequence[Reached]) -> Figure:
                 axes.fill_between(
                     own, centre - reach, centre + reach, color=colors[searcher], alpha=0.15, lw=0
                 )
+            best = next(each.best for each in reached if each.problem == problem)
+            if not math.isnan(best):
+                axes.axhline(best, color="0.4", linestyle=":", label="true front")
             axes.set_xscale("log")
             ticks = sorted({each.evaluations for each in reached if each.problem == problem})
             axes.set_xticks(ticks, [str(n) for n in ticks])
@@ -213,7 +216,7 @@ def hypervolume_figure(reached: Sequence[Reached]) -> Figure:
             axes.set_xlabel("evaluations")
         panels[0].set_ylabel("hypervolume (nats)")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(searchers))
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -20,8 +20,6 @@ from replications.searches.trained import TrainedNetwork
 
 LEAST = 0.42
 ANALYTIC_DIMENSIONS = 24
-BATCH = 64
-"""Images of a batch whose noise the noisy table has."""
 LIVE_IMAGES = 256
 _TARGETS = 400
 _TIES = 2  # layers between two whose widths matter together

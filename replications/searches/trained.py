@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from replications.searches.grid import GridRow, line_of, points, row_of, write_g
 AT_ONCE = 32
 """Networks that are measured in one pass over the images, and kept together."""
 BATCH = 64
-"""Images of a batch whose noise is measured."""
+"""Images of a batch whose noise is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +76,12 @@ class TrainedNetwork:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """What calibrates and measures its sub-networks, in batches of 64, on the search images."""
-        evaluation = replace(self.experiment.evaluation, batch_size=BATCH)
+        """What calibrates and measures its sub-networks, on the search images.
+
+        In batches of 64 or, where these would not calibrate on as many images as the run did, less.
+        """
+        own = self.experiment.evaluation
+        evaluation = replace(own, batch_size=math.gcd(own.calibration_images, BATCH))
         return Evaluator(
             self.net,
             self.data.train,
@@ -101,21 +106,24 @@ class TrainedNetwork:
 
     @cached_property
     def _test(self) -> Images:
-        return _first(self.data.test, self.test_images).held(BATCH)
+        return _first(self.data.test, self.test_images).held(self.evaluator.config.batch_size)
 
     def _with_noise(self, widths: Sequence[Widths]) -> tuple[list[Measurement], list[float]]:
-        """Return the search losses, and the standard deviations of those of whole batches."""
+        """Return the search losses, and the standard deviations of such a loss of 64 images.
+
+        As those of whole batches say, of independent images.
+        """
         seen: list[Counts] = []
-        evaluator = self.evaluator
+        evaluator, size = self.evaluator, self.evaluator.config.batch_size
         counts = evaluator.counts_on(evaluator.search, widths, Counts(), seen.append)
         sums = torch.tensor(
             [[row[0] for row in each.rows] for each in [*seen, counts] if each.images],
             dtype=torch.double,
         )
         images = torch.tensor([each.images for each in [*seen, counts] if each.images])
-        whole = images.diff(prepend=images.new_zeros(1)) == BATCH
-        means = sums.diff(dim=0, prepend=torch.zeros_like(sums[:1]))[whole] / BATCH
-        return counts.measurements, means.std(dim=0).tolist()
+        whole = images.diff(prepend=images.new_zeros(1)) == size
+        means = sums.diff(dim=0, prepend=torch.zeros_like(sums[:1]))[whole] / size
+        return counts.measurements, (means.std(dim=0) * math.sqrt(size / BATCH)).tolist()
 
 
 def _dropped(counts: Counts) -> None:
