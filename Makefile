@@ -125,7 +125,6 @@ bench: $(INSTALLED)  ## Time steps against plain networks, and the asks of the s
 	$(BIN)/python -m replications bench
 
 searches: $(INSTALLED)  ## Compare searches at equal evaluations (SET="--run FOLDER --images FOLDER")
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m replications searches $(SET)
 
 wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offline

@@ -13,7 +13,7 @@ from pareco.arguments import Flag
 
 if TYPE_CHECKING:
     from replications.searches.comparison import Reached
-    from replications.searches.problems import SearchProblem
+    from replications.searches.landscapes import SearchProblem
     from replications.searches.trained import TrainedNetwork
 
 TABLE = "vgg_table.csv.gz"
@@ -112,20 +112,20 @@ class SearchesCommand:
 
     def _problems(self, folder: Path, console: Console) -> Iterator[SearchProblem]:
         """Yield those of the problems that can be had."""
-        from replications.searches import problems
+        from replications.searches import landscapes
         from replications.searches.grid import read_grid
 
         if "analytic" in self.problems:
-            yield problems.analytic()
+            yield landscapes.analytic()
         asked = [each for each in ("table", "noisy") if each in self.problems]
         if asked and (folder / TABLE).exists():
             grid = read_grid(folder / TABLE)
             for each in asked:
-                yield problems.tabulated(grid, noisy=each == "noisy")
+                yield landscapes.tabulated(grid, noisy=each == "noisy")
         elif asked:
             console.print(f"no {folder / TABLE}: {' and '.join(asked)} are left out")
         if "live" in self.problems and self.run is not None:
-            yield problems.live(self._trained())
+            yield landscapes.live(self._trained())
         elif "live" in self.problems:
             console.print("no --run: live is left out")
 

@@ -190,7 +190,9 @@ def hypervolume_figure(reached: Sequence[Reached]) -> Figure:
 
     problems = [each for each in TITLES if each in {r.problem for r in reached}]
     searchers = [each for each in _RANKED if each in {r.searcher for r in reached}]
-    colors = dict(zip(_RANKED, sns.color_palette("colorblind", len(_RANKED)).as_hex(), strict=True))
+    colors: dict[str, str] = dict(
+        zip(_RANKED, sns.color_palette("colorblind", len(_RANKED)).as_hex(), strict=True)
+    )
     about = means(reached)
     with styled():
         figure = Figure(figsize=(max(2.6 * len(problems), 4), 3.1))

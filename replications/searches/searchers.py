@@ -17,7 +17,7 @@ from pareco.randomness import derived_generator, derived_seed, seeded_globally
 from pareco.search import Mobo, front
 from pareco.search.problem import Key, key
 from replications.searches.comparison import Reached
-from replications.searches.problems import SearchProblem, hypervolume, noise_generator
+from replications.searches.landscapes import SearchProblem, hypervolume, noise_generator
 
 Search = Generator[Tensor, Tensor, None]
 Searcher = Callable[[SearchProblem, int], Search]
@@ -192,6 +192,7 @@ def genetic(problem: SearchProblem, seed: int) -> Search:
     algorithm.setup(box, seed=derived_seed(seed, "nsga2") % 2**31, verbose=False)
     while True:
         generation = algorithm.ask()
+        assert generation is not None
         alphas = torch.as_tensor(generation.get("X")).double()
         losses = yield alphas
         costs = problem.cost(problem.canonical(alphas))

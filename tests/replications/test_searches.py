@@ -17,11 +17,11 @@ from torch import Tensor
 from pareco.training.run import execute_run
 from replications.__main__ import main
 from replications.catalogue import method_named
-from replications.searches import comparison, problems, searchers, trained
+from replications.searches import comparison, landscapes, searchers, trained
 from replications.searches.command import TABLE, SearchesCommand
 from replications.searches.comparison import Reached, differences, read_record, write_comparison
 from replications.searches.grid import Grid, GridRow, points, read_grid
-from replications.searches.problems import (
+from replications.searches.landscapes import (
     Posynomial,
     SearchProblem,
     analytic,
@@ -129,7 +129,7 @@ def test_the_best_of_a_table_is_that_of_all_its_networks() -> None:
 def test_the_noise_is_that_of_the_table_and_the_same_for_all_searches() -> None:
     problem = tabulated(grid(), noisy=True)
     alphas = torch.tensor([LEVELS] * 500, dtype=torch.double)
-    generators = [problems.noise_generator(seed, problem) for seed in (0, 0, 1)]
+    generators = [landscapes.noise_generator(seed, problem) for seed in (0, 0, 1)]
     first, same, other = (problem.observed(alphas, each) for each in generators)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
@@ -322,9 +322,9 @@ def test_a_table_has_what_the_evaluator_measures(finished: Path, tmp_path: Path)
 def test_a_live_network_is_seen_on_training_images_and_scored_on_held_out_ones(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(problems, "LIVE_IMAGES", 32)
+    monkeypatch.setattr(landscapes, "LIVE_IMAGES", 32)
     ours = few(finished)
-    problem = problems.live(ours)
+    problem = landscapes.live(ours)
     assert problem.dimensions == len(ours.net.space.groups)
     ends = torch.stack([problem.lower, problem.upper])
     costs = problem.cost(ends)
@@ -332,7 +332,7 @@ def test_a_live_network_is_seen_on_training_images_and_scored_on_held_out_ones(
     torch.testing.assert_close(problem.relaxed_cost(ends)[1], costs[1])
     widths = [ours.net.space.smallest, ours.net.space.largest]
     assert problem.noiseless(ends).tolist() == ours.evaluator.search_losses(widths)
-    generator = problems.noise_generator(0, problem)
+    generator = landscapes.noise_generator(0, problem)
     first, second = (problem.observed(ends, generator) for _ in range(2))
     assert not torch.equal(first, second)
 
