@@ -64,7 +64,10 @@ def done(finished: tuple[Path, str], tmp_path: Path) -> None:
 
 NOT_NAMED = "run needs the name of an experiment first; known: cifar100_resnet20"
 LIGHT = {
-    "": (2, "Expected one of {list, run, plan, costs, data, report, claims, bench, wandb-sync"),
+    "": (
+        2,
+        "Expected one of {list, run, plan, costs, data, report, claims, bench, searches, wandb",
+    ),
     "lst": (2, "Unrecognized options: lst; known: list, run, plan, costs, data, report"),
     "list tiny": (2, "Unrecognized options: tiny"),
     "run": (2, NOT_NAMED),

@@ -237,6 +237,17 @@ def test_the_same_record_gives_the_same_files(tmp_path: Path) -> None:
     assert "(-0.0853 to +1.1853: open)" in text  # 0.55, deviation 0.0707
 
 
+def test_what_stands_in_the_results_is_what_its_record_gives(tmp_path: Path) -> None:
+    there = Path(comparison.__file__).parents[2] / "results" / "search"
+    record = read_record(there)
+    if not record:
+        pytest.skip("no searches are recorded")
+    comparison.write_record(tmp_path, record)
+    write_comparison(tmp_path, record)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (there / path.name).read_bytes(), path.name
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run of the tiny experiment."""
