@@ -69,7 +69,7 @@ $(error GPUS must be a whole number of at least 1, got $(GPUS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types check clean bench results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
+.PHONY: help install test lint types check clean bench searches results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -123,6 +123,9 @@ claims: $(INSTALLED)  ## Say of each claim of the paper whether it is reproduced
 
 bench: $(INSTALLED)  ## Time steps against plain networks, and the asks of the search
 	$(BIN)/python -m replications bench
+
+searches: $(INSTALLED)  ## Compare searches at equal evaluations (SET="--run FOLDER --images FOLDER")
+	$(BIN)/python -m replications searches $(SET)
 
 wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offline
 	$(BIN)/python -m replications wandb-sync

@@ -28,6 +28,7 @@ from replications.data_command import DataCommand
 from replications.plan_command import CostsCommand, PlanCommand
 from replications.run import Folders, RunCommand
 from replications.scales import PUBLISHED
+from replications.searches.command import SearchesCommand
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
 
 DESCRIPTION = """Replications of slimmable networks, from training to tables.
@@ -129,6 +130,7 @@ def main(arguments: Sequence[str]) -> int:
                 "report": ReportCommand(),
                 "claims": ClaimsCommand(),
                 "bench": BenchCommand(),
+                "searches": SearchesCommand(),
                 "wandb-sync": WandbSyncCommand(),
                 "wandb-report": WandbReportCommand(name=tyro.MISSING),
             }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-INPUTS = ("records", "published", "bench")
+INPUTS = ("records", "published", "bench", "search")
 
 
 def files(folder: Path) -> dict[str, bytes]:

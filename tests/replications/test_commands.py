@@ -64,7 +64,10 @@ def done(finished: tuple[Path, str], tmp_path: Path) -> None:
 
 NOT_NAMED = "run needs the name of an experiment first; known: cifar100_resnet20"
 LIGHT = {
-    "": (2, "Expected one of {list, run, plan, costs, data, report, claims, bench, wandb-sync"),
+    "": (
+        2,
+        "Expected one of {list, run, plan, costs, data, report, claims, bench, searches, wandb",
+    ),
     "lst": (2, "Unrecognized options: lst; known: list, run, plan, costs, data, report"),
     "list tiny": (2, "Unrecognized options: tiny"),
     "run": (2, NOT_NAMED),
@@ -108,6 +111,10 @@ LIGHT = {
     "report --help": (0, "--allow-unequal-budgets"),
     "claims --help": (0, "--file"),
     "wandb-report --help": (0, "--json"),
+    "bench --help": (0, "--only"),
+    "searches --help": (0, "--make-table"),
+    "searches --problems tabel": (2, "unknown 'tabel'"),
+    "searches --make-table": (2, "--make-table needs the finished run"),
     "list": (0, "scales (--scale): paper, short, smoke, cpu"),
     "pareco --help": (0, "profile"),
     "pareco profile --help": (0, "--alpha-min"),
