@@ -19,14 +19,15 @@ class TwoStage(RandomWidths):
     def __init__(self, task: Task) -> None:
         """Start with an empty history, which stays so until training has ended."""
         super().__init__(task)
-        self.search = WidthSearch(task)
+        self.search = WidthSearch(self.task)
 
     def search_on(self) -> bool:
         """Let MOBO-RS visit some more widths with frozen weights, as long as the budget lasts."""
         left = self.task.widths_budget - len(self.search.visits)
         if left <= 0 or not self.search.ask(max(min(self.task.sampled_per_step, left), 1)):
             return False  # nothing is left of the visits, or of the space
-        return len(self.search.refresh()) == len(self.search.visits)  # else nothing can be paid
+        measured = self.search.refresh(final=True)
+        return len(measured) == len(self.search.visits)  # else nothing can be paid
 
     def candidates(self) -> Sequence[Widths]:
         """Return the front of what was visited."""

@@ -293,7 +293,8 @@ class SearchConfig:
     for the method's own; the paper's are measured anew."""
 
     refresh_images: int | None = None
-    """Images that losses are refreshed on; None for the method's own, or those of a batch."""
+    """Images that losses are refreshed on, where more than a training batch in whole ones; None for
+    the method's own, or those of a batch."""
 
     visits_per_ask: int | None = None
     """New widths at each request, M of which train at a time; None for the method's own, or M."""

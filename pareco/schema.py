@@ -330,6 +330,8 @@ class LatencyRecord(TypedDict):
     milliseconds: dict[str, Milliseconds]
 
 
+MEANT = "unset.search."
+"""What begins the names, in a configuration, of what its method takes for fields left unset."""
 CONFIGURATION = TypeAdapter(dict[str, object])
 SPLITS = TypeAdapter(SplitRuns)
 SESSIONS = TypeAdapter(Annotated[list[Environment], Field(min_length=1)])

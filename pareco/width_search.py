@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 import torch
-from scipy.stats import theilslopes
+from scipy.stats import siegelslopes
 from torch import Tensor
 
 from pareco.methods import Method, Task, Visit
@@ -109,16 +110,15 @@ class WidthSearch:
         above = dict(zip(widths, (each - losses[0] for each in losses), strict=True))
         for visit in self.visits:
             if visit.widths in above:
-                known, visit.weight = (
-                    (visit.relative_loss or 0.0) * visit.weight,
-                    visit.weight + self._gap,
-                )
+                known = (visit.relative_loss or 0.0) * visit.weight
+                visit.weight += self._gap
                 visit.relative_loss = (known + above[visit.widths]) / visit.weight
+                visit.left_out = 0
 
     def recall(self) -> None:
-        """Take the losses of all that was heard for the history's."""
+        """Take the losses of all that was heard for the history's, if they tell the ends apart."""
         for visit in self.visits:
-            if visit.relative_loss is not None:
+            if visit.relative_loss is not None and self._gap > 0:
                 visit.known_loss = self._level + visit.relative_loss * self._gap
                 visit.final_loss = visit.known_loss
                 if visit.refreshed_loss is None:
@@ -142,7 +142,10 @@ class WidthSearch:
         return list(dict.fromkeys((*front, *unknown, *behind, *(each.widths for each in others))))
 
     def _move_along(self, current: Sequence[Visit], losses: Sequence[float]) -> None:
-        """Move what is known along a line (Theil-Sen) from that of `current` to these losses."""
+        """Move what is known along a line from that of `current` to these losses.
+
+        The line is Siegel's, of repeated medians; a falling one is taken to be flat.
+        """
         pairs = [
             (visit.known_loss, loss)
             for visit, loss in zip(current, losses, strict=True)
@@ -151,10 +154,12 @@ class WidthSearch:
         if len({known for known, _ in pairs}) < _LINE_FROM:
             return
         known, new = zip(*pairs, strict=True)
-        slope, offset, *_ = theilslopes(new, known, method="joint")
+        slope, offset = map(float, siegelslopes(new, known))
+        if slope <= 0:
+            slope, offset = 0.0, median(new)
         for visit in self.visits:
             if visit.known_loss is not None:
-                visit.known_loss = float(offset + max(slope, 0.0) * visit.known_loss)
+                visit.known_loss = offset + slope * visit.known_loss
 
     def _tell_losses(self) -> None:
         known = [math.nan if each.known_loss is None else each.known_loss for each in self.visits]
@@ -182,7 +187,8 @@ class WidthSearch:
         self._mobo.load_state(state["mobo"])
         self._heard, self._level, self._gap = state.get("heard", (0.0, 0.0, 0.0))
         self.visits = [
-            Visit(**{**each, "widths": Widths(each["widths"])}) for each in state["visits"]
+            Visit(**{"known_loss": each["final_loss"], **each, "widths": Widths(each["widths"])})
+            for each in state["visits"]  # those of earlier versions know the last loss alone
         ]
 
 
@@ -200,32 +206,34 @@ class PareCO(Method):
         self.front: list[Widths] = []
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:
-        """Return the newest proposals, renewed every tau steps, or a draw with the front's."""
+        """Return the newest proposals, renewed every tau steps, or a draw of them or the front."""
         task, config = self.task, self.task.search
-        front = config.trains == "front"
+        visits = config.visits_per_ask or task.sampled_per_step
+        drawn = config.trains == "front" or visits > task.sampled_per_step
         if step % task.ask_every_steps == 0:
             if config.losses_from == "training":
                 self.search.recall()
             else:
                 self.search.refresh()
-            visits = config.visits_per_ask or task.sampled_per_step
             self.current = self.search.ask(visits, step)
-            if front:
+            if config.trains == "front":
                 self.front = self.search.front()
-            else:
+            if not drawn:
                 self.current = self.completed(self.current, self.random_widths)
-        return self._with_the_front() if front else self.current
+        return self._draw() if drawn else self.current
 
-    def _with_the_front(self) -> list[Widths]:
-        """Return a draw: of the front for half of M, and of the newest for the rest."""
-        half = -(-self.task.sampled_per_step // 2)
-        ends = (self.task.space.largest, self.task.space.smallest)
-        front, newest = self._shuffled(self.front, ends), self._shuffled(self.current, ends)
+    def _draw(self) -> list[Widths]:
+        """Return M of the newest, half of them of the front if there is one; at random."""
+        newest, front, odd = self._shuffled(self.current), self._shuffled(self.front), 0
+        if front and self.task.sampled_per_step % 2:
+            odd = int(torch.randint(2, (), generator=self.task.generator))
+        half = (self.task.sampled_per_step + odd) // 2
         return self.completed([*front[:half], *newest, *front[half:]], self.random_widths)
 
-    def _shuffled(self, widths: Sequence[Widths], without: Sequence[Widths]) -> list[Widths]:
+    def _shuffled(self, widths: Sequence[Widths]) -> list[Widths]:
+        ends = (self.task.space.largest, self.task.space.smallest)
         order = torch.randperm(len(widths), generator=self.task.generator).tolist()
-        return [widths[index] for index in order if widths[index] not in without]
+        return [widths[index] for index in order if widths[index] not in ends]
 
     def hear(self, step: int, widths: Sequence[Widths], losses: Sequence[float]) -> None:
         """Let the search compare the losses of this step's networks, if it goes by those."""

@@ -53,6 +53,19 @@ def test_batch_losses_are_those_of_the_extracted_networks_on_the_batch(net: Slim
     assert net.widths == net.space.largest
 
 
+def test_batch_losses_in_parts_are_the_means_of_those_of_the_parts(net: SlimmableNet) -> None:
+    """Fifteen images, at most six at once: five each, with batch norm of their own."""
+    images, labels = some_images(15, 1).normalized(torch.arange(15))
+    widths = net.space.uniform(0.6)
+    parts = [(images[first : first + 5], labels[first : first + 5]) for first in (0, 5, 10)]
+    expected = torch.stack([batch_losses(net, part, [widths]) for part in parts]).mean()
+    found = batch_losses(net, (images, labels), [widths], 6)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)  # float32, in another order
+    whole = batch_losses(net, (images, labels), [widths])
+    assert torch.equal(batch_losses(net, (images, labels), [widths], 15), whole)
+    assert float(whole) != pytest.approx(float(expected), rel=1e-4)
+
+
 def test_counts_by_hand() -> None:
     scores = torch.eye(10)[[3, 3, 5, 0]] * 5 + torch.arange(10) * 0.01
     labels = torch.tensor([3, 9, 0, 0])  # right, in the best five, not in them, right

@@ -29,6 +29,7 @@ from pareco.schema import (
     COUNTS,
     CURVE_TYPES,
     FRONT_TYPES,
+    MEANT,
     RESULT,
     SESSIONS,
     SPLITS,
@@ -70,6 +71,8 @@ class _FinishedRun:
     sessions: list[Environment]
     common: Mapping[str, Any]
     """What every run of an experiment must have in common, by what a message calls it."""
+    meant: Mapping[str, Any]
+    """What the run's method took for fields left unset: the same in all runs of a method."""
 
 
 def records_of(folders: Sequence[Path]) -> Records:
@@ -165,29 +168,33 @@ def _finished_run(folder: Path) -> _FinishedRun:
         identity = (result.experiment, result.method, f"seed{result.seed}")
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-    own = ("method", "seed", "methods", "seeds", "search resolved")
-    common = {key: configuration[key] for key in configuration if key not in own}
+    own = ("method", "seed", "methods", "seeds")
+    meant = {key: configuration[key] for key in configuration if key.startswith(MEANT)}
+    common = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
     common |= {field.name: getattr(result, field.name) for field in fields(Subject)}
     common["data fingerprint"] = sessions[0].get("data_fingerprint")
     if not configuration["training.sync_batch_norm"]:
         common["processes"] = sessions[0].get("processes", 1)
-    return _FinishedRun(folder=folder, result=result, sessions=sessions, common=common)
+    return _FinishedRun(folder=folder, result=result, sessions=sessions, common=common, meant=meant)
 
 
 def _check_alike(runs: Sequence[_FinishedRun]) -> None:
     """Raise InvalidRecord, naming what differs, unless all runs have one configuration and data.
 
-    Counts that one of them did not record differ from none.
+    And those of one method the same meaning of what that left unset, where they say it. Counts that
+    one of them did not record differ from none.
     """
-    first = runs[0]
-    for other in runs[1:]:
+    of_method: dict[str, _FinishedRun] = {}
+    for other in runs:
+        first, own = runs[0], of_method.setdefault(other.result.method, other)
         pairs = {
             key: (first.common.get(key), other.common.get(key))
             for key in sorted(first.common.keys() | other.common.keys())
         }
+        meant = {key: (own.meant.get(key, each), each) for key, each in other.meant.items()}
         changes = [
             f"{key}: {one}, {another}"
-            for key, (one, another) in pairs.items()
+            for key, (one, another) in (pairs | meant).items()
             if one != another and not (key in COUNTS and None in (one, another))
         ]
         if changes:

@@ -7,10 +7,17 @@ import torch
 from pareco.config import Experiment
 from pareco.data import DataSet
 from pareco.evaluation import batch_losses
+from pareco.methods import Method
 from pareco.slimmable import SlimmableNet
 
 
-def check_parts(experiment: Experiment, data: DataSet, net: SlimmableNet, processes: int) -> None:
+def check_parts(
+    experiment: Experiment,
+    kind: type[Method],
+    data: DataSet,
+    net: SlimmableNet,
+    processes: int,
+) -> None:
     """Raise `ValueError`, naming the field, unless batches can be shared by so many processes.
 
     Alone with one image, batch norm has nothing to normalize by where the network has come down to
@@ -20,7 +27,7 @@ def check_parts(experiment: Experiment, data: DataSet, net: SlimmableNet, proces
     sizes = {"training.batch_size": batch_size}
     if experiment.data.search_split == "holdout":
         sizes["data.search_images"] = min(len(data.search), batch_size)
-    if (refreshed := experiment.search.refresh_images) is not None:
+    if (refreshed := experiment.search.resolved(kind.own_search).refresh_images) is not None:
         sizes["search.refresh_images"] = min(refreshed, batch_size)
     joint = processes > 1 and experiment.training.sync_batch_norm
     for field, size in sizes.items():

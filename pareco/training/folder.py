@@ -29,7 +29,7 @@ from pareco.config import COSTS, Experiment, as_json, completed
 from pareco.data import DataSet
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.processes import Processes
-from pareco.schema import BUDGET_TYPES, FRONT_TYPES, VISIT_TYPES
+from pareco.schema import BUDGET_TYPES, FRONT_TYPES, MEANT, VISIT_TYPES
 from pareco.slimmable import SlimmableNet
 from pareco.tracking.tracker import metrics_rows
 from pareco.training.environment import environment
@@ -37,8 +37,7 @@ from pareco.training.interruption import RunError
 from pareco.widths import Widths
 
 FORMAT = "pareco-checkpoint-3"
-_RESOLVED = "search resolved"  # beside a configuration: what its search fields left unset mean
-_APART = ("methods", "seeds", _RESOLVED)  # may differ: a sweep may grow
+_OF_SWEEP = ("methods", "seeds")  # of a configuration; a sweep may grow
 _LOGGER = logging.getLogger("pareco.training")
 
 Row = dict[str, Any]
@@ -86,8 +85,8 @@ class RunFolder:
     experiment: Experiment
     method: str
     seed: int
-    own_search: Mapping[str, Any] = field(default_factory=dict)
-    """The method's own values of `search` fields left unset: what they came to is on record."""
+    own_search: Mapping[str, Any] | None = None
+    """The method's own values of `search` fields left unset; None where they aren't at hand."""
 
     @property
     def done(self) -> bool:
@@ -109,22 +108,36 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _configuration(self) -> dict[str, Any]:
-        ours = {key: each for key, each in as_json(self.experiment).items() if key not in _APART}
-        return ours | {"method": self.method, "seed": self.seed}
+        ours = {key: each for key, each in as_json(self.experiment).items() if key not in _OF_SWEEP}
+        return ours | self.own
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What a configuration has beside the experiment: whose run it is, of which search."""
+        run = {"method": self.method, "seed": self.seed}
+        if self.own_search is None:
+            return run
+        search = self.experiment.search
+        resolved = as_json(search.resolved(self.own_search), MEANT)
+        unset = as_json(search, MEANT)
+        return run | {key: each for key, each in resolved.items() if unset[key] is None}
 
     def differences(self, theirs: dict[str, Any] | None = None) -> list[str]:
         """Return how the run that the folder holds is configured differently; none if it is new.
 
         `theirs` is its configuration, unless given that of `config.json`. A field that it lacks has
-        its default there; one that this version does not know is a difference.
+        its default there; one that this version does not know is a difference. What unset fields
+        meant is compared where both say it.
         """
         file, ours = self.path / "config.json", self._configuration()
         stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
-        there = {key: each for key, each in completed(stored).items() if key not in _APART}
+        there = {key: each for key, each in completed(stored).items() if key not in _OF_SWEEP}
+        both = ours.keys() & there.keys()
+        known = {key for key in ours.keys() | there.keys() if not key.startswith(MEANT)}
         return [
             f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'unknown to this version')}"
             + " now" * (key in ours)
-            for key in sorted(ours.keys() | there.keys())
+            for key in sorted(known | both)
             if key not in ours or key not in there or ours[key] != there[key]
         ]
 
@@ -169,8 +182,7 @@ class RunFolder:
         file = self.path / "env.json"
         sessions = _read(file, list) if file.exists() else []
         if not sessions:
-            resolved = as_json(self.experiment.search.resolved(self.own_search), "search.")
-            _write(self.path / "config.json", self._configuration() | {_RESOLVED: resolved})
+            _write(self.path / "config.json", self._configuration())
             _write(self.path / "splits.json", data.splits.as_json())
         elif sessions[0]["data_fingerprint"] != data.fingerprint:
             raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")

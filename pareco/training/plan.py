@@ -103,6 +103,7 @@ def method_task(
     """Return what a method is given for one set of weights, to be trained for so many steps."""
     config = experiment.training
     asks = -(-steps // config.ask_every_steps)
+    visits = experiment.search.visits_per_ask or config.sampled_per_step
     return Task(
         space=space,
         cost=cost,
@@ -113,7 +114,7 @@ def method_task(
         left=lambda: evaluations.left,
         sampled_per_step=config.sampled_per_step,
         ask_every_steps=config.ask_every_steps,
-        widths_budget=max(asks * config.sampled_per_step, 1),
+        widths_budget=max(asks * visits, 1),
         search=experiment.search,
         pause=pause,
         optimizer=optimizer,

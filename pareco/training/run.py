@@ -106,7 +106,8 @@ def check_runnable(
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
     joined = joined_processes(machine.device)
     session = _Session(folder, method, machine, joined, lambda report: None)
-    check_parts(experiment, session.data, session.net, processes or joined.share.count)
+    parts = processes or joined.share.count
+    check_parts(experiment, method, session.data, session.net, parts)
     session.planner.plan(method, folder.seed)
     return session.networks_per_step()
 
@@ -138,7 +139,7 @@ class _Session:
             share=processes.share,
         )
         self.evaluator(self.net)
-        check_parts(config, self.data, self.net, processes.share.count)
+        check_parts(config, self.method, self.data, self.net, processes.share.count)
         try:
             self.spaces = self.method.spaces(self.net.space, config.training.sampled_per_step)
             for space in self.spaces:
@@ -224,7 +225,7 @@ class _Session:
         return Tracker(
             self.folder.path,
             project=PROJECT,
-            config=as_json(self.experiment) | {"method": self.method.name, "seed": self.seed},
+            config=as_json(self.experiment) | self.folder.own,
             resume_from=steps + 1 if steps else None,
         )
 
@@ -265,11 +266,7 @@ class _Session:
             loader=self.loader,
             evaluations=evaluations,
             search_batches=SearchBatches(
-                experiment=self.experiment,
-                kind=self.method,
-                data=self.data,
-                seed=self.seed,
-                share=self.processes.share,
+                self.experiment, self.method, self.data, self.seed, self.processes.share
             ),
             limits=self.limits,
             config=self.experiment.training,

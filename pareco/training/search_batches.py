@@ -24,17 +24,19 @@ def search_batch_images(
 ) -> int:
     """Return how many images a method's search losses of one step in training are measured on.
 
-    Of all processes together; `train` and `search` are the sizes of these splits.
+    Of all processes together; `train` and `search` are the sizes of these splits. What is more than
+    a training batch comes in whole ones, so that every number of processes has the same.
     """
     batch = experiment.training.batch_size
     if takes_training_batch(experiment, kind):
         return batch
     wanted = experiment.search.resolved(kind.own_search).refresh_images or batch
     there = search if experiment.data.search_split == "holdout" else train
-    return min(there, wanted) // processes * processes
+    count = min(there, wanted)
+    return count // batch * batch if count > batch else count // processes * processes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SearchBatches:
     """The batch of every step for a method's search losses; a share gets its part of it."""
 
@@ -57,5 +59,6 @@ class SearchBatches:
         held_out = self.experiment.data.search_split == "holdout"
         images, share = self.data.search if held_out else self.data.train, self.share
         order = torch.randperm(len(images), generator=derived_generator(self.seed, "search", step))
-        count = self.images // share.count
-        return images.normalized(order[share.rank * count : (share.rank + 1) * count])
+        batches = order[: self.images].split(self.experiment.training.batch_size)
+        own = torch.cat([each.tensor_split(share.count)[share.rank] for each in batches])
+        return images.normalized(own)

@@ -171,6 +171,17 @@ def test_a_field_that_one_run_lacks_has_its_default(runs: Path) -> None:
         collected_runs("digits", runs)
 
 
+def test_runs_of_one_method_meant_the_same_by_unset_fields(runs: Path) -> None:
+    """Those of two methods need not, nor need one that doesn't say."""
+    name = "unset.search.trains"
+    for method, seed, value in (("uniform", 0, "front"), ("pareco", 0, "newest")):
+        changed(runs / "digits" / method / f"seed{seed}" / "config.json", **{name: value})
+    assert len(collected_runs("digits", runs)[0].runs) == 6
+    changed(runs / "digits" / "uniform" / "seed1" / "config.json", **{name: "newest"})
+    with pytest.raises(InvalidRecord, match=rf"uniform/seed. differ in {name}: front, newest"):
+        collected_runs("digits", runs)
+
+
 def test_processes_with_batch_norm_of_their_own_must_be_as_many(runs: Path) -> None:
     folders = list((runs / "digits").glob("*/seed*"))
     (folders[0] / "env.json").write_text(json.dumps([ENVIRONMENT | {"processes": 2}]))

@@ -149,6 +149,27 @@ def test_a_field_that_a_run_lacks_has_its_default(begun: RunFolder) -> None:
     assert begun.differences() == ["training.epochs: absent there, 2 now"]
 
 
+def test_what_unset_fields_meant_is_compared_where_both_say_it(tmp_path: Path) -> None:
+    """A run that a method began with other values of its own does not go on with these."""
+    plain, own = (
+        RunFolder(path=tmp_path, experiment=TINY, method="us_net", seed=0, own_search=each)
+        for each in (None, {"solver": "exact", "visits_per_ask": 4})
+    )
+    data = load_data(TINY.data)
+    with own.claimed(data, ALONE):
+        pass
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["search.solver"] is None
+    assert stored["unset.search.solver"] == "exact"
+    assert stored["unset.search.trains"] == "newest"
+    assert "unset.search.raw_samples" not in stored  # which TINY sets
+    assert plain.differences() == own.differences() == []
+    other = replace(own, own_search={"solver": "exact", "visits_per_ask": 3})
+    assert other.differences() == ["unset.search.visits_per_ask: 4 there, 3 now"]
+    with pytest.raises(RunError, match=r"unset\.search\.visits_per_ask"):
+        other.finished()
+
+
 def test_a_field_of_a_later_version_is_refused_by_name(begun: RunFolder) -> None:
     stored(begun, **{"training.mixup": 0.2})
     with pytest.raises(RunError, match=r"training.mixup: 0.2 there, unknown to this version\)"):

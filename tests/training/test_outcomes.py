@@ -35,6 +35,13 @@ from tests.experiments import TINY
 STEPS = 14
 RARELY = replace(TINY, training=replace(TINY.training, ask_every_steps=5))
 NEVER = replace(TINY, training=replace(TINY.training, ask_every_steps=100))
+HEARING = replace(
+    TINY,
+    training=replace(TINY.training, ask_every_steps=3),
+    search=replace(
+        TINY.search, losses_from="training", trains="front", visits_per_ask=3, half_life=2.0
+    ),
+)
 UNSMOOTHED = replace(RARELY, training=replace(RARELY.training, label_smoothing=0.0))
 
 
@@ -100,16 +107,20 @@ class Listener(Fixed):
         return ()
 
 
-@pytest.mark.parametrize("method", ["pareco", "us_net"])
-def test_when_losses_are_read_changes_no_byte(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "experiment"), [("pareco", RARELY), ("pareco_exact", HEARING), ("us_net", RARELY)]
+)
+def test_when_losses_are_read_changes_no_byte(
+    tmp_path: Path, method: str, experiment: Experiment
+) -> None:
     kind = method_named(method)
-    execute_run(RARELY, kind, 0, tmp_path / "1", machine=machine(1))
-    execute_run(RARELY, kind, 0, tmp_path / "7", machine=machine(7))
+    execute_run(experiment, kind, 0, tmp_path / "1", machine=machine(1))
+    execute_run(experiment, kind, 0, tmp_path / "7", machine=machine(7))
     same(tmp_path / "7", tmp_path / "1")
     for end in (3, 8):  # steps; the signal comes while they are told of
         with pytest.raises(Interrupted):
-            execute_run(RARELY, kind, 0, tmp_path / "parts", ended_after(end), machine(7))
-    execute_run(RARELY, kind, 0, tmp_path / "parts", machine=machine(4))
+            execute_run(experiment, kind, 0, tmp_path / "parts", ended_after(end), machine(7))
+    execute_run(experiment, kind, 0, tmp_path / "parts", machine=machine(4))
     same(tmp_path / "parts", tmp_path / "1")
 
 
