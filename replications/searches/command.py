@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -27,7 +28,8 @@ class SearchesCommand:
     """Compare searches by the hypervolume that they reach after equally many evaluations.
 
     `search/` in the results gets a record, a table and a figure; what the record has already is
-    not searched again. --make-table measures the networks of a finished run for it.
+    not searched again, and it is refused where it is of another table or network. --make-table
+    measures the networks of a finished run for it.
     """
 
     problems: tuple[str, ...] = ("analytic", "table", "noisy", "live")
@@ -75,17 +77,31 @@ class SearchesCommand:
 
             make_table(self._trained(), self.multipliers, folder / TABLE, console)
             return 0
-        from replications.searches.comparison import read_record, write_comparison, write_record
+        from replications.searches.comparison import read_record, write_comparison
 
+        self._search(folder, console)
         record = read_record(folder)
-        for problem in self._problems(folder, console):
-            for rows in self._searched(problem, record, console):
-                record = [each for each in record if each[:3] != rows[0][:3]] + rows
-                write_record(folder, record)
         if record:
-            write_comparison(folder, read_record(folder))
+            write_comparison(folder, record)
         console.out(folder)
         return 0
+
+    def _search(self, folder: Path, console: Console) -> None:
+        """Search what the record has not yet, and write the record and where it comes from."""
+        from replications.searches import comparison
+
+        record, sources = comparison.read_record(folder), self._sources(folder, console)
+        origins, here = comparison.read_origins(folder, record, sources), _environment()
+        for name, source in sources.items():
+            first = {"source": source, "environment": here, "commits": []}
+            for rows in self._searched(self._problem(name, folder), record, console):
+                commits = origins.setdefault(name, first)["commits"]
+                if here["commit"] not in commits:
+                    commits.append(here["commit"])
+                comparison.write_origins(folder, origins)
+                replaced = {each[:4] for each in rows}
+                record = [each for each in record if each[:4] not in replaced] + rows
+                comparison.write_record(folder, record)
 
     def _check(self) -> None:
         known = {"problems": type(self).problems, "searchers": type(self).searchers}
@@ -110,24 +126,37 @@ class SearchesCommand:
             test_images=self.test_images,
         )
 
-    def _problems(self, folder: Path, console: Console) -> Iterator[SearchProblem]:
-        """Yield those of the problems that can be had."""
-        from replications.searches import landscapes
-        from replications.searches.grid import read_grid
+    def _sources(self, folder: Path, console: Console) -> dict[str, dict[str, object]]:
+        """Return those of the problems that can be had, each with what it is searched on."""
+        from replications.searches.landscapes import LIVE_IMAGES
 
+        found: dict[str, dict[str, object]] = {}
         if "analytic" in self.problems:
-            yield landscapes.analytic()
+            found["analytic"] = {}
         asked = [each for each in ("table", "noisy") if each in self.problems]
         if asked and (folder / TABLE).exists():
-            grid = read_grid(folder / TABLE)
-            for each in asked:
-                yield landscapes.tabulated(grid, noisy=each == "noisy")
+            found |= {each: {"table": _digest(folder / TABLE)} for each in asked}
         elif asked:
             console.print(f"no {folder / TABLE}: {' and '.join(asked)} are left out")
         if "live" in self.problems and self.run is not None:
-            yield landscapes.live(self._trained())
+            found["live"] = {
+                "weights": _digest(self._trained().weights),
+                "training_images": LIVE_IMAGES,
+                "search_images": self.search_images,
+            }
         elif "live" in self.problems:
             console.print("no --run: live is left out")
+        return found
+
+    def _problem(self, name: str, folder: Path) -> SearchProblem:
+        from replications.searches import landscapes
+        from replications.searches.grid import read_grid
+
+        if name == "analytic":
+            return landscapes.analytic()
+        if name == "live":
+            return landscapes.live(self._trained())
+        return landscapes.tabulated(read_grid(folder / TABLE), noisy=name == "noisy")
 
     def _searched(
         self, problem: SearchProblem, record: list[Reached], console: Console
@@ -145,3 +174,16 @@ class SearchesCommand:
                 if not done.issuperset((problem.name, searcher, seed, each) for each in counts):
                     console.print(f"{problem.name}, {searcher}, seed {seed}")
                     yield reached(problem, searcher, SEARCHERS[searcher], counts, seed)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _environment() -> dict[str, Any]:
+    from pareco.processes import joined_processes
+    from pareco.training.environment import environment
+
+    found = environment("", joined_processes("cpu"))
+    del found["data_fingerprint"]
+    return found

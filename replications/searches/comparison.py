@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ TITLES = {
     "live": "slimmable VGG, a multiplier a layer",
 }
 RECORD = "hypervolumes.csv"
+ORIGINS = "hypervolumes.json"
 _RANKED = ("exact", "paper", "qlognehvi", "nsga2", "uniform", "random")
 
 
@@ -93,6 +95,32 @@ def write_record(folder: Path, reached: Sequence[Reached]) -> None:
     )
     rows = [(*each[:4], _fixed(each.hypervolume), _fixed(each.best)) for each in ordered]
     write_text(folder / RECORD, _as_csv(Reached._fields, rows))
+
+
+def read_origins(
+    folder: Path, record: Sequence[Reached], sources: Mapping[str, Mapping[str, object]]
+) -> dict[str, dict[str, Any]]:
+    """Return, by problem of the record, what it was searched on, and by what.
+
+    That is its `source`, the `environment` of the first search, and the `commits` of all. Raises
+    `ValueError` where the rows of a problem are not of the source that is given for it.
+    """
+    path = folder / ORIGINS
+    written = json.loads(path.read_text()) if path.exists() else {}
+    origins = {name: written.get(name, {}) for name in {each.problem for each in record}}
+    for name in sources:
+        if name in origins and origins[name].get("source") != sources[name]:
+            raise ValueError(
+                f"{folder / RECORD}: its rows of {name} were not searched on what {name} is now: "
+                "remove them to search anew, or give back what they were searched on"
+            )
+    return origins
+
+
+def write_origins(folder: Path, origins: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what `read_origins` returns, in a stable order."""
+    ordered = {name: origins[name] for name in TITLES if name in origins}
+    write_text(folder / ORIGINS, json.dumps(ordered, indent=1) + "\n")
 
 
 def differences(reached: Sequence[Reached]) -> list[Difference]:

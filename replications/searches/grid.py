@@ -82,6 +82,19 @@ class Grid:
         return self.alphas[self.rows(alphas)]
 
 
+def as_written(multipliers: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the multipliers as a table has them, in six digits.
+
+    Raises `ValueError` unless there are two or more, which ascend, above 0 and up to 1.
+    """
+    written = tuple(float(f"{each:g}") for each in multipliers)
+    ascend = all(low < high for low, high in itertools.pairwise((0.0, *written)))
+    if len(written) < 2 or not ascend or written[-1] > 1:
+        listed = " ".join(f"{each:g}" for each in written)
+        raise ValueError(f"--multipliers: two or more must ascend in (0, 1], got {listed}")
+    return written
+
+
 def points(multipliers: tuple[float, ...], dimensions: int) -> list[tuple[float, ...]]:
     """Return the multipliers of all networks, in the order of a table."""
     return list(itertools.product(multipliers, repeat=dimensions))
@@ -98,6 +111,8 @@ def line_of(row: GridRow) -> str:
 def row_of(line: str) -> GridRow:
     """Return what `line_of` wrote. Raises `ValueError` for anything else."""
     macs, *numbers = line.split(",")
+    if 1 + len(numbers) != len(GridRow._fields):
+        raise ValueError(f"not a row of a table: {line!r}")
     return GridRow(int(macs), *map(float, numbers))
 
 

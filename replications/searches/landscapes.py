@@ -164,8 +164,10 @@ def tabulated(grid: Grid, *, noisy: bool) -> SearchProblem:
 
     def observed(alphas: Tensor, generator: torch.Generator) -> Tensor:
         rows = grid.rows(alphas)
+        if not noisy:
+            return grid.losses[rows]
         noise = torch.randn(len(rows), dtype=torch.double, generator=generator)
-        return grid.losses[rows] + noisy * grid.noise[rows] * noise
+        return grid.losses[rows] + grid.noise[rows] * noise
 
     lower = grid.multipliers[:1].repeat(grid.dimensions)
     reference = float(grid.losses[grid.rows(lower.unsqueeze(0))])

@@ -27,7 +27,7 @@ AT_ONCE = 2
 INITIAL = 20
 """Random points before the first model of qLogNEHVI, and the individuals of NSGA-II."""
 IDLE = 100
-"""Rounds that bring nothing new after which a search has ended."""
+"""Rounds, or draws, that bring nothing new after which a search has ended."""
 
 
 def visited(
@@ -80,7 +80,10 @@ def reached(
 
 
 def mobo(solver: Literal["exact", "tchebyshev"], problem: SearchProblem, seed: int) -> Search:
-    """Search as PareCO does in training, two widths at a time."""
+    """Search as PareCO does in training, two widths at a time.
+
+    The exact search knows the smallest network from the start, as the method `pareco_exact` does.
+    """
     search = Mobo(
         problem.lower,
         problem.upper,
@@ -89,6 +92,9 @@ def mobo(solver: Literal["exact", "tchebyshev"], problem: SearchProblem, seed: i
         cost=problem.cost,
         canonical=problem.canonical,
     )
+    if solver == "exact":
+        smallest = problem.canonical(problem.lower.unsqueeze(0))
+        search.tell(smallest, (yield smallest))
     while True:
         alphas = torch.stack([each.alpha for each in search.ask(AT_ONCE)])
         search.tell(alphas, (yield alphas))
@@ -113,7 +119,8 @@ def noisy_expected_improvement(problem: SearchProblem, seed: int) -> Search:
     """Search by BoTorch's qLogNEHVI: a GP of the loss, the cost known and deterministic.
 
     Daulton et al. (arXiv 2105.08195), Ament et al. (arXiv 2310.20708); two points at a time, one
-    after the other. One that is known already gives way to a random one.
+    after the other. One that is known already gives way to a random one, as long as draws bring
+    anything new.
     """
     generator = derived_generator(seed, "qlognehvi")
     alphas = problem.canonical(_drawn(problem, INITIAL, generator))
@@ -123,7 +130,9 @@ def noisy_expected_improvement(problem: SearchProblem, seed: int) -> Search:
             asked = problem.canonical(_improving(problem, alphas, losses))
         known = set(map(key, alphas))
         for place in range(len(asked)):
-            while key(asked[place]) in known:
+            for _ in range(IDLE):
+                if key(asked[place]) not in known:
+                    break
                 asked[place] = problem.canonical(_drawn(problem, 1, generator)).squeeze(0)
             known.add(key(asked[place]))
         told = yield asked

@@ -19,11 +19,13 @@ from pareco.data import Images
 from pareco.data.loading import DataSet, load_data
 from pareco.evaluation import Counts, Evaluator, Measurement
 from pareco.files import write_text
+from pareco.methods import Method
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.preparation import initial_network
 from pareco.widths import Widths, WidthSpace
-from replications.searches.grid import GridRow, line_of, points, row_of, write_grid
+from replications.catalogue import method_named
+from replications.searches.grid import GridRow, as_written, line_of, points, row_of, write_grid
 
 AT_ONCE = 32
 """Networks that are measured in one pass over the images, and kept together."""
@@ -44,9 +46,21 @@ class TrainedNetwork:
     test_images: int = 1_000
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` unless the folder holds a finished run."""
+        """Raise `ValueError` unless the folder holds a finished run of one slimmable network."""
         if not (self.folder / "DONE").exists():
             raise ValueError(f"{self.folder}: no finished run")
+        method = self.configuration["method"]
+        private = method_named(method).switches is not Method.switches
+        if private or [*self.weights.parent.glob("*.safetensors")] != [self.weights]:
+            raise ValueError(
+                f"{self.folder}: {method} has weights or batch norm for each of its networks; give "
+                "a run of a method with one slimmable network"
+            )
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained weights."""
+        return self.folder / "weights" / "0.safetensors"
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
@@ -62,8 +76,12 @@ class TrainedNetwork:
 
     @cached_property
     def data(self) -> DataSet:
-        """The images. Raises `ValueError` or `OSError` where they are not those of the run."""
-        return load_data(self.experiment.data, Machine(images=self.images, device="cpu"))
+        """The images. Raises `ValueError` where they are not those of the run; `OSError`."""
+        data = load_data(self.experiment.data, Machine(images=self.images, device="cpu"))
+        sessions = json.loads((self.folder / "env.json").read_text())
+        if sessions[0]["data_fingerprint"] != data.fingerprint:
+            raise ValueError(f"{self.folder} is of other images: give its own with --images")
+        return data
 
     @cached_property
     def net(self) -> SlimmableNet:
@@ -71,7 +89,7 @@ class TrainedNetwork:
         torch.set_num_threads(self.experiment.training.cpu_threads)
         data, seed = self.data, self.configuration["seed"]
         net = initial_network(self.experiment, data.num_classes, data.in_chans, seed)
-        net.load_state_dict(load_file(self.folder / "weights" / "0.safetensors"))
+        net.load_state_dict(load_file(self.weights))
         return net
 
     @cached_property
@@ -170,8 +188,13 @@ def make_table(
     """Measure all networks of a grid, and write the table and what it was made of beside it.
 
     What is measured is kept in a file beside it, so that the same call goes on after an
-    interruption. Raises `ValueError` where that file is of another table.
+    interruption. Raises `ValueError` where that file is of another table, for multipliers that
+    `as_written` refuses, and for fewer search images than two batches, which tell of no noise.
     """
+    multipliers = as_written(multipliers)
+    size = trained.evaluator.config.batch_size
+    if trained.search_images < 2 * size:
+        raise ValueError(f"--search-images: {2 * size} or more are needed to tell their noise")
     space, parts = by_module(trained.net.space)
     about = _about(trained, multipliers, parts)
     widths = [space.decode(point) for point in points(multipliers, len(parts))]

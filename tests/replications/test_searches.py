@@ -1,9 +1,12 @@
 """Searches at equal evaluations: their problems, what they visit, and what is said of them."""
 
 import gzip
+import hashlib
 import io
 import itertools
+import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +20,18 @@ from torch import Tensor
 from pareco.training.run import execute_run
 from replications.__main__ import main
 from replications.catalogue import method_named
-from replications.searches import comparison, landscapes, searchers, trained
+from replications.searches import command, comparison, landscapes, searchers, trained
 from replications.searches.command import TABLE, SearchesCommand
 from replications.searches.comparison import Reached, differences, read_record, write_comparison
-from replications.searches.grid import Grid, GridRow, points, read_grid
+from replications.searches.grid import (
+    Grid,
+    GridRow,
+    line_of,
+    points,
+    read_grid,
+    row_of,
+    write_grid,
+)
 from replications.searches.landscapes import (
     Posynomial,
     SearchProblem,
@@ -45,6 +56,13 @@ def grid() -> Grid:
         macs = int(10_000 * (a + a * b + b * c + c))
         rows.append(GridRow(macs, (2 - a) + 0.3 * (2 - b) + 0.1 / c, 0.05, 1.0, 50.0))
     return Grid(3, torch.tensor(LEVELS, dtype=torch.double), tuple(rows))
+
+
+def write_table(results: Path, grid: Grid) -> None:
+    """Write a table where the command looks for it."""
+    (results / "search").mkdir(exist_ok=True)
+    lines = [line_of(row) for row in grid.measured]
+    write_grid(results / "search" / TABLE, ("a", "b", "c"), LEVELS, lines)
 
 
 def test_a_posynomial_by_hand_and_its_slope_by_autograd() -> None:
@@ -161,6 +179,30 @@ def test_a_search_that_finds_no_more_ends() -> None:
     assert sorted(alphas[:, 0].tolist()) == [*LEVELS]
     assert (alphas == alphas[:, :1]).all()
     assert len(losses) == 3
+
+
+def test_the_exact_search_begins_with_the_smallest_network() -> None:
+    problem = tabulated(grid(), noisy=False)
+    alphas, losses = visited(problem, SEARCHERS["exact"], 3, seed=0)
+    assert torch.equal(alphas[0], problem.lower)
+    assert losses[0] == problem.reference
+
+
+def test_qlognehvi_ends_where_all_of_a_table_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searchers, "INITIAL", 3)
+    monkeypatch.setattr(searchers, "IDLE", 2)
+    rows = tuple(GridRow(n, 2 - n / 10, 0.0, 1.0, 50.0) for n in (1, 2, 3, 4))
+    table = Grid(2, torch.tensor([0.5, 1.0], dtype=torch.double), rows)
+    alphas, _ = visited(tabulated(table, noisy=False), SEARCHERS["qlognehvi"], 5, seed=0)
+    assert len(alphas.unique(dim=0)) == len(alphas) <= 4
+
+
+def test_a_table_whose_noise_is_unknown_has_losses_without_it() -> None:
+    table = grid()
+    rows = tuple(row._replace(noise=math.nan) for row in table.measured)
+    problem = tabulated(replace(table, measured=rows), noisy=False)
+    seen = problem.observed(table.alphas, torch.Generator())
+    assert torch.equal(seen, table.losses)
 
 
 def test_a_front_is_chosen_by_what_was_seen_and_scored_without_noise() -> None:
@@ -300,7 +342,51 @@ def test_a_table_goes_on_after_an_interruption(
     assert {each.name for each in tmp_path.iterdir()} == {
         *("whole.csv.gz", "whole.json", "resumed.csv.gz", "resumed.json")
     }
-    assert b"work" not in paths[0].with_suffix("").with_suffix(".json").read_bytes()
+    assert str(finished) not in (tmp_path / "whole.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "multipliers", [(), (1.0,), (1.0, 0.5), (0.5, 0.5000001), (0.0, 1.0), (0.5, 1.1)]
+)
+def test_a_table_of_other_than_ascending_multipliers_is_refused(
+    multipliers: tuple[float, ...], finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"--multipliers: two or more must ascend in \(0, 1\]"):
+        make_table(few(finished), multipliers, tmp_path / TABLE, QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_too_few_images_to_tell_their_noise_is_refused(
+    finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="--search-images: 16 or more are needed"):
+        make_table(replace(few(finished), search_images=15), (0.5, 1.0), tmp_path / TABLE, QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["", "1,2,3,4", "1,2,3,4,5,6", "1.5,2,3,4,5"])
+def test_a_line_that_is_no_row_of_a_table_is_refused(line: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        row_of(line)
+
+
+def test_a_run_of_other_images_or_of_several_networks_is_refused(
+    finished: Path, tmp_path: Path
+) -> None:
+    ours = shutil.copytree(finished, tmp_path / "ours")
+    sessions = json.loads((ours / "env.json").read_text())
+    (ours / "env.json").write_text(json.dumps([sessions[0] | {"data_fingerprint": "other"}]))
+    with pytest.raises(ValueError, match="is of other images"):
+        _ = few(ours).data
+    second = ours / "weights" / "1.safetensors"
+    shutil.copy(ours / "weights" / "0.safetensors", second)
+    with pytest.raises(ValueError, match="us_net has weights or batch norm for each"):
+        few(ours)
+    second.unlink()
+    configuration = json.loads((ours / "config.json").read_text())
+    (ours / "config.json").write_text(json.dumps(configuration | {"method": "s_net"}))
+    with pytest.raises(ValueError, match="s_net has weights or batch norm for each"):
+        few(ours)
 
 
 def test_a_table_has_what_the_evaluator_measures(finished: Path, tmp_path: Path) -> None:
@@ -370,6 +456,60 @@ def test_the_command_compares_and_does_nothing_twice(
     assert (tmp_path / "search" / "hypervolumes.csv").read_bytes() == before
 
 
+def test_other_evaluations_keep_what_was_recorded(tmp_path: Path) -> None:
+    write_table(tmp_path, grid())
+    asked = ["searches", "--results", str(tmp_path), "--seeds", "1", "--searchers", "random"]
+    asked += ["--problems", "table", "--evaluations"]
+    assert main([*asked, "4", "8"]) == 0
+    before = read_record(tmp_path / "search")
+    assert main([*asked, "4", "6"]) == 0
+    after = read_record(tmp_path / "search")
+    assert [each.evaluations for each in after] == [4, 6, 8]
+    assert [after[0], after[2]] == before
+
+
+def test_rows_of_another_table_are_not_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commits = iter("aab")
+    monkeypatch.setattr(command, "_environment", lambda: {"commit": next(commits)})
+    table = grid()
+    write_table(tmp_path, table)
+    asked = ["searches", "--results", str(tmp_path), "--searchers", "random"]
+    asked += ["--evaluations", "4", "--problems", "table", "--seeds"]
+    assert [main([*asked, each]) for each in "123"] == [0, 0, 0]
+    digest = hashlib.sha256((tmp_path / "search" / TABLE).read_bytes()).hexdigest()
+    first = {"source": {"table": digest}, "environment": {"commit": "a"}, "commits": ["a", "b"]}
+    path = tmp_path / "search" / "hypervolumes.json"
+    assert json.loads(path.read_text()) == {"table": first}
+    rows = (table.measured[0]._replace(search_loss=9.0), *table.measured[1:])
+    write_table(tmp_path, replace(table, measured=rows))
+    assert main([*asked, "4"]) == 2
+    assert "rows of table were not searched on what table is now" in capsys.readouterr().err
+    write_table(tmp_path, table)
+    path.unlink()  # what the rows are of is no longer known
+    assert main([*asked, "4"]) == 2
+
+
+def test_rows_of_a_live_network_are_not_averaged_with_those_of_other_images(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["searches", "--results", str(tmp_path), "--run", str(finished), "--problems", "live"]
+    asked += ["--searchers", "random", "--evaluations", "2", "--seeds", "1", "--search-images"]
+    assert main([*asked, "70"]) == 0
+    (row,) = read_record(tmp_path / "search")
+    assert math.isnan(row.best)
+    assert str(finished) not in (tmp_path / "search" / "hypervolumes.json").read_text()
+    assert main([*asked, "80"]) == 2
+    assert "rows of live were not searched on what live is now" in capsys.readouterr().err
+
+
+def test_the_environment_of_a_record_says_what_code_it_is_of() -> None:
+    found = command._environment()
+    assert {"commit", "dirty", "packages", "cpu"} <= found.keys()
+    assert "data_fingerprint" not in found
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -399,6 +539,6 @@ def test_pymoo_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_command_knows_all_searches_and_problems() -> None:
-    command = SearchesCommand()
-    assert set(command.searchers) == set(SEARCHERS)
-    assert set(command.problems) == set(comparison.TITLES)
+    known = SearchesCommand()
+    assert set(known.searchers) == set(SEARCHERS)
+    assert set(known.problems) == set(comparison.TITLES)
