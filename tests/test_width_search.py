@@ -138,7 +138,7 @@ def test_few_measurements_make_no_line_and_a_falling_one_is_flat(net: SlimmableN
     measured = search.refresh()
     rest = {each.known_loss for each in search.visits if each.widths not in measured}
     new = sorted(losses.of(each) for each in measured)
-    assert rest == {pytest.approx((new[2] + new[3]) / 2)}
+    assert list(rest) == pytest.approx([(new[2] + new[3]) / 2])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_more_visits_than_networks_of_a_step_take_turns(net: SlimmableNet) -> No
     method = PareCO(task_of(net, Losses(), visits_per_ask=8))
     trained(method, range(3))
     newest = set(method.current) - {net.space.largest, net.space.smallest}
-    assert len(newest) == 8
+    assert len(newest) >= 7  # of eight, one may be the largest
     drawn = {each for step in (1, 2) * 50 for each in method.widths_for_step(step)}
     assert drawn == newest
 
