@@ -84,7 +84,7 @@ class WidthSearch:
         known counts for nothing against `final` losses.
         """
         half_life = 0 if final else self.task.search.half_life
-        measured = set(self.task.affordable(self._by_importance()))
+        measured = set(self.task.affordable(self._by_importance(final)))
         current = [visit for visit in self.visits if visit.widths in measured]
         losses = self.task.evaluate([visit.widths for visit in current]).tolist()
         if half_life or len(current) < len(self.visits):
@@ -133,13 +133,21 @@ class WidthSearch:
             visit.left_out += 1
             visit.weight *= kept
 
-    def _by_importance(self) -> list[Widths]:
-        """Return the front, what is new, the layer behind, and the others as they were left out."""
-        front = self.front()
-        unknown = [each.widths for each in reversed(self.visits) if each.known_loss is None]
-        behind = self.front(set(self.visited).difference(front))
-        others = sorted(self.visits, key=lambda visit: -visit.left_out)
-        return list(dict.fromkeys((*front, *unknown, *behind, *(each.widths for each in others))))
+    def _by_importance(self, final: bool) -> list[Widths]:
+        """Return what is new, the front, the layer behind it, and the rest.
+
+        Of each the longest left out first; of `final` losses, first any that are spread over the
+        front.
+        """
+        best = self.front()
+        new = [each.widths for each in reversed(self.visits) if each.known_loss is None]
+        behind = self.front(set(self.visited).difference(best))
+        waited = {visit.widths: 0 if final else visit.left_out for visit in self.visits}
+        order = [_spread(each) for each in ((best, new) if final else (new, best))]
+        order += [_spread(behind), self.visited]
+        return list(
+            dict.fromkeys(each for some in order for each in sorted(some, key=lambda w: -waited[w]))
+        )
 
     def _move_along(self, current: Sequence[Visit], losses: Sequence[float]) -> None:
         """Move what is known along a line from that of `current` to these losses.
@@ -190,6 +198,13 @@ class WidthSearch:
             Visit(**{"known_loss": each["final_loss"], **each, "widths": Widths(each["widths"])})
             for each in state["visits"]  # those of earlier versions know the last loss alone
         ]
+
+
+def _spread(widths: Sequence[Widths]) -> list[Widths]:
+    """Return them in an order of which any beginning is spread over all (van der Corput's)."""
+    digits = max(len(widths) - 1, 1).bit_length()
+    places = sorted(range(len(widths)), key=lambda place: f"{place:0{digits}b}"[::-1])
+    return [widths[place] for place in places]
 
 
 class PareCO(Method):

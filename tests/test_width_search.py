@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -169,6 +170,27 @@ def test_what_was_known_counts_less_from_ask_to_ask(
     search.refresh(final=True)
     for visit in search.visits:
         assert visit.known_loss == visit.final_loss
+
+
+def test_what_a_small_budget_measures_is_spread_over_the_front(net: SlimmableNet) -> None:
+    """A third of it, and the rest in the next two refreshes; of final losses from end to end."""
+    losses = Losses()
+    search = searched(task_of(net, losses), 40)
+    search.refresh()
+    front = search.front()
+    third = -(-len(front) // 3)
+    assert third > 2
+    search.task = replace(search.task, left=lambda: third)
+    places = []
+    for _ in range(3):
+        measured = search.refresh()
+        places.append(sorted(front.index(each) for each in measured))
+        assert measured <= set(front)
+    assert places[0][0] == 0
+    assert max(after - before for before, after in pairwise([*places[0], len(front)])) <= 5
+    assert len({each for some in places for each in some}) == len(front)
+    final = sorted(front.index(each) for each in search.refresh(final=True))
+    assert final == places[0]
 
 
 def trained(method: PareCO, steps: Iterable[int]) -> list[Sequence[Widths]]:
