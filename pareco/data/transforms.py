@@ -86,8 +86,8 @@ _EIGENVECTORS = (
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Return values of the CPU on a device; a GPU is not waited for, they go from pinned memory."""
-    if device.type != "cuda":
+    """Return values of the CPU on a device, without waiting for it: they go from pinned memory."""
+    if device.type in ("cpu", "mps"):  # which has no such memory
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 

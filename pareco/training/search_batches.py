@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pareco.config import Experiment
+from pareco.config import Experiment, SearchConfig
 from pareco.data import Batch, DataSet
 from pareco.methods import Method
 from pareco.processes import Share
@@ -15,8 +15,8 @@ from pareco.randomness import derived_generator
 
 def takes_training_batch(experiment: Experiment, kind: type[Method]) -> bool:
     """Return whether search losses are measured on the batch that is trained on (paper)."""
-    refreshed = experiment.search.resolved(kind.own_search).refresh_images
-    return refreshed is None and experiment.data.search_split == "batch"
+    search: SearchConfig = experiment.search.resolved(kind.own_search)
+    return search.refresh_images is None and experiment.data.search_split == "batch"
 
 
 def search_batch_images(
@@ -30,7 +30,8 @@ def search_batch_images(
     batch = experiment.training.batch_size
     if takes_training_batch(experiment, kind):
         return batch
-    wanted = experiment.search.resolved(kind.own_search).refresh_images or batch
+    search_config: SearchConfig = experiment.search.resolved(kind.own_search)
+    wanted = search_config.refresh_images or batch
     there = search if experiment.data.search_split == "holdout" else train
     count = min(there, wanted)
     return count // batch * batch if count > batch else count // processes * processes

@@ -22,7 +22,7 @@ def test_every_goal_is_measured_and_written(
 ) -> None:
     monkeypatch.setattr(bench, "SWITCHES", 3)
     monkeypatch.setattr(bench, "CASES", (TINY,))
-    command = BenchCommand(results=tmp_path, repetitions=2)
+    command = BenchCommand(results=tmp_path, repetitions=2, only="step")
     threads = torch.get_num_threads()
     shown = io.StringIO()
     status = command.carried_out(Console(file=shown, width=120))
