@@ -27,13 +27,11 @@ def search_batch_images(
     Of all processes together; `train` and `search` are the sizes of these splits. What is more than
     a training batch comes in whole ones, so that every number of processes has the same.
     """
-    batch = experiment.training.batch_size
-    if takes_training_batch(experiment, kind):
-        return batch
-    search_config: SearchConfig = experiment.search.resolved(kind.own_search)
-    wanted = search_config.refresh_images or batch
-    there = search if experiment.data.search_split == "holdout" else train
-    count = min(there, wanted)
+    batch, there = experiment.training.batch_size, train
+    if experiment.data.search_split == "holdout":
+        there = search
+    refreshed: SearchConfig = experiment.search.resolved(kind.own_search)
+    count = min(there, refreshed.refresh_images or batch)
     return count // batch * batch if count > batch else count // processes * processes
 
 
