@@ -25,7 +25,7 @@ class ParecoExact(PareCO):
             "losses_from": "training",
             "trains": "front",
             "visits_per_ask": 4,
-            "half_life": 9.0,
+            "half_life": 0.1,
             "target_costs": "uniform",
         }
     )

@@ -308,8 +308,8 @@ class SearchConfig:
     uniform multipliers are spread; None for the method's own; the paper's go by area."""
 
     half_life: float | None = None
-    """Requests after which a loss that was known counts half against one that is measured; 0: not
-    at all, as in the paper. None for the method's own."""
+    """Part of the training after which a loss that was known counts half against one that is
+    measured; 0: not at all, as in the paper. None for the method's own."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")

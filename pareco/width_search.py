@@ -127,7 +127,9 @@ class WidthSearch:
         self._tell_losses()
 
     def _age(self, half_life: float | None) -> None:
-        kept = 0.5 ** (1 / half_life) if half_life else 0.0
+        """Let what was known count less, by the share of training from one request to the next."""
+        share = self.task.ask_every_steps / self.task.steps
+        kept = 0.5 ** (share / half_life) if half_life else 0.0
         self._heard *= kept
         for visit in self.visits:
             visit.left_out += 1

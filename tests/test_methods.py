@@ -49,6 +49,7 @@ def task_of(
         objective=objective,
         generator=torch.Generator().manual_seed(seed),
         evaluate=losses,
+        steps=18,
         sampled_per_step=2,
         ask_every_steps=3,
         widths_budget=budget,

@@ -49,6 +49,7 @@ def task_of(net: SlimmableNet, losses: Losses, *, left: float = math.inf, **sear
         objective="macs",
         generator=torch.Generator().manual_seed(0),
         evaluate=losses,
+        steps=30,
         sampled_per_step=2,
         ask_every_steps=3,
         widths_budget=12,
@@ -143,12 +144,12 @@ def test_few_measurements_make_no_line_and_a_falling_one_is_flat(net: SlimmableN
 
 
 @pytest.mark.parametrize(
-    ("half_life", "kept"), [(None, 0.0), (0.0, 0.0), (1.0, 0.5), (2.0, 0.5**0.5)]
+    ("half_life", "kept"), [(None, 0.0), (0.0, 0.0), (0.1, 0.5), (0.2, 0.5**0.5)]
 )
 def test_what_was_known_counts_less_from_ask_to_ask(
     net: SlimmableNet, half_life: float | None, kept: float
 ) -> None:
-    """By hand: weights 1, then w = kept + 1; each mean is of the old, moved along, and the new."""
+    """By hand: of 30 steps one in three asks; weights 1, then w = kept + 1; each mean is of the old, moved along, and the new."""
     losses = Losses()
     search = searched(task_of(net, losses, half_life=half_life), 6)
     search.refresh()
@@ -219,7 +220,7 @@ def test_half_of_what_trains_is_the_front_and_the_rest_the_newest(net: Slimmable
 
 def test_training_measures_how_far_each_network_lies_from_the_ends(net: SlimmableNet) -> None:
     """By hand: the largest at 2 and 1, the smallest 1.0 and 0.5 above it, one in between."""
-    task = task_of(net, Losses(), losses_from="training", half_life=2.0)
+    task = task_of(net, Losses(), losses_from="training", half_life=0.2)
     method = PareCO(task)
     middle = net.space.uniform(0.7)
     for each in (net.space.largest, net.space.smallest, middle):
@@ -258,7 +259,7 @@ def test_a_step_that_says_nothing_of_the_order_is_left_out(net: SlimmableNet) ->
 
 def test_losses_stay_where_the_ends_are_not_told_apart(net: SlimmableNet) -> None:
     """A good step, then four in which the smallest is ahead: no order is turned round."""
-    method = PareCO(task_of(net, Losses(), losses_from="training", half_life=9.0))
+    method = PareCO(task_of(net, Losses(), losses_from="training", half_life=0.9))
     middle = net.space.uniform(0.7)
     for each in (net.space.largest, middle, net.space.smallest):
         method.search.visit(each)
@@ -325,9 +326,9 @@ def heard(method: PareCO, step: int, losses: Losses) -> Sequence[Widths]:
 
 
 FED = (
-    {"visits_per_ask": 4, "trains": "front", "half_life": 1.0},
+    {"visits_per_ask": 4, "trains": "front", "half_life": 0.1},
     {"visits_per_ask": 1, "target_costs": "uniform", "solver": "exact"},
-    {"losses_from": "training", "trains": "front", "visits_per_ask": 3, "half_life": 4.0},
+    {"losses_from": "training", "trains": "front", "visits_per_ask": 3, "half_life": 0.4},
 )
 
 
@@ -350,7 +351,7 @@ def test_a_fed_search_goes_on_from_its_state(net: SlimmableNet, search: dict[str
 def test_training_finds_the_front_without_an_evaluation(net: SlimmableNet) -> None:
     """Losses without noise: what is heard is exact, and the front is that of the true ones."""
     losses = Losses()
-    search = {"losses_from": "training", "trains": "front", "half_life": 9.0, "solver": "exact"}
+    search = {"losses_from": "training", "trains": "front", "half_life": 0.9, "solver": "exact"}
     method = PareCO(task_of(net, losses, **search))
     for step in range(60):
         heard(method, step, losses)
@@ -361,27 +362,16 @@ def test_training_finds_the_front_without_an_evaluation(net: SlimmableNet) -> No
         assert visit.known_loss == pytest.approx(losses.of(visit.widths), rel=1e-9)
 
 
-def test_uniform_targets_are_the_costs_of_uniform_multipliers(net: SlimmableNet) -> None:
-    """Their distribution against 4,000 draws of a multiplier, by the largest distance of two."""
-
-    def targets(**search: Any) -> list[float]:
-        task = task_of(net, Losses(), visits_per_ask=8, solver="exact", **search)
-        method = PareCO(task)
-        trained(method, range(3 * 30))
-        return [each.target_cost for each in method.visits() if each.target_cost is not None]
-
-    drawn = sorted(targets(target_costs="uniform"))
-    levels = 0.42 + 0.58 * torch.rand(4000, generator=torch.Generator().manual_seed(1))
-    costs = net.cost.of(
-        "macs", net.space.counts(levels.double()[:, None].expand(-1, net.space.dimensions))
-    )
-    shares = (
-        torch.searchsorted(costs.double().sort().values, torch.tensor(drawn, dtype=torch.double))
-        / 4000
-    )
-    ranks = (torch.arange(len(drawn)) + 0.5) / len(drawn)
-    assert len(drawn) > 100
-    assert float((shares - ranks).abs().max()) < 1.63 / math.sqrt(len(drawn)) + 0.02  # 1%
+def test_uniform_targets_reach_from_the_smallest_network_to_the_largest(net: SlimmableNet) -> None:
+    """Although few uniform networks are distinct, and none is near the largest."""
+    task = task_of(net, Losses(), visits_per_ask=8, solver="exact", target_costs="uniform")
+    method = PareCO(task)
+    trained(method, range(3 * 30))
+    drawn = sorted(each.target_cost for each in method.visits() if each.target_cost is not None)
+    ends = task.costs([net.space.smallest, net.space.largest]).tolist()
+    assert ends[0] <= drawn[0] < ends[0] + 0.1 * (ends[1] - ends[0])
+    assert ends[1] >= drawn[-1] > ends[1] - 0.1 * (ends[1] - ends[0])
+    assert len(set(drawn)) == len(drawn) > 100
 
 
 def test_settings_that_are_left_unset_are_the_methods_then_the_papers() -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
@@ -10,6 +12,8 @@ from torch.quasirandom import SobolEngine
 from pareco.config import SearchConfig
 
 Key = tuple[float, ...]
+
+_LEVELS = 1_000
 
 
 class SolverError(RuntimeError):
@@ -55,12 +59,27 @@ class Problem:
     def target(self) -> float:
         """Return a target cost: drawn where the front leaves much area, or at a uniform point."""
         if self.config.target_costs == "uniform":
-            level = torch.rand(1, 1, dtype=torch.double, generator=self.generator)
-            return float(self.costs(level.expand(1, self.front.shape[1])))
+            level = float(torch.rand((), dtype=torch.double, generator=self.generator))
+            return float(np.interp(level, *self._uniform_costs))
         bins = self.config.target_bins
         return target_cost(
             self.front_costs, self.front_losses, self.cost_range, self.generator, bins
         )
+
+    @cached_property
+    def _uniform_costs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Levels of the cube's diagonal and their costs, one of each run of equal ones.
+
+        It is the run's middle, and an end of the diagonal where the run has one: what lies between
+        the costs of two rounded points is reached by interpolation, and so is what is dearest.
+        """
+        levels = torch.linspace(0, 1, _LEVELS + 1, dtype=torch.double)
+        costs = self.costs(levels[:, None].expand(-1, self.front.shape[1]))
+        runs, lengths = torch.unique_consecutive(costs, return_counts=True)
+        middles = (lengths.cumsum(0) - (lengths + 1) / 2) / _LEVELS
+        middles[0] = 0.0
+        middles[-1] = 1.0
+        return middles.numpy(), runs.numpy()
 
     def sobol(self, count: int) -> Tensor:
         """Return `count` scrambled Sobol points."""

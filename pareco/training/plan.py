@@ -112,6 +112,7 @@ def method_task(
         evaluate=evaluations,
         price=evaluations.price,
         left=lambda: evaluations.left,
+        steps=max(steps, 1),
         sampled_per_step=config.sampled_per_step,
         ask_every_steps=config.ask_every_steps,
         widths_budget=max(asks * visits, 1),

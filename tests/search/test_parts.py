@@ -1,12 +1,15 @@
 """Scalarization, target costs, binary search and front against hand-worked values."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
+from pareco.config import SearchConfig
 from pareco.search import front
-from pareco.search.problem import bin_masses, target_cost
+from pareco.search.problem import Problem, bin_masses, target_cost
 from pareco.search.solver import search_cost_weight, tchebyshev
 
 
@@ -41,6 +44,45 @@ def test_target_costs_fall_into_the_bins_by_mass() -> None:
     # Binomial standard deviation at most sqrt(0.36 * 0.64 / 2000) = 0.011: 0.045 is four of it.
     torch.testing.assert_close(shares, double(0, 0.36, 0.32, 0.16, 0.16), rtol=0, atol=0.045)
     assert shares[0] == 0
+
+
+def targets(costs: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return 4,000 uniform target costs in two dimensions, where points have these costs."""
+    problem = Problem(
+        config=SearchConfig(target_costs="uniform"),
+        generator=torch.Generator().manual_seed(0),
+        canonical=lambda points: points,
+        points=lambda alphas: alphas,
+        costs=costs,
+        monotone=True,
+        cost_range=(0.0, 1.0),
+        front=torch.zeros(0, 2, dtype=torch.double),
+        front_costs=double(),
+        front_losses=double(),
+    )
+    return double(*(problem.target() for _ in range(4000)))
+
+
+def test_uniform_targets_are_spread_as_the_costs_of_uniform_points() -> None:
+    drawn = targets(lambda points: points.prod(dim=1))
+    # The cost of a level u is u^2, so P(cost <= c) = sqrt(c); 1.63 / sqrt(n) is Kolmogorov's 1%.
+    shares = drawn.sort().values.sqrt()
+    ranks = (torch.arange(4000) + 0.5) / 4000
+    assert float((shares - ranks).abs().max()) < 1.63 / math.sqrt(4000)
+
+
+def test_uniform_targets_lie_between_the_costs_of_rounded_points() -> None:
+    drawn = targets(lambda points: (4 * points[:, 0]).floor() / 4)
+    # Runs of equal costs have their middles at 3, 5 and 7 eighths; 0 and 1 are at the ends.
+    # Binomial standard deviation at most sqrt(0.25 / 4000) = 0.008: 0.032 is four of it.
+    shares = torch.histc(drawn, bins=4, min=0, max=1) / 4000
+    torch.testing.assert_close(shares, double(0.375, 0.25, 0.25, 0.125), rtol=0, atol=0.032)
+    assert len(drawn.unique()) == 4000
+
+
+def test_uniform_targets_of_equal_costs_are_that_cost() -> None:
+    drawn = targets(lambda points: torch.full((len(points),), 0.5, dtype=torch.double))
+    assert set(drawn.tolist()) == {0.5}
 
 
 @pytest.mark.parametrize("points", [[], [(2.0, 1.0)], [(1.0, 1.0), (2.0, 1.0)]])

@@ -39,7 +39,7 @@ HEARING = replace(
     TINY,
     training=replace(TINY.training, ask_every_steps=3),
     search=replace(
-        TINY.search, losses_from="training", trains="front", visits_per_ask=3, half_life=2.0
+        TINY.search, losses_from="training", trains="front", visits_per_ask=3, half_life=0.2
     ),
 )
 UNSMOOTHED = replace(RARELY, training=replace(RARELY.training, label_smoothing=0.0))
