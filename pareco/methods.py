@@ -66,10 +66,10 @@ class Task:
     `evaluate` returns the search losses `n` (double, less is better) of `n` sub-networks with the
     current weights; every sub-network it measures is counted and paid from the run's search budget:
     `price` returns the MACs that this would take now, `left` those that may be spent; more is
-    refused, and ends the run. `steps` are those of the training. `objective` is the cost that is traded against the loss.
-    `widths_budget` is how many sub-networks a search may visit,
-    `sampled_per_step` (M) how many train in each step beside the largest and the smallest,
-    `ask_every_steps` (tau) how often PareCO asks for new ones. `pause`, to be called within long
+    refused, and ends the run. `objective` is the cost that is traded against the loss.
+    `widths_budget` is how many sub-networks a search may visit, `steps` how many steps training
+    has, `sampled_per_step` (M) how many sub-networks train in each beside the largest and the
+    smallest, `ask_every_steps` (tau) how often PareCO asks for new ones. `pause`, to be called within long
     computations, ends them by an exception when the run is to end.
     """
 

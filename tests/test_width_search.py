@@ -149,7 +149,8 @@ def test_few_measurements_make_no_line_and_a_falling_one_is_flat(net: SlimmableN
 def test_what_was_known_counts_less_from_ask_to_ask(
     net: SlimmableNet, half_life: float | None, kept: float
 ) -> None:
-    """By hand: of 30 steps one in three asks; weights 1, then w = kept + 1; each mean is of the old, moved along, and the new."""
+    """By hand, as one of 30 steps in three asks: weights 1, then w = kept + 1; each mean is of the
+    old, moved along, and the new."""
     losses = Losses()
     search = searched(task_of(net, losses, half_life=half_life), 6)
     search.refresh()
