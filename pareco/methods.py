@@ -69,8 +69,8 @@ class Task:
     refused, and ends the run. `objective` is the cost that is traded against the loss.
     `widths_budget` is how many sub-networks a search may visit, `steps` how many steps training
     has, `sampled_per_step` (M) how many sub-networks train in each beside the largest and the
-    smallest, `ask_every_steps` (tau) how often PareCO asks for new ones. `pause`, to be called within long
-    computations, ends them by an exception when the run is to end.
+    smallest, `ask_every_steps` (tau) how often PareCO asks for new ones. `pause`, to be called
+    within long computations, ends them by an exception when the run is to end.
     """
 
     space: WidthSpace
