@@ -117,6 +117,8 @@ def _completed(
     rest, part = rest.copy(), part.copy()
     counts = np.bincount(labels[part], minlength=int(labels.max()) + 1)
     for label in np.unique(labels[np.concatenate([rest, part])]):
+        if counts[label] >= wanted:
+            continue
         there = np.flatnonzero(labels[rest] == label)
         for place in there[: max(0, min(wanted - counts[label], len(there) - kept))]:
             frequent = int(counts.argmax())

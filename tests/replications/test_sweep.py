@@ -29,7 +29,8 @@ from replications.sweep import Job, run_jobs
 from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent
-LONG = replace(TINY, training=replace(TINY.training, epochs=2000))
+# Long, but its plan, which counts the requests for widths, is made at once.
+LONG = replace(TINY, training=replace(TINY.training, epochs=2000, ask_every_steps=100_000))
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,12 @@ def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Return once the condition holds; a process that has ended before will not bring it about."""
     deadline = time.monotonic() + 600  # ends a hang
     while not condition():
         assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
@@ -203,10 +206,12 @@ def test_a_signal_before_the_workers_hear_is_not_lost(
 METHODS = ("us_net", "random_widths")
 
 
-def arguments(runs: Path, *options: str, workers: int = 1, epochs: int = 12) -> list[str]:
+def arguments(
+    runs: Path, *options: str, workers: int = 1, epochs: int = 12, ask: int = 9
+) -> list[str]:
     chosen = [option for method in METHODS for option in ("--method", method)]
     folders = ["--runs", str(runs), "--results", str(runs.parent / "results")]
-    length = ["--training.epochs", str(epochs), "--training.ask-every-steps", "9"]
+    length = ["--training.epochs", str(epochs), "--training.ask-every-steps", str(ask)]
     machine = ["--device", "cpu", "--workers", str(workers)]
     return ["run", "digits", "--seed", "0", *chosen, *folders, *length, *machine, *options]
 
@@ -246,7 +251,7 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
     done = 0
     for signum, status, send in ((signal.SIGTERM, 143, os.kill), (signal.SIGINT, 130, os.killpg)):
         process = command(runs)
-        wait_for(lambda: steps(run) > done + 2)  # noqa: B023
+        wait_for(lambda: steps(run) > done + 2, process)  # noqa: B023
         send(process.pid, signum)
         shown, errors = process.communicate()
         assert process.returncode == status, errors
@@ -269,8 +274,8 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
 def test_a_sweep_that_is_ended_leaves_no_worker(tmp_path: Path, signum: int) -> None:
     """As by Slurm, which signals every process, the fork server too; or killed, without a word."""
     folders = [tmp_path / "runs/digits" / method / "seed0" for method in METHODS]
-    process = command(tmp_path / "runs", workers=2, epochs=2000)
-    wait_for(lambda: all(steps(folder) > 0 for folder in folders))
+    process = command(tmp_path / "runs", workers=2, epochs=2000, ask=900)
+    wait_for(lambda: all(steps(folder) > 0 for folder in folders), process)
     send = process.send_signal if signum == signal.SIGKILL else partial(os.killpg, process.pid)
     send(signum)
     process.communicate()
