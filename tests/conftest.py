@@ -31,8 +31,10 @@ NETWORKS = (
 OTHERS = ("tf_efficientnet_b0", "seresnet50", "torchvision/efficientnet_b0", "repvit_m1")
 
 
-# Test processes run side by side: threads that wait for each other make them far slower.
-torch.set_num_threads(1)
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Test processes run side by side: threads that wait for each other make them far slower."""
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ METHODS = ("us_net", "random_widths")
 
 
 def arguments(
-    runs: Path, *options: str, workers: int = 1, epochs: int = 12, ask: int = 9
+    runs: Path, *options: str, workers: int = 1, epochs: int = 8, ask: int = 9
 ) -> list[str]:
     chosen = [option for method in METHODS for option in ("--method", method)]
     folders = ["--runs", str(runs), "--results", str(runs.parent / "results")]
