@@ -69,7 +69,7 @@ $(error GPUS must be a whole number of at least 1, got $(GPUS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types check clean bench searches results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
+.PHONY: help install test test-all lint types check clean bench searches results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -134,8 +134,13 @@ wandb-report: $(INSTALLED)  ## Write a W&B report of the experiment NAME (of res
 	$(if $(NAME),,$(error say which: make wandb-report NAME=digits))
 	$(BIN)/python -m replications wandb-report $(call quoted,$(NAME))
 
-test: $(INSTALLED)  ## Run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 10 tests
+tests = $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 10
+
+test: $(INSTALLED)  ## Run the test suite, but for its slow tests
+	$(tests) -m 'not slow' tests
+
+test-all: $(INSTALLED)  ## Run the whole test suite
+	$(tests) tests
 
 lint: $(INSTALLED)  ## ruff: lint and format
 	$(BIN)/ruff check .

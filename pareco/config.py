@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -448,14 +449,16 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     A field's default is what the code did before it was a field, so that what was stored by an
     earlier version keeps its meaning.
     """
-    return _defaults(Experiment) | dict(stored)
+    return {**_defaults(Experiment), **stored}
 
 
-def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
+@cache
+def _defaults(kind: type, prefix: str = "") -> Mapping[str, Any]:
     """Return the defaults of a configuration's fields, named and made as by `as_json`."""
     flat: dict[str, Any] = {}
+    types = get_type_hints(kind)
     for each in fields(kind):
-        nested = get_type_hints(kind)[each.name]
+        nested = types[each.name]
         if is_dataclass(nested):
             flat |= _defaults(nested, f"{prefix}{each.name}.")  # type: ignore[arg-type]
         elif each.default is not MISSING:

@@ -232,6 +232,7 @@ def test_processes_that_have_not_joined_are_refused(
     assert not processes_module.joined_processes.__wrapped__("cpu").several
 
 
+@pytest.mark.slow
 def test_a_world_without_a_launcher_is_refused_by_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "replications", "run", "digits", "--scale", "smoke"]
     result = subprocess.run(
@@ -247,6 +248,7 @@ def test_a_world_without_a_launcher_is_refused_by_the_command(tmp_path: Path) ->
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_smoke_replication_runs_on_two_processes_as_make_starts_it(tmp_path: Path) -> None:
     """On a machine without an accelerator: one run of both, not one of each."""
     make = ["make", "--dry-run", "--assume-old=.venv/.installed", "replicate-digits"]
@@ -284,6 +286,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(two: Path) -> None:
         assert "training.batch_size 99" in (two / f"odd/refused{rank}").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "raise-main"])
 def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -> None:
     """With its traceback, where it has one."""

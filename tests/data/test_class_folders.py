@@ -62,7 +62,7 @@ def test_a_class_is_the_folder_under_the_split_at_any_depth(tmp_path: Path) -> N
 CASES = ["A", "a", "B", "b", "\u2460", "²", "٣", "Ä", "3", "03", "10", "9", "a b", "é", "名前"]
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_classes_have_one_order_whatever_the_hash_seed_and_the_disk(
     tmp_path: Path, packed: bool
 ) -> None:

@@ -250,6 +250,7 @@ def test_run_trains_measures_and_reports(finished: tuple[Path, str]) -> None:
     assert "done pareco seed 0 after" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("done")
 def test_what_has_finished_is_reported_again_to_the_byte(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -268,6 +269,7 @@ def test_what_has_finished_is_reported_again_to_the_byte(
         assert {file: file.read_bytes() for file in first} == first
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("done")
 @pytest.mark.parametrize("damaged", [False, True])
 def test_latencies_of_another_network_are_not_kept(
@@ -287,6 +289,7 @@ def test_latencies_of_another_network_are_not_kept(
     assert len(measured) == 1
 
 
+@pytest.mark.slow
 def test_one_method_at_a_time_reports_when_all_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(written_folders(tmp_path / "pets", train=12))
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_are_trained_on_and_reported(
     pets: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -244,6 +244,7 @@ def test_what_is_expected_to_go_wrong_is_told_without_a_traceback(
     assert "why" in result.problem
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Path) -> None:
     """SIGTERM to the command alone, as by `kill`; then SIGINT to all its processes, as Ctrl-C."""
     runs = tmp_path / "runs"
@@ -270,6 +271,7 @@ def test_the_command_ends_with_the_status_of_the_signal_and_goes_on(tmp_path: Pa
             assert (runs / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_that_is_ended_leaves_no_worker(tmp_path: Path, signum: int) -> None:
     """As by Slurm, which signals every process, the fork server too; or killed, without a word."""

@@ -46,6 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_records_alone_give_the_same_bytes_again(runs: Path, tmp_path: Path) -> None:
     """Beside published networks, with measured latency and a method that is exempt."""
     unfinished = write_run(runs, "random", 9, finished=False)

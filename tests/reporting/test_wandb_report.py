@@ -117,6 +117,7 @@ def test_text_of_records_stays_text(small: Records) -> None:
     assert "`0123abc with uncommitted changes`" in text
 
 
+@pytest.mark.slow
 def test_a_report_reaches_the_server_or_a_file(small: Records, tmp_path: Path) -> None:
     fronts = {
         (method, seed): [(250, 40.0 + extra), (1000, 30.0)]

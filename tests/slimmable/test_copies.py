@@ -106,6 +106,7 @@ def scores_at(net: SlimmableNet, results: "multiprocessing.Queue[list[float]]") 
     results.put(net(IMAGES[:, :1, :8, :8]).flatten().tolist())
 
 
+@pytest.mark.slow
 def test_a_spawned_process_runs_the_same_network() -> None:
     net = tiny_net().eval()
     net.set_widths(net.space.smallest)

@@ -71,6 +71,7 @@ def test_a_killed_run_goes_on_as_one(
     assert [row["loss"] for row in run.history] == [1 / (step + 1) for step in range(8)]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     tmp_path: Path, server: WandbServer
 ) -> None:

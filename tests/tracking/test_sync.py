@@ -11,6 +11,7 @@ from tests.tracking.clients import RUN, run_script
 from tests.wandb_server import WandbServer
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_offline_arrives_as_one(
     tmp_path: Path, server: WandbServer
 ) -> None:
@@ -74,6 +75,7 @@ def test_runs_in_use_and_damaged_ones_are_named_and_spare_the_others(
     assert [row["_step"] for row in run.history] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["/file_stream", "/artifact/"])
 def test_a_server_that_dies_meanwhile_is_not_taken_for_one_that_has_all(
     tmp_path: Path, server: WandbServer, address: str

@@ -33,6 +33,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_processes_that_find_other_images_are_refused_before_anything_is_written(two: Path) -> None:
     for rank in (0, 1):
         assert "1 of 2 processes have other images" in (two / f"refused{rank}.txt").read_text()

@@ -278,6 +278,7 @@ def test_a_long_run_is_planned_from_some_of_its_steps(monkeypatch: pytest.Monkey
     assert some.of("choice") == exact.of("choice")
 
 
+@pytest.mark.slow
 def test_the_small_scales_keep_the_papers_share_of_search() -> None:
     """Within a quarter: what is left of it is that asks and epochs are whole numbers."""
 

@@ -93,7 +93,13 @@ def accidents(method: str) -> list[Accident]:
     return [Accident(kind, step) for kind, step in zip(kinds, steps, strict=True)]
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ("pareco", "s_net") else pytest.mark.slow)
+        for name in method_names()
+    ],
+)
 def test_killed_runs_go_on_exactly(
     tmp_path: Path, method: str, whole: Callable[[str], Whole]
 ) -> None:
@@ -254,6 +260,7 @@ def _may_mount() -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _may_mount(), reason="this user may not mount a file system")
 def test_a_disk_that_is_really_full_and_one_that_is_read_only(tmp_path: Path, us_net: Path) -> None:
     """On a small file system, made for this test: ENOSPC and EROFS as the kernel gives them."""
