@@ -48,6 +48,10 @@ class Folders:
     allow_unequal_budgets: Flag = False
     """Report methods side by side though their training budgets differ."""
 
+    add: Flag = False
+    """Report the finished runs together with those on record in the results, of the same
+    configuration, where the other runs are no longer there or not yet."""
+
 
 def _first(
     *,
@@ -237,9 +241,10 @@ class RunCommand:
             console.out(*(job.folder for job in failed), sep="\n")
             return 1
         waiting = [str(job) for job in self.all_jobs() if not job.run_folder.done]
-        if waiting:
+        if waiting and not self.folders.add:
             count = f"{len(waiting)} of {len(self.all_jobs())}"
             console.print(f"No report yet: {count} runs not finished (such as {waiting[0]}).")
+            console.print("With --add the others are reported, together with those on record.")
         elif sweep.is_main_process():
             self._report(console)
         return 0

@@ -41,6 +41,7 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             runs,
             results,
             allow_unequal_budgets=allowed,
+            add=folders.add,
         )
     else:
         console.out(f"no runs in {runs / name}: from the records")

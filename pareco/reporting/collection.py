@@ -1,5 +1,6 @@
 """From the folders of finished runs to the records of their experiment."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +22,7 @@ from pareco.reporting.records import (
     read_table,
     table_text,
     with_latency,
+    without_latency,
 )
 from pareco.reporting.work import kept_ledger, ledger_frame
 from pareco.schema import (
@@ -69,6 +71,8 @@ class _FinishedRun:
     folder: Path
     result: RunResult
     sessions: list[Environment]
+    configured: Mapping[str, Any]
+    """The configuration and the data that every run of an experiment has, ready for JSON."""
     common: Mapping[str, Any]
     """What every run of an experiment must have in common, by what a message calls it."""
     meant: Mapping[str, Any]
@@ -87,16 +91,17 @@ def records_of(folders: Sequence[Path]) -> Records:
     experiment = ExperimentRecord(
         **shared,
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
+        configuration={
+            "common": _digest(runs[0].configured),
+            **{run.result.method: _digest(run.meant) for run in runs},
+        },
     )
-    order = ["method", "seed", experiment.cost, "search_loss", "widths"]
     fronts = pd.concat([_front(run) for run in runs])
     curves = pd.concat([_curve(run) for run in runs])
     visits = pd.concat([_own_rows(run, "visits.csv", VISIT_TYPES) for run in runs])
     return Records(
         experiment=experiment,
-        fronts=fronts.sort_values(order, ignore_index=True),
-        curves=curves.sort_values(["method", "seed", "step"], ignore_index=True),
-        visits=visits.sort_values(["method", "seed", "visit"], ignore_index=True),
+        **_ordered(fronts, curves, visits, experiment.cost),
         environment=_environment_record(
             {
                 (run.result.method, run.result.seed): {
@@ -117,6 +122,58 @@ def _test_images(folder: Path) -> int | None:
     if not path.exists():
         return None
     return sum(end - first for first, end in read_json(path, SPLITS)["test"]) or None
+
+
+def joined(records: Records, before: Records) -> Records:
+    """The records, and of `before` those of the runs that they have not.
+
+    Latencies stay where they were measured for every network, all at once. Raises InvalidRecord
+    unless both are of one configuration and data.
+    """
+    ours, theirs = (each.experiment.configuration for each in (records, before))
+    unlike = [name for name, digest in ours.items() if theirs.get(name, digest) != digest]
+    if not theirs or unlike:
+        why = f"another configuration ({', '.join(unlike)})" if theirs else "an unknown one"
+        raise InvalidRecord(f"the records of {before.experiment.experiment!r} are of {why}")
+    new = pd.MultiIndex.from_tuples(records.runs)
+
+    def rows(name: str) -> pd.DataFrame:
+        added, kept = (getattr(without_latency(each), name) for each in (records, before))
+        kept = kept[~pd.MultiIndex.from_frame(kept[["method", "seed"]]).isin(new)]
+        tables = [each for each in (added, kept) if len(each)]
+        return pd.concat(tables, ignore_index=True) if tables else added
+
+    exempt = {*records.experiment.budget_exempt, *before.experiment.budget_exempt}
+    experiment = replace(
+        without_latency(records).experiment,
+        budget_exempt=tuple(sorted(exempt)),
+        configuration={**theirs, **ours},
+    )
+    together = replace(
+        without_latency(records),
+        experiment=experiment,
+        **_ordered(*map(rows, ("fronts", "curves", "visits")), experiment.cost),
+        environment=_environment_record(_runs(before.environment) | _runs(records.environment)),
+        ledger=rows("ledger").sort_values(["method", "seed"], kind="stable", ignore_index=True),
+    )
+    return with_latency(with_latency(together, before.latency), records.latency)
+
+
+def _ordered(
+    fronts: pd.DataFrame, curves: pd.DataFrame, visits: pd.DataFrame, cost: str
+) -> dict[str, pd.DataFrame]:
+    """The tables of records, by name, their rows in order."""
+    order = ["method", "seed", cost, "search_loss", "widths"]
+    return {
+        "fronts": fronts.sort_values(order, ignore_index=True),
+        "curves": curves.sort_values(["method", "seed", "step"], ignore_index=True),
+        "visits": visits.sort_values(["method", "seed", "visit"], ignore_index=True),
+    }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def with_kept_times(records: Records, before: Records) -> Records:
@@ -170,12 +227,18 @@ def _finished_run(folder: Path) -> _FinishedRun:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
     own = ("method", "seed", "methods", "seeds")
     meant = {key: configuration[key] for key in configuration if key.startswith(MEANT)}
-    common = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
-    common |= {field.name: getattr(result, field.name) for field in fields(Subject)}
-    common["data fingerprint"] = sessions[0].get("data_fingerprint")
+    configured = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
+    configured["data fingerprint"] = sessions[0].get("data_fingerprint")
     if not configuration["training.sync_batch_norm"]:
-        common["processes"] = sessions[0].get("processes", 1)
-    return _FinishedRun(folder=folder, result=result, sessions=sessions, common=common, meant=meant)
+        configured["processes"] = sessions[0].get("processes", 1)
+    return _FinishedRun(
+        folder=folder,
+        result=result,
+        sessions=sessions,
+        configured=configured,
+        common=configured | {field.name: getattr(result, field.name) for field in fields(Subject)},
+        meant=meant,
+    )
 
 
 def _check_alike(runs: Sequence[_FinishedRun]) -> None:

@@ -112,9 +112,14 @@ class ExperimentRecord(Subject):
     budget_exempt: tuple[str, ...] = ()
     """Methods that may spend another training budget than the rest, in alphabetical order."""
 
+    configuration: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the configuration and data that all runs have in common (`common`), and of what
+    each method took for fields left unset. None in earlier records."""
+
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
         absent = [name for name in (*COUNTS, "equal_macs") if getattr(self, name) is None]
+        absent += [] if self.configuration else ["configuration"]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -298,6 +303,17 @@ def with_latency(records: Records, latency: Mapping[str, Any] | None) -> Records
         experiment=replace(records.experiment, full_costs=costs),
         fronts=records.fronts.assign(**{LATENCY: records.fronts["widths"].map(times)}),
         latency=latency,
+    )
+
+
+def without_latency(records: Records) -> Records:
+    """Return the records as they were before latency was measured."""
+    costs = {name: cost for name, cost in records.experiment.full_costs.items() if name != LATENCY}
+    return replace(
+        records,
+        experiment=replace(records.experiment, full_costs=costs),
+        fronts=records.fronts.drop(columns=LATENCY, errors="ignore"),
+        latency=None,
     )
 
 

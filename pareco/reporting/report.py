@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from pareco.files import write_text
-from pareco.reporting.collection import collected_runs, records_of, with_kept_times
+from pareco.reporting.collection import collected_runs, joined, records_of, with_kept_times
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
 from pareco.reporting.records import (
+    FOLDER,
     InvalidRecord,
     Records,
     published_for,
@@ -75,15 +76,19 @@ def collect_records(
     results: Path,
     *,
     allow_unequal_budgets: bool = False,
+    add: bool = False,
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
     Over earlier records, times, environments and latencies stay as they are where no number of a
-    front has changed, see `with_kept_times`. Returns the folders of runs that were left out as
-    they have not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets
+    front has changed, see `with_kept_times`; to `add` is to keep the runs there that `runs` has not
+    finished, which must be of the same configuration. Returns the folders of runs that were left
+    out as they have not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets
     unless these are allowed, before anything is written.
     """
     records, unfinished = collected_runs(experiment, runs)
+    if add and (results / experiment / FOLDER).exists():
+        records = joined(records, read_records(results / experiment))
     if not allow_unequal_budgets:
         ran = records.experiment
         check_equal_budgets(records.fronts, ran.budget_exempt, ran.equal)

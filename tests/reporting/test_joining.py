@@ -1,0 +1,83 @@
+"""Runs that finish at different times: joined records are those of all runs at once."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pareco.reporting import InvalidRecord
+from pareco.reporting.collection import collected_runs, joined
+from pareco.reporting.records import Records, write_records
+from pareco.reporting.report import collect_records
+from tests.reporting.conftest import changed, write_latency
+
+
+def written(records: Records, folder: Path) -> dict[str, bytes]:
+    write_records(records, folder)
+    return {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
+
+
+def parted(runs: Path, folder: Path) -> tuple[Records, Records]:
+    """Return the records of seed 1 of each method, and those of the rest: seed 0."""
+    for seed in (0, 1):
+        for path in sorted((runs / "digits").glob(f"*/seed{seed}")):
+            shutil.copytree(path, folder / f"part{seed}" / path.relative_to(runs))
+    first, second = (collected_runs("digits", folder / f"part{seed}")[0] for seed in (0, 1))
+    return second, first
+
+
+def test_parts_make_the_records_of_all_runs_to_the_byte(runs: Path, tmp_path: Path) -> None:
+    whole = written(collected_runs("digits", runs)[0], tmp_path / "whole")
+    new, before = parted(runs, tmp_path)
+    assert written(joined(new, before), tmp_path / "joined") == whole
+    assert written(joined(before, new), tmp_path / "turned") == whole
+    assert written(joined(new, joined(before, new)), tmp_path / "again") == whole
+
+
+def test_what_is_new_takes_the_place_of_the_same_run(runs: Path, tmp_path: Path) -> None:
+    before = collected_runs("digits", runs)[0]
+    metrics = runs / "digits/pareco/seed0/metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"loss_largest": ', '"loss_largest": 1'))
+    shutil.rmtree(runs / "digits/random")
+    new = collected_runs("digits", runs)[0]
+    curves = joined(new, before).curves
+    assert len(curves) == len(before.curves)
+    own = curves["method"].isin(["pareco", "uniform"])
+    assert curves[own].reset_index(drop=True).equals(new.curves)
+
+
+def test_other_configurations_are_refused(runs: Path, tmp_path: Path) -> None:
+    new, before = parted(runs, tmp_path)
+    for file in (tmp_path / "part0").rglob("config.json"):
+        changed(file, **{"training.weight_decay": 0.5})
+    other = collected_runs("digits", tmp_path / "part0")[0]
+    with pytest.raises(InvalidRecord, match=r"'digits' are of another configuration \(common\)"):
+        joined(new, other)
+    earlier = replace(before, experiment=replace(before.experiment, configuration={}))
+    with pytest.raises(InvalidRecord, match="'digits' are of an unknown one"):
+        joined(new, earlier)
+
+
+def test_latencies_stay_where_every_network_has_one(runs: Path, tmp_path: Path) -> None:
+    new, before = parted(runs, tmp_path)
+    write_latency(runs)
+    measured = collected_runs("digits", runs)[0]
+    assert joined(measured, before).latency == measured.latency
+    assert joined(new, measured).latency == measured.latency
+    write_latency(tmp_path / "part0")
+    some = collected_runs("digits", tmp_path / "part0")[0]
+    assert some.latency is not None
+    assert written(joined(new, some), tmp_path / "few") == written(
+        joined(new, before), tmp_path / "none"
+    )
+
+
+def test_the_records_are_added_to(runs: Path, tmp_path: Path) -> None:
+    parted(runs, tmp_path)
+    results = tmp_path / "results"
+    for part in ("part0", "part1"):  # the first finds nothing to be added to
+        collect_records("digits", tmp_path / part, results, add=True)
+    expected = written(collected_runs("digits", runs)[0], tmp_path / "whole")
+    found = {path.name: path.read_bytes() for path in (results / "digits/records").iterdir()}
+    assert found == expected
