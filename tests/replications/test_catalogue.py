@@ -176,9 +176,9 @@ def test_cpu_takes_its_numbers_and_keeps_the_recipe() -> None:
 
 def test_vgg_on_a_cpu_says_what_it_changes_and_keeps_all_seeds() -> None:
     scaled = experiment_named("cifar10_vgg", "cpu")
-    says = "15 epochs of 20,000 images, 16 x 16, 1/4 of the channels, searched on held-out images"
+    says = "15 epochs of 45,000 images, 16 x 16, 1/8 of the channels, searched on held-out images"
     assert scaled.scale == f"cpu: {says}"
-    assert (scaled.network.base_width, scaled.training.batch_size) == (16, 64)
+    assert (scaled.network.base_width, scaled.training.batch_size) == (8, 64)
     assert (scaled.training.lr_per_256, scaled.training.nesterov) == (0.2, True)
     assert scaled.seeds == experiment_named("cifar10_vgg").seeds == tuple(range(100, 110))
     assert (scaled.data.search_images, scaled.data.test_images) == (2_000, 10_000)
