@@ -68,18 +68,15 @@ class Problem:
 
     @cached_property
     def _uniform_costs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Levels of the cube's diagonal and their costs, one of each run of equal ones.
+        """Levels of the cube's diagonal at which the cost changes, and the costs from there on.
 
-        It is the run's middle, and an end of the diagonal where the run has one: what lies between
-        the costs of two rounded points is reached by interpolation, and so is what is dearest.
+        Multipliers are rounded down to whole channels, so that these levels are the ones whose
+        costs are exact; between them lies what can be reached off the diagonal.
         """
         levels = torch.linspace(0, 1, _LEVELS + 1, dtype=torch.double)
         costs = self.costs(levels[:, None].expand(-1, self.front.shape[1]))
-        runs, lengths = torch.unique_consecutive(costs, return_counts=True)
-        middles = (lengths.cumsum(0) - (lengths + 1) / 2) / _LEVELS
-        middles[0] = 0.0
-        middles[-1] = 1.0
-        return middles.numpy(), runs.numpy()
+        changes = costs.diff(prepend=costs[:1] - 1) != 0
+        return levels[changes].numpy(), costs[changes].numpy()
 
     def sobol(self, count: int) -> Tensor:
         """Return `count` scrambled Sobol points."""
