@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,23 @@ _SECONDS = 0.01  # of repetitions for each network in each pass
 _HELD = 32  # networks at a time
 
 
-def measure_latencies(experiment: Experiment, runs: Path, machine: Machine = Machine()) -> bool:
+def measure_latencies(
+    experiment: Experiment, runs: Path, machine: Machine = Machine(), also: Iterable[str] = ()
+) -> bool:
     """Write `runs/<experiment>/latency.json` and return True; False where it is complete already.
 
-    It holds the latency of every network on the fronts of the finished runs there, and of the full
-    one: milliseconds for one image, as a plain network, in evaluation mode, with one CPU thread,
-    on the machine's device; the least over five passes through the networks, some at a time, of the
-    median over repetitions (what else the machine does only adds to a time, and not in every
-    pass). Weights do not matter. Raises `RunError` where an earlier file is damaged.
+    It holds the latency of every network on the fronts of the finished runs there, of those whose
+    widths are `also` given, and of the full one: milliseconds for one image, as a plain network, in
+    evaluation mode, with one CPU thread, on the machine's device; the least over five passes
+    through the networks, some at a time, of the median over repetitions (what else the machine does
+    only adds to a time, and not in every pass). Weights do not matter. Raises `RunError` where an
+    earlier file is damaged.
     """
     folder = runs / experiment.name
     path = folder / LATENCY_FILE
     fronts = [file.with_name("front.csv") for file in folder.glob("*/seed*/DONE")]
     texts = [front.read_text(encoding="utf-8").splitlines() for front in fronts]
-    found = {row["widths"] for text in texts for row in csv.DictReader(text)}
+    found = {row["widths"] for text in texts for row in csv.DictReader(text)} | {*also}
     if found <= _measured(path):
         return False
     processes = joined_processes(machine.device)

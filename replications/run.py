@@ -274,6 +274,7 @@ class RunCommand:
 
         name, runs, results = self.experiment.name, self.folders.runs, self.folders.results
         network, here = self.experiment.network.name, runs / name / LATENCY_FILE
+        recorded: list[str] = []
         with suppress(InvalidRecord):  # then there is nothing to keep
             made = read_records(results / name)
             same = (network, self.experiment.data.image_size) == (
@@ -282,9 +283,11 @@ class RunCommand:
             )
             if same and made.latency is not None and not here.exists():
                 shutil.copyfile(results / name / FOLDER / LATENCY_FILE, here)
+            if same and self.folders.add:
+                recorded = made.fronts["widths"].tolist()
         try:
             with console.status("measuring the latency of the networks on the fronts"):
-                measure_latencies(self.experiment, runs, self.machine)
+                measure_latencies(self.experiment, runs, self.machine, recorded)
         except (RuntimeError, MemoryError) as error:
             console.print(f"no latency: {error}", style="yellow", markup=False)
         write_report(name, self.folders, console)

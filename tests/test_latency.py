@@ -39,6 +39,9 @@ def test_every_network_on_a_front_is_measured_once(folder: Path) -> None:
     before = path.stat().st_mtime_ns
     assert not measure_latencies(TINY, folder.parent, Machine(device="cpu"))
     assert path.stat().st_mtime_ns == before
+    other = "2 2 4 4 8 8"
+    assert measure_latencies(TINY, folder.parent, Machine(device="cpu"), [other])
+    assert set(json.loads(path.read_text())["milliseconds"]) == FRONT | {other}
     path.write_text("{")
     with pytest.raises(RunError, match=r"latency.json is damaged .*: remove it"):
         measure_latencies(TINY, folder.parent)

@@ -99,9 +99,11 @@ def records_of(folders: Sequence[Path]) -> Records:
     fronts = pd.concat([_front(run) for run in runs])
     curves = pd.concat([_curve(run) for run in runs])
     visits = pd.concat([_own_rows(run, "visits.csv", VISIT_TYPES) for run in runs])
-    return Records(
+    records = Records(
         experiment=experiment,
-        **_ordered(fronts, curves, visits, experiment.cost),
+        fronts=fronts,
+        curves=curves,
+        visits=visits,
         environment=_environment_record(
             {
                 (run.result.method, run.result.seed): {
@@ -114,6 +116,7 @@ def records_of(folders: Sequence[Path]) -> Records:
         ),
         ledger=ledger_frame([run.result for run in runs]),
     )
+    return _ordered(records)
 
 
 def _test_images(folder: Path) -> int | None:
@@ -149,26 +152,27 @@ def joined(records: Records, before: Records) -> Records:
         budget_exempt=tuple(sorted(exempt)),
         configuration={**theirs, **ours},
     )
-    together = replace(
-        without_latency(records),
+    together = Records(
         experiment=experiment,
-        **_ordered(*map(rows, ("fronts", "curves", "visits")), experiment.cost),
+        fronts=rows("fronts"),
+        curves=rows("curves"),
+        visits=rows("visits"),
         environment=_environment_record(_runs(before.environment) | _runs(records.environment)),
-        ledger=rows("ledger").sort_values(["method", "seed"], kind="stable", ignore_index=True),
+        ledger=rows("ledger"),
     )
-    return with_latency(with_latency(together, before.latency), records.latency)
+    return with_latency(with_latency(_ordered(together), before.latency), records.latency)
 
 
-def _ordered(
-    fronts: pd.DataFrame, curves: pd.DataFrame, visits: pd.DataFrame, cost: str
-) -> dict[str, pd.DataFrame]:
-    """The tables of records, by name, their rows in order."""
-    order = ["method", "seed", cost, "search_loss", "widths"]
-    return {
-        "fronts": fronts.sort_values(order, ignore_index=True),
-        "curves": curves.sort_values(["method", "seed", "step"], ignore_index=True),
-        "visits": visits.sort_values(["method", "seed", "visit"], ignore_index=True),
-    }
+def _ordered(records: Records) -> Records:
+    """The records with the rows of their tables in order."""
+    order = ["method", "seed", records.experiment.cost, "search_loss", "widths"]
+    return replace(
+        records,
+        fronts=records.fronts.sort_values(order, ignore_index=True),
+        curves=records.curves.sort_values(["method", "seed", "step"], ignore_index=True),
+        visits=records.visits.sort_values(["method", "seed", "visit"], ignore_index=True),
+        ledger=records.ledger.sort_values(["method", "seed"], kind="stable", ignore_index=True),
+    )
 
 
 def _digest(content: Mapping[str, Any]) -> str:
