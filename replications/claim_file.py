@@ -12,10 +12,15 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
 
-from pareco.config import Cost
-from pareco.reporting.claims import Gains, area_gains, budget_gains
+from pareco.config import Cost, Experiment
+from pareco.reporting.claims import About, Gains, area_gains, budget_gains
 from pareco.reporting.records import Records, blaming
-from replications.catalogue import experiment_named, experiment_names, method_names
+from replications.catalogue import (
+    experiment_named,
+    experiment_names,
+    method_names,
+    scales_of,
+)
 
 PATH = Path(__file__).parent / "claims.toml"
 
@@ -39,10 +44,10 @@ ExperimentNames = Annotated[tuple[ExperimentName, ...], Field(strict=False, min_
 class Claim(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """A claim, and the experiments that test it."""
 
-    about: ClassVar[Literal["the paper", "costs"]] = "the paper"
+    about: ClassVar[About] = "the paper"
 
     statement: Text
-    """The claim in its source's words."""
+    """The claim, in its source's words."""
     source: Text
     replications: ExperimentNames
     cost: Cost
@@ -156,10 +161,46 @@ class AreaGain(TwoMethods, frozen=True):
         return area_gains(*records, cost=self.cost, method=self.method, baseline=self.baseline)
 
 
+class OwnAreaGain(TwoMethods, frozen=True):
+    """A claim of this project: in one experiment at a smaller scale, the area is smaller."""
+
+    about: ClassVar[About] = "ours"
+    kind: Literal["own_area_gain"]
+    scale: Text
+    data: Text
+    """The data set of the runs."""
+    equal: Literal["passes", "compute"]
+    """What methods have in common."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        (name, *others) = self.replications
+        if others:
+            raise ValueError(f"a claim of ours is about one experiment, not {len(others) + 1}")
+        if self.scale not in scales_of(name):
+            raise ValueError(f"{name} has no scale {self.scale!r}")
+        return self
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that tests it."""
+        return experiment_named(self.replications[0], self.scale)
+
+    @property
+    def folder(self) -> str:
+        """The name of its results."""
+        name = self.experiment.name
+        return (
+            name
+            if self.equal == "passes"
+            else f"{name.removesuffix(f'-{self.scale}')}-compute-{self.scale}"
+        )
+
+
 class PublishedCost(Claim, frozen=True):
     """The costs of published networks are those that the cost model counts."""
 
-    about: ClassVar[Literal["the paper", "costs"]] = "costs"
+    about: ClassVar[About] = "costs"
     kind: Literal["published_cost"]
     published_source: Text
     """The `source` of the rows in results/published/; * stands for any characters."""
@@ -184,7 +225,7 @@ class PublishedCost(Claim, frozen=True):
 
 
 GainClaim = GainUpTo | AreaGain
-AnyClaim = Annotated[GainClaim | PublishedCost, Field(discriminator="kind")]
+AnyClaim = Annotated[GainClaim | OwnAreaGain | PublishedCost, Field(discriminator="kind")]
 
 
 class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -213,7 +254,7 @@ class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
             if isinstance(claim, PublishedCost):
                 data = [experiment_named(name).data.name for name in claim.experiments]
                 classes = dict.fromkeys(data, key) | classes
-            else:
+            elif not isinstance(claim, OwnAreaGain):
                 steps = dict.fromkeys(claim.experiments, key) | steps
         self._check_read("gradient_steps", self.gradient_steps, steps)
         self._check_read("classes", self.classes, classes)

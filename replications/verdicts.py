@@ -23,9 +23,11 @@ from pareco.reporting.claims import (
     Gains,
     Outcome,
     Verdict,
+    area_gains,
     common_seeds,
     evidence,
     mean_gains,
+    not_run,
     shortcomings,
 )
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, read_published, read_records
@@ -36,6 +38,7 @@ from replications.claim_file import (
     AreaGain,
     ClaimFile,
     GainClaim,
+    OwnAreaGain,
     PublishedCost,
     read_claims,
 )
@@ -83,6 +86,8 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
         if isinstance(claim, PublishedCost):
             outcome, ours = _recounted(claim, results, file)
             behind = "counted now from the traced networks; nothing is trained"
+        elif isinstance(claim, OwnAreaGain):
+            outcome, ours, behind = _own(claim, results)
         else:
             outcome, ours, behind = _compared(claim, results, file)
         verdicts.append(
@@ -99,6 +104,32 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
             )
         )
     return verdicts
+
+
+def _own(claim: OwnAreaGain, results: Path) -> tuple[Outcome, str, str]:
+    """Return what the runs for a claim of ours came to, once all of them are there; the evidence.
+
+    Before, what there is.
+    """
+    folder, planned = results / claim.folder, claim.experiment
+    if not (folder / FOLDER / "network.json").exists():
+        return "not run at that scale", f"0 of {len(planned.seeds)} seeds have run", ""
+    records = read_records(folder)
+    methods, made = [claim.method, claim.baseline], records.experiment
+    gains = area_gains(records, cost=claim.cost, method=claim.method, baseline=claim.baseline)
+    behind = evidence(records, methods)
+    recipe = f"{planned.scale}, changed: data.name {claim.data}"
+    if (made.scale.partition(", equal compute")[0], made.data) != (recipe, claim.data):
+        return "not run at that scale", f"made with another recipe, {made.scale}: {gains}", behind
+    if gains is None:
+        return "not run at that scale", "no seed of both methods has run", behind
+    if any(not_run(records, methods, planned.seeds)):
+        said = f"{gains.seeds} of {len(planned.seeds)} seeds of both have run, so far: {gains}"
+        return "not run at that scale", said, behind
+    outcome = gains.outcome(above=0.0, reaching=0.0)
+    more = gains.deciding_seeds(0.0, 0.0) if outcome == "inconclusive" else None
+    would = f"; with the same mean and spread {more:,} seeds would decide it" if more else ""
+    return outcome, f"{gains}{would}", behind
 
 
 @dataclass(frozen=True, kw_only=True)

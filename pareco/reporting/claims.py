@@ -24,6 +24,7 @@ from pareco.reporting.statistics import (
 
 Settled = Literal["reproduced", "contradicted", "inconclusive"]
 Outcome = Literal[Settled, "not run at that scale"]
+About = Literal["the paper", "ours", "costs"]
 MOST_SEEDS = 1_000
 
 
@@ -37,8 +38,9 @@ class Verdict:
     source: str
     experiments: tuple[str, ...]
     """The replications that test it."""
-    about: Literal["the paper", "costs"]
-    """Whether it is a claim of the paper, or a published count that our cost model is held to."""
+    about: About
+    """A claim of the paper, one of this project, or a published count that our cost model is held
+    to."""
     why: str
     """How it is judged, and why so."""
     outcome: Outcome
@@ -211,11 +213,7 @@ def shortcomings(
     if not experiment.published:
         yield f"scale {experiment.scale}"
         return
-    missing = [
-        (each, seed) for each in methods for seed in seeds if (each, seed) not in records.runs
-    ]
-    if missing:
-        yield "not run: " + ", ".join(f"{each} seed {seed}" for each, seed in missing)
+    yield from not_run(records, methods, seeds)
     fronts = records.fronts[records.fronts["method"].isin(methods)]
     if other := sorted(set(fronts["gradient_steps"].tolist()) - {gradient_steps}):
         numbers = ", ".join(f"{steps:,}" for steps in other)
@@ -223,6 +221,18 @@ def shortcomings(
     ran = [each for each in methods if each in dict(records.runs)]
     if unequal := budget_marks(fronts, experiment.budget_exempt, ran, experiment.equal):
         yield f"unequal training budgets: {', '.join(unequal)}"
+
+
+def not_run(records: Records, methods: Sequence[str], seeds: Collection[int]) -> Iterator[str]:
+    """Which of the runs with these methods and seeds there are not, in a text; nothing if all."""
+    missing = [
+        f"{method} seed {seed}"
+        for method in methods
+        for seed in seeds
+        if (method, seed) not in records.runs
+    ]
+    if missing:
+        yield f"not run: {', '.join(missing)}"
 
 
 def evidence(records: Records, methods: Sequence[str]) -> str:

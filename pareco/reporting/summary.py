@@ -77,6 +77,12 @@ table. Only the paper's experiments, at the scale `paper`, say something about i
 
 {_claim_table([claim for claim in claims if claim.about == "the paper"])}
 
+## Claims of ours
+
+Written before their runs. No claim of the paper is settled by them.
+
+{_claim_table([claim for claim in claims if claim.about == "ours"])}
+
 ## Published costs
 
 Counts that others have published for the same networks; our cost model is held to them, and

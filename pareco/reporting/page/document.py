@@ -36,6 +36,7 @@ _CAPTIONS = {words.figure: f"Error against {words.name}" for words in COST_WORDS
 }
 _ABOUT = {
     "the paper": "Claims of the paper",
+    "ours": "Claims of ours, at a smaller scale",
     "costs": "Published costs that our cost model is held to, nothing trained",
 }
 
