@@ -73,6 +73,7 @@ class _FinishedRun:
     sessions: list[Environment]
     configured: Mapping[str, Any]
     """The configuration and the data that every run of an experiment has, ready for JSON."""
+    planned_seeds: int
     common: Mapping[str, Any]
     """What every run of an experiment must have in common, by what a message calls it."""
     meant: Mapping[str, Any]
@@ -91,6 +92,7 @@ def records_of(folders: Sequence[Path]) -> Records:
     experiment = ExperimentRecord(
         **shared,
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
+        planned_seeds=max(run.planned_seeds for run in runs),
         configuration={
             "common": _digest(runs[0].configured),
             **{run.result.method: _digest(run.meant) for run in runs},
@@ -240,6 +242,7 @@ def _finished_run(folder: Path) -> _FinishedRun:
         result=result,
         sessions=sessions,
         configured=configured,
+        planned_seeds=len(configuration["seeds"]),
         common=configured | {field.name: getattr(result, field.name) for field in fields(Subject)},
         meant=meant,
     )

@@ -112,6 +112,9 @@ class ExperimentRecord(Subject):
     budget_exempt: tuple[str, ...] = ()
     """Methods that may spend another training budget than the rest, in alphabetical order."""
 
+    planned_seeds: int = 0
+    """How many seeds each method is to have; 0 where that was not recorded."""
+
     configuration: Mapping[str, str] = field(default_factory=dict)
     """Digests of the configuration and data that all runs have in common (`common`), and of what
     each method took for fields left unset. None in earlier records."""
@@ -119,7 +122,7 @@ class ExperimentRecord(Subject):
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
         absent = [name for name in (*COUNTS, "equal_macs") if getattr(self, name) is None]
-        absent += [] if self.configuration else ["configuration"]
+        absent += [name for name in ("configuration", "planned_seeds") if not getattr(self, name)]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"

@@ -331,12 +331,12 @@ def _tables(
     errors = [name for name in names if name != HYPERVOLUME]
     budgets = budget_table(records.fronts, list(labels))
     shown = {name: place for place, name in enumerate(BUDGET_TYPES) if name != _COMPARES_NOTHING}
-    first = next(iter(labels))
+    first, planned = next(iter(labels)), records.experiment.planned_seeds
     yield Table(
         title="Test top-1 error at a cost budget",
         columns=("method", "seeds", *errors),
         rows=(
-            *_rows(statistics, labels, errors, best, interval=False),
+            *_rows(statistics, labels, errors, best, interval=False, planned=planned),
             *_published_rows(published, errors, records.experiment.full_costs["macs"]),
         ),
     )
@@ -344,7 +344,9 @@ def _tables(
     yield Table(
         title="The whole front" + (": mean and 95% interval" if statistics["n"].max() > 1 else ""),
         columns=("method", "seeds", AREA, HYPERVOLUME),
-        rows=tuple(_rows(statistics, labels, [AREA, HYPERVOLUME], best, interval=True)),
+        rows=tuple(
+            _rows(statistics, labels, [AREA, HYPERVOLUME], best, interval=True, planned=planned)
+        ),
     )
     yield _choice_table(records, labels)
     if len(found.differences):
@@ -352,7 +354,9 @@ def _tables(
             title=f"Paired difference to {first}, seed by seed"
             f" (positive errors: {first} is better)",
             columns=("method", "seeds", *names),
-            rows=tuple(_rows(found.differences, labels, names, interval=True, sign="+")),
+            rows=tuple(
+                _rows(found.differences, labels, names, interval=True, sign="+", planned=planned)
+            ),
             wide=True,
         )
     yield Table(
@@ -414,8 +418,12 @@ def _rows(
     *,
     interval: bool,
     sign: str = "",
+    planned: int = 0,
 ) -> Iterator[tuple[Cell, ...]]:
-    """A row for each method that has one, with seeds and measures; bold the best of a measure."""
+    """A row for each method that has one, with seeds and measures; bold the best of a measure.
+
+    Where fewer seeds have run than are `planned`, it says so.
+    """
     rows = {(row["method"], row["measure"]): row for row in statistics.to_dict("records")}
     spread = statistics["n"].max() > 1
     for method, label in labels.items():
@@ -427,7 +435,9 @@ def _rows(
                 )
                 for name in names
             )
-            yield Cell(label), Cell(str(rows[method, names[0]]["n"])), *cells
+            count = rows[method, names[0]]["n"]
+            seeds = f"{count} of {planned}" if count < planned else str(count)
+            yield Cell(label), Cell(seeds), *cells
 
 
 def _published_rows(

@@ -9,7 +9,7 @@ import pytest
 from pareco.reporting import InvalidRecord
 from pareco.reporting.collection import collected_runs, joined
 from pareco.reporting.records import Records, write_records
-from pareco.reporting.report import collect_records
+from pareco.reporting.report import collect_records, render_report
 from tests.reporting.conftest import changed, write_latency
 
 
@@ -81,3 +81,13 @@ def test_the_records_are_added_to(runs: Path, tmp_path: Path) -> None:
     expected = written(collected_runs("digits", runs)[0], tmp_path / "whole")
     found = {path.name: path.read_bytes() for path in (results / "digits/records").iterdir()}
     assert found == expected
+
+
+def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path) -> None:
+    for file in runs.rglob("config.json"):
+        changed(file, seeds=[0, 1, 2])
+    shutil.rmtree(runs / "digits/uniform/seed1")
+    collect_records("digits", runs, tmp_path)
+    text = (render_report(tmp_path / "digits", focus="pareco").paths[0]).read_text()
+    assert "| pareco | 2 of 3 |" in text
+    assert "| uniform | 1 of 3 |" in text
