@@ -42,6 +42,7 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             results,
             allow_unequal_budgets=allowed,
             add=folders.add,
+            planned_seeds=planned_seeds(name),
         )
     else:
         console.out(f"no runs in {runs / name}: from the records")
@@ -53,6 +54,14 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     for path in written.paths:
         console.out(path)
     write_site(results, console)
+
+
+def planned_seeds(name: str) -> int:
+    """Return how many seeds an experiment has in the catalogue; 0 where it isn't there."""
+    for known, experiment, scale in catalogued():
+        if known == name.replace("-compute", ""):
+            return len(experiment_named(experiment, scale).seeds)
+    return 0
 
 
 def write_all_reports(results: Path, console: Console) -> None:

@@ -73,7 +73,6 @@ class _FinishedRun:
     sessions: list[Environment]
     configured: Mapping[str, Any]
     """The configuration and the data that every run of an experiment has, ready for JSON."""
-    planned_seeds: int
     common: Mapping[str, Any]
     """What every run of an experiment must have in common, by what a message calls it."""
     meant: Mapping[str, Any]
@@ -92,7 +91,6 @@ def records_of(folders: Sequence[Path]) -> Records:
     experiment = ExperimentRecord(
         **shared,
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
-        planned_seeds=max(run.planned_seeds for run in runs),
         configuration={
             "common": _digest(runs[0].configured),
             **{run.result.method: _digest(run.meant) for run in runs},
@@ -178,7 +176,10 @@ def _ordered(records: Records) -> Records:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True)
+    """A digest of what is not at its default, so that a field of a later version changes none."""
+    default = completed({})
+    told = {key: value for key, value in content.items() if default.get(key, default) != value}
+    text = json.dumps(told, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -242,7 +243,6 @@ def _finished_run(folder: Path) -> _FinishedRun:
         result=result,
         sessions=sessions,
         configured=configured,
-        planned_seeds=len(configuration["seeds"]),
         common=configured | {field.name: getattr(result, field.name) for field in fields(Subject)},
         meant=meant,
     )

@@ -77,18 +77,21 @@ def collect_records(
     *,
     allow_unequal_budgets: bool = False,
     add: bool = False,
+    planned_seeds: int = 0,
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
-    Over earlier records, times, environments and latencies stay as they are where no number of a
-    front has changed, see `with_kept_times`; to `add` is to keep the runs there that `runs` has not
-    finished, which must be of the same configuration. Returns the folders of runs that were left
-    out as they have not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets
-    unless these are allowed, before anything is written.
+    Each method is to have `planned_seeds` (0: not known). To `add` is to keep the runs there that
+    `runs` has not finished, which must be of the same configuration. Over earlier records, times,
+    environments and latencies stay as they are where no number of a front has changed, see
+    `with_kept_times`. Returns the folders of runs that were left out as they have not finished.
+    Raises InvalidRecord for runs that do not fit, and UnequalBudgets unless these are allowed,
+    before anything is written.
     """
     records, unfinished = collected_runs(experiment, runs)
     if add and (results / experiment / FOLDER).exists():
         records = joined(records, read_records(results / experiment))
+    records = replace(records, experiment=replace(records.experiment, planned_seeds=planned_seeds))
     if not allow_unequal_budgets:
         ran = records.experiment
         check_equal_budgets(records.fronts, ran.budget_exempt, ran.equal)

@@ -13,7 +13,10 @@ from tests.replications.claims_text import claims_of
 from tests.replications.test_claims import of_gain, outcome
 
 VGG = experiment_named("cifar10_vgg", "cpu")
-RECIPE: dict[str, Any] = {"data": "cifar10-jpeg", "scale": f"{VGG.scale}, changed: data.name cifar10-jpeg"}
+RECIPE: dict[str, Any] = {
+    "data": "cifar10-jpeg",
+    "scale": f"{VGG.scale}, changed: data.name cifar10-jpeg",
+}
 OWN: dict[str, Any] = {"scale": "cpu", "data": "cifar10-jpeg", "equal": "passes"}
 
 

@@ -1,16 +1,20 @@
 """Runs that finish at different times: joined records are those of all runs at once."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pareco.config import completed
 from pareco.reporting import InvalidRecord
 from pareco.reporting.collection import collected_runs, joined
 from pareco.reporting.records import Records, write_records
 from pareco.reporting.report import collect_records, render_report
 from tests.reporting.conftest import changed, write_latency
+
+LATER = {name: completed({})[name] for name in ("network.divisor", "training.nesterov")}
 
 
 def written(records: Records, folder: Path) -> dict[str, bytes]:
@@ -59,6 +63,21 @@ def test_other_configurations_are_refused(runs: Path, tmp_path: Path) -> None:
         joined(new, earlier)
 
 
+def test_a_field_of_a_later_version_joins_at_its_default(runs: Path, tmp_path: Path) -> None:
+    """An earlier run's `config.json` lacks it."""
+    new, _ = parted(runs, tmp_path)
+    for file in (tmp_path / "part0").rglob("config.json"):
+        stored = json.loads(file.read_text())
+        file.write_text(json.dumps(stored | LATER))
+    same = collected_runs("digits", tmp_path / "part0")[0]
+    for file in (tmp_path / "part0").rglob("config.json"):
+        stored = json.loads(file.read_text())
+        file.write_text(json.dumps({key: stored[key] for key in stored.keys() - LATER.keys()}))
+    earlier = collected_runs("digits", tmp_path / "part0")[0]
+    assert same.experiment.configuration == earlier.experiment.configuration
+    assert len(joined(new, earlier).runs) == 6
+
+
 def test_latencies_stay_where_every_network_has_one(runs: Path, tmp_path: Path) -> None:
     new, before = parted(runs, tmp_path)
     write_latency(runs)
@@ -84,10 +103,8 @@ def test_the_records_are_added_to(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path) -> None:
-    for file in runs.rglob("config.json"):
-        changed(file, seeds=[0, 1, 2])
     shutil.rmtree(runs / "digits/uniform/seed1")
-    collect_records("digits", runs, tmp_path)
+    collect_records("digits", runs, tmp_path, planned_seeds=3)
     text = (render_report(tmp_path / "digits", focus="pareco").paths[0]).read_text()
     assert "| pareco | 2 of 3 |" in text
     assert "| uniform | 1 of 3 |" in text
