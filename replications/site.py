@@ -12,9 +12,9 @@ from pareco.reporting import InvalidRecord
 from pareco.reporting.figures import FIGURE_FILES
 from pareco.reporting.page import Section, page_html
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, ExperimentRecord
+from pareco.reporting.rendering import terminal
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
-from pareco.reporting.tables import terminal
 from replications.catalogue import (
     FOCUS,
     REFERENCE,

@@ -64,8 +64,8 @@ class WandbReportCommand:
         if self.json is None:
             _check_reachable()
         from pareco.reporting import wandb_report as reports
+        from pareco.reporting.rendering import markdown
         from pareco.reporting.report import loaded_report
-        from pareco.reporting.tables import markdown
         from replications.catalogue import FOCUS, REFERENCE
         from replications.site import how_to_reproduce
 
@@ -94,7 +94,7 @@ class WandbReportCommand:
 
 def _claims(name: str, results: Path) -> str:
     """The claims that an experiment tests, with what was found, as a table in Markdown."""
-    from pareco.reporting.tables import Cell, Table, markdown_table
+    from pareco.reporting.rendering import Cell, Table, markdown_table
     from replications.catalogue import catalogued
     from replications.verdicts import claim_outcomes
 

@@ -18,8 +18,9 @@ from pareco.reporting.records import (
     read_records,
     write_records,
 )
+from pareco.reporting.rendering import Tables, latex, markdown
 from pareco.reporting.statistics import check_equal_budgets, run_measures
-from pareco.reporting.tables import Tables, experiment_tables, latex, markdown, measure_csv
+from pareco.reporting.tables import experiment_tables, measure_csv
 from pareco.reporting.work import spending
 from pareco.schema import BUDGET_TYPES, PUBLISHED_TYPES
 from pareco.tracking import Publication

@@ -9,8 +9,8 @@ import pandas as pd
 from pareco.reporting.claims import Verdict
 from pareco.reporting.collection import duration
 from pareco.reporting.records import Records
+from pareco.reporting.rendering import Cell, Table, markdown_table, markdown_text
 from pareco.reporting.statistics import AREA, Comparison, comparison, paired_differences
-from pareco.reporting.tables import Cell, Table, markdown_table, markdown_text
 
 NOT_RUN = "not run"
 _COLUMNS = ("experiment", "scale", "network and data", "runs", "outcome", "on what")

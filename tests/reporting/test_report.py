@@ -9,8 +9,8 @@ import pytest
 import rich.console
 
 from pareco.reporting import InvalidRecord, UnequalBudgets
+from pareco.reporting.rendering import markdown, terminal
 from pareco.reporting.report import collect_records, loaded_report, render_report
-from pareco.reporting.tables import markdown, terminal
 from pareco.schema import BUDGET_TYPES, FRONT_TYPES
 from tests.reporting.conftest import (
     COUNTS_OF_CIFAR,

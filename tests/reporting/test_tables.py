@@ -11,18 +11,17 @@ import rich.console
 from markdown_it import MarkdownIt
 
 from pareco.reporting.records import Records
-from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
-from pareco.reporting.tables import (
+from pareco.reporting.rendering import (
     Cell,
     Table,
     Tables,
-    experiment_tables,
     latex,
     markdown,
     markdown_table,
-    measure_csv,
     terminal,
 )
+from pareco.reporting.statistics import paired_differences, run_measures, seed_statistics
+from pareco.reporting.tables import experiment_tables, measure_csv
 from pareco.reporting.work import time_text
 from pareco.schema import LEDGER_TYPES, PHASES
 from tests.reporting.claim_records import FULL, records_of

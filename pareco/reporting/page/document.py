@@ -19,9 +19,9 @@ from pareco.reporting.collection import commit_name
 from pareco.reporting.figures.style import mean_areas, method_looks
 from pareco.reporting.page.chart import chart_data
 from pareco.reporting.records import AXES, COST_WORDS, Records
+from pareco.reporting.rendering import Tables
 from pareco.reporting.statistics import cost_percents, run_measures
 from pareco.reporting.summary import SummaryRow, order_text, seeds_text
-from pareco.reporting.tables import Tables
 
 _FILES = Path(__file__).parent / "files"
 _SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*\n?", re.MULTILINE)
