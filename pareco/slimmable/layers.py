@@ -39,6 +39,12 @@ class NormStatistics:
     batches: int = 0
     calls: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def by_name(self) -> dict[str, Tensor]:
+        """The tensors by the names that they have in the plain network's state dict."""
+        means = {f"{layer}.running_mean": mean for layer, mean in self.means.items()}
+        return means | {f"{layer}.running_var": each for layer, each in self.variances.items()}
+
 
 @dataclass(kw_only=True, eq=False)
 class Setting:
