@@ -121,7 +121,7 @@ class SlimmableNet(nn.Module):
                 "not its own: its outputs mean little. Measure them once, by statistics = "
                 "pareco.calibrated_statistics(net, widths, batches) on training images, and run it "
                 "with net.at(widths, statistics) or net.set_widths(widths, statistics)",
-                stacklevel=4,
+                stacklevel=5,  # whoever called the network
             )
         self._warned = True
 

@@ -193,8 +193,8 @@ def test_a_sub_network_that_is_not_calibrated_warns_once_and_says_what_helps() -
     statistics = calibrated_statistics(net, widths, [images])
     with net.at(widths, statistics):
         net(images)
+    net.set_widths(widths)
     with pytest.warns(UserWarning, match=r"calibrated_statistics\(net, widths, batches\)") as told:
-        for _ in range(2):
-            with net.at(widths):
-                net(images)
+        net(images)
+    net(images)
     assert [each.filename for each in told] == [__file__]
