@@ -35,6 +35,10 @@ class BudgetError(ValueError):
     """A budget that no network of the front keeps to."""
 
 
+class UnreadableImage(ValueError):
+    """A file that is no image, or a damaged one."""
+
+
 class BudgetLimits(TypedDict, total=False):
     """What a network may cost at most, of one image.
 
@@ -156,7 +160,7 @@ class Bundle:
         Of the network that `choice` finds within the limits. `images` are images of PIL, files or
         folders, or one of these two; rows are named by the files, images by their numbers. A
         folder's images are taken with those of its folders, in the order of their names. Raises as
-        `choice`; `ValueError`, naming the file, for what is no image; `FileNotFoundError`.
+        `choice`; `UnreadableImage`, naming the file; `FileNotFoundError`.
         """
         import pandas as pd
 
@@ -204,16 +208,27 @@ def _keeps_to(row: Mapping[str, Any], limits: Mapping[str, float]) -> bool:
 
 
 def _nearest(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> str:
-    """Say, for each limit, the least that can be had of it, within all others if that can be."""
-    said = []
-    for name, limit in limits.items():
-        others = {other: each for other, each in limits.items() if other != name}
-        known = [row for row in rows if row[name] is not None]
-        within = [row for row in known if _keeps_to(row, others)]
-        least = min(row[name] for row in within or known)
-        beside = "" if within or not others else ", and that beyond another limit"
-        said.append(f"{name} {limit:,g}: the least is {least:,} {_LIMITS[name]}{beside}")
-    return f"no network of the front is within the budget: {'; '.join(said)}"
+    """Say what can be had: the least of what no network keeps to or, if none is such, of each."""
+
+    def least(name: str, within: Mapping[str, float]) -> float | None:
+        known = (row for row in rows if row[name] is not None and _keeps_to(row, within))
+        return min((row[name] for row in known), default=None)
+
+    found = {name: least(name, {}) for name in limits}
+    beyond = {
+        name: each for name, each in found.items() if each is not None and each > limits[name]
+    }
+    others = ""
+    if not beyond:
+        others = " within the other limits"
+        found = {n: least(n, {k: x for k, x in limits.items() if k != n}) for n in limits}
+        beyond = {name: each for name, each in found.items() if each is not None}
+    said = [
+        f"{name} {limits[name]:,g}: the least{others} is {each:,} {_LIMITS[name]}"
+        for name, each in beyond.items()
+    ]
+    nothing = "these limits exclude each other"
+    return f"no network of the front is within the budget: {'; '.join(said) or nothing}"
 
 
 def _listed(
@@ -243,7 +258,8 @@ def _read(image: Image.Image | Path) -> Image.Image:
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow raises anything
-        raise ValueError(f"{printable(str(image))} cannot be read as an image: {error}") from error
+        name = printable(str(image))
+        raise UnreadableImage(f"{name} cannot be read as an image: {error}") from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
