@@ -59,6 +59,7 @@ def rebuilt(
     for net, own in zip(nets, weights, strict=True):
         net.load_state_dict(own, assign=True)
         net.requires_grad_(False).eval()
+    _check_scores(first, example, len(reading.classes))
     networks = []
     for index, shipped in enumerate(description.front):
         if shipped.weights >= len(nets):
@@ -156,6 +157,13 @@ def _check_weights(model: nn.Module, weights: Iterable[Mapping[str, Tensor]]) ->
                 raise BundleError(f"weights.{index}: {name} is {there}, the network has {wanted}")
             if tensor.is_floating_point() != state[name].is_floating_point():
                 raise BundleError(f"weights.{index}: {name} is {tensor.dtype}")
+
+
+@torch.no_grad()
+def _check_scores(net: SlimmableNet, image: Tensor, classes: int) -> None:
+    found = list(net(image).shape)
+    if found != [1, classes]:
+        raise BundleError(f"its network puts out {found} for an image, of {classes} classes")
 
 
 @contextmanager

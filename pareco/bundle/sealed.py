@@ -44,7 +44,7 @@ class Architecture(_Strict):
     name: str
     num_classes: Count
     in_chans: Count
-    base_width: Count | None = None
+    base_width: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 class Reading(_Strict):

@@ -67,14 +67,14 @@ def save_bundle(
     Raises `BundleError` for what `load` would refuse, and `ValueError` for other widths.
     """
     networks = list(front)
-    private = [net.private_weights(each.widths) for each in networks]
-    owned = {id(parameter) for own in private for parameter in own.values()}
+    private = {widths: net.private_weights(widths) for widths in net.switches}
+    owned = {id(parameter) for own in private.values() for parameter in own.values()}
     state = net.state_dict(keep_vars=True)
     tensors = {f"weights/0/{name}": x for name, x in state.items() if id(x) not in owned}
     shipped = []
     for index, each in enumerate(networks):
         net.space.check(each.widths)
-        own = {**each.statistics.by_name, **private[index]}
+        own = {**each.statistics.by_name, **private.get(each.widths, {})}
         tensors |= {f"front/{index}/{name}": tensor for name, tensor in own.items()}
         costs = {name: int(net.cost.of(name, each.widths)) for name in COSTS}
         numbers = {name: getattr(each, name) for name in (*_NUMBERS, "latency_ms")}

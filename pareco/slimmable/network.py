@@ -213,6 +213,11 @@ class SlimmableNet(nn.Module):
             self._switches[widths] = key
         self._set(self._setting.widths, self._setting.statistics)
 
+    @property
+    def switches(self) -> tuple[Widths, ...]:
+        """The sub-networks that have batch-norm weights of their own."""
+        return tuple(self._switches)
+
     def private_weights(self, widths: Widths) -> dict[str, nn.Parameter]:
         """Return the batch-norm weights that a sub-network has of its own, if any.
 
