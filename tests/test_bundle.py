@@ -318,12 +318,26 @@ def test_no_file_says_what_code_runs(own: Path) -> None:
     assert "tests.no_such_module" not in sys.modules
     bundle = pareco.load(own, builder=f"{__name__}:made")
     assert len(bundle.front) == 3
-    with pytest.raises(BundleError, match=r"weights.0: .* is \[\d+\], the network has \["):
+    with pytest.raises(BundleError, match=r"weights.0: bn1.bias is \[4\], the network has \[5\]"):
         pareco.load(own, model=create_model("cifar_resnet8", num_classes=10, in_chans=1,
                                             base_width=5))  # fmt: skip
     with pytest.raises(BundleError, match=r"weights.0: the file lacks layer1.1.bn1.bias"):
         pareco.load(own, model=create_model("cifar_resnet14", num_classes=10, in_chans=1,
                                             base_width=4))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "repvit_m1"])
+def test_a_network_of_timm_is_rebuilt_by_its_name(tmp_path: Path, name: str) -> None:
+    """The second has batch norm of vectors too."""
+    net = pareco.make_slimmable(create_model(name, num_classes=3), torch.zeros(1, 3, 64, 64))
+    widths, images = net.space.uniform(0.5), torch.randn(2, 3, 64, 64)
+    found, path = calibrated_statistics(net, widths, [images]), tmp_path / "a.pareco"
+    front = [FrontNetwork(widths=widths, statistics=found, search_loss=0)]
+    save_bundle(path, net, front, builder="", image_size=64, classes=["a", "b", "c"])
+    named = {"name": name, "num_classes": 3, "in_chans": 3}
+    bundle = loaded_as(path, *opened(path.read_bytes()), lambda d: d.update(architecture=named))
+    with net.eval().at(widths, found), torch.no_grad():
+        torch.testing.assert_close(bundle.for_budget()(images), net(images))
 
 
 @pytest.mark.parametrize(

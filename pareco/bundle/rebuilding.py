@@ -151,7 +151,7 @@ def _check_weights(model: nn.Module, weights: Iterable[Mapping[str, Tensor]]) ->
         if names := sorted(state.keys() ^ own.keys()):
             where = "the file" if names[0] in state else "the network"
             raise BundleError(f"weights.{index}: {where} lacks {names[0]}")
-        for name, tensor in own.items():
+        for name, tensor in sorted(own.items()):
             if tensor.shape != state[name].shape:
                 there, wanted = list(tensor.shape), list(state[name].shape)
                 raise BundleError(f"weights.{index}: {name} is {there}, the network has {wanted}")
@@ -200,7 +200,7 @@ def _sub_network(
     private = own.keys() - statistics
     if wrong := sorted(statistics - own.keys()) or (sorted(private ^ affine) if private else []):
         raise ValueError(f"its batch norm does not fit the network at {wrong[0]}")
-    for name, tensor in own.items():
+    for name, tensor in sorted(own.items()):
         layer, _, kind = name.rpartition(".")
         whole = tensor.is_floating_point() and bool(tensor.isfinite().all())
         if tensor.shape != (channels[layer],) or not whole:
