@@ -153,14 +153,19 @@ class BundleCommand:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
     """The file to write, such as digits.pareco."""
 
+    images: str | None = None
+    """Where the run's images lie, if not in their own place: for a run of an earlier version, whose
+    batch-norm statistics are measured again."""
+
     def carried_out(self) -> int:
         """Write the file and say what is in it; return the exit status."""
-        from pareco.bundle import write_bundle
+        from pareco.bundle.from_run import write_bundle
         from pareco.bundle.sealed import BundleError
+        from pareco.config import Machine
         from pareco.reporting.records import InvalidRecord
 
         try:
-            front = write_bundle(self.run, self.output).front
+            front = write_bundle(self.run, self.output, Machine(images=self.images)).front
         except (BundleError, InvalidRecord, OSError) as error:
             return _failed(error)
         least, most = int(front["macs"].min()), int(front["macs"].max())

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 import pareco
 from pareco import BudgetError, Bundle, BundleError, FrontNetwork, save_bundle
 from pareco.bundle import sealed as sealed_module
+from pareco.bundle.from_run import write_bundle
+from pareco.bundle.rebuilding import rebuilt
 from pareco.bundle.sealed import Description, opened, sealed
-from pareco.bundle.shipping import write_bundle
 from pareco.cli import main
-from pareco.config import Experiment
+from pareco.config import Experiment, Machine
 from pareco.data import load_data
 from pareco.models import create_model
 from pareco.reporting.collection import records_of
@@ -162,24 +163,41 @@ def test_latency_is_taken_up_where_it_was_measured(finished: Finished, tmp_path:
         bundle.for_budget(latency_ms=1)
 
 
-def test_a_run_from_before_statistics_were_kept_is_reported_and_not_bundled(
-    finished: Finished, tmp_path: Path
-) -> None:
-    run = tmp_path / "tiny" / "us_net" / "seed0"
-    shutil.copytree(finished("us_net"), run)
-    shutil.rmtree(run / "statistics")
-    result = json.loads((run / "result.json").read_text())
+def as_before(run: Path, folder: Path) -> Path:
+    """Return a copy of a run as an earlier version left it: without statistics and classes."""
+    copied = folder / "tiny" / run.parent.name / "seed0"
+    shutil.copytree(run, copied)
+    shutil.rmtree(copied / "statistics")
+    result = json.loads((copied / "result.json").read_text())
     del result["class_names"]
-    (run / "result.json").write_text(json.dumps(result))
-    before, after = records_of([finished("us_net")]), records_of([run])
+    (copied / "result.json").write_text(json.dumps(result))
+    return copied
+
+
+@pytest.mark.parametrize("method", ["us_net", "independent"])
+def test_a_run_from_before_statistics_were_kept_gets_the_same_bundle(
+    finished: Finished, bundled: Callable[..., Path], tmp_path: Path, method: str
+) -> None:
+    run, path = as_before(finished(method), tmp_path), tmp_path / "a.pareco"
+    before, after = records_of([finished(method)]), records_of([run])
     pd.testing.assert_frame_equal(after.fronts, before.fronts)
     assert after.experiment == before.experiment
-    with pytest.raises(BundleError, match="kept the batch-norm statistics of their fronts: run it"):
-        write_bundle(run, tmp_path / "a.pareco")
+    write_bundle(run, path, Machine(device="cpu"))
+    assert path.read_bytes() == bundled(method).read_bytes()
+
+
+def test_a_run_that_does_not_tell_enough_is_not_bundled(finished: Finished, tmp_path: Path) -> None:
+    run, path = as_before(finished("s_net"), tmp_path), tmp_path / "a.pareco"
+    with pytest.raises(BundleError, match=r"batch-norm weights of each network .*: run it again"):
+        write_bundle(run, path, Machine(device="cpu"))
+    sessions = json.loads((run / "env.json").read_text())
+    (run / "env.json").write_text(json.dumps([{**sessions[0], "data_fingerprint": "other"}]))
+    with pytest.raises(BundleError, match="of other images: say with --images"):
+        write_bundle(run, path, Machine(device="cpu"))
     (run / "DONE").unlink()
     with pytest.raises(BundleError, match="seed0 holds no finished run"):
-        write_bundle(run, tmp_path / "a.pareco")
-    assert not (tmp_path / "a.pareco").exists()
+        write_bundle(run, path)
+    assert not path.exists()
 
 
 def statistics_of(net: SlimmableNet, widths: Widths, seed: int = 0) -> NormStatistics:
@@ -262,8 +280,6 @@ def test_limits_that_only_together_exclude_all_say_what_each_can_be() -> None:
         patch.setattr("pareco.bundle.shipping.write_bytes", lambda path, x: kept.append(x))
         save_bundle(path, net, front, builder="", image_size=8, classes="0123456789", mean=[0],
                     std=[1])  # fmt: skip
-    from pareco.bundle.rebuilding import rebuilt
-
     description, tensors = opened(kept[0])
     bundle = Bundle(description, rebuilt(description, tensors, made))
     macs = [f"{int(net.cost.macs(each)):,}" for each in widths]

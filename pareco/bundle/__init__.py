@@ -2,7 +2,7 @@
 
 from pareco.bundle.sealed import BundleError
 from pareco.bundle.serving import BudgetError, Bundle, load
-from pareco.bundle.shipping import FrontNetwork, save_bundle, write_bundle
+from pareco.bundle.shipping import FrontNetwork, save_bundle
 
 __all__ = [
     "BudgetError",
@@ -11,5 +11,4 @@ __all__ = [
     "FrontNetwork",
     "load",
     "save_bundle",
-    "write_bundle",
 ]

@@ -17,6 +17,7 @@ from pareco.config import DataConfig
 from pareco.data.pixels import as_rgb, name_order, printable, readable_formats, reason_to_leave_out
 from pareco.data.transforms import Preparation, view
 from pareco.slimmable import SlimmableNet
+from pareco.widths import Widths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,14 +88,18 @@ class Bundle:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The names of the channel groups, in the order of the widths."""
-        return self._networks[0].net.space.names
+        """The names of the channel groups, in the order of the widths in `front`."""
+        named = {name for shipped in self._description.front for name in shipped.widths}
+        return tuple(name for name in self._networks[0].net.space.names if name in named)
 
     def _row(self, index: int) -> dict[str, Any]:
         shipped = self._description.front[index]
         costs = shipped.model_dump(exclude={"weights", "widths"})
+        chosen = self._networks[index]
+        counts = dict(zip(chosen.net.space.names, chosen.widths, strict=True))
+        widths = Widths(counts[name] for name in self.groups)
         memory = _BYTES * shipped.peak_activations
-        return {"widths": str(self._networks[index].widths), "memory_bytes": memory, **costs}
+        return {"widths": str(widths), "memory_bytes": memory, **costs}
 
     def choice(self, **limits: Unpack[BudgetLimits]) -> int:
         """Return the row of the front with the least search loss within all of these limits.
