@@ -40,7 +40,7 @@ def write_bundle(folder: Path, path: Path, machine: Machine = Machine()) -> Bund
         raise BundleError(f"{folder} holds no finished run")
     config = completed(read_json(folder / "config.json", CONFIGURATION))
     result = read_json(folder / "result.json", RESULT)
-    latency = read_latency(folder.parents[1] / "latency.json") or {}
+    latency = read_latency(folder.resolve().parents[1] / "latency.json") or {}
     times = latency.get("milliseconds", {})
     front = read_table(folder / "front.csv", FRONT_TYPES)
     names, class_names = [group.name for group in result.groups], result.class_names

@@ -161,7 +161,10 @@ def _check_weights(model: nn.Module, weights: Iterable[Mapping[str, Tensor]]) ->
 
 @torch.no_grad()
 def _check_scores(net: SlimmableNet, image: Tensor, classes: int) -> None:
-    found = list(net(image).shape)
+    try:
+        found = list(net(image.to(next(net.parameters()).dtype)).shape)
+    except RuntimeError as error:  # such as numbers of several types
+        raise BundleError(f"its network does not run on an image: {error}") from error
     if found != [1, classes]:
         raise BundleError(f"its network puts out {found} for an image, of {classes} classes")
 
@@ -190,6 +193,7 @@ def _sub_network(
     space.check(widths)
     with net.at(widths):
         channels = {layer.name: layer.used_outputs for layer in net.norms()}
+        types = {x.name: x.running_mean.dtype for x in net.norms() if x.running_mean is not None}
         affine = {
             f"{layer.name}.{kind}"
             for layer in net.norms()
@@ -205,6 +209,8 @@ def _sub_network(
         whole = tensor.is_floating_point() and bool(tensor.isfinite().all())
         if tensor.shape != (channels[layer],) or not whole:
             raise ValueError(f"{name} is not {channels[layer]} finite numbers")
+        if tensor.dtype != types.get(layer, tensor.dtype):
+            raise ValueError(f"{name} is {tensor.dtype}, the full network has {types[layer]}")
         if kind == "running_var" and bool((tensor < 0).any()):
             raise ValueError(f"{name} is negative")
     if private:

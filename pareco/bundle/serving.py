@@ -152,7 +152,8 @@ class Bundle:
         grey = len(self._reading.mean) == 1
         shown = [each.convert("L") if grey else each for each in map(_upright_rgb, images)]
         pixels = torch.stack([view(each, None, self._reading) for each in shown])
-        return Preparation(self._reading).evaluation(pixels)
+        floats = next(self._networks[0].net.parameters()).dtype
+        return Preparation(self._reading).evaluation(pixels).to(floats)
 
     @torch.no_grad()
     def predict(
