@@ -91,9 +91,13 @@ def write_bundle(folder: Path, path: Path, machine: Machine = Machine()) -> Bund
         "front": shipped,
     }
     content = sealed(description, tensors)
-    bundle = Bundle(read := opened(content)[0], rebuilt(read, tensors))
+    read, tensors = opened(content)
+    built = rebuilt(read, tensors)
+    for index, (each, told) in enumerate(zip(built, read.front, strict=True)):
+        if (macs := each.net.cost.macs_at(each.widths)) != told.macs:
+            raise BundleError(f"{folder}/front.csv: row {index} has {told.macs} MACs, not {macs}")
     write_bytes(path, content)
-    return bundle
+    return Bundle(read, built)
 
 
 def _state_names(architecture: Mapping[str, Any]) -> set[str]:

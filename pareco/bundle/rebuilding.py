@@ -45,9 +45,9 @@ def rebuilt(
     sets = _Tensors(tensors)
     weights = [sets.below("weights", index) for index in range(sets.count("weights"))]
     build = _builder(description, given)
-    if given is None:
-        _check_weights(_without_memory(build), weights)
     with seeded_globally(0, "bundle", device=torch.device("cpu")):  # weights that are replaced
+        if given is None:
+            _check_weights(_without_memory(build), weights)
         model = _made(build)
     _check_weights(model, weights)
     example = torch.zeros(1, len(reading.mean), reading.image_size, reading.image_size)
