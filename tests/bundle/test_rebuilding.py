@@ -48,7 +48,7 @@ def test_a_network_of_timm_is_rebuilt_by_its_name(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     "name",
     [
-        *("hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp/network", "resnet18.a1_in1k"),
+        *("hf-hub:timm/resnet18.a1_in1k", "local-dir:/network", "resnet18.a1_in1k"),
         *("cifar_resnet9", "cifar_resnet99999", "os", "", "../resnet18"),
     ],
 )
