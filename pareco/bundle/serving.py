@@ -137,10 +137,11 @@ class Bundle:
         """Return the one network of the bundle, switched to what `choice` finds, ready to run.
 
         Nothing is copied: the same object with the same weights comes back each time (one for each
-        set of weights), and runs at what was asked for last. Raises as `choice`.
+        set of weights), and runs at what was asked for last, on the CPU. Raises as `choice`.
         """
         chosen = self._networks[self.choice(**limits)]
         chosen.net.set_widths(chosen.widths, chosen.statistics)
+        chosen.net.keep_views()
         return chosen.net
 
     def prepared(self, images: Iterable[Image.Image]) -> Tensor:

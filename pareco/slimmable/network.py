@@ -176,6 +176,27 @@ class SlimmableNet(nn.Module):
         setting.widths, setting.statistics = widths, statistics
         setting.full = widths == self.space.maxima
         setting.switch = self._switches.get(widths)
+        setting.kept = {}
+
+    @torch.no_grad()
+    def keep_views(self) -> None:
+        """Keep, until the widths change, views of what is in use of the weights that are frozen.
+
+        Else each pass makes them anew, which takes a narrow network a tenth of its time on a CPU.
+        They take no memory of their own.
+        """
+        for layer in self._layers.values():
+            for kind in ("weight", "bias"):
+                parameter = layer.parameter_in_use(kind)
+                if parameter is not None and not parameter.requires_grad:
+                    view = layer.in_use(kind)
+                    assert view is not None
+                    self._setting.kept[id(parameter)] = parameter, view
+
+    def _apply(self, *arguments: Any, **options: Any) -> SlimmableNet:
+        """Do what `to`, `half` and the like ask for; weights may lie elsewhere afterwards."""
+        self._setting.kept = {}
+        return super()._apply(*arguments, **options)
 
     @contextmanager
     def at(
