@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
 
 if TYPE_CHECKING:
+    from pareco.bundle import BudgetError, Bundle, BundleError, FrontNetwork, load, save_bundle
     from pareco.config import SearchConfig
     from pareco.cost import CostModel
     from pareco.methods import Method
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from pareco.widths import Widths, WidthSpace
 
 _PLACES = {
+    "BudgetError": "pareco.bundle",
+    "Bundle": "pareco.bundle",
+    "BundleError": "pareco.bundle",
+    "FrontNetwork": "pareco.bundle",
     "CostModel": "pareco.cost",
     "Method": "pareco.methods",
     "Mobo": "pareco.search",
@@ -24,11 +29,17 @@ _PLACES = {
     "WidthSpace": "pareco.widths",
     "Widths": "pareco.widths",
     "calibrated_statistics": "pareco.slimmable",
+    "load": "pareco.bundle",
     "make_slimmable": "pareco.slimmable",
+    "save_bundle": "pareco.bundle",
 }
 
 __all__ = [
+    "BudgetError",
+    "Bundle",
+    "BundleError",
     "CostModel",
+    "FrontNetwork",
     "Method",
     "Mobo",
     "SearchConfig",
@@ -36,7 +47,9 @@ __all__ = [
     "WidthSpace",
     "Widths",
     "calibrated_statistics",
+    "load",
     "make_slimmable",
+    "save_bundle",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The application `pareco`: what a network would be as a slimmable one."""
+"""The application `pareco`: a network as a slimmable one, a run as a bundle, its predictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -85,8 +86,7 @@ class ProfileCommand:
                 slim_head=self.slim_head,
             )
         except TracingError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            return _failed(error)
         record = self._record(net, size)
         if self.json:
             print(json.dumps(record, indent=2))
@@ -140,9 +140,114 @@ def _cell(cost: str, value: int, full: int) -> str:
     return f"{amount} {value / full:>4.0%}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BundleCommand:
+    """Write the front of a finished run as one file, to be loaded with pareco.load.
+
+    Exit status: 0; 1 for a run that has not finished or kept too little; 2 for a wrong value.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder, such as runs/digits/pareco/seed0."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
+    """The file to write, such as digits.pareco."""
+
+    images: str | None = None
+    """Where the run's images lie, if not in their own place: for a run of an earlier version, whose
+    batch-norm statistics are measured again."""
+
+    def carried_out(self) -> int:
+        """Write the file and say what is in it; return the exit status."""
+        from pareco.bundle.from_run import write_bundle
+        from pareco.bundle.sealed import BundleError
+        from pareco.config import Machine
+        from pareco.reporting.records import InvalidRecord
+
+        try:
+            front = write_bundle(self.run, self.output, Machine(images=self.images)).front
+        except (BundleError, InvalidRecord, OSError) as error:
+            return _failed(error)
+        least, most = int(front["macs"].min()), int(front["macs"].max())
+        size = self.output.stat().st_size
+        print(f"{self.output}: {len(front)} networks, {least:,} to {most:,} MACs; {size:,} bytes")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictCommand:
+    """Print file, class and probability of images, by the best network within a budget.
+
+    The best is that of the least search loss; without a limit, of all. Exit status: 0; 1 if bundle
+    or images cannot be read; 2 for a budget that no network is within, or a wrong value.
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """A file that `pareco bundle` wrote."""
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    """Images, and folders of images."""
+
+    macs: float | None = None
+    """Most multiply-accumulates for an image."""
+
+    params: float | None = None
+    """Most parameters."""
+
+    memory_bytes: float | None = None
+    """Most bytes of activations at once, in 32-bit floats."""
+
+    latency_ms: float | None = None
+    """Most milliseconds for an image, on the machine that latency was measured on."""
+
+    top: int = 1
+    """How many classes to print for each image, the likeliest first."""
+
+    def __post_init__(self) -> None:
+        """Check the values that nothing else checks."""
+        if not self.images:
+            raise ValueError("IMAGE: name at least one image, or a folder")
+        if self.top < 1:
+            raise ValueError(f"--top must be at least 1, got {self.top}")
+
+    def carried_out(self) -> int:
+        """Print a line for each class, with tabs between; return the exit status."""
+        from pareco.bundle import load
+        from pareco.bundle.sealed import BundleError
+        from pareco.bundle.serving import UnreadableImage
+
+        try:
+            found = load(self.bundle).predict(
+                self.images,
+                macs=self.macs,
+                params=self.params,
+                memory_bytes=self.memory_bytes,
+                latency_ms=self.latency_ms,
+            )
+        except (BundleError, UnreadableImage, OSError) as error:
+            return _failed(error)
+        for name, row in found.iterrows():
+            for place in (-row.to_numpy()).argsort(kind="stable")[: self.top]:
+                print(name, found.columns[place], f"{row.iloc[place]:.4f}", sep="\t")
+        return 0
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong; return the exit status."""
+    said = str(error)
+    if isinstance(error, OSError) and error.filename:
+        said = f"{error.filename}: {error.strerror}"
+    print(f"error: {said}", file=sys.stderr)
+    return 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default the process's own) and return its exit status."""
-    commands = {"profile": ProfileCommand(network=tyro.MISSING)}
+    commands = {
+        "profile": ProfileCommand(network=tyro.MISSING),
+        "bundle": BundleCommand(run=tyro.MISSING, output=tyro.MISSING),
+        "predict": PredictCommand(bundle=tyro.MISSING, images=tyro.MISSING),
+    }
     try:
         with in_one_line():
             about = "Slimmable networks with optimized widths."

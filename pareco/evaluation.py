@@ -306,6 +306,13 @@ class Evaluator:
         self._calibrate([widths])
         return self._statistics[widths]
 
+    def own_norm(self, widths: Widths) -> dict[str, Tensor]:
+        """Return the batch norm that a sub-network has of its own: statistics, private weights.
+
+        By the names that they have in the plain network's state dict.
+        """
+        return {**self.statistics(widths).by_name, **self.net.private_weights(widths)}
+
     def _calibrate(self, widths: Sequence[Widths]) -> None:
         """Calibrate those that have not been yet, in one pass through the calibration images."""
         new = [each for each in dict.fromkeys(widths) if each not in self._statistics]

@@ -129,8 +129,17 @@ def _initialize(network: nn.Module) -> None:
 VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """The convolutions of each stage by depth."""
 FAMILIES = {"cifar_resnet": CifarResNet, "cifar_vgg": CifarVgg}
+_OURS = re.compile(r"(cifar_resnet|cifar_vgg)([0-9]{1,4})")
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56))
 CIFAR_VGGS = tuple(f"cifar_vgg{depth}" for depth in VGG_STAGES)
+
+
+def is_listed(name: str) -> bool:
+    """Return whether a network is ours or, by the very name, one of `timm.list_models()`.
+
+    Tags, and names that timm would follow to a place such as `hf-hub:`, are in no list.
+    """
+    return _OURS.fullmatch(name) is not None or name in timm.list_models()
 
 
 def create_model(
@@ -142,7 +151,7 @@ def create_model(
     (depth 11, 13, 16 or 19, 64 unless given) or a model of timm. Raises `ValueError` naming the
     nearest known names for an unknown one.
     """
-    match = re.fullmatch(r"(cifar_resnet|cifar_vgg)(\d+)", name)
+    match = _OURS.fullmatch(name)
     if match:
         family = FAMILIES[match[1]]
         width = {} if base_width is None else {"base_width": base_width}

@@ -259,6 +259,8 @@ class RunResult(Subject):
     budget_exempt: bool
     timing: Timing
     damaged_images: int
+    class_names: tuple[str, ...] | None = None
+    """In the order of the labels; None of a run from before they were kept."""
     ledger: Annotated[Mapping[str, Spending] | None, AfterValidator(_whole_ledger)] = None
     """By phases; None of a run that was begun before there were ledgers."""
 

@@ -39,6 +39,12 @@ class NormStatistics:
     batches: int = 0
     calls: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def by_name(self) -> dict[str, Tensor]:
+        """The tensors by the names that they have in the plain network's state dict."""
+        means = {f"{layer}.running_mean": mean for layer, mean in self.means.items()}
+        return means | {f"{layer}.running_var": each for layer, each in self.variances.items()}
+
 
 @dataclass(kw_only=True, eq=False)
 class Setting:
@@ -50,7 +56,8 @@ class Setting:
     batch in every mode, and averages the statistics of what passes in `collecting`, if given. With
     `parts` set, those of a batch are those of its parts in all processes (torch's SyncBatchNorm
     works on GPUs alone). `corners` has what is in use of parameters, by their ids, during a pass
-    that will be differentiated.
+    that will be differentiated. `kept` has what is in use of frozen parameters, by their ids and
+    with them, until the widths change.
     """
 
     widths: Widths = field(default_factory=lambda: Widths(()))
@@ -61,6 +68,7 @@ class Setting:
     collecting: NormStatistics | None = None
     parts: BatchParts | None = None
     corners: dict[int, Tensor] = field(default_factory=dict)
+    kept: dict[int, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
 
 
 class SlicedLayer(nn.Module):
@@ -116,7 +124,12 @@ class SlicedLayer(nn.Module):
         if parameter is None:
             return None
         held = self.setting.corners.get(id(parameter))
-        return corner(parameter, self.size_in_use(parameter)) if held is None else held
+        if held is not None:
+            return held
+        kept = self.setting.kept.get(id(parameter))
+        if kept is not None and kept[0] is parameter:
+            return kept[1]
+        return corner(parameter, self.size_in_use(parameter))
 
     def extracted(self, copies: dict[int, nn.Parameter]) -> nn.Module:
         """Return the plain layer, as trainable and with the hooks that this one has.

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -99,6 +99,11 @@ class RunFolder:
         return self.path / "weights"
 
     @property
+    def statistics(self) -> Path:
+        """The folder of what each network of the front has of its own, one file for each set."""
+        return self.path / "statistics"
+
+    @property
     def identity(self) -> Row:
         """What every row of this run begins with."""
         return {"experiment": self.experiment.name, "method": self.method, "seed": self.seed}
@@ -177,7 +182,7 @@ class RunFolder:
 
     def _describe(self, data: DataSet, processes: Processes) -> None:
         self._checkpoints.mkdir(exist_ok=True)
-        for folder in (self.path, self._checkpoints, self.weights):
+        for folder in (self.path, self._checkpoints, self.weights, self.statistics):
             remove_leftovers(folder)
         file = self.path / "env.json"
         sessions = _read(file, list) if file.exists() else []
@@ -243,6 +248,24 @@ class RunFolder:
         self.weights.mkdir(exist_ok=True)
         write_bytes(self.weights / f"{index}.safetensors", save(_on_the_cpu(weights)))
 
+    def save_statistics(
+        self, index: int, networks: Sequence[tuple[Widths, Mapping[str, Tensor]]]
+    ) -> None:
+        """Write the batch norm of the front's networks on the `index`-th set, to `statistics/`.
+
+        Each has its widths, in the order of the front, and its tensors by names of the plain
+        network's state dict.
+        """
+        self.statistics.mkdir(exist_ok=True)
+        tensors = {
+            f"{place}/{name}": tensor
+            for place, (_, own) in enumerate(networks)
+            for name, tensor in own.items()
+        }
+        metadata = {"widths": json.dumps([str(widths) for widths, _ in networks])}
+        path = self.statistics / f"{index}.safetensors"
+        write_bytes(path, save(_on_the_cpu(tensors), metadata))
+
     def write_result(
         self, done: RunState, net: SlimmableNet, data: DataSet, *, budget_exempt: bool
     ) -> None:
@@ -263,6 +286,7 @@ class RunFolder:
             "data": self.experiment.data.name,
             "image_size": self.experiment.data.image_size,
             **data.counts,
+            "class_names": list(data.store.classes),
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
             "full_costs": {name: int(net.cost.of(name, full)) for name in COSTS},

@@ -1,10 +1,14 @@
-"""What a run needs before it begins: its initial network, and what plans it."""
+"""What a run needs before it begins: its initial network, what plans it; its stored experiment."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
 import torch
 
-from pareco.config import Experiment, Machine, check_location
+from pareco.config import Experiment, Machine, check_location, completed
 from pareco.data.contents import contents_of
 from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes
@@ -35,6 +39,26 @@ def initial_network(experiment: Experiment, classes: int, channels: int, seed: i
         granularity=config.granularity,
         slim_head=config.slim_head,
     )
+
+
+def stored_experiment(configuration: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of a run whose `config.json` holds this, with its method alone."""
+    stored = completed(configuration) | {"methods": [configuration["method"]]}
+    return _stored(Experiment, stored, "")
+
+
+def _stored(kind: type, flat: Mapping[str, Any], prefix: str) -> Any:
+    """Return the configuration that `pareco.config.as_json` made this of."""
+    values: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        nested, name = hints[each.name], f"{prefix}{each.name}"
+        if is_dataclass(nested):
+            values[each.name] = _stored(nested, flat, f"{name}.")  # type: ignore[arg-type]
+        elif name in flat:
+            value = flat[name]
+            values[each.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def planner_of(experiment: Experiment, net: SlimmableNet, sizes: tuple[int, int, int]) -> Planner:

@@ -409,6 +409,9 @@ class _Session:
                 losses = self.split_losses(best, measured)
                 tests = measured(self.data.test, "test")
         self.done.counts.clear()
+        if self.processes.main:
+            own = [(widths, evaluator.own_norm(widths)) for widths, _ in best]
+            self.folder.save_statistics(self.done.trained, own)
         return [
             {
                 **self.row(widths),

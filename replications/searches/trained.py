@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from pareco.config import Experiment, Machine, completed
+from pareco.config import Experiment, Machine
 from pareco.data import Images
 from pareco.data.loading import DataSet, load_data
 from pareco.evaluation import Counts, Evaluator, Measurement
@@ -22,7 +22,7 @@ from pareco.files import write_text
 from pareco.methods import Method
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
-from pareco.training.preparation import initial_network
+from pareco.training.preparation import initial_network, stored_experiment
 from pareco.widths import Widths, WidthSpace
 from replications.catalogue import method_named
 from replications.searches.grid import GridRow, as_written, line_of, points, row_of, write_grid
@@ -70,8 +70,7 @@ class TrainedNetwork:
     @cached_property
     def experiment(self) -> Experiment:
         """The run's experiment, with a multiplier for each layer."""
-        stored = completed(self.configuration) | {"methods": [self.configuration["method"]]}
-        experiment = _restored(Experiment, stored)
+        experiment = stored_experiment(self.configuration)
         return replace(experiment, network=replace(experiment.network, granularity="layer"))
 
     @cached_property
@@ -152,20 +151,6 @@ def _first(images: Images, count: int) -> Images:
     if count > len(images):
         raise ValueError(f"{count} images asked for, there are {len(images)}")
     return images.subset(range(count))
-
-
-def _restored(kind: type, flat: dict[str, Any], prefix: str = "") -> Any:
-    """Return the configuration that `pareco.config.as_json` made this of."""
-    values: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for each in fields(kind):
-        nested, name = hints[each.name], f"{prefix}{each.name}"
-        if is_dataclass(nested):
-            values[each.name] = _restored(nested, flat, f"{name}.")  # type: ignore[arg-type]
-        elif name in flat:
-            value = flat[name]
-            values[each.name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
 
 
 def by_module(space: WidthSpace) -> tuple[WidthSpace, tuple[str, ...]]:

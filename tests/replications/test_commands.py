@@ -119,6 +119,11 @@ LIGHT = {
     "pareco --help": (0, "profile"),
     "pareco profile --help": (0, "--alpha-min"),
     "pareco profile": (2, "NETWORK"),
+    "pareco bundle --help": (0, "--output"),
+    "pareco bundle": (2, "RUN"),
+    "pareco predict --help": (0, "--latency-ms"),
+    "pareco predict": (2, "BUNDLE"),
+    "pareco predict a.pareco b.png --top 0": (2, "--top must be at least 1"),
     "pareco profile cifar_resnet8 --widt 0.5": (2, "did you mean --width?"),
 }
 

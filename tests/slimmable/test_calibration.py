@@ -181,3 +181,20 @@ def test_no_batch_is_refused(net: SlimmableNet) -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         calibrated_statistics(net, net.space.smallest, [])
     assert net.widths == net.space.largest
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sub_network_that_is_not_calibrated_warns_once_and_says_what_helps() -> None:
+    net, widths = tiny_net(in_chans=3, size=32), tiny_net().space.smallest
+    (images, *_) = batches(0)
+    with net.at(widths):
+        net(images)  # in training, by the batch
+    net.eval()(images)  # at full width
+    statistics = calibrated_statistics(net, widths, [images])
+    with net.at(widths, statistics):
+        net(images)
+    net.set_widths(widths)
+    with pytest.warns(UserWarning, match=r"calibrated_statistics\(net, widths, batches\)") as told:
+        net(images)
+    net(images)
+    assert [each.filename for each in told] == [__file__]

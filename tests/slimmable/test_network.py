@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.slimmable.layers import SlicedLayer
 from pareco.widths import Widths
-from tests.conftest import Network, shapes_only
+from tests.conftest import Network, shapes_only, tiny_net
 
 # Double precision (2e-16) through at most 60 layers, with some room for batch norm over as few as
 # two values, whose derivative is large. A wrong channel would show in the first digit.
@@ -269,3 +269,28 @@ def test_images_and_weights_lie_with_the_channel_last() -> None:
     grads = [each.grad for each in weights if each.grad is not None]
     assert len(grads) == len(weights) == 7
     assert all(each.is_contiguous(**layout) for each in (*weights, *grads))
+
+
+def test_views_that_are_kept_are_those_of_the_widths_and_weights_in_use() -> None:
+    """After a switch, a change in place, other floats and new weights; of trained weights none."""
+    net, images = tiny_net().requires_grad_(False).eval(), torch.randn(3, 1, 8, 8)
+    for multiplier in (0.42, 0.7, 0.42):
+        net.set_widths(net.space.uniform(multiplier))
+        net.keep_views()
+        kept = [view for _, view in net._setting.kept.values()]
+        assert {each.untyped_storage().data_ptr() for each in kept} == {
+            each.untyped_storage().data_ptr() for each in net.parameters()
+        }
+        torch.testing.assert_close(net(images), net.extract(net.widths)(images))
+    before = net(images)
+    net.get_parameter("conv1.weight").mul_(-1)
+    assert not torch.allclose(net(images), before)
+    torch.testing.assert_close(net(images), net.extract(net.widths)(images))
+    net.load_state_dict({name: 2 * each for name, each in net.state_dict().items()}, assign=True)
+    torch.testing.assert_close(net(images), net.extract(net.widths)(images))
+    net.keep_views()
+    net.double()
+    assert not net._setting.kept
+    torch.testing.assert_close(net(images.double()), net.extract(net.widths)(images.double()))
+    net.requires_grad_(True).keep_views()
+    assert not net._setting.kept

@@ -88,7 +88,7 @@ def test_a_finished_run_is_complete_and_left_alone(whole: Runs) -> None:
     folder = whole("pareco").path
     assert sorted(file.name for file in folder.iterdir()) == [
         *(".lock", "DONE", "config.json", "env.json", "front.csv"),
-        *("metrics.jsonl", "result.json", "splits.json", "visits.csv", "weights"),
+        *("metrics.jsonl", "result.json", "splits.json", "statistics", "visits.csv", "weights"),
     ]
     result = json.loads((folder / "result.json").read_text())
     assert result["budget"]["gradient_steps"] == STEPS

@@ -36,10 +36,12 @@ def assert_results_same(path: Path, whole: Path) -> None:
     results = [json.loads((each / "result.json").read_text()) for each in (path, whole)]
     assert results[0]["budget"] == results[1]["budget"]
     assert macs_kept(path) == macs_kept(whole)
-    weights = sorted((whole / "weights").iterdir())
-    assert [(path / "weights" / file.name).read_bytes() for file in weights] == [
-        file.read_bytes() for file in weights
-    ]
+    for folder in ("weights", "statistics"):
+        tensors = sorted((whole / folder).iterdir())
+        assert tensors
+        assert [(path / folder / file.name).read_bytes() for file in tensors] == [
+            file.read_bytes() for file in tensors
+        ]
 
 
 def ledger(path: Path) -> dict[str, dict[str, float]]:

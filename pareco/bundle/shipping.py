@@ -1,0 +1,83 @@
+"""From a network of one's own to a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pareco.bundle.sealed import sealed
+from pareco.config import COSTS
+from pareco.files import write_bytes
+from pareco.slimmable import NormStatistics, SlimmableNet
+from pareco.widths import Widths
+
+_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+MEASURED = ("search_loss", "test_top1_error", "test_top5_error")
+"""The numbers that a network of the front was measured to have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontNetwork:
+    """A network of one's own that is shipped: its widths, batch norm, and what is known of it.
+
+    `search_loss`, by which budgets choose, is any loss of which less is better, measured on images
+    that no network was trained or is judged on. Errors are in percent, latency in milliseconds.
+    """
+
+    widths: Widths
+    statistics: NormStatistics
+    search_loss: float
+    test_top1_error: float | None = None
+    test_top5_error: float | None = None
+    latency_ms: float | None = None
+
+
+def save_bundle(
+    path: str | Path,
+    net: SlimmableNet,
+    front: Iterable[FrontNetwork],
+    *,
+    builder: str,
+    image_size: int,
+    classes: Sequence[str],
+    mean: Sequence[float] = _IMAGENET[0],
+    std: Sequence[float] = _IMAGENET[1],
+    central_crop: float = 1.0,
+) -> None:
+    """Write networks of a slimmable network that no registry knows, as a bundle.
+
+    `builder` says, for people, what made the model that `make_slimmable` was given, such as
+    "mypackage.networks:make_net"; whoever loads the file gives that, or the model. `image_size` is
+    the height and width that costs hold for. `mean` and `std` are those of each colour on the
+    0-255 scale, `central_crop` the crop's side in the resized image.
+
+    Raises `BundleError` for numbers that `load` would refuse, and `ValueError` for widths that are
+    not in the network's space.
+    """
+    networks = list(front)
+    private = {widths: net.private_weights(widths) for widths in net.switches}
+    owned = {id(parameter) for own in private.values() for parameter in own.values()}
+    state = net.state_dict(keep_vars=True)
+    tensors = {f"weights/0/{name}": x for name, x in state.items() if id(x) not in owned}
+    shipped = []
+    for index, each in enumerate(networks):
+        net.space.check(each.widths)
+        own = {**each.statistics.by_name, **private.get(each.widths, {})}
+        tensors |= {f"front/{index}/{name}": tensor for name, tensor in own.items()}
+        costs = {name: int(net.cost.of(name, each.widths)) for name in COSTS}
+        numbers = {name: getattr(each, name) for name in (*MEASURED, "latency_ms")}
+        widths = dict(zip(net.space.names, each.widths, strict=True))
+        shipped.append({"weights": 0, "widths": widths, **costs, **numbers})
+    description = {
+        "builder": builder,
+        "reading": {
+            "image_size": image_size,
+            "central_crop": central_crop,
+            "mean": list(mean),
+            "std": list(std),
+            "classes": list(classes),
+        },
+        "front": shipped,
+    }
+    write_bytes(Path(path), sealed(description, tensors))

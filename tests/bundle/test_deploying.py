@@ -1,0 +1,92 @@
+"""The commands, and the page, as a user meets them."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import pareco
+from pareco.cli import main
+from tests.bundle.conftest import Finished
+
+pytestmark = pytest.mark.filterwarnings("error")
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_commands(
+    finished: Finished, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "digits.pareco"
+    assert main(["bundle", str(finished("pareco")), "-o", str(path)]) == 0
+    out = capsys.readouterr().out
+    count = len(pd.read_csv(finished("pareco") / "front.csv"))
+    assert out.startswith(f"{path}: {count} networks, 5,460 to 48,544 MACs; ")
+    assert main(["predict", str(path), "--macs", "30000", str(photos), "--top", "2"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    table = pareco.load(path).predict(photos, macs=30_000)
+    assert [line[:2] for line in lines[::2]] == [[*each] for each in table.idxmax(axis=1).items()]
+    assert len(lines) == 8
+    assert all(float(a[2]) >= float(b[2]) for a, b in zip(lines[::2], lines[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("bundle {photos} -o a", 1, "photos holds no finished run"),
+        ("predict {photos}/three.png {photos}", 1, "three.png: it is no bundle"),
+        ("predict {photos}/none {photos}", 1, "none: No such file"),
+        ("predict {bundle} {photos}/none.png", 1, "none.png: No such file"),
+        ("predict {bundle} {photos}/notes.txt", 1, "notes.txt cannot be read as an image"),
+        ("predict {bundle} --macs 9 {photos}", 2, "macs 9: the least is 5,460 MACs"),
+        ("predict {bundle} --latency-ms 9 {photos}", 2, "latency_ms: it was not measured"),
+        ("predict {bundle}", 2, "at least one image"),
+    ],
+)
+def test_wrong_requests_end_with_a_message(
+    line: str,
+    status: int,
+    message: str,
+    bundled: Callable[..., Path],
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(line.format(photos=photos, bundle=bundled("pareco")).split()) == status
+    out, err = capsys.readouterr()
+    assert not out
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_the_page_on_deploying_runs_as_it_stands(
+    finished: Finished,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    assert len(text.splitlines()) <= 120
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos, "photos")
+    shutil.copytree(finished("pareco"), "runs/digits/pareco/seed0")
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["console", *["python"] * 4]
+    for kind, block in blocks:
+        if kind == "console":
+            for line in block.splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "pareco"
+                assert main(arguments) == 0
+        else:
+            exec(block, names)
+    assert names["table"].shape == (4, 10)
+    assert "memory_bytes 10: the least is" in capsys.readouterr().out
+    assert names["careful"].shape == names["quick"].shape == (1, 10)
+    assert isinstance(names["net"], torch.fx.GraphModule)

@@ -1,0 +1,108 @@
+"""Networks by name or by the caller's code; what does not fit is refused."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import pareco
+from pareco import BundleError, FrontNetwork, save_bundle
+from pareco.bundle.sealed import opened
+from pareco.models import create_model
+from pareco.slimmable import calibrated_statistics
+from tests.bundle.making import loaded_as, loaded_with
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def test_no_file_says_what_code_runs(own: Path) -> None:
+    with pytest.raises(BundleError, match=r"made by tests.no_such_module:made, which is not run"):
+        pareco.load(own)
+    assert "tests.no_such_module" not in sys.modules
+    bundle = pareco.load(own, builder="tests.bundle.making:made")
+    assert len(bundle.front) == 3
+    with pytest.raises(BundleError, match=r"weights.0: bn1.bias is \[4\], the network has \[5\]"):
+        pareco.load(own, model=create_model("cifar_resnet8", num_classes=10, in_chans=1,
+                                            base_width=5))  # fmt: skip
+    with pytest.raises(BundleError, match=r"weights.0: the file lacks layer1.1.bn1.bias"):
+        pareco.load(own, model=create_model("cifar_resnet14", num_classes=10, in_chans=1,
+                                            base_width=4))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "repvit_m1"])
+def test_a_network_of_timm_is_rebuilt_by_its_name(tmp_path: Path, name: str) -> None:
+    """The second has batch norm of vectors too."""
+    net = pareco.make_slimmable(create_model(name, num_classes=3), torch.zeros(1, 3, 64, 64))
+    widths, images = net.space.uniform(0.5), torch.randn(2, 3, 64, 64)
+    found, path = calibrated_statistics(net, widths, [images]), tmp_path / "a.pareco"
+    front = [FrontNetwork(widths=widths, statistics=found, search_loss=0)]
+    save_bundle(path, net, front, builder="", image_size=64, classes=["a", "b", "c"])
+    named = {"name": name, "num_classes": 3, "in_chans": 3}
+    bundle = loaded_as(path, *opened(path.read_bytes()), lambda d: d.update(architecture=named))
+    with net.eval().at(widths, found), torch.no_grad():
+        torch.testing.assert_close(bundle.for_budget()(images), net(images))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hf-hub:timm/resnet18.a1_in1k", "local-dir:/network", "resnet18.a1_in1k"),
+        *("cifar_resnet9", "cifar_resnet99999", "os", "", "../resnet18"),
+    ],
+)
+def test_an_architecture_is_one_that_is_listed(bundled: Callable[..., Path], name: str) -> None:
+    with pytest.raises(BundleError, match=r"neither of timm|cannot be built: depth must be"):
+        loaded_with(bundled("us_net"), lambda each: each["architecture"].update(name=name))
+
+
+def test_what_does_not_fit_is_refused_by_name(bundled: Callable[..., Path]) -> None:
+    path = bundled("us_net")
+    for change, message in (
+        (lambda d: d["architecture"].update(pretrained=True), "architecture.pretrained: Extra"),
+        (lambda d: d["architecture"].update(num_classes=11), r"fc.* is \[10.*\], the network"),
+        (lambda d: d["architecture"].update(in_chans=3), r"conv1.weight is \[4, 1, 3, 3\]"),
+        (lambda d: d["architecture"].update(base_width=4096), "the network has"),
+        (lambda d: d["architecture"].update(base_width=4097), "architecture.base_width"),
+        (lambda d: d["front"][0]["widths"].update(conv1=9), "front.0: conv1 has 4 channels, asked"),
+        (
+            lambda d: d["front"][0]["widths"].update({"layer1.0.conv1": 2}),
+            "front.0: layer1.0.bn1.running_.* is not 2 finite numbers",
+        ),
+        (lambda d: d["front"][0]["widths"].update(conv9=1), "front.0: .* group 'conv9'"),
+        (lambda d: d["front"][0].update(weights=1), "front.0 is on weights that it lacks"),
+        (lambda d: d["front"].pop(), "tensors that nothing uses: front/"),
+        (lambda d: d["front"].append(d["front"][0]), "does not fit the network at"),
+        (lambda d: d["front"][0].update(search_loss=None), "front.0.search_loss"),
+        (lambda d: d["reading"].update(std=[0.0]), "reading.std.0"),
+        (lambda d: d["reading"].update(std=[1.0, 2.0]), "mean and std"),
+        (lambda d: d["reading"].update(classes=["a"]), r"\[1, 10\] for an image, of 1 classes"),
+        (lambda d: d.update(front=[]), "front"),
+        (lambda d: d.update(run="import os"), "run: Extra"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            loaded_with(path, change)
+
+
+def test_tensors_that_do_not_fit_are_refused(bundled: Callable[..., Path]) -> None:
+    path = bundled("us_net")
+    description, tensors = opened(path.read_bytes())
+    mean, variance = "front/0/bn1.running_mean", "front/0/bn1.running_var"
+    for name, tensor, message in (
+        (mean, torch.zeros(9), "finite numbers"),
+        (mean, tensors[mean] * torch.nan, "finite numbers"),
+        (mean, torch.zeros_like(tensors[mean], dtype=torch.int64), "finite numbers"),
+        (mean, tensors[mean].double(), "is torch.float64, the full network has"),
+        (variance, -1 - tensors[variance], "negative"),
+        ("front/0/bn1.weight", tensors[mean], "does not fit the network at"),
+        ("front/0/other", tensors[mean], "does not fit the network at"),
+        ("weights/0/other", tensors[mean], "the network lacks other"),
+        ("weights/2/other", tensors[mean], "not numbered"),
+        ("stray", tensors[mean], "nothing uses: stray"),
+        ("weights/0/conv1.weight", torch.zeros(1), "conv1.weight is"),
+        ("weights/0/conv1.weight", torch.zeros(4, 1, 3, 3, dtype=torch.int8), "torch.int8"),
+        ("weights/0/fc.weight", torch.zeros(10, 16, dtype=torch.half), "does not run on an image"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            loaded_as(path.with_name("b.pareco"), description, {**tensors, name: tensor})
