@@ -1,9 +1,12 @@
 """What stands in results/ is what its records give, byte for byte."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from replications.verdicts import claim_outcomes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -37,3 +40,13 @@ def test_no_place_of_a_machine_of_ours_is_in_the_results() -> None:
     for name, content in files(RESULTS).items():
         if not name.endswith(".png"):
             assert not [place for place in places if place in content], name
+
+
+def test_the_readme_opens_with_what_the_records_say() -> None:
+    """The gain and its interval, in points; the number of seeds."""
+    found = {each.id: each.ours for each in claim_outcomes(RESULTS)}["exact-equal-passes"]
+    gain = re.search(r"(\+[0-9.]+) \[(\+[0-9.]+), (\+[0-9.]+)\] \(([0-9]+) seeds", found)
+    assert gain is not None
+    mean, low, high, seeds = gain.groups()
+    told = " ".join((ROOT / "README.md").read_text().partition("## Start")[0].split())
+    assert f"{mean} points (95% interval {low} to {high}, {seeds} seeds)" in told

@@ -137,7 +137,10 @@ def joined(records: Records, before: Records) -> Records:
     unlike = [name for name, digest in ours.items() if theirs.get(name, digest) != digest]
     if not theirs or unlike:
         why = f"another configuration ({', '.join(unlike)})" if theirs else "an unknown one"
-        raise InvalidRecord(f"the records of {before.experiment.experiment!r} are of {why}")
+        raise InvalidRecord(
+            f"the records of {before.experiment.experiment!r} are of {why}, so the runs cannot be "
+            "added to them: take another --name, or replace them by a report without --add"
+        )
     new = pd.MultiIndex.from_tuples(records.runs)
 
     def rows(name: str) -> pd.DataFrame:
