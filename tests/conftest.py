@@ -33,6 +33,11 @@ NETWORKS = (
 OTHERS = ("tf_efficientnet_b0", "seresnet50", "torchvision/efficientnet_b0", "repvit_m1")
 
 
+def pytest_sessionfinish() -> None:
+    """Let go of what was put aside: extensions count what is left at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _few_objects_to_look_through() -> Iterator[None]:
     """What a module's tests leave behind for good is not looked through again for garbage.
