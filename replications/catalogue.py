@@ -93,6 +93,12 @@ def name_at(name: str, scale: str) -> str:
     return name if name.endswith(ending) else name + ending
 
 
+def equal_compute_name(name: str, scale: str) -> str:
+    """Return the name of runs at a scale whose methods have equal MACs, not equal passes."""
+    plain = name.removesuffix(f"-{scale}").removesuffix("-compute")
+    return name_at(f"{plain}-compute", scale)
+
+
 def catalogued() -> Iterator[tuple[str, str, str]]:
     """Yield the name that each experiment has at each scale, the experiment, and the scale."""
     for experiment in experiment_names():

@@ -16,6 +16,7 @@ from pareco.config import Cost, Experiment
 from pareco.reporting.claims import About, Gains, area_gains, budget_gains
 from pareco.reporting.records import Records, blaming
 from replications.catalogue import (
+    equal_compute_name,
     experiment_named,
     experiment_names,
     method_names,
@@ -190,11 +191,7 @@ class OwnAreaGain(TwoMethods, frozen=True):
     def folder(self) -> str:
         """The name of its results."""
         name = self.experiment.name
-        return (
-            name
-            if self.equal == "passes"
-            else f"{name.removesuffix(f'-{self.scale}')}-compute-{self.scale}"
-        )
+        return name if self.equal == "passes" else equal_compute_name(name, self.scale)
 
 
 class PublishedCost(Claim, frozen=True):

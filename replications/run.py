@@ -20,6 +20,7 @@ from pareco.schema import NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
     check_methods,
+    equal_compute_name,
     experiment_named,
     experiment_names,
     method_named,
@@ -190,8 +191,8 @@ class RunCommand:
         if macs is None:
             first = method_named(chosen.methods[0])
             macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
-        name = chosen.name.removesuffix(f"-{chosen.scale}").removesuffix("-compute")
-        return replace(chosen, name=f"{name}-compute", training=replace(chosen.training, macs=macs))
+        name = equal_compute_name(chosen.name, chosen.scale)
+        return replace(chosen, name=name, training=replace(chosen.training, macs=macs))
 
     def _normalization(self) -> str:
         """Return what the scale says of batch norm; nothing where it sees the whole batch."""

@@ -19,6 +19,7 @@ from replications.catalogue import (
     FOCUS,
     REFERENCE,
     catalogued,
+    equal_compute_name,
     experiment_named,
     experiment_names,
     takes_any_images,
@@ -59,7 +60,7 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
 def planned_seeds(name: str) -> int:
     """Return how many seeds an experiment has in the catalogue; 0 where it isn't there."""
     for known, experiment, scale in catalogued():
-        if known == name.replace("-compute", ""):
+        if name in (known, equal_compute_name(known, scale)):
             return len(experiment_named(experiment, scale).seeds)
     return 0
 

@@ -142,16 +142,17 @@ def joined(records: Records, before: Records) -> Records:
             "added to them: take another --name, or replace them by a report without --add"
         )
     new = pd.MultiIndex.from_tuples(records.runs)
+    ours_alone, theirs_alone = without_latency(records), without_latency(before)
 
     def rows(name: str) -> pd.DataFrame:
-        added, kept = (getattr(without_latency(each), name) for each in (records, before))
+        added, kept = getattr(ours_alone, name), getattr(theirs_alone, name)
         kept = kept[~pd.MultiIndex.from_frame(kept[["method", "seed"]]).isin(new)]
         tables = [each for each in (added, kept) if len(each)]
         return pd.concat(tables, ignore_index=True) if tables else added
 
     exempt = {*records.experiment.budget_exempt, *before.experiment.budget_exempt}
     experiment = replace(
-        without_latency(records).experiment,
+        ours_alone.experiment,
         budget_exempt=tuple(sorted(exempt)),
         configuration={**theirs, **ours},
     )

@@ -113,7 +113,7 @@ class ExperimentRecord(Subject):
     """Methods that may spend another training budget than the rest, in alphabetical order."""
 
     planned_seeds: int = 0
-    """How many seeds each method is to have; 0 where that was not recorded."""
+    """How many seeds each method is to have; 0 where nobody has said."""
 
     configuration: Mapping[str, str] = field(default_factory=dict)
     """Digests of the configuration and data that all runs have in common (`common`), and of what

@@ -1,7 +1,7 @@
 """The CIFAR-10 experiment with VGG-16: no shortcuts, so that a multiplier sets one convolution.
 
-Ours, all of it: the paper has no VGG. Length, methods and seeds were fixed before anything had run.
-The scale for a CPU has an eighth of the channels, twice the rate, and Nesterov's momentum.
+Ours, all of it: the paper has no VGG. Length, methods and seeds were fixed before any had run. The
+scale for a CPU has an eighth of the channels, twice the rate, and Nesterov's momentum.
 """
 
 from dataclasses import replace
