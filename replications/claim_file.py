@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
 
 from pareco.config import Cost, Experiment
-from pareco.reporting.claims import About, Gains, area_gains, budget_gains
+from pareco.reporting.claims import About, Gains, area_gains, budget_gains, gains_at_costs
 from pareco.reporting.records import Records, blaming
 from replications.catalogue import (
     equal_compute_name,
@@ -162,16 +162,21 @@ class AreaGain(TwoMethods, frozen=True):
         return area_gains(*records, cost=self.cost, method=self.method, baseline=self.baseline)
 
 
-class OwnAreaGain(TwoMethods, frozen=True):
-    """A claim of this project: in one experiment at a smaller scale, the area is smaller."""
+class OwnGain(TwoMethods, frozen=True):
+    """A claim of this project: in one experiment at a smaller scale, the error is smaller."""
 
     about: ClassVar[About] = "ours"
-    kind: Literal["own_area_gain"]
+    kind: Literal["own_gain"]
     scale: Text
     data: Text
     """The data set of the runs."""
     equal: Literal["passes", "compute"]
     """What methods have in common."""
+    at: Literal["area", "costs of the baseline"] = "area"
+    """Where errors are compared: in the mean over budgets, or over the baseline's networks, each
+    with the network that its cost selects."""
+    family: Text | None = None
+    """Claims of one family are corrected together (Holm); one without is judged by itself."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -192,6 +197,12 @@ class OwnAreaGain(TwoMethods, frozen=True):
         """The name of its results."""
         name = self.experiment.name
         return name if self.equal == "passes" else equal_compute_name(name, self.scale)
+
+    def measure(self, records: Sequence[Records]) -> Gains | None:
+        """Return the `area_gains` or the `gains_at_costs`; None where nothing compares."""
+        (own,) = records
+        found = area_gains if self.at == "area" else gains_at_costs
+        return found(own, cost=self.cost, method=self.method, baseline=self.baseline)
 
 
 class PublishedCost(Claim, frozen=True):
@@ -222,7 +233,7 @@ class PublishedCost(Claim, frozen=True):
 
 
 GainClaim = GainUpTo | AreaGain
-AnyClaim = Annotated[GainClaim | OwnAreaGain | PublishedCost, Field(discriminator="kind")]
+AnyClaim = Annotated[GainClaim | OwnGain | PublishedCost, Field(discriminator="kind")]
 
 
 class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -251,7 +262,7 @@ class ClaimFile(BaseModel, frozen=True, extra="forbid", strict=True):
             if isinstance(claim, PublishedCost):
                 data = [experiment_named(name).data.name for name in claim.experiments]
                 classes = dict.fromkeys(data, key) | classes
-            elif not isinstance(claim, OwnAreaGain):
+            elif not isinstance(claim, OwnGain):
                 steps = dict.fromkeys(claim.experiments, key) | steps
         self._check_read("gradient_steps", self.gradient_steps, steps)
         self._check_read("classes", self.classes, classes)

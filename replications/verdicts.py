@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache
@@ -23,7 +24,6 @@ from pareco.reporting.claims import (
     Gains,
     Outcome,
     Verdict,
-    area_gains,
     common_seeds,
     evidence,
     mean_gains,
@@ -31,14 +31,14 @@ from pareco.reporting.claims import (
     shortcomings,
 )
 from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, read_published, read_records
-from pareco.reporting.statistics import FEWEST_SEEDS
+from pareco.reporting.statistics import CONFIDENCE, FEWEST_SEEDS, holm
 from replications.catalogue import experiment_named, scales_of
 from replications.claim_file import (
     PATH,
     AreaGain,
     ClaimFile,
     GainClaim,
-    OwnAreaGain,
+    OwnGain,
     PublishedCost,
     read_claims,
 )
@@ -82,14 +82,19 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
     """
     file = read_claims(path)
     verdicts = []
+    ours = {key: claim for key, claim in file.claim.items() if isinstance(claim, OwnGain)}
+    found = {key: _own_finding(claim, results) for key, claim in ours.items()}
+    adjusted = _adjusted(ours, found)
+    families = Counter(claim.family for claim in ours.values())
     for key, claim in file.claim.items():
         if isinstance(claim, PublishedCost):
-            outcome, ours = _recounted(claim, results, file)
+            outcome, said = _recounted(claim, results, file)
             behind = "counted now from the traced networks; nothing is trained"
-        elif isinstance(claim, OwnAreaGain):
-            outcome, ours, behind = _own(claim, results)
+        elif isinstance(claim, OwnGain):
+            outcome, said = _own(found[key], adjusted.get(key), families[claim.family])
+            behind = found[key].evidence
         else:
-            outcome, ours, behind = _compared(claim, results, file)
+            outcome, said, behind = _compared(claim, results, file)
         verdicts.append(
             Verdict(
                 id=key,
@@ -99,37 +104,77 @@ def claim_outcomes(results: Path, path: Path = PATH) -> list[Verdict]:
                 experiments=claim.experiments,
                 about=claim.about,
                 outcome=outcome,
-                ours=ours,
+                ours=said,
                 evidence=behind or "no records",
             )
         )
     return verdicts
 
 
-def _own(claim: OwnAreaGain, results: Path) -> tuple[Outcome, str, str]:
-    """Return what the runs for a claim of ours came to, once all of them are there; the evidence.
+@dataclass(frozen=True, kw_only=True)
+class _OwnFinding:
+    """What the records hold of a claim of ours."""
 
-    Before, what there is.
-    """
+    gains: Gains | None
+    """None unless all of the runs are there."""
+    text: str
+    evidence: str = ""
+
+
+def _own_finding(claim: OwnGain, results: Path) -> _OwnFinding:
+    """Return what the runs for a claim of ours came to, or before they are all there, what is."""
     folder, planned = results / claim.folder, claim.experiment
     if not (folder / FOLDER / "network.json").exists():
-        return "not run at that scale", f"0 of {len(planned.seeds)} seeds have run", ""
+        return _OwnFinding(gains=None, text=f"0 of {len(planned.seeds)} seeds have run")
     records = read_records(folder)
     methods, made = [claim.method, claim.baseline], records.experiment
-    gains = area_gains(records, cost=claim.cost, method=claim.method, baseline=claim.baseline)
+    gains = claim.measure([records])
     behind = evidence(records, methods)
     recipe = f"{planned.scale}, changed: data.name {claim.data}"
     if (made.scale.partition(", equal compute")[0], made.data) != (recipe, claim.data):
-        return "not run at that scale", f"made with another recipe, {made.scale}: {gains}", behind
-    if gains is None:
-        return "not run at that scale", "no seed of both methods has run", behind
-    if any(not_run(records, methods, planned.seeds)):
+        said = f"made with another recipe, {made.scale}: {gains}"
+    elif gains is None:
+        return _OwnFinding(gains=None, text="no seed of both methods has run")
+    elif any(not_run(records, methods, planned.seeds)):
         said = f"{gains.seeds} of {len(planned.seeds)} seeds of both have run, so far: {gains}"
-        return "not run at that scale", said, behind
+    else:
+        return _OwnFinding(gains=gains, text=str(gains), evidence=behind)
+    return _OwnFinding(gains=None, text=said, evidence=behind)
+
+
+def _adjusted(claims: Mapping[str, OwnGain], found: Mapping[str, _OwnFinding]) -> dict[str, float]:
+    """Return the p-value of each claim that has a family, adjusted for all claims of that.
+
+    Those that have not run count with 1.
+    """
+    families: dict[str, dict[str, float]] = {}
+    for key, claim in claims.items():
+        if claim.family:
+            gains = found[key].gains
+            families.setdefault(claim.family, {})[key] = gains.p_value() if gains else 1.0
+    return {
+        key: adjusted
+        for values in families.values()
+        for key, adjusted in zip(values, holm(list(values.values())), strict=True)
+    }
+
+
+def _own(found: _OwnFinding, adjusted: float | None, family: int) -> tuple[Outcome, str]:
+    """Return the outcome of a claim of ours, with its p-value adjusted for so many claims."""
+    gains = found.gains
+    if gains is None:
+        return "not run at that scale", found.text
     outcome = gains.outcome(above=0.0, reaching=0.0)
-    more = gains.deciding_seeds(0.0, 0.0) if outcome == "inconclusive" else None
-    would = f"; with the same mean and spread {more:,} seeds would decide it" if more else ""
-    return outcome, f"{gains}{would}", behind
+    text = found.text
+    if adjusted is not None:
+        text += f", p {gains.p_value():.2g}, with Holm's correction for {family} {adjusted:.2g}"
+        gains = replace(gains, family=family)
+        if adjusted >= 1 - CONFIDENCE:
+            outcome = "inconclusive"
+    if outcome == "inconclusive" and (more := gains.deciding_seeds(0.0, 0.0)):
+        others = "" if adjusted is None else ", whatever the others come to"
+        text += f"; with the same mean and spread {more:,} seeds would decide it{others}"
+    return outcome, text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.stats import sem, t
 
 from pareco.reporting.collection import commit_name
 from pareco.reporting.records import FOLDER, Records
@@ -65,6 +66,8 @@ class Gains:
     samples: tuple[np.ndarray, ...]
     """Of each experiment n x k: a row for each seed, NaN where it has no network."""
     weights: tuple[float, ...] = (1.0,)
+    family: int = 1
+    """How many gains like this one are to hold together."""
 
     @property
     def seeds(self) -> int:
@@ -92,7 +95,19 @@ class Gains:
         of the same means and spreads.
         """
         rows = [max(len(sample), seeds) for sample in self.samples]
-        return combined_intervals(self.samples, self.weights, len(self.places), rows)
+        comparisons = len(self.places) * self.family
+        return combined_intervals(self.samples, self.weights, comparisons, rows)
+
+    def p_value(self) -> float:
+        """The two-sided p-value of Student's t test that the one gain of one experiment is zero.
+
+        1 where there is no interval, as nothing is known of the spread.
+        """
+        (sample,) = self.samples
+        if np.isnan(self.intervals()).any():
+            return 1.0
+        statistic = sample[:, 0].mean() / sem(sample[:, 0])
+        return float(2 * t.sf(abs(statistic), len(sample) - 1))
 
     def outcome(self, above: float, reaching: float, seeds: int = 0) -> Settled:
         """Whether some gain lies above a number and is as large as another one that is not lower.
@@ -184,6 +199,32 @@ def area_gains(
         places=("",),
         samples=tuple(sample[:, None] for sample in samples),
         weights=(1.0, -1.0)[: len(samples)],
+    )
+
+
+def gains_at_costs(records: Records, *, cost: str, method: str, baseline: str) -> Gains | None:
+    """How far the method's error falls below the baseline's at the baseline's own costs.
+
+    In the mean over all distinct costs of its fronts; each method has the network that such a
+    budget selects, subtracted seed by seed. For a baseline of few networks, whose area is large by
+    construction. None without a common seed, or where one has no network at some cost.
+    """
+    pairs = _paired(records, method, baseline)
+    if not pairs:
+        return None
+    budgets = np.unique(np.concatenate([theirs[cost].to_numpy() for _, theirs in pairs]))
+    gains = [
+        (errors_at(theirs, cost, budgets) - errors_at(own, cost, budgets)).mean()
+        for own, theirs in pairs
+    ]
+    if np.isnan(gains).any():
+        return None
+    full = records.experiment.full_costs[cost]
+    percents = ", ".join(f"{100 * budget / full:.0f}" for budget in budgets)
+    return Gains(
+        of=f"error at {baseline}'s {len(budgets)} costs ({percents}%), {baseline} minus {method}",
+        places=("",),
+        samples=(np.array(gains)[:, None],),
     )
 
 

@@ -215,6 +215,23 @@ def combined_intervals(
     return np.stack([value - reach * np.sqrt(total), value + reach * np.sqrt(total)])
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values (m, each at most 1) adjusted for each other, in their order.
+
+    One is rejected at a level where its adjusted value lies below: the chance of rejecting any
+    true hypothesis is then at most that level, however they depend on each other. Holm's step-down
+    (Scandinavian Journal of Statistics 6, 1979): the i-th least is multiplied by m + 1 - i, and no
+    value is less than one of a smaller p. A test still to come may be counted with 1, and what is
+    rejected without it stays rejected.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    result = np.empty_like(values)
+    result[order] = np.minimum(adjusted, 1)
+    return result.tolist()
+
+
 EXEMPT, UNEQUAL = "†", "‡"
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from pareco.reporting.claims import Verdict
-from pareco.reporting.records import Records
+from pareco.reporting.records import Records, write_records
 from replications.catalogue import experiment_named
 from replications.claim_file import read_claims
+from replications.verdicts import claim_outcomes
 from tests.replications.claims_text import claims_of
 from tests.replications.test_claims import of_gain, outcome
 
@@ -28,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def judged(path: Path, *records: Records, **changes: Any) -> Verdict:
     """Return the verdict on a claim that PareCO's area is smaller than US-Net's on the VGG."""
-    text = claims_of("own_area_gain", ["cifar10_vgg"], **OWN | changes)
+    text = claims_of("own_gain", ["cifar10_vgg"], **OWN | changes)
     path.write_text(text.replace("cifar10_vgg = 400", ""))
     return outcome(path, *records)
 
@@ -73,6 +74,29 @@ def test_equal_compute_has_results_of_its_own(path: Path) -> None:
     assert judged(path, of_vgg(1.0), equal="compute").ours == "0 of 10 seeds have run"
 
 
+def test_one_of_a_family_is_corrected_for_those_still_to_come(path: Path) -> None:
+    """A mean of 0.05 with a deviation of 0.0606: t = 2.61, p = 0.0282 alone, 0.0564 as of two."""
+    text = claims_of("own_gain", ["cifar10_vgg"], **OWN, family="second").replace("400", "1")
+    claim = text[text.index("[claim.gain]") :]
+    text += claim.replace("claim.gain", "claim.other").replace('"us_net"', '"s_net"')
+    path.write_text(text.replace("cifar10_vgg = 1", ""))
+    write_records(of_vgg(0.05), path.parent / "results" / VGG.name)
+    found, other = claim_outcomes(path.parent / "results", path)
+    assert (found.outcome, other.outcome) == ("inconclusive", "not run at that scale")
+    assert "p 0.028, with Holm's correction for 2 0.056; with the same mean" in found.ours
+    # The least n with t(n - 1) at 0.025 / 2 x 0.0606 / sqrt(n) < 0.05: 11, 0.0481.
+    assert found.ours.endswith(" 11 seeds would decide it, whatever the others come to")
+    write_records(of_vgg(0.06), path.parent / "results" / VGG.name)  # t = 3.13, p = 0.0121
+    assert claim_outcomes(path.parent / "results", path)[0].outcome == "reproduced"
+
+
+def test_s_net_is_compared_at_its_own_costs(path: Path) -> None:
+    """Whose networks cost 200, 600 and 1000; at each one PareCO's error is lower by 0.05."""
+    found = judged(path, of_vgg(0.05), at="costs of the baseline")
+    assert found.outcome == "reproduced"
+    assert "error at us_net's 3 costs (20, 60, 100%), us_net minus pareco: +0.05" in found.ours
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -82,7 +106,7 @@ def test_equal_compute_has_results_of_its_own(path: Path) -> None:
     ],
 )
 def test_a_fault_is_named(path: Path, changes: dict[str, Any], message: str) -> None:
-    text = claims_of("own_area_gain", ["cifar10_vgg"], **OWN | changes)
+    text = claims_of("own_gain", ["cifar10_vgg"], **OWN | changes)
     if "baseline" in changes:
         text = text.replace('baseline = "us_net"\n', "", 1)
     path.write_text(text.replace("cifar10_vgg = 400", ""))

@@ -13,6 +13,7 @@ from pareco.reporting.claims import (
     budget_gains,
     common_seeds,
     evidence,
+    gains_at_costs,
     mean_gains,
     shortcomings,
 )
@@ -120,6 +121,24 @@ def test_only_common_seeds_are_compared() -> None:
     assert budget_gains(alone, **OF, percents=PERCENTS) is None
     assert budget_gains(one_seed(), **{**OF, "baseline": "absent"}, percents=PERCENTS) is None
     assert area_gains(one_seed(), alone, **OF) is None
+
+
+def test_gains_at_costs_are_at_those_of_the_baselines_networks() -> None:
+    """At 200: 40 - 39, at 600: 30 - 27.5; what costs 700 plays no part. The mean is 1.75."""
+    own = [(150, 39.0), (500, 27.5), (700, 1.0)]
+    records = records_of({("pareco", 0): own, ("s_net", 0): [(200, 40.0), (600, 30.0)]})
+    found = known(gains_at_costs(records, cost="macs", method="pareco", baseline="s_net"))
+    assert found.means.tolist() == [1.75]
+    assert found.of == "error at s_net's 2 costs (20, 60%), s_net minus pareco"
+    assert found.p_value() == 1.0  # of one seed
+    records = records_of({("pareco", 0): own[1:], ("s_net", 0): [(200, 40.0), (600, 30.0)]})
+    assert gains_at_costs(records, cost="macs", method="pareco", baseline="s_net") is None
+
+
+def test_the_p_value_is_that_of_students_table() -> None:
+    """Of 1, 2 and 3: t = 2 / (1 / sqrt(3)) = 3.464 with two degrees of freedom, p = 0.0742."""
+    found = Gains(of="", places=("",), samples=(np.array([[1.0], [2.0], [3.0]]),))
+    assert found.p_value() == pytest.approx(0.0742, abs=5e-5)
 
 
 def test_an_area_that_is_not_defined_gives_no_gain() -> None:

@@ -25,6 +25,7 @@ from pareco.reporting.statistics import (
     combined_intervals,
     cost_percents,
     errors_at,
+    holm,
     hypervolume,
     intervals,
     method_order,
@@ -290,6 +291,13 @@ def test_a_column_with_a_nan_has_no_interval_and_leaves_the_others_alone() -> No
     assert np.isnan(found[:, 1]).all()
     np.testing.assert_array_equal(found[:, [0, 2]], clean[:, [0, 2]])
     assert np.isnan(intervals(np.full((4, 2), np.nan))).all()
+
+
+def test_holms_correction_is_that_of_the_textbook() -> None:
+    """R's p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm") is 0.03, 0.06, 0.06, 0.02."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 1.0]) == pytest.approx([0.8, 1.0])
+    assert holm([]) == []
 
 
 def test_differences_are_of_the_same_seed() -> None:
