@@ -50,6 +50,10 @@ class NetworkConfig:
     base_width: int | None = None
     """Channels of the first stage of a cifar_resnet (None for 16) or a cifar_vgg (None for 64)."""
 
+    undone_strides: int = 0
+    """How many of the first reductions of the resolution are undone, as small images need: the
+    layers with a stride at the largest resolutions get one of 1."""
+
     alpha_min: float = 0.42
     """Least width multiplier: the smallest network has every multiplier there."""
 
@@ -65,6 +69,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         _require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
         _at_least(1, self, "divisor", "base_width")
+        _at_least(0, self, "undone_strides")
 
 
 @dataclass(frozen=True, kw_only=True)

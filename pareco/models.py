@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections.abc import Collection
+from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -129,6 +133,7 @@ def _initialize(network: nn.Module) -> None:
 VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """The convolutions of each stage by depth."""
 FAMILIES = {"cifar_resnet": CifarResNet, "cifar_vgg": CifarVgg}
+_SIDE = 256  # pixels, at which each reduction of the resolution has one of its own
 _OURS = re.compile(r"(cifar_resnet|cifar_vgg)([0-9]{1,4})")
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56))
 CIFAR_VGGS = tuple(f"cifar_vgg{depth}" for depth in VGG_STAGES)
@@ -143,14 +148,73 @@ def is_listed(name: str) -> bool:
 
 
 def create_model(
-    name: str, *, num_classes: int, in_chans: int = 3, base_width: int | None = None
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    base_width: int | None = None,
+    undone_strides: int = 0,
 ) -> nn.Module:
     """Return a freshly initialized network.
 
     `name` is `cifar_resnet<depth>` (depth 6k + 2, `base_width` 16 unless given), `cifar_vgg<depth>`
-    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm. Raises `ValueError` naming the
-    nearest known names for an unknown one.
+    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm. So many of the first reductions of
+    the resolution are undone: the layers at the largest resolutions get a stride of 1, as small
+    images need. Raises `ValueError` naming the nearest known names for an unknown one, or the layer
+    whose stride is not what reduces.
     """
+    network = _plain(name, num_classes, in_chans, base_width)
+    if undone_strides:
+        _undo_strides(network, undone_strides, in_chans, name)
+    return network
+
+
+def _undo_strides(network: nn.Module, count: int, in_chans: int, name: str) -> None:
+    """Set the stride of all layers at the `count` largest resolutions at which there are any."""
+    sizes = _strided(network, in_chans)
+    largest = sorted({before for before, _ in sizes.values()}, reverse=True)
+    if count > len(largest):
+        raise ValueError(
+            f"{name} reduces the resolution by strides {len(largest)} times: undone_strides must be"
+            f" at most {len(largest)}, got {count}"
+        )
+    undone = [layer for layer, (before, _) in sizes.items() if before in largest[:count]]
+    for layer in undone:
+        network.get_submodule(layer).stride = (1, 1)  # type: ignore[assignment]
+    refused = f"{name} cannot have undone_strides {count}: with a stride of 1"
+    try:
+        changed = _strided(network, in_chans, undone)
+    except RuntimeError as error:
+        raise ValueError(f"{refused} its parts do not fit ({error})") from error
+    for layer, (before, after) in changed.items():
+        if before != after:
+            raise ValueError(f"{refused} {layer} makes {after} x {after} of {before} x {before}")
+
+
+def _strided(
+    network: nn.Module, in_chans: int, layers: Collection[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Return the resolutions before and after each layer with a stride, or of these layers.
+
+    Of an image of 256 x 256 pixels; nothing is computed.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    copied = copy.deepcopy(network).to("meta").eval()
+    for name, module in copied.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+            continue
+        if (name in layers) if layers is not None else module.stride not in (1, (1, 1)):
+
+            def note(_: Any, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                found[name] = (inputs[0].shape[-1], output.shape[-1])
+
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        copied(torch.zeros(1, in_chans, _SIDE, _SIDE, device="meta"))
+    return found
+
+
+def _plain(name: str, num_classes: int, in_chans: int, base_width: int | None) -> nn.Module:
     match = _OURS.fullmatch(name)
     if match:
         family = FAMILIES[match[1]]

@@ -95,8 +95,9 @@ def on_cpu(
     search_images: int = 1_000,
     test_images: int = 2_500,
     calibration_images: int = 512,
+    seeds: int = 1,
 ) -> Scale:
-    """Return the scale that shrinks an experiment on its own data to these numbers, one seed.
+    """Return the scale that shrinks an experiment on its own data to these numbers.
 
     Network, augmentation, weight decay and the learning rate for 256 images stay; the search looks
     less hard for its minima, on images held out beside those to train on. (1,000 of them hold each
@@ -127,7 +128,7 @@ def on_cpu(
             ),
             evaluation=EvaluationConfig(calibration_images=calibration_images, batch_size=128),
             search=replace(experiment.search, raw_samples=256, starts=2, iterations=15),
-            seeds=experiment.seeds[:1],
+            seeds=experiment.seeds[:seeds],
         )
         return held_out(smaller)
 

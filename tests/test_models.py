@@ -105,3 +105,38 @@ def test_base_width_belongs_to_the_cifar_resnets() -> None:
         create_model("resnet18", num_classes=10, base_width=8)
     with pytest.raises(ValueError, match="base_width"):
         create_model("cifar_resnet8", num_classes=10, base_width=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "undone"),
+    [
+        ("mobilenetv2_050", 2, ["conv_stem", "blocks.1.0.conv_dw"]),
+        ("resnet18", 2, ["conv1", "maxpool"]),
+        ("resnet18", 3, ["conv1", "maxpool", "layer2.0.conv1", "layer2.0.downsample.0"]),
+    ],
+)
+def test_the_first_reductions_are_undone(name: str, count: int, undone: list[str]) -> None:
+    """And the weights stay what they are: a stride has none."""
+    plain, changed = (create_model(name, num_classes=10, undone_strides=n) for n in (0, count))
+    differing = [
+        layer
+        for layer, module in plain.named_modules()
+        if getattr(module, "stride", 1) != getattr(changed.get_submodule(layer), "stride", 1)
+    ]
+    assert differing == undone
+    assert {changed.get_submodule(layer).stride for layer in undone} == {(1, 1)}
+    assert plain.state_dict().keys() == changed.state_dict().keys()
+    assert changed.training
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("mobilenetv2_050", 6, "by strides 5 times: undone_strides must be at most 5, got 6"),
+        ("cifar_resnet8", 1, "its parts do not fit"),
+        ("cifar_vgg11", 1, "stage2.0 makes 255 x 255 of 256 x 256"),
+    ],
+)
+def test_strides_that_cannot_be_undone_are_refused(name: str, count: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model(name, num_classes=10, undone_strides=count)

@@ -53,6 +53,7 @@ def write_bundle(folder: Path, path: Path, machine: Machine = Machine()) -> Bund
         "num_classes": len(class_names),
         "in_chans": len(config["data.mean"]),
         "base_width": config["network.base_width"],
+        "undone_strides": config["network.undone_strides"],
     }
     networks = [*again.networks([*map(Widths.parse, front["widths"])])] if again else _kept(folder)
     tensors = _weights(folder, _state_names(architecture))

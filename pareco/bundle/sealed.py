@@ -45,6 +45,7 @@ class Architecture(_Strict):
     num_classes: Count
     in_chans: Count
     base_width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    undone_strides: Annotated[int, Field(ge=0, le=8)] = 0
 
 
 class Reading(_Strict):

@@ -30,6 +30,7 @@ def initial_network(experiment: Experiment, classes: int, channels: int, seed: i
             num_classes=classes,
             in_chans=channels,
             base_width=config.base_width,
+            undone_strides=config.undone_strides,
         )
     return make_slimmable(
         model,

@@ -26,6 +26,7 @@ _SHORTENED = on_cpu(
     search_images=2_000,
     test_images=10_000,
     calibration_images=1_024,
+    seeds=10,
 )
 
 
@@ -36,7 +37,6 @@ def _cpu(experiment: Experiment) -> Experiment:
         scale=f"{shortened.scale.removesuffix(HELD_OUT)}, 1/8 of the channels{HELD_OUT}",
         network=replace(experiment.network, base_width=8),
         training=replace(shortened.training, lr_per_256=0.2, nesterov=True),
-        seeds=experiment.seeds,
     )
 
 

@@ -1,0 +1,29 @@
+"""The CIFAR-10 experiment with a MobileNetV2 of half the channels: the paper's own kind of network.
+
+Ours: the paper has MobileNets on ImageNet alone. The first two reductions of the resolution are
+undone, so that 32 x 32 pixels end as 4 x 4, and 16 x 16 as 2 x 2.
+"""
+
+from dataclasses import replace
+
+from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
+from replications.scales import on_cpu
+
+EXPERIMENT = replace(
+    PARENT,
+    name="cifar10_mbv2",
+    network=replace(PARENT.network, name="mobilenetv2_050", base_width=None, undone_strides=2),
+)
+
+SCALES = {
+    "cpu": on_cpu(
+        image_size=16,
+        train_images=20_000,
+        epochs=10,
+        ask_every_steps=50,
+        search_images=2_000,
+        test_images=10_000,
+        calibration_images=1_024,
+        seeds=3,
+    )
+}
