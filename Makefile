@@ -11,6 +11,8 @@ SEEDS ?=
 EQUAL ?=
 GPUS ?=
 LAUNCH ?=
+WORKERS ?=
+DECODERS ?=
 IMAGENET ?=
 IMAGES ?=
 DATA ?=
@@ -43,6 +45,8 @@ flags = $(scale) \
 	$(if $(METHODS),--methods $(METHODS)) \
 	$(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(call given,EQUAL),--equal $(EQUAL)) \
+	$(if $(call given,WORKERS),--workers $(WORKERS)) \
+	$(if $(call given,DECODERS),--decoding-workers $(DECODERS)) \
 	$(if $(images),--images $(call quoted,$(images))) \
 	$(if $(call given,DATA_NAME),--data.name $(call quoted,$(DATA_NAME))) \
 	$(if $(call given,NETWORK),--network.name $(call quoted,$(NETWORK))) \
@@ -89,6 +93,8 @@ help:  ## Show this list
 	  'EQUAL=compute' 'methods with equal MACs, search included, in place of equal epochs' \
 	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \
 	  'LAUNCH="srun torchrun ..."' 'any other launcher; GPUS= is then how many processes it starts' \
+	  'WORKERS=16' 'runs at a time; otherwise one on each GPU, or for each CPU core' \
+	  'DECODERS=8' 'processes of each run that decode images; otherwise its part of the cores' \
 	  'SET="--training.epochs 50"' 'any other flags; $(BIN)/python -m replications run digits --help'
 
 install: $(INSTALLED)  ## Make .venv and install the package with its tested versions

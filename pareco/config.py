@@ -400,8 +400,9 @@ class Machine:
     device: Literal["auto", "cpu"] = "auto"
     """auto: an accelerator where there is one. (On another kind of device floats differ.)"""
 
-    decoding_workers: int = 4
-    """Processes of each run that decode images; 0 decodes between the steps."""
+    decoding_workers: int | None = None
+    """Processes of each run that decode images; 0 decodes between the steps. None for as many as
+    there are cores for this process, divided among the runs and processes beside it."""
 
     checkpoint_minutes: float = 10.0
     """Most minutes of training that an interruption can cost; 0 saves after every step

@@ -34,6 +34,29 @@ _TIMEOUT = timedelta(minutes=30)  # a search or slow storage may hold one of the
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_devices() -> list[str]:
+    """Return the names of the GPUs that this process may use, each as `see_device` takes it."""
+    if not torch.accelerator.is_available():
+        return []
+    count = torch.accelerator.device_count()
+    named = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
+    return named[:count] if len(named) >= count else [str(index) for index in range(count)]
+
+
+def see_device(name: str) -> None:
+    """Let this process, which has used no GPU yet, see this one alone."""
+    os.environ[_VISIBLE] = name
+
+
 class ProcessesDiffer(RuntimeError):
     """Processes that should hold the same values hold others: names them and the tensors."""
 

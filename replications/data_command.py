@@ -34,6 +34,22 @@ class DataCommand:
     json: Flag = False
     """Print JSON, with all classes and all names."""
 
+    speed: Flag = False
+    """Decode some of the images, too, as training on ImageNet does (random crops of SIZE pixels,
+    jitter), and say how many a second: by one process, and by more of them."""
+
+    size: int = 224
+    """Pixels of the crops of --speed."""
+
+    images: int = 2_000
+    """How many images --speed decodes with each number of processes, some of them repeatedly."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, least in (("size", 8), ("images", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
     def carried_out(self, console: Console) -> int:
         """Print what is there; return 0. Raises `ValueError` in one line where nothing is."""
         check_folder(self.folder)
@@ -43,13 +59,31 @@ class DataCommand:
             found = contents_of(self.folder, _OPENED)
         except (ValueError, OSError) as error:
             raise ValueError(_in_one_line(error)) from error
+        speeds = dict(self._speeds()) if self.speed else {}
         if self.json:
-            console.out(json.dumps(found.as_json(), indent=1))
+            more = {"images_per_second": speeds} if speeds else {}
+            console.out(json.dumps(found.as_json() | more, indent=1))
         else:
-            for line in _lines(found):
+            for line in (*_lines(found), *self._speed_lines(speeds)):
                 printable = "".join(each if each.isprintable() else "?" for each in line)
                 console.out(printable)
         return 0
+
+    def _speeds(self) -> Iterator[tuple[int, float]]:
+        """Yield numbers of processes, up to one a core, and the images a second they decode."""
+        from pareco.data.loading import decoding_speed
+        from pareco.processes import usable_cores
+
+        cores = usable_cores()
+        for processes in (*(2**n for n in range(cores.bit_length()) if 2**n < cores), cores):
+            yield processes, decoding_speed(self.folder, processes, self.size, self.images)
+
+    def _speed_lines(self, speeds: Mapping[int, float]) -> Iterator[str]:
+        """Yield the lines on speed, for people."""
+        if speeds:
+            yield f"images decoded a second, as for training at {self.size} x {self.size} pixels:"
+        for processes, speed in speeds.items():
+            yield f"  {processes} process{'' if processes == 1 else 'es'}: {speed:,.0f}"
 
 
 def check_folder(location: str, advice: str = "") -> None:

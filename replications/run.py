@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,7 +97,7 @@ class RunCommand:
     of training.macs or, unless set, what the first method is planned to spend."""
 
     workers: int | None = None
-    """Runs at a time; by default one on a GPU, else one for each training.cpu_threads cores."""
+    """Runs at a time; by default one on each GPU, else one for each training.cpu_threads cores."""
 
     default: Annotated[Experiment | None, tyro.conf.Suppress] = None
     """What the experiment is without any flag but those that `defaults` looks at."""
@@ -141,7 +141,7 @@ class RunCommand:
         0 well, 1 a run failed, 130 or 143 interrupted. Raises `ValueError` or `OSError`, before
         anything is begun, for what could not run or be reported.
         """
-        chosen = replace(self, experiment=self.configured())
+        chosen = replace(self, experiment=self.configured(), machine=self._machine())
         check_methods((*chosen.experiment.methods, *chosen.method))
         self._check_images()
         from pareco.training.interruption import Interrupted, RunError
@@ -236,7 +236,10 @@ class RunCommand:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             failed = sweep.run_jobs_together(asked, console=console)
         else:
-            failed = sweep.run_jobs(jobs, workers=self._workers(), console=console)
+            workers, devices = self._workers(), self._devices()
+            if devices:
+                console.print(f"{workers} runs at a time, in turn on {len(devices)} GPUs")
+            failed = sweep.run_jobs(jobs, workers=workers, devices=devices, console=console)
         if failed:
             console.print(f"{len(failed)} of {len(jobs)} runs failed, see run.log in:")
             console.out(*(job.folder for job in failed), sep="\n")
@@ -293,17 +296,28 @@ class RunCommand:
             console.print(f"no latency: {error}", style="yellow", markup=False)
         write_report(name, self.folders, console)
 
+    def _devices(self) -> list[str]:
+        """Return the GPUs that runs are spread over."""
+        from pareco.processes import visible_devices
+
+        return [] if self.machine.device == "cpu" else visible_devices()
+
     def _workers(self) -> int:
-        """Return how many runs go side by side: by default one where they share a GPU."""
-        import torch
+        """Return how many runs go side by side: by default one on each GPU."""
+        from pareco.processes import usable_cores
 
         if self.workers is not None:
             return self.workers
-        if self.machine.device != "cpu" and torch.accelerator.is_available():
-            return 1
-        affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return max(1, cores // self.experiment.training.cpu_threads)
+        by_core = max(1, usable_cores() // self.experiment.training.cpu_threads)
+        return len(self._devices()) or by_core
+
+    def _machine(self) -> Machine:
+        """Return the machine, with the number of decoding processes that each run has."""
+        from pareco.data.loading import decoding_workers
+
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        runs = 1 if together else min(self._workers(), len(self.jobs()))
+        return replace(self.machine, decoding_workers=decoding_workers(self.machine, runs))
 
     def _check_images(self) -> None:
         """Raise `ValueError` for images of a scale that has its own, or none of an own data set."""

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from pareco.config import Experiment, Machine
 from pareco.data import DamagedImages
-from pareco.processes import SIGNALS, ProcessesDiffer, worker_context
+from pareco.processes import SIGNALS, ProcessesDiffer, see_device, worker_context
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
@@ -33,6 +33,7 @@ from replications.catalogue import method_named
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, DamagedImages, ProcessesDiffer, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
 _STYLES = {"failed": "red", "interrupted": "yellow"}
+_MUCH_WAITING = 10.0  # percent of the time of training
 _SECONDS_TO_SAVE = 300.0
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -72,17 +73,20 @@ class JobResult:
     problem: str = ""
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> list[Job]:
+def run_jobs(
+    jobs: Sequence[Job], *, workers: int, console: Console, devices: Sequence[str] = ()
+) -> list[Job]:
     """Do all jobs, `workers` at a time; return those that failed. Finished runs cost nothing.
 
-    How each ends is shown at once. A run whose process is killed is tried again, alone. On SIGTERM
-    or SIGINT no further run is begun, those under way save and end, and `Interrupted` is raised; a
-    second signal, or five minutes, end them at once.
+    Where GPUs are named each run sees one of them alone, the one that has the fewest. How each ends
+    is shown at once. A run whose process is killed is tried again, alone. On SIGTERM or SIGINT no
+    further run is begun, those under way save and end, and `Interrupted` is raised; a second
+    signal, or five minutes, end them at once.
     """
     if not jobs:
         return []
     with SweepBars(console, len(jobs)) as bars, interruptible():
-        sweep = _Sweep(bars)
+        sweep = _Sweep(bars, devices)
         try:
             sweep.do(jobs, workers)
             for job in sweep.ended("killed"):
@@ -130,6 +134,7 @@ class SweepBars(Progress):
         )
         super().__init__(*columns, console=console, transient=True)
         self._jobs, self._ended = jobs, 0
+        self._waited: dict[Job, list[float]] = {}
         self._of: dict[Job, TaskID] = {}
 
     def begin(self, job: Job) -> None:
@@ -138,6 +143,7 @@ class SweepBars(Progress):
 
     def show(self, job: Job, report: StepReport) -> None:
         """Show how far a run is."""
+        self._waited.setdefault(job, []).append(report.waiting_percent)
         status = (
             f"loss {report.loss_largest:.3f} / {report.loss_smallest:.3f}  "
             f"lr {report.learning_rate:.3f}  {report.images_per_second:.0f} images/s"
@@ -156,8 +162,19 @@ class SweepBars(Progress):
             self._ended += 1
             place = f"{self._ended} of {self._jobs} runs"
             line = f"{result.ending} {job} after {seconds:.0f} s, {place}"
-            line += f": {result.problem}" if result.problem else ""
+            line += f": {result.problem}" if result.problem else self._held_back(job)
         self.console.print(line, style=_STYLES.get(result.ending), markup=False)
+
+    def _held_back(self, job: Job) -> str:
+        """Return what to say of a run that waited for its images, in the mean over its steps."""
+        waited = self._waited.pop(job, [])
+        percent = sum(waited) / len(waited) if waited else 0.0
+        if percent < _MUCH_WAITING:
+            return ""
+        return (
+            f"; {percent:.0f}% of its training waited for images: more --decoding-workers (or a"
+            " smaller data.image_size) would help"
+        )
 
 
 _KILLED = JobResult(
@@ -168,11 +185,11 @@ _KILLED = JobResult(
 class Worker:
     """A process under way with a job; `result` is how it ended, once it has."""
 
-    def __init__(self, job: Job, context: Any) -> None:
-        """Begin a process, by a context of `multiprocessing`."""
-        self.job, self.result = job, _KILLED
+    def __init__(self, job: Job, context: Any, device: str | None) -> None:
+        """Begin a process, by a context of `multiprocessing`, on this GPU if one is named."""
+        self.job, self.device, self.result = job, device, _KILLED
         self._pipe, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(job, theirs))
+        self.process = context.Process(target=_work, args=(job, theirs, device))
         self.process.start()
         theirs.close()
 
@@ -190,8 +207,8 @@ class Worker:
 class _Sweep:
     """Jobs on their way, and how those that have ended did."""
 
-    def __init__(self, bars: SweepBars) -> None:
-        self._bars, self._context = bars, worker_context(__name__)
+    def __init__(self, bars: SweepBars, devices: Sequence[str]) -> None:
+        self._bars, self._context, self._devices = bars, worker_context(__name__), devices
         self._results: dict[Job, JobResult] = {}
         self._underway: list[Worker] = []
         self._stopped_by: float | None = None
@@ -205,8 +222,9 @@ class _Sweep:
         waiting = deque(jobs)
         while self._underway or (waiting and requested() is None):
             while waiting and len(self._underway) < workers and requested() is None:
-                self._underway.append(Worker(waiting.popleft(), self._context))
-                self._bars.begin(self._underway[-1].job)
+                worker = Worker(waiting.popleft(), self._context, self._free_device())
+                self._underway.append(worker)
+                self._bars.begin(worker.job)
             processes = [worker.process.sentinel for worker in self._underway]
             connection.wait(processes, _SECONDS_BETWEEN_LOOKS)
             if requested() is not None:
@@ -218,6 +236,11 @@ class _Sweep:
                 if ended:
                     self._underway.remove(worker)
                     self._end(worker.job, worker.result, last_try)
+
+    def _free_device(self) -> str | None:
+        """Return the GPU on which the fewest runs are under way; None where none is named."""
+        used = [worker.device for worker in self._underway]
+        return min(self._devices, key=used.count, default=None)
 
     def kill(self) -> None:
         """End what is under way, at once; the last checkpoints stay."""
@@ -247,8 +270,10 @@ class _Sweep:
             self.kill()
 
 
-def _work(job: Job, pipe: connection.Connection) -> None:
+def _work(job: Job, pipe: connection.Connection, device: str | None) -> None:
     """Do a job in a process that ends with its parent, and tell it of steps and of the end."""
+    if device is not None:
+        see_device(device)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pareco import processes as processes_module
-from pareco.processes import Processes, Share
+from pareco.processes import Processes, Share, visible_devices
 from pareco.slimmable.layers import SlicedBatchNorm
 from tests.conftest import tiny_net
 from tests.two_processes import MEASURED, observed_run
@@ -357,3 +357,18 @@ def test_an_error_of_the_main_process_alone_reaches_the_others(
     monkeypatch.setattr(Processes, "_broadcast", lambda self, message: sent[0])
     with pytest.raises(ValueError, match="undecided"):
         Processes(torch.device("cpu"), Share(1, 2)).led(Mock())
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "names"),
+    [(None, 2, ["0", "1"]), ("4, 6", 2, ["4", "6"]), ("MIG-a,GPU-b", 2, ["MIG-a", "GPU-b"])],
+)
+def test_gpus_have_the_names_by_which_one_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, names: list[str]
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_devices() == names

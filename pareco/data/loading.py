@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from pareco.config import DataConfig, Machine, check_location
 from pareco.data.images import Batch, FileStore, Images, MemoryStore, Store
@@ -20,9 +23,10 @@ from pareco.data.locations import imagenet_source, located, torchvision_source
 from pareco.data.sources import Source, summary
 from pareco.data.splits import Splits, stratified_splits
 from pareco.data.transforms import Preparation
-from pareco.processes import Share
+from pareco.processes import Share, usable_cores
 from pareco.randomness import derived_generator
 
+_TIMED_BATCH = 64
 _LOGGER = logging.getLogger("pareco.data")
 
 
@@ -124,7 +128,19 @@ def _from_files(
             f"{known.classes}; a data set of your own needs a name of its own: --data.name NAME "
             "(make: DATA_NAME=NAME)"
         )
-    return FileStore(source, config, machine.decoding_workers, device)
+    return FileStore(source, config, decoding_workers(machine), device)
+
+
+def decoding_workers(machine: Machine, runs: int = 1) -> int:
+    """Return how many processes decode images for one of so many runs on this machine.
+
+    Those of the configuration or, unless set, the cores that this process may use, divided among
+    the runs and among the processes that a launcher has started here.
+    """
+    if machine.decoding_workers is not None:
+        return machine.decoding_workers
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, usable_cores() // (runs * max(1, int(local) if local.isdigit() else 1)))
 
 
 _DATA_SETS: dict[str, Callable[[DataConfig, Machine, torch.device], Store]] = {
@@ -184,6 +200,34 @@ def _check_memory(images: int, channels: int, config: DataConfig) -> None:
             f"{needed / 2**30:.0f} GiB, more than this machine's memory; lower image_size, or set "
             "in_memory=False"
         )
+
+
+def decoding_speed(location: str, processes: int, image_size: int, images: int) -> float:
+    """Return how many images a second so many processes decode, as for training on ImageNet.
+
+    In random crops of `image_size` pixels, with colour jitter; timed over so many images, in
+    batches of 64, once each process has begun. Raises as of `load_data`.
+    """
+    config = DataConfig(
+        name="speed",
+        image_size=image_size,
+        in_memory=False,
+        crop_scale=0.25,
+        colour_jitter=0.4,
+    )
+    store = FileStore(located(location), config, processes, torch.device("cpu"))
+    drawing = derived_generator(0, "speed")
+    count = len(store.labels)
+
+    def batches(number: int) -> list[Tensor]:
+        return [torch.randint(count, (_TIMED_BATCH,), generator=drawing) for _ in range(number)]
+
+    with closing(store):
+        for some in (batches(2 * processes), batches(max(1, images // _TIMED_BATCH))):
+            began = time.perf_counter()
+            for _ in store.read(some, some):
+                pass
+    return len(some) * _TIMED_BATCH / (time.perf_counter() - began)
 
 
 @lru_cache(maxsize=1)  # for the runs that one process does

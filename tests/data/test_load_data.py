@@ -10,7 +10,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from pareco.config import Machine
-from pareco.data import TrainingLoader, load_data
+from pareco.data import TrainingLoader, load_data, loading
+from pareco.data.loading import decoding_workers
 from pareco.data.pixels import HIDDEN, NO_IMAGE
 from tests.data.pictures import CLASSES, PACKS, small, written_folders, written_tars
 from tests.experiments import TINY
@@ -151,3 +152,25 @@ def test_photographs_as_they_are(pack: str, options: dict[str, Any], counts: tup
         assert 0.5 < float(images.std()) < 1.5
     batches.close()  # type: ignore[attr-defined]
     assert not data.store.reasons
+
+
+@pytest.mark.parametrize(
+    ("told", "local", "runs", "expected"),
+    [
+        (None, None, 1, 24),
+        (None, "8", 1, 3),
+        (None, None, 5, 4),
+        (None, "64", 1, 1),
+        (None, "", 100, 1),
+        (7, "8", 5, 7),
+        (0, None, 1, 0),
+    ],
+)
+def test_cores_are_shared_by_all_that_runs_here(
+    monkeypatch: pytest.MonkeyPatch, told: int | None, local: str | None, runs: int, expected: int
+) -> None:
+    monkeypatch.setattr(loading, "usable_cores", lambda: 24)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert decoding_workers(Machine(decoding_workers=told), runs) == expected

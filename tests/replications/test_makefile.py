@@ -40,6 +40,7 @@ def test_every_experiment_can_be_replicated_and_reported(name: str) -> None:
     [
         (["SCALE=short", "METHODS=us_net s_net"], "--scale short --methods us_net s_net"),
         (["SEEDS=0 1", "SET=--workers 1 --device cpu"], "--seeds 0 1 --workers 1 --device cpu"),
+        (["WORKERS=16", "DECODERS=8"], "--workers 16 --decoding-workers 8"),
         (["IMAGENET=hfds/a/b"], "--images hfds/a/b"),  # a data set of the hub is no folder
         (["GPUS=1"], ""),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pareco import processes
 from pareco.config import Experiment
 from pareco.data.contents import Contents
 from replications.__main__ import main
@@ -201,6 +202,23 @@ def test_what_is_seen_is_told_for_people_and_as_json(
     told = json.loads(capsys.readouterr().out)
     assert (told["classes"], told["train_images"], told["test_images"]) == (list(CLASSES), 36, 12)
     assert [each["name"] for each in told["left_out"]] == ["train/ant/notes.txt"]
+
+
+def test_speed_is_told_for_one_process_and_for_every_core(
+    pets: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "usable_cores", lambda: 3)
+    speed = ["--speed", "--size", "8", "--images", "64"]
+    assert main(["data", pets, *speed]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4] == "images decoded a second, as for training at 8 x 8 pixels:"
+    said = [line.split(":") for line in lines[-3:]]
+    assert [name for name, _ in said] == ["  1 process", "  2 processes", "  3 processes"]
+    assert all(float(speed.replace(",", "")) > 0 for _, speed in said)
+    assert main(["data", pets, *speed, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images_per_second"].keys() == {"1", "2", "3"}
+    assert main(["data", pets, "--size", "2"]) == 2
+    assert "size must be at least 8, got 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

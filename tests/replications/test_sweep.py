@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -21,11 +24,11 @@ from rich.console import Console
 from pareco.config import Machine
 from pareco.data import DamagedImages
 from pareco.processes import ProcessesDiffer
-from pareco.training import NonFiniteLoss, RunError
+from pareco.training import NonFiniteLoss, RunError, StepReport
 from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
-from replications.sweep import Job, run_jobs
+from replications.sweep import Job, JobResult, run_jobs
 from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent
@@ -97,6 +100,83 @@ def test_a_signal_to_the_parent_alone_reaches_its_workers(
     ]
     assert ["2 of 3 runs" in line for line in endings] == [False, True]
     assert not multiprocessing.active_children()
+
+
+@dataclass
+class Underway:
+    """A run that keeps a GPU until it is told to end."""
+
+    job: Job
+    context: Any
+    device: str | None
+    result: JobResult = field(default_factory=lambda: JobResult("done"))
+    lives: int = 3
+
+    @property
+    def process(self) -> Any:
+        self.lives -= 1
+        return SimpleNamespace(sentinel=0, is_alive=lambda: self.lives > 0)
+
+    def reports(self) -> list[StepReport]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "expected"),
+    [
+        (["2", "5"], 4, ["2", "5", "2", "5", "2"]),
+        (["2", "5"], 1, ["2"] * 5),
+        ([], 2, [None] * 5),
+    ],
+)
+def test_each_run_gets_the_gpu_with_the_fewest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[str],
+    workers: int,
+    expected: list[str | None],
+) -> None:
+    begun = []
+
+    def worker(*given: Any) -> Underway:
+        begun.append(Underway(*given))
+        return begun[-1]
+
+    monkeypatch.setattr(sweep, "Worker", worker)
+    monkeypatch.setattr(sweep.connection, "wait", lambda *_: None)
+    jobs = [replace(job, seed=n) for n in range(5) for job in jobs_in(tmp_path, "us_net")]
+    assert not run_jobs(jobs, workers=workers, console=Console(), devices=devices)
+    assert [each.device for each in begun] == expected
+
+
+def test_a_run_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    forever = SimpleNamespace(join=threading.Event().wait)
+    monkeypatch.setattr(sweep.multiprocessing, "parent_process", lambda: forever)
+    seen = []
+    monkeypatch.setattr(sweep, "_result", lambda *_: os.environ["CUDA_VISIBLE_DEVICES"])
+    pipe = SimpleNamespace(send=seen.append)
+    sweep._work(jobs_in(tmp_path, "us_net")[0], pipe, "5")  # type: ignore[arg-type]
+    sweep._work(jobs_in(tmp_path, "us_net")[0], pipe, None)  # type: ignore[arg-type]
+    assert seen == ["5", "5"]
+
+
+def test_a_run_that_waits_for_its_images_says_what_helps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console(width=200)
+    job, quick = jobs_in(Path(), "us_net", "s_net")
+    report = StepReport(**dict.fromkeys(StepReport.__dataclass_fields__, 1))
+    with sweep.SweepBars(console, 2) as bars:
+        for each, waited in ((job, (90.0, 34.0)), (quick, (0.0, 19.0))):
+            bars.begin(each)
+            for percent in waited:
+                bars.show(each, replace(report, waiting_percent=percent))
+            bars.end(each, JobResult("done"))
+    shown = capsys.readouterr().out.splitlines()
+    first, second = [line for line in shown if line.startswith("done ")]
+    assert "62% of its training waited for images: more --decoding-workers" in first
+    assert "waited" not in second
 
 
 def test_a_signal_to_a_worker_alone_fails_its_run_only(
