@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,9 +10,14 @@ from rich.console import Console
 from pareco.config import DATA_SETS
 from pareco.files import write_text
 from pareco.reporting import InvalidRecord
-from pareco.reporting.figures import FIGURE_FILES
+from pareco.reporting.figures import (
+    FIGURE_FILES,
+    SUFFIXES,
+    side_by_side_figure,
+    write_figure,
+)
 from pareco.reporting.page import Section, page_html
-from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, ExperimentRecord
+from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, ExperimentRecord, Records
 from pareco.reporting.rendering import terminal
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
@@ -26,6 +32,8 @@ from replications.catalogue import (
 )
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
+
+_FAMILIES = ("imagenet", "cifar")
 
 
 def write_report(name: str, folders: Folders, console: Console) -> None:
@@ -86,11 +94,46 @@ def write_site(results: Path, console: Console) -> None:
             for name in recorded(results)
         ]
         rows = summary_rows(found)
-        write_text(results / "README.md", summary_markdown(rows, claims))
+        sheets = _write_sheets([each.records for each in found], results)
+        write_text(results / "README.md", summary_markdown(rows, claims, sheets))
         sections = [section(each, results) for each in found]
         write_text(results / "index.html", page_html(sections, claims, rows))
     for name in ("README.md", "index.html"):
         console.out(results / name)
+
+
+def _write_sheets(found: Sequence[Records], results: Path) -> list[str]:
+    """Draw what has run of ImageNet, and of CIFAR, side by side at each scale; return the names.
+
+    Where fewer than two experiments have run there is no such figure: an earlier one is removed.
+    """
+    ran = {each.experiment.experiment: each for each in found}
+    written = []
+    for (family, scale), names in _families(ran).items():
+        panels = [ran[name] for name in names if name in ran]
+        paths = [results / f"{family}-{scale}{suffix}" for suffix in SUFFIXES]
+        if len(panels) < 2:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            continue
+        absent = [name for name in names if name not in ran]
+        figure = side_by_side_figure(panels, absent, scale, FOCUS)
+        for path in paths:
+            write_figure(figure, path)
+        written.append(f"{family}-{scale}")
+    return written
+
+
+def _families(ran: Collection[str]) -> dict[tuple[str, str], list[str]]:
+    """Return the experiments of each family at each scale; at equal compute those that have run."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, experiment, scale in catalogued():
+        for family in _FAMILIES:
+            if experiment.startswith(family):
+                equal = equal_compute_name(name, scale)
+                names.setdefault((family, scale), []).append(name)
+                names[family, scale] += [equal] if equal in ran else []
+    return names
 
 
 def summary_rows(reports: list[Report]) -> list[SummaryRow]:

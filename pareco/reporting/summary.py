@@ -60,8 +60,15 @@ def seeds_text(fronts: pd.DataFrame) -> str:
     return _count(most, "seed") if least == most else f"{least} to {most} seeds"
 
 
-def summary_markdown(rows: Sequence[SummaryRow], claims: Sequence[Verdict]) -> str:
-    """The text of results/README.md: what ran, what did not in one folded line, and the claims."""
+def summary_markdown(
+    rows: Sequence[SummaryRow], claims: Sequence[Verdict], sheets: Sequence[str] = ()
+) -> str:
+    """The text of results/README.md: what ran, what did not in one folded line, and the claims.
+
+    `sheets` are the names of figures, beside it, that show several experiments.
+    """
+    links = ", ".join(f"[{name}]({name}.png)" for name in sheets)
+    side_by_side = f"\n\nSide by side: {links}." if links else ""
     return f"""# Results
 
 Made by `python -m replications report --all` from the records in `*/records/`; never edited by
@@ -71,7 +78,7 @@ give the same bytes. [index.html](index.html) shows all of it in one page that n
 The outcome is the mean test top-1 error (%) over budgets of the experiment's cost, as in its
 table. Only the paper's experiments, at the scale `paper`, say something about its numbers.
 
-{_experiments(rows)}
+{_experiments(rows)}{side_by_side}
 
 ## Claims of the paper
 

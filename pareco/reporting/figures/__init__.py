@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pareco.reporting.figures.error_vs_cost import error_figure, points_figure
+from pareco.reporting.figures.side_by_side import side_by_side_figure
 from pareco.reporting.figures.style import SUFFIXES, write_figure
 from pareco.reporting.figures.training_and_search import (
     curves_figure,
@@ -15,7 +16,14 @@ from pareco.reporting.figures.training_and_search import (
 from pareco.reporting.figures.width_map import widths_figure
 from pareco.reporting.records import AXES, COST_WORDS, LATENCY, ExperimentRecord, Records
 
-__all__ = ["FIGURE_FILES", "SUFFIXES", "experiment_figures", "shown_costs", "write_figure"]
+__all__ = [
+    "FIGURE_FILES",
+    "SUFFIXES",
+    "experiment_figures",
+    "shown_costs",
+    "side_by_side_figure",
+    "write_figure",
+]
 
 _OTHERS: dict[str, Callable[[Records, str], Figure | None]] = {
     "front_points": points_figure,

@@ -85,7 +85,7 @@ def error_figure(
         if cost == "macs":
             _draw_published(panels[0], published, fronts["macs"], full)
         for look in strong[1:]:
-            _draw_line(panels[1], _difference(rows[look], rows[strong[0]]), look)
+            draw_line(panels[1], _difference(rows[look], rows[strong[0]]), look)
         if panels[0].get_ylim()[0] < 0:  # where a band goes on, though no error can
             panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel("Test top-1 error (%)")
@@ -104,7 +104,7 @@ def error_figure(
 
 def _draw_front(axes: Axes, front: pd.DataFrame, look: MethodLook) -> None:
     """The line of a strong method, its networks, and its place in the legend."""
-    _draw_line(axes, joined_errors(front, "percent"), look)
+    draw_line(axes, joined_errors(front, "percent"), look)
     steps = pd.concat([staircase(own, "percent") for _, own in front.groupby("seed")])
     point = {"color": look.color, "marker": look.marker, "zorder": look.zorder}
     point |= {"alpha": 0.75, "linewidths": 0}
@@ -112,7 +112,7 @@ def _draw_front(axes: Axes, front: pd.DataFrame, look: MethodLook) -> None:
     axes.plot([], [], **look.line, marker=look.marker, markersize=4.5, label=look.legend)
 
 
-def _draw_line(axes: Axes, by_seed: pd.DataFrame, look: MethodLook) -> None:
+def draw_line(axes: Axes, by_seed: pd.DataFrame, look: MethodLook) -> None:
     """The mean over seeds, and the band around it, where every seed has a value."""
     known = by_seed.dropna(axis=1)
     axes.plot(known.mean(), **look.line)

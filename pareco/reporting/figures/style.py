@@ -1,6 +1,6 @@
 """One look for all figures: colours, dashes, markers, titles, legends, and how they are written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -109,18 +109,24 @@ def method_looks(records: Records, focus: str) -> dict[str, MethodLook]:
     last = {method: (method in marks, areas[method] != areas[method]) for method in methods}
     methods[1:] = sorted(methods[1:], key=lambda method: (*last[method], areas[method]))
     seeds = fronts.groupby("method")["seed"].nunique()
-    palette = sns.color_palette("colorblind", len(methods)).as_hex()
+    labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}
+    return looks_in_order(labels, {method: int(seeds[method]) for method in methods})
+
+
+def looks_in_order(labels: Mapping[str, str], seeds: Mapping[str, int]) -> dict[str, MethodLook]:
+    """The looks of methods with these labels and numbers of seeds, the first one strongest."""
+    palette = sns.color_palette("colorblind", len(labels)).as_hex()
     return {
         method: MethodLook(
-            label=f"{method} {marks.get(method, '')}".strip(),
-            seeds=int(seeds[method]),
+            label=label,
+            seeds=seeds[method],
             color=palette[rank],
             dashes=_DASHES[rank % len(_DASHES)],
             marker=_MARKERS[rank % len(_MARKERS)],
             width=1.3 if rank else 2.0,
-            zorder=3 - rank / len(methods),
+            zorder=3 - rank / len(labels),
         )
-        for rank, method in enumerate(methods)
+        for rank, (method, label) in enumerate(labels.items())
     }
 
 
