@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, fx
 
 from pareco.bundle.rebuilding import Builder
@@ -24,7 +24,7 @@ from pareco.bundle.standalone import load_narrowed
 from pareco.config import ExportKind
 from pareco.randomness import derived_generator, seeded_globally
 
-_KEY = "pareco"  # of the description in each kind's own metadata
+_KEY = "pareco.json"  # of the description in each kind's own metadata
 _NOISE = 8  # images, where none are given
 _LEAST = 4  # images that show one and several at a time
 
@@ -113,7 +113,7 @@ def _read_program(exported: Exported, path: Path) -> Read:
 
 def _write_weights(exported: Exported, path: Path) -> None:
     held = {name: x.detach().contiguous().clone() for name, x in exported.weights.items()}
-    save_file(held, path, {_KEY: exported.text})
+    path.write_bytes(save(held, {_KEY: exported.text}))
 
 
 def _read_weights(exported: Exported, path: Path) -> Read:
@@ -175,7 +175,9 @@ def write_checked(
         raise
     except Exception as error:  # whatever exporters and runtimes raise
         said = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise ExportError(f"{path.name}: {to} cannot hold the network: {said.strip()}") from error
+        raise ExportError(
+            f"{path.name}: the network cannot be exported to {to}, try another kind: {said.strip()}"
+        ) from error
     off = float((found - expected).abs().max()) / (largest or 1.0)
     allowed = math.sqrt(torch.finfo(expected.dtype).eps)
     if not off <= allowed:

@@ -15,13 +15,15 @@ def load_narrowed(path: str | Path, model: nn.Module | None = None) -> nn.Module
     """Return the network in evaluation mode: timm's, or `model`, with the layers of the file.
 
     `model` is the network at full width, which is changed; its weights do not matter. Raises
-    `ValueError` if the file is of another network.
+    `ValueError` if the file is of another network, or of one that timm does not have.
     """
     with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-        about = json.loads(file.metadata()["pareco"])
+        about = json.loads(file.metadata()["pareco.json"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if model is None:
         known = about["architecture"]
+        if known is None or not timm.is_model(known["name"]):
+            raise ValueError(f"{path}: timm does not have its network: give it at full width")
         options = {name: known[name] for name in ("num_classes", "in_chans")}
         model = timm.create_model(known["name"], **options)
     if other := sorted(model.state_dict().keys() ^ tensors.keys()):
