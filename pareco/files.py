@@ -41,18 +41,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield where to write a file or a folder, which becomes `path` once the block has ended well.
 
-    If it fails, nothing is left, and an old file stays. Raises `OSError` before, if `path` is a
-    folder with something in it, or in no folder.
+    If it fails, nothing is left, and an old file stays. If the process is killed meanwhile, a
+    hidden folder beside it may be left. Raises `OSError` before, if `path` is a folder or in none.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
-    if path.is_dir() and any(path.iterdir()):
-        raise FileExistsError(errno.EEXIST, "the folder is not empty", str(path))
+    if path.is_dir():
+        raise FileExistsError(errno.EEXIST, "a folder is there already", str(path))
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / path.name
         yield partial
-        if partial.is_file() and path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         for each in (partial, *partial.rglob("*")):
             sync(each)
         partial.replace(path)

@@ -151,7 +151,7 @@ def test_what_was_narrowed_is_timms_own_network_and_its_layers_say_their_widths(
         assert like.weight.shape == layer.weight.shape
     for file in (bundled("s_net"), own):
         pareco.load(file, builder=made).export(tmp_path / "b.safetensors", "safetensors")
-        with pytest.raises(ValueError, match="timm does not have its network: give it at full width"):
+        with pytest.raises(ValueError, match="timm does not have its network: give it at full"):
             load_narrowed(tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match=r"a.safetensors is of another network: blocks"):
         load_narrowed(tmp_path / "a.safetensors", made())
@@ -240,6 +240,24 @@ def test_a_network_that_keeps_numbers_beside_its_layers_is_not_exported_as_weigh
     )
 
 
+def test_parts_that_do_not_run_are_in_the_weights_too(tmp_path: Path) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = made(), nn.Conv2d(5, 7, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.used(images)
+
+    net, path = make_slimmable(Whole(), torch.zeros(1, 1, 8, 8)), tmp_path / "a.safetensors"
+    bundle = pareco.load(saved(tmp_path / "a.pareco", net, _50=(1, 1)), builder=Whole)
+    bundle.export(path, "safetensors")
+    network = load_narrowed(path, Whole())
+    assert torch.equal(network.get_parameter("unused.weight"), net.get_parameter("unused.weight"))
+    images = drawn(2, 1, 8, 8)
+    torch.testing.assert_close(network(images), bundle.network(0)(images))
+
+
 def test_networks_of_other_floats_are_exported_or_refused(tmp_path: Path) -> None:
     net = tiny_net().double()
     widths = net.space.smallest
@@ -284,8 +302,8 @@ def test_a_missing_package_is_named(
         ("{bundle} --to torch -o a.pt2 --images {photos}/notes.txt", 1, "notes.txt cannot be"),
         ("{bundle} --to torch -o a.pt2 --images {empty}", 1, "empty: no image is there"),
         ("{bundle} --to torch -o no/a.pt2", 1, "no: no such folder"),
-        ("{bundle} --to torch -o {empty}/full.pt2", 1, "full.pt2: the folder is not empty"),
-        ("{bundle} --to torch -o {empty}/full.pt2 --all", 1, "full.pt2: the folder is not empty"),
+        ("{bundle} --to torch -o {empty}/full.pt2", 1, "full.pt2: a folder is there al"),
+        ("{bundle} --to torch -o {empty}/full.pt2 --all", 1, "full.pt2: a folder is there al"),
     ],
 )
 def test_wrong_requests_end_with_a_message(
@@ -299,7 +317,7 @@ def test_wrong_requests_end_with_a_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty" / "full.pt2" / "held").mkdir(parents=True)
+    (tmp_path / "empty" / "full.pt2").mkdir(parents=True)
     places = {"photos": photos, "bundle": bundled("s_net"), "empty": tmp_path / "empty"}
     assert main(["export", *line.format(**places).split()]) == status
     out, err = capsys.readouterr()
