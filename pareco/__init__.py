@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
 
 if TYPE_CHECKING:
-    from pareco.bundle import BudgetError, Bundle, BundleError, FrontNetwork, load, save_bundle
+    from pareco.bundle import (
+        BudgetError,
+        Bundle,
+        BundleError,
+        ExportError,
+        FrontNetwork,
+        load,
+        save_bundle,
+    )
     from pareco.config import SearchConfig
     from pareco.cost import CostModel
     from pareco.methods import Method
@@ -20,6 +28,7 @@ _PLACES = {
     "BudgetError": "pareco.bundle",
     "Bundle": "pareco.bundle",
     "BundleError": "pareco.bundle",
+    "ExportError": "pareco.bundle",
     "FrontNetwork": "pareco.bundle",
     "CostModel": "pareco.cost",
     "Method": "pareco.methods",
@@ -39,6 +48,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CostModel",
+    "ExportError",
     "FrontNetwork",
     "Method",
     "Mobo",

@@ -1,4 +1,4 @@
-"""The application `pareco`: a network as a slimmable one, a run as a bundle, its predictions."""
+"""The application `pareco`: a network as a slimmable one, a run as a bundle, and its networks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import tyro
 from rich.table import Table
 
 from pareco.arguments import Flag, chosen_command, in_one_line, plain_console
+from pareco.config import ExportKind
 
 if TYPE_CHECKING:
+    from pareco.bundle.serving import BudgetLimits
     from pareco.slimmable import SlimmableNet
 
 _COSTS = {
@@ -175,18 +177,8 @@ class BundleCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictCommand:
-    """Print file, class and probability of images, by the best network within a budget.
-
-    The best is that of the least search loss; without a limit, of all. Exit status: 0; 1 if bundle
-    or images cannot be read; 2 for a budget that no network is within, or a wrong value.
-    """
-
-    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
-    """A file that `pareco bundle` wrote."""
-
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """Images, and folders of images."""
+class _Budget:
+    """What a network may cost at most."""
 
     macs: float | None = None
     """Most multiply-accumulates for an image."""
@@ -199,6 +191,29 @@ class PredictCommand:
 
     latency_ms: float | None = None
     """Most milliseconds for an image, on the machine that latency was measured on."""
+
+    def _limits(self) -> BudgetLimits:
+        return {
+            "macs": self.macs,
+            "params": self.params,
+            "memory_bytes": self.memory_bytes,
+            "latency_ms": self.latency_ms,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictCommand(_Budget):
+    """Print file, class and probability of images, by the best network within a budget.
+
+    The best is that of the least search loss; without a limit, of all. Exit status: 0; 1 if bundle
+    or images cannot be read; 2 for a budget that no network is within, or a wrong value.
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """A file that `pareco bundle` wrote."""
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    """Images, and folders of images."""
 
     top: int = 1
     """How many classes to print for each image, the likeliest first."""
@@ -217,18 +232,56 @@ class PredictCommand:
         from pareco.bundle.serving import UnreadableImage
 
         try:
-            found = load(self.bundle).predict(
-                self.images,
-                macs=self.macs,
-                params=self.params,
-                memory_bytes=self.memory_bytes,
-                latency_ms=self.latency_ms,
-            )
+            found = load(self.bundle).predict(self.images, **self._limits())
         except (BundleError, UnreadableImage, OSError) as error:
             return _failed(error)
         for name, row in found.iterrows():
             for place in (-row.to_numpy()).argsort(kind="stable")[: self.top]:
                 print(name, found.columns[place], f"{row.iloc[place]:.4f}", sep="\t")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand(_Budget):
+    """Write the best network within a budget as a file that others read, once it is checked.
+
+    The best is that of the least search loss. The file is read again and run beside the network:
+    nothing is written unless it gives the same scores. Exit status: 0; 1 if the network cannot be
+    exported, or bundle or images cannot be read; 2 for a budget that no network is within, or a
+    wrong value.
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """A file that `pareco bundle` wrote."""
+
+    to: ExportKind
+    """onnx (its files end in .onnx), torch (a program of torch.export, .pt2), or safetensors (plain
+    weights, also for timm: docs/export.md has the loader)."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+    """The file to write or, with --all, the folder to make."""
+
+    all: Flag = False
+    """Write every network within the budget (of the whole front without one), and index.csv."""
+
+    images: Path | None = None
+    """An image, or a folder of images, to check with; without, noise of the network's size."""
+
+    def carried_out(self) -> int:
+        """Write, and print a line for each file; return the exit status."""
+        from pareco.bundle import BundleError, ExportError, load
+        from pareco.bundle.serving import UnreadableImage
+
+        try:
+            bundle = load(self.bundle)
+            export = bundle.export_front if self.all else bundle.export
+            found = export(self.output, self.to, images=self.images, **self._limits())
+        except (BundleError, ExportError, UnreadableImage, OSError) as error:
+            return _failed(error)
+        for row in found.to_dict("records"):
+            place = self.output / row["file"] if self.all else self.output
+            off = f"scores off by at most {row['largest_difference']:.1e} of the largest"
+            print(f"{place}: {row['macs']:,} MACs, {row['params']:,} parameters; {off}")
         return 0
 
 
@@ -247,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "profile": ProfileCommand(network=tyro.MISSING),
         "bundle": BundleCommand(run=tyro.MISSING, output=tyro.MISSING),
         "predict": PredictCommand(bundle=tyro.MISSING, images=tyro.MISSING),
+        "export": ExportCommand(bundle=tyro.MISSING, to=tyro.MISSING, output=tyro.MISSING),
     }
     try:
         with in_one_line():

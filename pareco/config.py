@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 Granularity = Literal["network", "stage", "layer"]
 Cost = Literal["macs", "params", "activations", "peak_activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
+ExportKind = Literal["onnx", "torch", "safetensors"]
 EMBEDDED = ("digits", "digits_rgb")
 """The data sets that come with the installed packages."""
 DATA_SETS = (*EMBEDDED, "cifar10", "cifar100", "imagenet")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _ENDING = ".tmp"
 
@@ -31,6 +34,26 @@ def write_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or a folder, which becomes `path` once the block has ended well.
+
+    If it fails, nothing is left, and an old file stays. If the process is killed meanwhile, a
+    hidden folder beside it may be left. Raises `OSError` before, if `path` is a folder or in none.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    if path.is_dir():
+        raise FileExistsError(errno.EEXIST, "a folder is there already", str(path))
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        for each in (partial, *partial.rglob("*")):
+            sync(each)
+        partial.replace(path)
     sync(path.parent)
 
 

@@ -14,20 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ZeroPadShortcut(nn.Module):
-    """Every other pixel, with zeros for the new channels: He et al.'s option A, no weights."""
-
-    def __init__(self, added_channels: int) -> None:
-        super().__init__()
-        self.added_channels = added_channels
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return `n x (c + added) x h/2 x w/2` of `n x c x h x w`."""
-        return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.added_channels))
-
-
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; halves the resolution where the channels increase."""
+    """Two 3x3 convolutions and a shortcut; halves the resolution where the channels increase.
+
+    There the shortcut is He et al.'s option A, without weights.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -37,12 +28,18 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = nn.Identity() if stride == 1 else ZeroPadShortcut(outputs - inputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the block's features."""
         features = self.relu(self.bn1(self.conv1(images)))
         return self.relu(self.bn2(self.conv2(features)) + self.shortcut(images))
+
+    def shortcut(self, images: Tensor) -> Tensor:
+        """Return the images or, halved, every other pixel with zeros for the new channels."""
+        if self.conv1.stride == (1, 1):
+            return images
+        added = self.conv2.out_channels - self.conv1.in_channels
+        return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 0, added))
 
 
 class CifarResNet(nn.Module):

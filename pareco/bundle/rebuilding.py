@@ -23,11 +23,15 @@ Builder = Callable[[], nn.Module]
 
 @dataclass(frozen=True, kw_only=True)
 class SubNetwork:
-    """A network of the front: where its weights are, its widths, and its own batch norm."""
+    """A network of the front: where its weights are, its widths, and its own batch norm.
+
+    `build` makes the plain network at full width, with other weights.
+    """
 
     net: SlimmableNet
     widths: Widths
     statistics: NormStatistics
+    build: Builder
 
 
 def rebuilt(
@@ -67,7 +71,9 @@ def rebuilt(
         net = nets[shipped.weights]
         with _fitting(f"front.{index}"):
             own = sets.below("front", index)
-            networks.append(_sub_network(net, shipped.widths, own))
+            widths, statistics = _own(net, shipped.widths, own)
+        each = SubNetwork(net=net, widths=widths, statistics=statistics, build=build)
+        networks.append(each)
     if len({(id(each.net), each.widths) for each in networks}) < len(networks):
         raise BundleError("it holds a network of the front twice")
     if left := sets.left():
@@ -178,10 +184,10 @@ def _fitting(about: str) -> Iterator[None]:
         raise BundleError(f"{about}: {error}") from error
 
 
-def _sub_network(
+def _own(
     net: SlimmableNet, counts: Mapping[str, int], own: Mapping[str, Tensor]
-) -> SubNetwork:
-    """Return a network of the front; its private weights, if any, are given to `net`.
+) -> tuple[Widths, NormStatistics]:
+    """Return what a network of the front has of its own; private weights are given to `net`.
 
     Raises `ValueError` if groups, channels or tensors are not those of the network.
     """
@@ -222,5 +228,4 @@ def _sub_network(
                 parameter.copy_(own[name]).requires_grad_(False)
     means = {name: own[f"{name}.running_mean"] for name in channels}
     variances = {name: own[f"{name}.running_var"] for name in channels}
-    found = NormStatistics(means, variances, batches=1)
-    return SubNetwork(net=net, widths=widths, statistics=found)
+    return widths, NormStatistics(means, variances, batches=1)

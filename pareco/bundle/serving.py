@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -11,16 +12,21 @@ import torch
 from PIL import Image
 from torch import Tensor, fx, nn
 
+from pareco.bundle.export import Exported, ending, write_checked
 from pareco.bundle.rebuilding import Builder, SubNetwork, rebuilt
 from pareco.bundle.sealed import BundleError, Description, opened
-from pareco.config import DataConfig
+from pareco.config import DataConfig, ExportKind
 from pareco.data.pixels import as_rgb, name_order, printable, readable_formats, reason_to_leave_out
 from pareco.data.transforms import Preparation, view
+from pareco.files import written_whole
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Images = str | Path | Iterable[Image.Image | str | Path]
+"""Images of PIL, files or folders, or one of these two."""
 
 _AT_ONCE = 64  # images
 _BYTES = 4  # of an activation, a 32-bit float
@@ -108,6 +114,10 @@ class Bundle:
         fewest MACs. Raises `BudgetError`, with the nearest figures that can be had, if no network
         is within, and `TypeError` for a limit of another name.
         """
+        return self._within(limits)[0]
+
+    def _within(self, limits: BudgetLimits) -> list[int]:
+        """Return the rows within the limits, the best first; raise as `choice`."""
         if unknown := sorted(limits.keys() - _LIMITS.keys()):
             raise TypeError(f"no limit is called {unknown[0]!r}; known: {', '.join(_LIMITS)}")
         asked = {name: float(limits[name]) for name in _LIMITS if limits.get(name) is not None}
@@ -118,7 +128,7 @@ class Bundle:
         within = [index for index, row in enumerate(rows) if _keeps_to(row, asked)]
         if not within:
             raise BudgetError(_nearest(rows, asked))
-        return min(within, key=lambda index: (rows[index]["search_loss"], rows[index]["macs"]))
+        return sorted(within, key=lambda index: (rows[index]["search_loss"], rows[index]["macs"]))
 
     def for_budget(self, **limits: Unpack[BudgetLimits]) -> fx.GraphModule:
         """Return the network that `choice` finds within the limits, ready to run.
@@ -159,15 +169,14 @@ class Bundle:
     @torch.no_grad()
     def predict(
         self,
-        images: str | Path | Iterable[Image.Image | str | Path],
+        images: Images,
         **limits: Unpack[BudgetLimits],
     ) -> pd.DataFrame:
         """Return the probabilities: a row for each image, a column for each class.
 
-        Of the network that `choice` finds within the limits. `images` are images of PIL, files or
-        folders, or one of these two; rows are named by the files, images by their numbers. A
-        folder's images are taken with those of its folders, in the order of their names. Raises as
-        `choice`; `UnreadableImage`, naming the file; `FileNotFoundError`.
+        Of the network that `choice` finds within the limits. Rows are named by the files, images
+        by their numbers. A folder's images are taken with those of its folders, in the order of
+        their names. Raises as `choice`; `UnreadableImage`, naming the file; `FileNotFoundError`.
         """
         import pandas as pd
 
@@ -183,6 +192,79 @@ class Bundle:
             parts.append(scores.float().softmax(1))
         found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         return pd.DataFrame(found.numpy(), index=names, columns=list(self.classes))
+
+    def export(
+        self,
+        path: str | Path,
+        to: ExportKind,
+        *,
+        images: Images | None = None,
+        **limits: Unpack[BudgetLimits],
+    ) -> pd.DataFrame:
+        """Write the network that `choice` finds as a file that others read; return its row.
+
+        That is a table of one row of `front`, with the name of the file, and `largest_difference`:
+        how far the scores of what was read of the file are from the network's on these images (64
+        at most, or noise without), as a part of the largest score. docs/export.md has the kinds.
+
+        Raises as `choice` and `predict`; `ExportError` if the network cannot be exported so or the
+        scores differ, `OSError` if it cannot be written, `ValueError` for another ending than the
+        kind's. Nothing is written then.
+        """
+        target, known = Path(path), ending(to)
+        if target.suffix != known:
+            raise ValueError(f"{printable(str(path))}: a file of the kind {to} must end in {known}")
+        index = self.choice(**limits)
+        with written_whole(target) as partial:
+            return self._exported({index: partial}, to, images)
+
+    def export_front(
+        self,
+        folder: str | Path,
+        to: ExportKind,
+        *,
+        images: Images | None = None,
+        **limits: Unpack[BudgetLimits],
+    ) -> pd.DataFrame:
+        """Write each network within the limits into a new folder; return their rows.
+
+        They are as `export` returns them, also in the folder's `index.csv`. Raises as that does.
+        """
+        known, rows = ending(to), sorted(self._within(limits))
+        with written_whole(Path(folder)) as partial:
+            partial.mkdir()
+            macs = {index: self._description.front[index].macs for index in rows}
+            files = {index: partial / f"{index:02}-{macs[index]}-macs{known}" for index in rows}
+            table = self._exported(files, to, images)
+            table.to_csv(partial / "index.csv", index_label="row")
+        return table
+
+    def _exported(
+        self, files: Mapping[int, Path], to: ExportKind, images: Images | None
+    ) -> pd.DataFrame:
+        """Write rows of the front to files; return them, with the names and what checks found."""
+        seen = None
+        if images is not None:
+            given = [*itertools.islice(_listed(images), _AT_ONCE)]
+            if not given:
+                raise UnreadableImage(f"{printable(str(images))}: no image is there")
+            seen = self.prepared(map(_read, given))
+        off = [write_checked(self._out(row), file, to, seen) for row, file in files.items()]
+        table = self.front.loc[[*files]]
+        table.insert(0, "file", [file.name for file in files.values()])
+        return table.assign(largest_difference=off)
+
+    def _out(self, index: int) -> Exported:
+        """Return the network of a row with what is told of it wherever it goes."""
+        chosen, network = self._networks[index], self.network(index)
+        told = self._description.model_dump(mode="json", exclude={"sha256", "format", "front"})
+        own = self._description.front[index].model_dump(mode="json", exclude={"weights"})
+        return Exported(
+            network=network,
+            weights={**chosen.net.shared_weights(), **network.state_dict()},
+            description={"format": "pareco-network-1", **told, "network": own},
+            build=chosen.build,
+        )
 
 
 def load(
@@ -238,9 +320,7 @@ def _nearest(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> 
     return f"no network of the front is within the budget: {'; '.join(said) or nothing}"
 
 
-def _listed(
-    images: str | Path | Iterable[Image.Image | str | Path],
-) -> Iterable[Image.Image | Path]:
+def _listed(images: Images) -> Iterable[Image.Image | Path]:
     """Yield images and files, those of folders in their place."""
     for each in [images] if isinstance(images, str | Path) else images:
         if isinstance(each, Image.Image):

@@ -56,14 +56,11 @@ def save_bundle(
     not in the network's space.
     """
     networks = list(front)
-    private = {widths: net.private_weights(widths) for widths in net.switches}
-    owned = {id(parameter) for own in private.values() for parameter in own.values()}
-    state = net.state_dict(keep_vars=True)
-    tensors = {f"weights/0/{name}": x for name, x in state.items() if id(x) not in owned}
+    tensors = {f"weights/0/{name}": tensor for name, tensor in net.shared_weights().items()}
     shipped = []
     for index, each in enumerate(networks):
         net.space.check(each.widths)
-        own = {**each.statistics.by_name, **private.get(each.widths, {})}
+        own = {**each.statistics.by_name, **net.private_weights(each.widths)}
         tensors |= {f"front/{index}/{name}": tensor for name, tensor in own.items()}
         costs = {name: int(net.cost.of(name, each.widths)) for name in COSTS}
         numbers = {name: getattr(each, name) for name in (*MEASURED, "latency_ms")}

@@ -254,6 +254,15 @@ class SlimmableNet(nn.Module):
             if (parameter := layer._parameters.get(f"{kind}_{switch}")) is not None
         }
 
+    def shared_weights(self) -> dict[str, Tensor]:
+        """Return parameters and buffers of the full network, by the names of the plain one.
+
+        Without what `private_weights` returns of any sub-network.
+        """
+        private = {id(x) for each in self._switches for x in self.private_weights(each).values()}
+        state = self.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if id(tensor) not in private}
+
     def extract(self, widths: Widths, statistics: NormStatistics | None = None) -> fx.GraphModule:
         """Return a plain network with a copy of the weights of one sub-network.
 
