@@ -22,7 +22,7 @@ def load_narrowed(path: str | Path, model: nn.Module | None = None) -> nn.Module
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if model is None:
         known = about["architecture"]
-        if known is None or not timm.is_model(known["name"]):
+        if known is None or not timm.is_model(known["name"]) or known["undone_strides"]:
             raise ValueError(f"{path}: timm does not have its network: give it at full width")
         options = {name: known[name] for name in ("num_classes", "in_chans")}
         model = timm.create_model(known["name"], **options)

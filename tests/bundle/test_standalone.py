@@ -1,5 +1,6 @@
 """The page on export runs as it stands, outside this package where it says so."""
 
+import json
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import pareco
 from pareco import models
@@ -87,3 +88,12 @@ def test_what_was_exported_runs_where_pareco_is_not(
 
 def test_the_page_shows_the_loader_as_it_is() -> None:
     assert Path(standalone.__file__).read_text() in [text for _, text in BLOCKS]
+
+
+def test_a_network_that_timm_makes_otherwise_is_to_be_given(tmp_path: Path) -> None:
+    """With undone strides: the weights would fit timm's, and mean something else there."""
+    known = {"name": "mobilenetv2_050", "num_classes": 2, "in_chans": 3, "undone_strides": 2}
+    about = json.dumps({"architecture": known})
+    save_file({}, tmp_path / "a.safetensors", {"pareco.json": about})
+    with pytest.raises(ValueError, match="give it at full width"):
+        standalone.load_narrowed(tmp_path / "a.safetensors")
