@@ -138,6 +138,8 @@ def how_to_reproduce(record: ExperimentRecord) -> str:
         target = f"{target} NETWORK={record.network} SIZE={record.image_size}"
         return " SCALE=".join([target, *scales])
     command = f"python -m replications run EXPERIMENT --name {name}"
+    if record.started_from:
+        command = f"{command} --network.weights FILE (or --network.pretrained)"
     if own:
         command = f"{command} --images FOLDER --data.name {record.data}"
     return " --scale ".join([command, *scales])
