@@ -17,16 +17,10 @@ from pareco.cost import FeatureCount, Site, Trace
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import TracingError
 
-_ADVICE = "Take the channels as they are (order_channels=False)"
-_WRITERS = ("convolution", "depthwise", "linear")
-_READERS = ("convolution", "linear")
-_PERMUTED = {
-    **dict.fromkeys(_WRITERS, (nn.Conv2d, nn.Linear)),
-    "norm": (nn.modules.batchnorm._BatchNorm,),
-    "activation": (nn.PReLU,),
-    "pad": (ChannelPad,),
-}
-"""The layers of each kind whose channels may be put in another order together."""
+_ADVICE = "Take them as they are: order_channels=False, or --network.no-order-channels of a run"
+_PERMUTED = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.PReLU, ChannelPad)
+"""The layers whose channels may be put in another order; of convolutions those without groups, and
+depthwise ones."""
 
 Slot = tuple[tuple[int, int], ...]
 """What stands and falls together: (group, channel), sorted; more than one where padding ties."""
@@ -52,11 +46,12 @@ def put_in_order(held: nn.Module, found: Trace) -> None:
     orders = _orders(found, layers, _importance(found, layers))
     done: set[int] = set()
     for site in found.sites:
-        for tensor in _tensors(layers[site.name]):
+        layer = layers[site.name]
+        for tensor in _tensors(layer):
             if id(tensor) not in done:
                 done.add(id(tensor))
                 _permute(tensor, 0, site.outputs, orders)
-                if site.kind in _READERS:
+                if tensor is layer._parameters.get("weight") and _sums_inputs(layer):
                     _permute(tensor, 1, site.inputs, orders)
 
 
@@ -66,12 +61,17 @@ def _tensors(layer: nn.Module) -> Iterable[Tensor]:
     return (each for each in held if each is not None)
 
 
+def _sums_inputs(layer: nn.Module) -> bool:
+    """Return whether every output channel of a layer is a sum over all of its input channels."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
 def _check(site: Site, layer: nn.Module) -> None:
     if {site.inputs.group, site.outputs.group} == {None}:
         return
-    grouped = site.kind == "convolution" and getattr(layer, "groups", 1) > 1
-    if grouped or not isinstance(layer, _PERMUTED.get(site.kind, ())):
-        reason = f"the channels of {type(layer).__name__} cannot be put in order"
+    grouped = isinstance(layer, nn.Conv2d) and layer.groups not in (1, layer.out_channels)
+    if grouped or not isinstance(layer, _PERMUTED):
+        reason = f"the channels of this {type(layer).__name__} cannot be put in order"
         raise TracingError(site.name, reason, _ADVICE)
     if any(tensor.is_meta for tensor in _tensors(layer)):
         advice = "Give the model its weights, on a device that holds them"
@@ -83,13 +83,12 @@ def _importance(found: Trace, layers: dict[str, nn.Module]) -> list[Tensor]:
     importance = [torch.zeros(group.maximum, dtype=torch.double) for group in found.groups]
     seen: set[int] = set()
     for site in found.sites:
-        group = site.outputs.group
-        if site.kind not in _WRITERS or group is None:
-            continue
-        weight = layers[site.name].get_parameter("weight")
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            importance[group] += weight.detach().cpu().double().abs().flatten(1).sum(1)
+        group, layer = site.outputs.group, layers[site.name]
+        if group is not None and isinstance(layer, (nn.Conv2d, nn.Linear)):
+            if id(layer.weight) in seen:
+                continue
+            seen.add(id(layer.weight))
+            importance[group] += layer.weight.detach().cpu().double().abs().flatten(1).sum(1)
     return importance
 
 

@@ -43,6 +43,18 @@ class Joined(nn.Module):
         return self.classes(F.relu(self.deep(F.relu(self.hidden(flat)))))
 
 
+class Padded(nn.Module):
+    """Scores that are channels, padded: those of the last convolution have a fixed place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.last(F.relu(self.first(images)))
+        return F.pad(features, (0, 0, 0, 0, 1, 2)).mean((2, 3))
+
+
 def lively(model: nn.Module) -> nn.Module:
     """Return the model, in evaluation and doubles, with batch norm and slopes that differ."""
     generator = torch.Generator().manual_seed(1)
@@ -102,6 +114,15 @@ def test_the_full_network_computes_what_it_did(name: str, side: int) -> None:
     layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
     names = {f"{path}.weight" for path, each in model.named_modules() if isinstance(each, layers)}
     assert names <= changed(model, net)
+
+
+def test_channels_that_padding_puts_at_a_fixed_place_stay_there() -> None:
+    model = lively(Padded())
+    net = ordered(model, 8)
+    check_full_width(model, net, torch.randn(2, 3, 8, 8, dtype=torch.double))
+    assert changed(model, net) == {"first.weight", "first.bias", "last.weight"}
+    assert torch.equal(net.get_parameter("last.bias"), model.get_parameter("last.bias"))
+    assert falling(norms(net, "first"))
 
 
 @pytest.mark.slow
@@ -195,5 +216,11 @@ def test_what_has_no_exact_order_is_refused() -> None:
     model = named_model("cifar_resnet8", 5)
     held, _, found = trace(admitted_copy(model), torch.zeros(1, 3, 16, 16))
     held.add_module("bn1", nn.GroupNorm(4, 16))
-    with pytest.raises(TracingError, match=r"'bn1'.* of GroupNorm cannot be put in order"):
+    with pytest.raises(TracingError, match=r"'bn1'.* of this GroupNorm cannot be put in order"):
+        put_in_order(held, found)
+    held.add_module("bn1", nn.BatchNorm2d(16))
+    held.get_submodule("layer1").get_submodule("0").add_module(
+        "conv2", nn.Conv2d(16, 16, 3, groups=4)
+    )
+    with pytest.raises(TracingError, match=r"'layer1\.0\.conv2'.* this Conv2d cannot be put"):
         put_in_order(held, found)
