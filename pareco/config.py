@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
@@ -20,6 +20,8 @@ EMBEDDED = ("digits", "digits_rgb")
 DATA_SETS = (*EMBEDDED, "cifar10", "cifar100", "imagenet")
 """The data sets that `pareco.data.load_data` has by name; any other name is a user's own."""
 
+_PLACE = {"place": True}
+"""Of a field that says where something lies: no part of a configuration that is stored."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -67,10 +69,43 @@ class NetworkConfig:
     slim_head: bool = False
     """Whether the final head convolution may be slimmed too."""
 
+    pretrained: bool = False
+    """Whether to start from the weights that timm has for a network of its own, of the tag in its
+    name, such as resnet18.a1_in1k, or its first one."""
+
+    weights: str | None = field(default=None, metadata=_PLACE)
+    """A file of weights of the full network to start from: .safetensors, or a .pth or .pt that
+    holds nothing but tensors. What is recorded is which they are, not where they lie."""
+
+    started_from: str | None = None
+    """Which weights these are, as runs record it: timm:NAME.TAG, or sha256:DIGEST of the file; None
+    for what `pretrained` and `weights` give. Others than those that are named are refused."""
+
+    order_channels: bool = True
+    """Whether channels of such weights are put in the order of their importance, so that the first
+    ones, which narrow networks keep, have the largest filters. Fresh weights stay as they are."""
+
     def __post_init__(self) -> None:
         _require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
         _at_least(1, self, "divisor", "base_width")
         _at_least(0, self, "undone_strides")
+        both = self.pretrained and self.weights is not None
+        _require(not both, "network.pretrained and network.weights: give one of them")
+        _require(
+            self.order_channels or self.pretrained or bool(self.weights or self.started_from),
+            "network.order_channels False is about weights to start from: give network.pretrained "
+            "or network.weights",
+        )
+
+    @property
+    def start(self) -> str | None:
+        """The weights that training starts from, in a few words; None for fresh ones."""
+        if self.started_from is None:
+            return None
+        kind, _, rest = self.started_from.partition(":")
+        named = f"a file of SHA-256 {rest[:12]}..." if kind == "sha256" else f"{kind}'s {rest}"
+        order = "ordered by importance" if self.order_channels else "in the order they have there"
+        return f"{named}, channels {order}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,14 +475,20 @@ def as_json(config: Any, prefix: str = "") -> dict[str, Any]:
     """Return a configuration as one flat, JSON-ready dictionary.
 
     The names of nested fields are joined by dots and begin with `prefix`; tuples become lists.
+    Where something lies on a machine is left out.
     """
     flat: dict[str, Any] = {}
-    for name, value in vars(config).items():
+    for each in fields(config):
+        name, value = f"{prefix}{each.name}", getattr(config, each.name)
         if is_dataclass(value):
-            flat |= as_json(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+            flat |= as_json(value, f"{name}.")
+        elif not _is_place(each):
+            flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _is_place(each: Field[Any]) -> bool:
+    return each.metadata == _PLACE
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -468,7 +509,7 @@ def _defaults(kind: type, prefix: str = "") -> Mapping[str, Any]:
         nested = types[each.name]
         if is_dataclass(nested):
             flat |= _defaults(nested, f"{prefix}{each.name}.")  # type: ignore[arg-type]
-        elif each.default is not MISSING:
+        elif each.default is not MISSING and not _is_place(each):
             value = each.default
             flat[f"{prefix}{each.name}"] = list(value) if isinstance(value, tuple) else value
     return flat

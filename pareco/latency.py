@@ -20,7 +20,7 @@ from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.environment import hardware
 from pareco.training.interruption import RunError
-from pareco.training.preparation import initial_network
+from pareco.training.preparation import untrained_network
 from pareco.widths import Widths
 
 LATENCY_FILE = "latency.json"
@@ -50,7 +50,7 @@ def measure_latencies(
         return False
     processes = joined_processes(machine.device)
     data, size = load_data(experiment.data, machine, processes.device), experiment.data.image_size
-    net = initial_network(experiment, data.num_classes, data.in_chans, seed=0)
+    net = untrained_network(experiment, data.num_classes, data.in_chans)
     net.to(processes.device)
     ordered = sorted({Widths(net.space.maxima), *map(Widths.parse, found)})
     image = torch.zeros(1, data.in_chans, size, size, device=processes.device)

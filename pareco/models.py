@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
+
+_OURS_CFG = MappingProxyType({"classifier": "fc"})
+"""What a network of timm says of itself, as far as it holds for ours."""
 
 
 class BasicBlock(nn.Module):
@@ -44,6 +50,8 @@ class BasicBlock(nn.Module):
 
 class CifarResNet(nn.Module):
     """A ResNet with 6k + 2 layers: three stages of k blocks at widths w, 2w and 4w."""
+
+    pretrained_cfg: ClassVar[Mapping[str, Any]] = _OURS_CFG
 
     def __init__(
         self, depth: int, *, num_classes: int = 10, in_chans: int = 3, base_width: int = 16
@@ -85,6 +93,8 @@ class CifarVgg(nn.Module):
     Simonyan and Zisserman (arXiv 1409.1556, table 1); for CIFAR, and with one pooling more, Liu et
     al. (arXiv 1708.06519).
     """
+
+    pretrained_cfg: ClassVar[Mapping[str, Any]] = _OURS_CFG
 
     def __init__(
         self, depth: int, *, num_classes: int = 10, in_chans: int = 3, base_width: int = 64
@@ -151,19 +161,71 @@ def create_model(
     in_chans: int = 3,
     base_width: int | None = None,
     undone_strides: int = 0,
+    pretrained: bool = False,
 ) -> nn.Module:
-    """Return a freshly initialized network.
+    """Return a freshly initialized network or, where `pretrained`, one with timm's weights.
 
     `name` is `cifar_resnet<depth>` (depth 6k + 2, `base_width` 16 unless given), `cifar_vgg<depth>`
-    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm. So many of the first reductions of
-    the resolution are undone: the layers at the largest resolutions get a stride of 1, as small
-    images need. Raises `ValueError` naming the nearest known names for an unknown one, or the layer
-    whose stride is not what reduces.
+    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm, which may have a tag. Timm's
+    weights are adapted to `in_chans`; a classifier of another number of classes stays fresh. So
+    many of the first reductions of the resolution are undone: the layers at the largest resolutions
+    get a stride of 1, as small images need. Raises `ValueError` naming the nearest known names for
+    an unknown one, the layer whose stride is not what reduces, or what helps where weights are not
+    to be had.
     """
-    network = _plain(name, num_classes, in_chans, base_width)
+    network = _as_it_is(name, num_classes, in_chans, base_width, pretrained)
     if undone_strides:
         _undo_strides(network, undone_strides, in_chans, name)
     return network
+
+
+def _as_it_is(
+    name: str, num_classes: int, in_chans: int, base_width: int | None, pretrained: bool
+) -> nn.Module:
+    match = _OURS.fullmatch(name)
+    if match and not pretrained:
+        family = FAMILIES[match[1]]
+        width = {} if base_width is None else {"base_width": base_width}
+        return family(int(match[2]), num_classes=num_classes, in_chans=in_chans, **width)
+    if not match and not timm.is_model(name):
+        known = [*CIFAR_RESNETS, *CIFAR_VGGS, *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
+    if base_width is not None:
+        families = "cifar_resnet<depth> and cifar_vgg<depth>"
+        raise ValueError(f"base_width is for {families}; {name} comes from timm as it is")
+    if not pretrained:
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+    tagged = tagged_name(name)
+    try:
+        return timm.create_model(
+            tagged, pretrained=True, num_classes=num_classes, in_chans=in_chans
+        )
+    except Exception as error:  # whatever a hub's client raises
+        why = re.split(r"\n|\. ", str(error))[0]
+        raise ValueError(
+            f"network.pretrained: timm's weights {tagged} cannot be had here "
+            f"({type(error).__name__}: {why}). Run this once where there is a network, bring "
+            "the cache of Hugging Face along, or give a file with network.weights"
+        ) from error
+
+
+def tagged_name(name: str) -> str:
+    """Return a network's name with the tag of the weights that timm has for it.
+
+    Raises `ValueError`, with those that it has, where there are none.
+    """
+    known = None
+    with suppress(RuntimeError):  # another tag
+        known = get_pretrained_cfg(name)
+    if known is not None and known.has_weights:
+        return f"{known.architecture}.{known.tag}" if known.tag else str(known.architecture)
+    tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    having = f"; there are {', '.join(tagged)}" if tagged else ""
+    raise ValueError(
+        f"network.pretrained: timm has no weights of {name}{having}. Give a file with "
+        "network.weights"
+    )
 
 
 def _undo_strides(network: nn.Module, count: int, in_chans: int, name: str) -> None:
@@ -209,19 +271,3 @@ def _strided(
     with torch.no_grad():
         copied(torch.zeros(1, in_chans, _SIDE, _SIDE, device="meta"))
     return found
-
-
-def _plain(name: str, num_classes: int, in_chans: int, base_width: int | None) -> nn.Module:
-    match = _OURS.fullmatch(name)
-    if match:
-        family = FAMILIES[match[1]]
-        width = {} if base_width is None else {"base_width": base_width}
-        return family(int(match[2]), num_classes=num_classes, in_chans=in_chans, **width)
-    if not timm.is_model(name):
-        known = [*CIFAR_RESNETS, *CIFAR_VGGS, *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
-    if base_width is not None:
-        families = "cifar_resnet<depth> and cifar_vgg<depth>"
-        raise ValueError(f"base_width is for {families}; {name} comes from timm as it is")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)

@@ -214,6 +214,8 @@ class Subject:
     """Every cost of the full network: COSTS, and the latency where it was measured."""
     groups: tuple[GroupSize, ...]
     """In the order of a front's `widths`."""
+    started_from: Line | None = None
+    """The weights that training started from, in words; None for fresh ones."""
     equal_macs: Count | None = None
     """MACs that every run spent before the test, but for its last step and search; None where
     methods have gradient steps and passes in common instead."""

@@ -81,6 +81,7 @@ def as_json(planner: Planner, plans: Plans) -> dict[str, Any]:
         "experiment": experiment.name,
         "scale": experiment.scale,
         "network": experiment.network.name,
+        "started_from": experiment.network.start,
         "train_images": planner.train_images,
         "search_images": planner.search_images,
         "test_images": planner.test_images,
@@ -147,13 +148,14 @@ def table_of(plans: Plans) -> list[list[str]]:
 def about(planner: Planner) -> list[str]:
     """Return what the runs are, in three lines."""
     experiment, training = planner.experiment, planner.experiment.training
-    size, length = experiment.data.image_size, f"{training.epochs} epochs"
+    start, size = experiment.network.start, experiment.data.image_size
+    length = f"{training.epochs} epochs"
     if training.macs:
         length = f"until {training.macs:,} MACs are spent before the test"
     return [
         f"{experiment.name}: {experiment.network.name} on {experiment.data.name}, "
         f"{size} x {size} pixels",
-        f"scale: {experiment.scale}",
+        f"scale: {experiment.scale}" + (f"; started from {start}, not counted" if start else ""),
         f"{planner.train_images:,} training images, {planner.search_images:,} for the search, "
         f"{planner.test_images:,} test images; {length}, batches of {training.batch_size}",
     ]

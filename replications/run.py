@@ -33,6 +33,7 @@ from replications.scales import PUBLISHED
 if TYPE_CHECKING:
     from replications.sweep import Job
 
+_START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
 
 
@@ -161,16 +162,16 @@ class RunCommand:
         their images apart from each other. Name, methods and seeds may differ; all else makes it
         another experiment, which must not be taken for the published one.
         """
-        chosen = self.experiment
+        chosen = self._with_start_known()
         default = self.default or experiment_named(self.of, chosen.scale)
         if self.equal == "compute":
-            chosen = self._of_equal_compute()
+            chosen = self._of_equal_compute(chosen)
         name = name_at(chosen.name, chosen.scale)
         others = {known for known, *which in catalogued() if which != [self.of, chosen.scale]}
         if name in others or name in _NO_NAMES:
             raise ValueError(f"--name {chosen.name}: {name} is taken in the results, take another")
-        ours, theirs = as_json(chosen), as_json(default)
-        free, macs = ("name", "methods", "seeds", "scale", "training.macs"), chosen.training.macs
+        ours, theirs, macs = as_json(chosen), as_json(default), chosen.training.macs
+        free = ("name", "methods", "seeds", "scale", "training.macs", *_START)
         changed = [
             f"{key} {ours[key]}" for key in ours if key not in free and ours[key] != theirs[key]
         ]
@@ -179,15 +180,25 @@ class RunCommand:
             name=name,
             scale=default.scale
             + (f", changed: {', '.join(changed)}" if changed else "")
+            + (", from given weights" if chosen.network.started_from else "")
             + (f", equal compute: {macs:,} MACs before the test" if macs else "")
             + self._normalization(),
         )
 
-    def _of_equal_compute(self) -> Experiment:
+    def _with_start_known(self) -> Experiment:
+        """Return the experiment with the name of the weights that it starts from, if any."""
+        network = self.experiment.network
+        if network.weights is None and not network.pretrained:
+            return self.experiment  # with nothing heavy imported
+        from pareco.training.preparation import with_start_known
+
+        return with_start_known(self.experiment)
+
+    def _of_equal_compute(self, chosen: Experiment) -> Experiment:
         """Return the experiment with MACs that every run may spend, and a name that says so."""
         from pareco.training.preparation import planner_before
 
-        chosen, macs = self.experiment, self.experiment.training.macs
+        macs = chosen.training.macs
         if macs is None:
             first = method_named(chosen.methods[0])
             macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
@@ -258,16 +269,21 @@ class RunCommand:
         from pareco.data import load_data
         from pareco.processes import joined_processes
         from pareco.schema import counted
+        from pareco.training.preparation import initial_model
 
         experiment, training = self.experiment, self.experiment.training
         device = joined_processes(self.machine.device).device
         data = load_data(experiment.data, self.machine, device)  # as it was checked
         steps = len(data.train) // training.batch_size
         size = experiment.data.image_size
-        return (
-            f"{experiment.name}: {experiment.network.name}, {size} x {size} pixels\n"
-            f"{counted(experiment.data.name, data.counts)}\n"
-            f"{training.epochs} epochs of {steps:,} steps, {training.batch_size} images each"
+        _, remark = initial_model(experiment, data.num_classes, data.in_chans, 0)
+        return "\n".join(
+            (
+                f"{experiment.name}: {experiment.network.name}, {size} x {size} pixels",
+                *([] if remark is None else [remark]),
+                counted(experiment.data.name, data.counts),
+                f"{training.epochs} epochs of {steps:,} steps, {training.batch_size} images each",
+            )
         )
 
     def _report(self, console: Console) -> None:

@@ -167,7 +167,17 @@ def section(report: Report, results: Path) -> Section:
 
 
 def how_to_reproduce(record: ExperimentRecord) -> str:
-    """Return the command that makes an experiment's results; images of one's own are in FOLDER."""
+    """Return the command that makes an experiment's results; images of one's own are in FOLDER.
+
+    A comment says that it takes the weights that training started from, if any.
+    """
+    given = (
+        "  # with --network.weights FILE, or --network.pretrained" if record.started_from else ""
+    )
+    return f"{_command(record)}{given}"
+
+
+def _command(record: ExperimentRecord) -> str:
     name, own = record.experiment, record.data not in DATA_SETS
     for known, experiment, scale in catalogued():
         if name == known:

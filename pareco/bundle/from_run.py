@@ -86,6 +86,7 @@ def write_bundle(folder: Path, path: Path, machine: Machine = Machine()) -> Bund
         "origin": {
             **{name: getattr(result, name) for name in _OF_RUN},
             "data": result.data,
+            "started_from": result.started_from,
             **{name: session.get(name) for name in _OF_SESSION},
         },
         "latency": {name: each for name, each in latency.items() if name != "milliseconds"},

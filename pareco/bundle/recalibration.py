@@ -17,7 +17,7 @@ from pareco.processes import joined_processes
 from pareco.reporting.records import read_json
 from pareco.schema import CONFIGURATION, RESULT, SESSIONS
 from pareco.slimmable import SlimmableNet
-from pareco.training.preparation import initial_network, stored_experiment
+from pareco.training.preparation import stored_experiment, untrained_network
 from pareco.widths import Widths
 
 
@@ -72,7 +72,7 @@ class Recalibration:
 
     def _net(self, index: int) -> SlimmableNet:
         data = self.data
-        net = initial_network(self.experiment, data.num_classes, data.in_chans, self.seed)
+        net = untrained_network(self.experiment, data.num_classes, data.in_chans)
         weights = load_file(self.folder / "weights" / f"{index}.safetensors")
         if extra := sorted(weights.keys() - net.state_dict().keys()):
             raise BundleError(

@@ -121,7 +121,9 @@ class ExperimentRecord(Subject):
 
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
-        absent = [name for name in (*COUNTS, "equal_macs") if getattr(self, name) is None]
+        absent = [
+            name for name in (*COUNTS, "equal_macs", "started_from") if getattr(self, name) is None
+        ]
         absent += [name for name in ("configuration", "planned_seeds") if not getattr(self, name)]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
@@ -129,8 +131,9 @@ class ExperimentRecord(Subject):
 
     @property
     def published(self) -> bool:
-        """Whether it was run at the published schedule, by however many processes."""
-        return self.scale.partition(NORMALIZED_APART)[0] == PUBLISHED_SCALE
+        """Whether it was run from scratch at the published schedule, by however many processes."""
+        schedule = self.scale.partition(NORMALIZED_APART)[0]
+        return schedule == PUBLISHED_SCALE and self.started_from is None
 
     @property
     def equal(self) -> tuple[str, ...]:
@@ -169,12 +172,17 @@ class ExperimentRecord(Subject):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What every table and figure must say: a scale that is not simply the published one."""
+        """What every table and figure must say: a scale that is not simply the published one.
+
+        And which weights training started from.
+        """
+        start = self.started_from
+        given = () if start is None else (f"started from {start}; what these cost is not counted",)
         if self.scale == PUBLISHED_SCALE:
-            return ()
-        if self.published:
-            return (f"scale: {self.scale}",)
-        return (f"scale: {self.scale}, not the published schedule",)
+            return given
+        if self.scale.partition(NORMALIZED_APART)[0] == PUBLISHED_SCALE:
+            return (f"scale: {self.scale}", *given)
+        return (f"scale: {self.scale}, not the published schedule", *given)
 
 
 class InvalidRecord(ValueError):

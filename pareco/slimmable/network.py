@@ -27,6 +27,7 @@ from pareco.slimmable.layers import (
 )
 from pareco.slimmable.modes import modes_kept
 from pareco.slimmable.nodes import TracingError
+from pareco.slimmable.ordering import put_in_order
 from pareco.slimmable.tracing import HELD, assembled, trace
 from pareco.widths import Widths, WidthSpace
 
@@ -39,6 +40,7 @@ def make_slimmable(
     divisor: int = 1,
     granularity: Granularity = "layer",
     slim_head: bool = False,
+    order_channels: bool = False,
 ) -> SlimmableNet:
     """Return a slimmable copy of the model, at full width, with the same state dict.
 
@@ -46,11 +48,16 @@ def make_slimmable(
     that do not run are kept, in their place; costs do not count them, and `extract` drops them.
     `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
+    `order_channels` is for trained weights: the channels of each group are put in the order of the
+    L1 norms of their filters, largest first, so that narrow networks keep those; the state dict is
+    permuted, and the full network's outputs are the same but for the order of sums.
 
-    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced or sliced, and
-    `TypeError` for what is no module or no tensor.
+    Raises `TracingError` (a `ValueError`) naming the node that cannot be traced, sliced or ordered,
+    and `TypeError` for what is no module or no tensor.
     """
     held, graph, found = trace(admitted_copy(model), example_input, slim_head=slim_head)
+    if order_channels:
+        put_in_order(held, found)
     space = WidthSpace(
         groups=found.groups, alpha_min=alpha_min, divisor=divisor, granularity=granularity
     )

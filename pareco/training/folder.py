@@ -290,6 +290,7 @@ class RunFolder:
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
             "full_costs": {name: int(net.cost.of(name, full)) for name in COSTS},
+            "started_from": self.experiment.network.start,
             "groups": [{"name": group.name, "maximum": group.maximum} for group in space.groups],
             "budget": {name: getattr(done, name) for name in BUDGET_TYPES},
             "budget_exempt": budget_exempt,

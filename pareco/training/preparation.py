@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 import torch
+from torch import nn
 
 from pareco.config import Experiment, Machine, check_location, completed
 from pareco.data.contents import contents_of
 from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes
-from pareco.models import create_model
 from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.starting import start_known, started_model
 from pareco.training.plan import Planner
+
+_LOGGER = logging.getLogger("pareco.training")
+
+
+def with_start_known(experiment: Experiment) -> Experiment:
+    """Return the experiment with the name of the weights that it starts from, as runs record it.
+
+    Raises `ValueError`, naming the field, where they lie nowhere or are others than it names.
+    """
+    return replace(experiment, network=start_known(experiment.network))
 
 
 def initial_network(experiment: Experiment, classes: int, channels: int, seed: int) -> SlimmableNet:
     """Return the network with the initial weights of this seed, on the CPU.
 
-    For so many classes, and images of so many colour channels.
+    For so many classes, and images of so many colour channels. Fresh weights are the seed's; where
+    the configuration names others to start from, only a classifier of other classes is. Raises
+    `ValueError`, naming the field, where these are not to be had or do not fit.
     """
     config, size = experiment.network, experiment.data.image_size
-    with seeded_globally(seed, "weights", device=torch.device("cpu")):
-        model = create_model(
-            config.name,
-            num_classes=classes,
-            in_chans=channels,
-            base_width=config.base_width,
-            undone_strides=config.undone_strides,
-        )
+    model, remark = initial_model(experiment, classes, channels, seed)
+    if remark is not None:
+        _LOGGER.info("%s", remark)
     return make_slimmable(
         model,
         torch.zeros(1, channels, size, size),
@@ -39,7 +48,29 @@ def initial_network(experiment: Experiment, classes: int, channels: int, seed: i
         divisor=config.divisor,
         granularity=config.granularity,
         slim_head=config.slim_head,
+        order_channels=config.order_channels and remark is not None,
     )
+
+
+def initial_model(
+    experiment: Experiment, classes: int, channels: int, seed: int
+) -> tuple[nn.Module, str | None]:
+    """Return the plain network of `initial_network`, its channels not yet in order, and a remark.
+
+    It says what weights are started from; None where they are fresh.
+    """
+    with seeded_globally(seed, "weights", device=torch.device("cpu")):
+        return started_model(experiment.network, classes, channels)
+
+
+def untrained_network(experiment: Experiment, classes: int, channels: int) -> SlimmableNet:
+    """Return the network with any weights, for its structure or for weights that are loaded next.
+
+    What others a run started from is not needed, nor where it lies.
+    """
+    fresh = {"pretrained": False, "weights": None, "started_from": None, "order_channels": True}
+    network = replace(experiment.network, **fresh)
+    return initial_network(replace(experiment, network=network), classes, channels, 0)
 
 
 def stored_experiment(configuration: Mapping[str, Any]) -> Experiment:
@@ -97,4 +128,4 @@ def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Plan
             f"training.batch_size {experiment.training.batch_size} exceeds the {max(sizes[0], 0)} "
             f"training images that are left of {images:,}"
         )
-    return planner_of(experiment, initial_network(experiment, classes, channels, 0), sizes)
+    return planner_of(experiment, untrained_network(experiment, classes, channels), sizes)

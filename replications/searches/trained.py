@@ -22,7 +22,7 @@ from pareco.files import write_text
 from pareco.methods import Method
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
-from pareco.training.preparation import initial_network, stored_experiment
+from pareco.training.preparation import stored_experiment, untrained_network
 from pareco.widths import Widths, WidthSpace
 from replications.catalogue import method_named
 from replications.searches.grid import GridRow, as_written, line_of, points, row_of, write_grid
@@ -86,8 +86,8 @@ class TrainedNetwork:
     def net(self) -> SlimmableNet:
         """The trained network, on the CPU."""
         torch.set_num_threads(self.experiment.training.cpu_threads)
-        data, seed = self.data, self.configuration["seed"]
-        net = initial_network(self.experiment, data.num_classes, data.in_chans, seed)
+        data = self.data
+        net = untrained_network(self.experiment, data.num_classes, data.in_chans)
         net.load_state_dict(load_file(self.weights))
         return net
 

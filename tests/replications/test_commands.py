@@ -89,6 +89,8 @@ LIGHT = {
     "run digits --training.epoch 3": (2, "--training.epoch, 3; did you mean --training.epochs?"),
     "run digits --training.epochs many": (2, "--training.epochs: invalid literal"),
     "run digits --network.alpha-min 1.5": (2, "alpha_min must be between 0 and 1"),
+    "run digits --network.no-order-channels": (2, "network.order_channels False is about weights"),
+    "run digits --network.pretrained --network.weights a.pt": (2, "give one of them"),
     "run digits --workers 0": (2, "workers must be at least 1"),
     "run digits --device gpu": (2, "'--device'. Expected one of ('auto', 'cpu')"),
     "run digits --checkpoint-minutes -1": (2, "checkpoint_minutes must not be negative"),
@@ -177,6 +179,9 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
         (["report", "--all"], "there are no records in results"),
         (["run", "tiny", *PLAIN, "--network.name", "resnet1"], "unknown network 'resnet1'"),
         (["run", "tiny", *PLAIN, *LARGE, "--network.name", "densenet121"], "Concatenation"),
+        (["run", "tiny", "--network.weights", "a.pt"], "network.weights a.pt: No such file"),
+        (["plan", "tiny", "--network.weights", "a.pt"], "network.weights a.pt: No such file"),
+        (["run", "tiny", "--network.started-from", "sha256:0"], "say where these weights are"),
         (["run", "tiny", "--training.batch-size", "701"], "exceeds the 700 training images"),
         (["run", "tiny", "--check", "1", "--training.batch-size", "701"], "exceeds the 700"),
         (

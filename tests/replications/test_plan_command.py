@@ -1,12 +1,15 @@
 """`plan`, the page of costs, and `--equal compute`; no network runs."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import replications
 from pareco.config import Experiment
+from pareco.models import create_model
 from pareco.training.preparation import planner_before
 from replications import run as run_module
 from replications.__main__ import main
@@ -44,6 +47,25 @@ def test_a_plan_says_what_runs_take(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "% of pareco" in capsys.readouterr().out  # where us_net is not planned
     assert rows[2].split()[:4] == ["all", "runs", "4", "56"]
     assert list(tmp_path.iterdir()) == []  # nothing is written
+
+
+def test_a_plan_says_what_weights_runs_start_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = create_model("cifar_resnet8", num_classes=10, in_chans=1, base_width=4)
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    assert main(["plan", "tiny", "--network.weights", "a.safetensors"]) == 0
+    _, scale, *_ = capsys.readouterr().out.splitlines()
+    digest = hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
+    assert scale == (
+        f"scale: paper, from given weights; started from a file of SHA-256 {digest[:12]}..., "
+        "channels ordered by importance, not counted"
+    )
+    known = ["--network.started-from", f"sha256:{digest}", "--network.no-order-channels"]
+    assert main(["plan", "tiny", *known, "--json"]) == 0  # which does not need the file
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["scale"] == "paper, from given weights"
+    assert plan["started_from"].endswith(f"{digest[:12]}..., channels in the order they have there")
 
 
 def test_a_plan_in_json_has_each_run_to_the_mac(capsys: pytest.CaptureFixture[str]) -> None:
