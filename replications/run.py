@@ -19,11 +19,11 @@ from pareco.config import Experiment, Machine, as_json, check_location
 from pareco.schema import NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
-    check_methods,
     equal_compute_name,
     experiment_named,
     experiment_names,
-    method_named,
+    method_at,
+    method_places,
     name_at,
     scales_on_images,
 )
@@ -31,6 +31,7 @@ from replications.data_command import check_folder
 from replications.scales import PUBLISHED
 
 if TYPE_CHECKING:
+    from pareco.methods import Method
     from replications.sweep import Job
 
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
@@ -87,7 +88,8 @@ class RunCommand:
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
 
     method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Run only this method (may be repeated), with no report unless all others have finished."""
+    """Run only this method (may be repeated), with no report unless all others have finished. Here
+    and with --methods, one of your own is FILE.py or MODULE:CLASS."""
 
     seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
     """Run only this seed (may be repeated)."""
@@ -101,6 +103,9 @@ class RunCommand:
 
     default: Annotated[Experiment | None, tyro.conf.Suppress] = None
     """What the experiment is without any flag but those that `defaults` looks at."""
+
+    places: Annotated[Mapping[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    """Where methods are, by their names; one that it lacks is known by its name."""
 
     check: int | None = None
     """Only say whether this could run by so many processes on one network; begin nothing."""
@@ -141,8 +146,8 @@ class RunCommand:
         0 well, 1 a run failed, 130 or 143 interrupted. Raises `ValueError` or `OSError`, before
         anything is begun, for what could not run or be reported.
         """
-        chosen = replace(self, experiment=self.configured())
-        check_methods((*chosen.experiment.methods, *chosen.method))
+        chosen = self.with_methods_placed()
+        chosen = replace(chosen, experiment=chosen.configured())
         self._check_images()
         from pareco.training.interruption import Interrupted, RunError
 
@@ -153,6 +158,21 @@ class RunCommand:
         except Interrupted as error:
             print(error, file=sys.stderr)
             return error.exit_status
+
+    def with_methods_placed(self) -> Self:
+        """Return this with the methods by their names, and where they are as `places`.
+
+        Raises `ValueError` as `method_places` does.
+        """
+        compared = method_places(self.experiment.methods)
+        picked = method_places(self.method, compared)
+        experiment = replace(self.experiment, methods=tuple(compared))
+        places = compared | picked
+        return replace(self, experiment=experiment, method=tuple(picked), places=places)
+
+    def kind_of(self, name: str) -> type[Method]:
+        """Return the method of this name."""
+        return method_at(self.places.get(name, name))
 
     def configured(self) -> Experiment:
         """Return the experiment with a name that ends as its scale's, and a scale that is honest.
@@ -189,7 +209,7 @@ class RunCommand:
 
         chosen, macs = self.experiment, self.experiment.training.macs
         if macs is None:
-            first = method_named(chosen.methods[0])
+            first = self.kind_of(chosen.methods[0])
             macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
         name = equal_compute_name(chosen.name, chosen.scale)
         return replace(chosen, name=name, training=replace(chosen.training, macs=macs))
@@ -207,9 +227,10 @@ class RunCommand:
         """Return the runs that are asked for."""
         from replications.sweep import Job
 
-        experiment, runs, machine = self.experiment, self.folders.runs, self.machine
+        experiment = self.experiment
+        whole = {"experiment": experiment, "runs": self.folders.runs, "machine": self.machine}
         return [
-            Job(experiment=experiment, method=method, seed=seed, runs=runs, machine=machine)
+            Job(**whole, method=method, seed=seed, place=self.places.get(method))
             for seed in dict.fromkeys(self.seed or experiment.seeds)
             for method in dict.fromkeys(self.method or experiment.methods)
         ]
@@ -326,7 +347,7 @@ class RunCommand:
         jobs, found = self.all_jobs(), {}
         if any(not job.run_folder.done for job in jobs):
             for method in dict.fromkeys(job.method for job in jobs):
-                kind = method_named(method)
+                kind = self.kind_of(method)
                 try:
                     networks = check_runnable(
                         self.experiment, kind, self.machine, processes=self.check

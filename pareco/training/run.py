@@ -22,7 +22,7 @@ from pareco.evaluation import (
     final_front,
 )
 from pareco.ledger import Ledger
-from pareco.methods import Method, Task
+from pareco.methods import Method, Task, checked_widths
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
@@ -161,7 +161,7 @@ class _Session:
                 generator = derived_generator(self.seed, "trial", trial)
                 method = self.method(replace(self.task(space, evaluations), generator=generator))
                 method.draws = method.draws // 100
-                between = method.widths_for_step(0)
+                between = checked_widths(method, method.widths_for_step(0), "widths_for_step")
                 counts.append(len({space.largest, *between, space.smallest}))
         return min(counts)
 
