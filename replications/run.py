@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from replications.sweep import Job
 
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
+_MEANWHILE = "meanwhile, on embedded images: --scale smoke without --images (make: SCALE=smoke)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,6 @@ def _first(
     data_name: Annotated[str | None, tyro.conf.arg(name="data.name")] = None,
 ) -> tuple[str, str | None, str | None]:
     return scale, images, data_name  # the flags that other flags' defaults depend on
-
-
-def _meanwhile(experiment: str) -> str:
-    target = f"make replicate-{experiment.replace('_', '-')} SCALE=smoke"
-    return f"; meanwhile, on embedded images: {target}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +121,7 @@ class RunCommand:
         scale, images, data_name = first
         default = experiment_named(arguments[0], scale)
         if images is not None:
-            check_folder(images, _meanwhile(arguments[0]))
+            check_folder(images, f"; {_MEANWHILE}")
             default = experiment_named(arguments[0], scale, images, data_name)
         experiment = replace(default, scale=scale)
         return cls(of=arguments[0], experiment=experiment, default=default)
@@ -353,7 +349,7 @@ class RunCommand:
                         self.experiment, kind, self.machine, processes=self.check
                     )
                 except FileNotFoundError as error:
-                    raise FileNotFoundError(f"{error}\n{_meanwhile(self.of)[2:]}") from error
+                    raise FileNotFoundError(f"{error}\n{_MEANWHILE}") from error
                 if not kind.budget_exempt:
                     found[method] = networks
         self._check_budgets(found)
