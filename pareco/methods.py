@@ -265,7 +265,7 @@ def own_method(place: str) -> type[Method]:
 
 def _module_of(file: Path) -> ModuleType:
     """Return what a file defines as a module, which no other one can be taken for."""
-    path = file.expanduser().resolve()
+    path = file.expanduser().resolve(strict=True)
     name = f"{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -11,21 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.documents import python_in
+
 ROOT = Path(__file__).parent.parent
 PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 NOTHING_ELSE = ("--no-index", "--no-deps")
-HALVES = """
-from pareco import Method
-
-class Halves(Method):
-    name = "halves"
-
-    def widths_for_step(self, step):
-        return self.completed([self.task.space.uniform(0.5)], self.random_widths)
-
-    def candidates(self):
-        return self.task.space.spread(4)
-"""
 pytestmark = pytest.mark.slow
 
 
@@ -97,7 +87,7 @@ def test_a_smoke_run_of_ones_own_method_and_its_report(installed: Installation) 
     """From a folder with the method alone; a clone around it would be none of the package's."""
     before, work = installed.files(), installed.work
     subprocess.run(["git", "init", "--quiet", work], check=True)
-    (work / "halves.py").write_text(HALVES)
+    (work / "halves.py").write_text(python_in("methods.md", 70)[0])
     command = ("-m", "replications", "run", "digits", "--scale", "smoke", "--name", "mine")
     installed.python(*command, "--methods", "us_net", "./halves.py", "--device", "cpu")
     made = work / "results" / "mine-smoke"

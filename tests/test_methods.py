@@ -105,6 +105,9 @@ def test_a_method_of_ones_own_is_the_one_that_its_file_defines(tmp_path: Path) -
     assert own_method("baselines.us_net:USNet") is method_named("us_net")
     assert "random" not in vars(kind)["__module__"].split("_")[1:]
     assert __import__("random").Random
+    file.unlink()
+    with pytest.raises(ValueError, match=r"random.py: no such file"):
+        own_method(f"{file}")
 
 
 @pytest.mark.parametrize(

@@ -6,29 +6,21 @@ from pathlib import Path
 
 import pytest
 
+import pareco
 import replications
 from pareco.bundle.from_run import write_bundle
+from pareco.cli import main as pareco_main
 from pareco.reporting import InvalidRecord
 from pareco.reporting.report import collect_records
 from pareco.training import execute_run
 from replications.__main__ import main
 from replications.catalogue import method_at, method_places
 from replications.searches.trained import TrainedNetwork
+from tests.documents import blocks_of, python_in
 from tests.experiments import TINY
 from tests.replications.test_makefile import PYTHON, given
 
-HALVES = """
-from pareco import Method
-
-class Halves(Method):
-    name = "halves"
-
-    def widths_for_step(self, step):
-        return self.completed([self.task.space.uniform(0.5)], self.random_widths)
-
-    def candidates(self):
-        return self.task.space.spread(4)
-"""
+HALVES, REMEMBERING = python_in("methods.md", 70)
 MINE = ("run", "tiny", "--name", "mine", "--results", "made")
 
 
@@ -85,26 +77,38 @@ def test_what_cannot_be_taken_is_refused_before_anything_is_begun(
 def test_make_and_plan_take_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     asked = [*PYTHON, "run", "digits", "--methods", "pareco", "./halves.py"]
     assert given("replicate-digits", "METHODS=pareco ./halves.py") == [asked]
-    assert main(["plan", "tiny", "--methods", "us_net", "halves.py", "--json"]) == 0
+    Path("remembering.py").write_text(REMEMBERING)
+    files = ("halves.py", "remembering.py")
+    assert main(["plan", "tiny", "--methods", "us_net", *files, "--json"]) == 0
     planned = [run["method"] for run in json.loads(capsys.readouterr().out)["runs"]]
-    assert planned == ["us_net", "halves"]
+    assert planned == ["us_net", "halves", "remembering"]
 
 
 @pytest.mark.slow
-def test_it_is_trained_and_reported_by_its_name(tmp_path: Path) -> None:
-    """By a process of the sweep; then without its file: the report, and a bundle."""
-    assert main([*MINE, "--methods", "./halves.py"]) == 0
-    run = Path("runs/mine/halves/seed0")
-    table = Path("made/mine/table.md").read_bytes()
+def test_the_commands_of_the_page_on_methods_run_as_they_stand() -> None:
+    """Runs by processes of a sweep; then, without the file, the same report, and a bundle."""
+    console = [text for kind, text in blocks_of("methods.md", 70) if kind == "console"]
+    run, *later = "".join(console).splitlines()
+    made = Path("results/with-halves-smoke")
+    assert commanded(run) == 0
+    table = (made / "table.md").read_bytes()
     for written in ("table.md", "error_vs_flops.svg", "../index.html"):
-        assert b"halves" in Path("made/mine", written).read_bytes()
+        assert b"halves" in Path(made, written).read_bytes()
     Path("halves.py").unlink()
-    shutil.rmtree("made")
-    assert main(["report", "mine", "--results", "made"]) == 0
-    assert Path("made/mine/table.md").read_bytes() == table
-    bundle = write_bundle(run, tmp_path / "own.pareco")
-    assert bundle.origin["method"] == "halves"
-    assert main([*MINE, "--methods", "halves"]) == 2
+    shutil.rmtree("results")
+    assert [commanded(line) for line in later] == [0, 0]
+    assert (made / "table.md").read_bytes() == table
+    assert pareco.load("halves.pareco").origin["method"] == "halves"
+    assert commanded(run) == 2
+
+
+def commanded(line: str) -> int:
+    """Return the exit status of a command line of the page."""
+    words = line.split()
+    if words[:3] == ["python", "-m", "replications"]:
+        return main(words[3:])
+    assert words[0] == "pareco"
+    return pareco_main(words[1:])
 
 
 def test_what_is_loaded_never_says_what_code_to_run(
