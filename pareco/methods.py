@@ -232,6 +232,15 @@ def checked_widths(method: Method, given: Any, source: str) -> list[Widths]:
     return widths
 
 
+def code_digest(kind: type[Method]) -> str | None:
+    """Return the SHA-256 of the file that defines a method; None where there is no such file."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    except OSError:
+        return None
+
+
 def method_in(module: str, name: str) -> type[Method]:
     """Return the method of this name that a module defines; `ValueError` if it defines none."""
     for kind in _defined(importlib.import_module(module)):

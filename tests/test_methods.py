@@ -1,5 +1,6 @@
 """Every method through the protocol alone: a network that is never trained, made-up losses."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor
 
 from pareco.cost import Cost
-from pareco.methods import Method, Task, Visit, checked_widths, method_in, own_method
+from pareco.methods import (
+    Method,
+    Task,
+    Visit,
+    checked_widths,
+    code_digest,
+    method_in,
+    own_method,
+)
 from pareco.slimmable import SlimmableNet
 from pareco.width_search import WidthSearch
 from pareco.widths import Widths
@@ -105,7 +114,9 @@ def test_a_method_of_ones_own_is_the_one_that_its_file_defines(tmp_path: Path) -
     assert own_method("baselines.us_net:USNet") is method_named("us_net")
     assert "random" not in vars(kind)["__module__"].split("_")[1:]
     assert __import__("random").Random
+    assert code_digest(kind) == hashlib.sha256(OWN.encode()).hexdigest()
     file.unlink()
+    assert code_digest(kind) is None
     with pytest.raises(ValueError, match=r"random.py: no such file"):
         own_method(f"{file}")
 

@@ -22,7 +22,7 @@ from pareco.evaluation import (
     final_front,
 )
 from pareco.ledger import Ledger
-from pareco.methods import Method, Task, checked_widths
+from pareco.methods import Method, Task, checked_widths, code_digest
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
@@ -74,6 +74,7 @@ def execute_run(
         method=method.name,
         seed=seed,
         own_search=method.own_search,
+        method_code=code_digest(method),
     )
     if processes.led(folder.finished):
         return
