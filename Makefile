@@ -88,7 +88,7 @@ help:  ## Show this list
 	  'IMAGENET=FOLDER or DATA=FOLDER' 'where the images lie: a folder, or hfds/NAME of the Hugging Face hub' \
 	  'IMAGES=FOLDER (replicate-own)' 'where your own images lie; with NETWORK=lcnet_050 SIZE=64' \
 	  'DATA_NAME=flowers' 'what images are called that are no known data set' \
-	  'METHODS="pareco us_net"' 'which methods are compared' \
+	  'METHODS="pareco ./mine.py"' 'which methods are compared; one may be a file of your own' \
 	  'SEEDS="0 1 2"' 'with which seeds' \
 	  'EQUAL=compute' 'methods with equal MACs, search included, in place of equal epochs' \
 	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \

@@ -15,7 +15,7 @@ from torch import Tensor
 from pareco.config import EvaluationConfig
 from pareco.data import Batch, Images
 from pareco.ledger import Ledger
-from pareco.methods import Method
+from pareco.methods import Method, checked_widths
 from pareco.processes import Processes
 from pareco.randomness import derived_generator
 from pareco.search import front
@@ -373,4 +373,5 @@ def final_front(
     hold()
     while method.search_on():
         hold()
-    return chosen_front((*method.candidates(), *ends), evaluations, task.costs)
+    candidates = checked_widths(method, method.candidates(), "candidates")
+    return chosen_front((*candidates, *ends), evaluations, task.costs)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -209,10 +216,131 @@ class Method:
         return self.task.space.sample(self.task.generator)
 
 
+def checked_widths(method: Method, given: Any, source: str) -> list[Widths]:
+    """Return the widths that a method's function `source` has given.
+
+    Raises `ValueError`, naming both, unless they are sub-networks of its space.
+    """
+    try:
+        widths = [Widths(each) for each in given]
+        for each in widths:
+            method.task.space.check(each)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"method {method.name}: {source} must return widths of task.space: {error}"
+        ) from error
+    return widths
+
+
+def code_digest(kind: type[Method]) -> str | None:
+    """Return the SHA-256 of the file that defines a method; None where there is no such file."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    except OSError:
+        return None
+
+
 def method_in(module: str, name: str) -> type[Method]:
     """Return the method of this name that a module defines; `ValueError` if it defines none."""
-    members = vars(importlib.import_module(module)).values()
-    for item in members:
-        if isinstance(item, type) and issubclass(item, Method) and vars(item).get("name") == name:
-            return item
+    for kind in _defined(importlib.import_module(module)):
+        if vars(kind).get("name") == name:
+            return kind
     raise ValueError(f"{module} defines no method whose name is {name!r}")
+
+
+def own_method(place: str) -> type[Method]:
+    """Return the method of somebody's own at a place, whose code is run, once in a process.
+
+    The place is `FILE.py` where the file defines one method, or else `FILE.py:CLASS`; or
+    `MODULE:CLASS`. Raises `ValueError` with what is there unless that is a method with a `name` fit
+    for a folder, and with the line where its code ends with an error.
+    """
+    parts = re.fullmatch(r"(.+?\.py)(?::(\w+))?|([\w.]+):(\w+)", place)
+    if parts is None:
+        raise ValueError(f"{place}: a method of your own is FILE.py, FILE.py:CLASS or MODULE:CLASS")
+    file, of_file, name, of_module = parts.groups()
+    where, wanted = file or name, of_file or of_module
+    with _blaming(where):
+        module = _module_of(Path(file)) if file else importlib.import_module(name)
+    if wanted is None:
+        kind = _only_method(module, where)
+    else:
+        kind = vars(module).get(wanted)
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            raise ValueError(f"{where}: {wanted} is no subclass of pareco.Method; {_held(module)}")
+    return _fit_to_run(kind, where)
+
+
+def _module_of(file: Path) -> ModuleType:
+    """Return what a file defines as a module, which no other one can be taken for."""
+    path = file.expanduser().resolve(strict=True)
+    name = f"{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _blaming(where: str) -> Iterator[None]:
+    """Raise `ValueError`, naming place and line, for what code ends with inside the block."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename}: no such file") from error
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        line = f"{last.filename}, line {last.lineno}: " if Path(last.filename).is_file() else ""
+        raise ValueError(f"{where}: {line}{type(error).__name__}: {error}") from error
+
+
+def _defined(module: ModuleType) -> list[type[Method]]:
+    """Return the methods, and what they share, that a module itself defines."""
+    kinds = (item for item in vars(module).values() if isinstance(item, type))
+    return [each for each in kinds if issubclass(each, Method) and _is_of(each, module)]
+
+
+def _is_of(item: Any, module: ModuleType) -> bool:
+    return getattr(item, "__module__", None) == module.__name__
+
+
+def _held(module: ModuleType) -> str:
+    """Return what a module defines, for people."""
+    names = [name for name, item in vars(module).items() if _is_of(item, module)]
+    return f"it defines {', '.join(names) or 'nothing'}"
+
+
+def _only_method(module: ModuleType, where: str) -> type[Method]:
+    found = [kind for kind in _defined(module) if "name" in vars(kind)]
+    if not found:
+        raise ValueError(
+            f"{where} has no method, which is a subclass of pareco.Method with a `name`; "
+            f"{_held(module)}"
+        )
+    if len(found) > 1:
+        names = ", ".join(kind.__name__ for kind in found)
+        raise ValueError(f"{where} has several methods, {names}: name one, {where}:CLASS")
+    return found[0]
+
+
+def _fit_to_run(kind: type[Method], where: str) -> type[Method]:
+    """Return the method; raise `ValueError` unless it has a name, and widths to train and report.
+
+    The name is that of a folder.
+    """
+    name, own = getattr(kind, "name", None), f"{where}: {kind.__name__}"
+    if not isinstance(name, str) or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) is None:
+        raise ValueError(f"{own} needs a `name` of letters, digits, '_' and '-', got {name!r}")
+    for needed in (Method.widths_for_step, Method.candidates):
+        if getattr(kind, needed.__name__) is needed:
+            raise ValueError(f"{own} has no `{needed.__name__}`: a method needs one")
+    return kind

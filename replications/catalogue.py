@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 import baselines
@@ -116,18 +116,61 @@ def method_names() -> list[str]:
     return sorted(_method_modules())
 
 
-def check_methods(names: Iterable[str]) -> None:
-    """Raise `ValueError` with the known names, and the nearest, for one that is not there."""
-    for name in names:
-        _known("method", name, method_names())
+def method_places(
+    requests: Iterable[str], others: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return where the methods are that a user asks for, by their names, as `method_at` takes it.
+
+    A request is a known name, or one of the `others`, which are placed already; or it is where a
+    method of the user's own is, as `own_method` takes it: that code is run. Raises `ValueError` as
+    that does; with the known names, and the nearest, for a name that is not there; for an own
+    method with the name of another.
+    """
+    found: dict[str, str] = {}
+    for request in requests:
+        name, place = request, others.get(request, request)
+        if _is_own(request):
+            name, place = _named_and_placed(request)
+            if name in method_names():
+                raise ValueError(f"{request}: {name} is another method, give yours its own `name`")
+            if (theirs := (found | dict(others)).get(name, place)) != place:
+                raise ValueError(f"{place} and {theirs} are both named {name!r}, rename one")
+        found[name] = place
+    names = (*method_names(), *others, *(name for name, at in found.items() if name != at))
+    for name in found:
+        _known("method", name, names, "; one of your own is FILE.py or MODULE:CLASS")
+    return found
+
+
+def method_at(place: str) -> type[Method]:
+    """Return the method that `method_places` has placed: a known one, or by running its code.
+
+    So the place has to come from the user, never from what is loaded.
+    """
+    from pareco.methods import own_method
+
+    return own_method(place) if _is_own(place) else method_named(place)
 
 
 def method_named(name: str) -> type[Method]:
     """Return a method; raise `ValueError` with the known names, and the nearest, for another."""
     from pareco.methods import method_in
 
-    check_methods([name])
-    return method_in(_method_modules()[name], name)
+    known = _known("method", name, method_names())
+    return method_in(_method_modules()[known], known)
+
+
+def _is_own(request: str) -> bool:
+    return request.endswith(".py") or not {":", "/"}.isdisjoint(request)
+
+
+def _named_and_placed(request: str) -> tuple[str, str]:
+    """Return the name of a method of the user's own, and its place from whatever folder."""
+    from pareco.methods import own_method
+
+    file, ending, kind = request.rpartition(".py")
+    place = f"{Path(file + ending).expanduser().resolve()}{kind}" if ending else request
+    return own_method(request).name, place
 
 
 def _method_modules() -> dict[str, str]:
@@ -142,10 +185,10 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"replications.{known}.experiment")
 
 
-def _known(kind: str, name: str, names: Collection[str]) -> str:
+def _known(kind: str, name: str, names: Collection[str], more: str = "") -> str:
     """Return the name; raise `ValueError` unless it is one of the names."""
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+        raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}{more}")
     return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from rich.console import Console
 from pareco.arguments import Flag
 from replications.catalogue import (
     REFERENCE,
-    check_methods,
     experiment_named,
     experiment_names,
     method_named,
@@ -21,6 +20,7 @@ from replications.catalogue import (
 from replications.run import RunCommand
 
 if TYPE_CHECKING:
+    from pareco.methods import Method
     from pareco.training.plan import Planner, RunPlan
 
 _PARTS = ("training", "search", "choice", "test", "total")
@@ -39,12 +39,12 @@ class PlanCommand(RunCommand):
 
     def carried_out(self, console: Console) -> int:
         """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
-        check_methods((*self.experiment.methods, *self.method))
+        chosen = self.with_methods_placed()
         self._check_images()
         from pareco.training.preparation import planner_before
 
-        experiment = self.configured()
-        methods = tuple(dict.fromkeys(self.method or experiment.methods))
+        experiment = chosen.configured()
+        methods = {name: chosen.kind_of(name) for name in chosen.method or experiment.methods}
         seeds = tuple(dict.fromkeys(self.seed or experiment.seeds))
         planner = planner_before(experiment, self.machine)
         plans = run_plans(planner, methods, seeds)
@@ -59,12 +59,12 @@ class PlanCommand(RunCommand):
 Plans = dict[tuple[str, int], "RunPlan"]
 
 
-def run_plans(planner: Planner, methods: Sequence[str], seeds: Sequence[int]) -> Plans:
+def run_plans(planner: Planner, methods: Mapping[str, type[Method]], seeds: Sequence[int]) -> Plans:
     """Return the plan of each run; of long ones the first seed is played, and stands for all."""
     played = seeds if planner.plays_whole else seeds[:1]
     plans = {
-        (method, seed): planner.plan(method_named(method), seed)
-        for method in methods
+        (name, seed): planner.plan(method, seed)
+        for name, method in methods.items()
         for seed in played
     }
     return {
@@ -207,7 +207,8 @@ def section(name: str) -> str:
 
     planner = planner_before(experiment_named(name))
     experiment = planner.experiment
-    plans = run_plans(planner, experiment.methods, experiment.seeds)
+    methods = {name: method_named(name) for name in experiment.methods}
+    plans = run_plans(planner, methods, experiment.seeds)
     title, _, images = about(planner)
     header, *rows = table_of(plans)
     cells = [header, ["---", *["---:"] * (len(header) - 1)], *rows]

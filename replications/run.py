@@ -19,11 +19,11 @@ from pareco.config import Experiment, Machine, as_json, check_location
 from pareco.schema import NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
-    check_methods,
     equal_compute_name,
     experiment_named,
     experiment_names,
-    method_named,
+    method_at,
+    method_places,
     name_at,
     scales_on_images,
 )
@@ -31,10 +31,12 @@ from replications.data_command import check_folder
 from replications.scales import PUBLISHED
 
 if TYPE_CHECKING:
+    from pareco.methods import Method
     from replications.sweep import Job
 
 _START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
+_MEANWHILE = "meanwhile, on embedded images: --scale smoke without --images (make: SCALE=smoke)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,6 @@ def _first(
     return scale, images, data_name  # the flags that other flags' defaults depend on
 
 
-def _meanwhile(experiment: str) -> str:
-    target = f"make replicate-{experiment.replace('_', '-')} SCALE=smoke"
-    return f"; meanwhile, on embedded images: {target}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunCommand:
     """Train and measure every method of an experiment with every seed, then report.
@@ -88,7 +85,8 @@ class RunCommand:
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
 
     method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Run only this method (may be repeated), with no report unless all others have finished."""
+    """Run only this method (may be repeated), with no report unless all others have finished. Here
+    and with --methods, one of your own is FILE.py or MODULE:CLASS."""
 
     seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
     """Run only this seed (may be repeated)."""
@@ -102,6 +100,9 @@ class RunCommand:
 
     default: Annotated[Experiment | None, tyro.conf.Suppress] = None
     """What the experiment is without any flag but those that `defaults` looks at."""
+
+    places: Annotated[Mapping[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    """Where methods are, by their names; one that it lacks is known by its name."""
 
     check: int | None = None
     """Only say whether this could run by so many processes on one network; begin nothing."""
@@ -121,7 +122,7 @@ class RunCommand:
         scale, images, data_name = first
         default = experiment_named(arguments[0], scale)
         if images is not None:
-            check_folder(images, _meanwhile(arguments[0]))
+            check_folder(images, f"; {_MEANWHILE}")
             default = experiment_named(arguments[0], scale, images, data_name)
         experiment = replace(default, scale=scale)
         return cls(of=arguments[0], experiment=experiment, default=default)
@@ -142,8 +143,8 @@ class RunCommand:
         0 well, 1 a run failed, 130 or 143 interrupted. Raises `ValueError` or `OSError`, before
         anything is begun, for what could not run or be reported.
         """
-        chosen = replace(self, experiment=self.configured(), machine=self._machine())
-        check_methods((*chosen.experiment.methods, *chosen.method))
+        chosen = self.with_methods_placed()
+        chosen = replace(chosen, experiment=chosen.configured(), machine=chosen._machine())
         self._check_images()
         from pareco.training.interruption import Interrupted, RunError
 
@@ -154,6 +155,21 @@ class RunCommand:
         except Interrupted as error:
             print(error, file=sys.stderr)
             return error.exit_status
+
+    def with_methods_placed(self) -> Self:
+        """Return this with the methods by their names, and where they are as `places`.
+
+        Raises `ValueError` as `method_places` does.
+        """
+        compared = method_places(self.experiment.methods)
+        picked = method_places(self.method, compared)
+        experiment = replace(self.experiment, methods=tuple(compared))
+        places = compared | picked
+        return replace(self, experiment=experiment, method=tuple(picked), places=places)
+
+    def kind_of(self, name: str) -> type[Method]:
+        """Return the method of this name."""
+        return method_at(self.places.get(name, name))
 
     def configured(self) -> Experiment:
         """Return the experiment with a name that ends as its scale's, and a scale that is honest.
@@ -200,7 +216,7 @@ class RunCommand:
 
         macs = chosen.training.macs
         if macs is None:
-            first = method_named(chosen.methods[0])
+            first = self.kind_of(chosen.methods[0])
             macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
         name = equal_compute_name(chosen.name, chosen.scale)
         return replace(chosen, name=name, training=replace(chosen.training, macs=macs))
@@ -218,9 +234,10 @@ class RunCommand:
         """Return the runs that are asked for."""
         from replications.sweep import Job
 
-        experiment, runs, machine = self.experiment, self.folders.runs, self.machine
+        experiment = self.experiment
+        whole = {"experiment": experiment, "runs": self.folders.runs, "machine": self.machine}
         return [
-            Job(experiment=experiment, method=method, seed=seed, runs=runs, machine=machine)
+            Job(**whole, method=method, seed=seed, place=self.places.get(method))
             for seed in dict.fromkeys(self.seed or experiment.seeds)
             for method in dict.fromkeys(self.method or experiment.methods)
         ]
@@ -356,13 +373,13 @@ class RunCommand:
         jobs, found = self.all_jobs(), {}
         if any(not job.run_folder.done for job in jobs):
             for method in dict.fromkeys(job.method for job in jobs):
-                kind = method_named(method)
+                kind = self.kind_of(method)
                 try:
                     networks = check_runnable(
                         self.experiment, kind, self.machine, processes=self.check
                     )
                 except FileNotFoundError as error:
-                    raise FileNotFoundError(f"{error}\n{_meanwhile(self.of)[2:]}") from error
+                    raise FileNotFoundError(f"{error}\n{_MEANWHILE}") from error
                 if not kind.budget_exempt:
                     found[method] = networks
         self._check_budgets(found)

@@ -28,7 +28,7 @@ from pareco.processes import SIGNALS, ProcessesDiffer, see_device, worker_contex
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
-from replications.catalogue import method_named
+from replications.catalogue import method_at
 
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, DamagedImages, ProcessesDiffer, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
@@ -47,6 +47,8 @@ class Job:
     seed: int
     runs: Path
     machine: Machine = Machine()
+    place: str | None = None
+    """Where the method is, as `replications.catalogue.method_places` says; None: by its name."""
 
     @property
     def folder(self) -> Path:
@@ -305,7 +307,7 @@ def _execute(job: Job, on_step: Callable[[StepReport], None]) -> None:
     with log_file(job.folder) if is_main_process() else nullcontext():
         execute_run(
             job.experiment,
-            method_named(job.method),
+            method_at(job.place or job.method),
             job.seed,
             job.folder,
             on_step,

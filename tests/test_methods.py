@@ -1,16 +1,26 @@
 """Every method through the protocol alone: a network that is never trained, made-up losses."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from pareco.cost import Cost
-from pareco.methods import Method, Task, Visit, method_in
+from pareco.methods import (
+    Method,
+    Task,
+    Visit,
+    checked_widths,
+    code_digest,
+    method_in,
+    own_method,
+)
 from pareco.slimmable import SlimmableNet
 from pareco.width_search import WidthSearch
 from pareco.widths import Widths
@@ -77,6 +87,103 @@ def test_methods_are_found_by_their_files() -> None:
         method_named("us_ned")
     with pytest.raises(ValueError, match="us_net defines no method whose name is 'other'"):
         method_in("baselines.us_net", "other")
+
+
+OWN = """
+from baselines.us_net import USNet
+from pareco import Method
+
+class Shared(Method):
+    def widths_for_step(self, step):
+        return ()
+
+class First(Shared):
+    name = "first"
+    def candidates(self):
+        return ()
+"""
+
+
+def test_a_method_of_ones_own_is_the_one_that_its_file_defines(tmp_path: Path) -> None:
+    """Whatever it imports; its code runs once. A class may be named, in a file or a module."""
+    file = tmp_path / "random.py"
+    file.write_text(OWN)
+    kind = own_method(f"{file}")
+    assert (kind.__name__, kind.name) == ("First", "first")
+    assert own_method(f"{tmp_path}/../{tmp_path.name}/random.py:First") is kind
+    assert own_method("baselines.us_net:USNet") is method_named("us_net")
+    assert "random" not in vars(kind)["__module__"].split("_")[1:]
+    assert __import__("random").Random
+    assert code_digest(kind) == hashlib.sha256(OWN.encode()).hexdigest()
+    file.unlink()
+    assert code_digest(kind) is None
+    with pytest.raises(ValueError, match=r"random.py: no such file"):
+        own_method(f"{file}")
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "message"),
+    [
+        (None, "own.py", "own.py: no such file"),
+        ("", "own.py", "own.py has no method, which is a subclass .* with a `name`; it defines no"),
+        ("def f(): pass", "own.py", "; it defines f$"),
+        (OWN.replace("name =", "title ="), "own.py", "; it defines Shared, First$"),
+        (
+            f"{OWN}class B(First):\n    name = 'b'",
+            "own.py",
+            "methods, First, B: name one, own.py:C",
+        ),
+        (OWN, "own.py:Second", "own.py: Second is no subclass of pareco.Method; it defines Shared"),
+        (OWN, "own.py:Shared", "own.py: Shared needs a `name` of letters, .*, got None"),
+        (
+            OWN.replace('"first"', '"a/b"'),
+            "own.py",
+            "First needs a `name` of letters, .*, got 'a/b",
+        ),
+        (OWN.replace("candidates", "networks"), "own.py", "First has no `candidates`"),
+        (f"{OWN}\n1 / 0", "own.py", r"own.py, line 14: ZeroDivisionError: division by zero"),
+        ("def f(:", "own.py", "own.py: SyntaxError: "),
+        ("import nowhere.at_all", "own.py", "own.py, line 1: ModuleNotFoundError: No module named"),
+        ("", "nowhere.at_all:Own", "nowhere.at_all: ModuleNotFoundError: No module named 'nowhe"),
+        ("", "baselines.us_net:Own", "baselines.us_net: Own is no subclass of pareco.Method; it d"),
+        ("", "baselines.us_net:Method.name", "is FILE.py, FILE.py:CLASS or MODULE:CLASS"),
+        ("", "folder/own", "is FILE.py, FILE.py:CLASS or MODULE:CLASS"),
+    ],
+)
+def test_what_is_no_method_is_refused_with_what_is_there(
+    code: str | None,
+    place: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if code is not None:
+        Path("own.py").write_text(code)
+    with pytest.raises(ValueError, match=message) as caught:
+        own_method(place)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "'NoneType' object is not iterable"),
+        ([0.5], "'float' object is not iterable"),
+        ([[0.5] * 6], "'float' object cannot be interpreted as an integer"),
+        ([[1]], "expected 6 widths, got 1"),
+        ([[999] * 6], "conv1 has 8 channels, asked for 999"),
+        ([[0] * 6], "at least 1 channel each"),
+    ],
+)
+def test_what_are_no_widths_is_refused_with_who_gave_them(
+    net: SlimmableNet, given: object, message: str
+) -> None:
+    method = method_named("us_net")(task_of(net, Losses()))
+    plain = [[*net.space.smallest], [*net.space.largest]]
+    assert checked_widths(method, plain, "any") == [net.space.smallest, net.space.largest]
+    with pytest.raises(ValueError, match=f"method us_net: any must return widths .*{message}"):
+        checked_widths(method, given, "any")
 
 
 @pytest.mark.parametrize("name", method_names())

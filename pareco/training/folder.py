@@ -87,6 +87,9 @@ class RunFolder:
     seed: int
     own_search: Mapping[str, Any] | None = None
     """The method's own values of `search` fields left unset; None where they aren't at hand."""
+    method_code: str | None = None
+    """The SHA-256 of the file that defines the method; None where there is none, or it is not at
+    hand."""
 
     @property
     def done(self) -> bool:
@@ -193,7 +196,10 @@ class RunFolder:
             raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
         else:
             self._check_processes(sessions[0].get("processes", 1), processes.share.count)
-        _write(file, [*sessions, environment(data.fingerprint, processes)])
+            if sessions[0].get("method_code", self.method_code) != self.method_code:
+                _LOGGER.warning("the code of %s is not that which began %s", self.method, self.path)
+        session = environment(data.fingerprint, processes) | {"method_code": self.method_code}
+        _write(file, [*sessions, session])
 
     def _check_processes(self, theirs: int, ours: int) -> None:
         """Raise `RunError` if another number of processes would give other numbers."""

@@ -15,7 +15,7 @@ import torch
 from pareco.config import Experiment
 from pareco.cost import CostModel
 from pareco.evaluation import OverBudget, SearchEvaluations, final_front
-from pareco.methods import Method, Task
+from pareco.methods import Method, Task, checked_widths
 from pareco.randomness import derived_generator
 from pareco.schema import Phase
 from pareco.search import Mobo
@@ -299,7 +299,8 @@ class Planner:
                 break
             evaluations.begin(self._losses, images=images, limit=limits.at(part, self.steps))
             before = evaluations.spent
-            between = played.method.widths_for_step(step)
+            given = played.method.widths_for_step(step)
+            between = checked_widths(played.method, given, "widths_for_step")
             search += played.every**2 * weight * (evaluations.spent - before)
             asks += evaluations.spent > before
             networks = list(dict.fromkeys((space.largest, *between, space.smallest)))

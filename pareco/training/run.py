@@ -22,7 +22,7 @@ from pareco.evaluation import (
     final_front,
 )
 from pareco.ledger import Ledger
-from pareco.methods import Method, Task
+from pareco.methods import Method, Task, checked_widths, code_digest
 from pareco.processes import Processes, joined_processes
 from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
@@ -75,6 +75,7 @@ def execute_run(
         method=method.name,
         seed=seed,
         own_search=method.own_search,
+        method_code=code_digest(method),
     )
     if processes.led(folder.finished):
         return
@@ -163,7 +164,7 @@ class _Session:
                 generator = derived_generator(self.seed, "trial", trial)
                 method = self.method(replace(self.task(space, evaluations), generator=generator))
                 method.draws = method.draws // 100
-                between = method.widths_for_step(0)
+                between = checked_widths(method, method.widths_for_step(0), "widths_for_step")
                 counts.append(len({space.largest, *between, space.smallest}))
         return min(counts)
 

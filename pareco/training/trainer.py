@@ -19,7 +19,7 @@ from pareco.config import TrainingConfig
 from pareco.data import Batch, TrainingLoader
 from pareco.evaluation import SearchEvaluations, batch_losses
 from pareco.ledger import Ledger
-from pareco.methods import Method
+from pareco.methods import Method, checked_widths
 from pareco.processes import Processes
 from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet
@@ -255,8 +255,12 @@ class Trainer:
             limit=self.limits.at(self.done, self.nominal_steps),
         )
         with self.ledger.during("search"):
-            between = self.processes.led(lambda: self.method.widths_for_step(self.step), measure)
+            between = self.processes.led(self._between, measure)
         return sandwich_widths(self.net, between)
+
+    def _between(self) -> list[Widths]:
+        given = self.method.widths_for_step(self.step)
+        return checked_widths(self.method, given, "widths_for_step")
 
     def _gradients(self, batch: Batch, widths: Sequence[Widths]) -> StepLosses:
         """Add up the gradients of a sandwich step, average them over processes; return the losses.

@@ -19,12 +19,10 @@ from pareco.data import Images
 from pareco.data.loading import DataSet, load_data
 from pareco.evaluation import Counts, Evaluator, Measurement
 from pareco.files import write_text
-from pareco.methods import Method
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.preparation import stored_experiment, untrained_network
 from pareco.widths import Widths, WidthSpace
-from replications.catalogue import method_named
 from replications.searches.grid import GridRow, as_written, line_of, points, row_of, write_grid
 
 AT_ONCE = 32
@@ -46,16 +44,11 @@ class TrainedNetwork:
     test_images: int = 1_000
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` unless the folder holds a finished run of one slimmable network."""
+        """Raise `ValueError` unless the folder holds a finished run with one set of weights."""
         if not (self.folder / "DONE").exists():
             raise ValueError(f"{self.folder}: no finished run")
-        method = self.configuration["method"]
-        private = method_named(method).switches is not Method.switches
-        if private or [*self.weights.parent.glob("*.safetensors")] != [self.weights]:
-            raise ValueError(
-                f"{self.folder}: {method} has weights or batch norm for each of its networks; give "
-                "a run of a method with one slimmable network"
-            )
+        if [*self.weights.parent.glob("*.safetensors")] != [self.weights]:
+            raise self._of_several()
 
     @property
     def weights(self) -> Path:
@@ -84,12 +77,21 @@ class TrainedNetwork:
 
     @cached_property
     def net(self) -> SlimmableNet:
-        """The trained network, on the CPU."""
+        """The trained network, on the CPU. Raises `ValueError` where batch norm isn't shared."""
         torch.set_num_threads(self.experiment.training.cpu_threads)
         data = self.data
         net = untrained_network(self.experiment, data.num_classes, data.in_chans)
-        net.load_state_dict(load_file(self.weights))
+        weights = load_file(self.weights)
+        if weights.keys() - net.state_dict().keys():
+            raise self._of_several()
+        net.load_state_dict(weights)
         return net
+
+    def _of_several(self) -> ValueError:
+        return ValueError(
+            f"{self.folder}: {self.configuration['method']} has weights or batch norm for each of "
+            "its networks; give a run of a method with one slimmable network"
+        )
 
     @cached_property
     def evaluator(self) -> Evaluator:

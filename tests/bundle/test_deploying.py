@@ -1,6 +1,5 @@
 """The commands, and the page, as a user meets them."""
 
-import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -14,9 +13,9 @@ import torch
 import pareco
 from pareco.cli import main
 from tests.bundle.conftest import Finished
+from tests.documents import blocks_of
 
 pytestmark = pytest.mark.filterwarnings("error")
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_commands(
@@ -70,13 +69,11 @@ def test_the_page_on_deploying_runs_as_it_stands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = (ROOT / "docs" / "deploy.md").read_text()
-    assert len(text.splitlines()) <= 120
     monkeypatch.chdir(tmp_path)
     shutil.copytree(photos, "photos")
     shutil.copytree(finished("pareco"), "runs/digits/pareco/seed0")
     names: dict[str, Any] = {}
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = blocks_of("deploy.md", 120)
     assert [kind for kind, _ in blocks] == ["console", *["python"] * 4]
     for kind, block in blocks:
         if kind == "console":

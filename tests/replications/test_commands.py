@@ -189,7 +189,7 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
             "training.batch_size 100 cannot be shared by 3 processes",
         ),
         (["run", "tiny", "--data.name", "cifar10", "--images", "."], "--images .: holds nothing"),
-        (["run", "tiny", "--data.name", "cifar10", "--images", "."], "replicate-tiny SCALE=smoke"),
+        (["run", "tiny", "--data.name", "cifar10", "--images", "."], "images: --scale smoke"),
         (
             ["run", "tiny", "--data.image-size", "50000"],
             "data.in_memory: 1797 images of ",

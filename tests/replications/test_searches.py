@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pareco.training.run import execute_run
@@ -384,10 +385,12 @@ def test_a_run_of_other_images_or_of_several_networks_is_refused(
     with pytest.raises(ValueError, match="us_net has weights or batch norm for each"):
         few(ours)
     second.unlink()
-    configuration = json.loads((ours / "config.json").read_text())
-    (ours / "config.json").write_text(json.dumps(configuration | {"method": "s_net"}))
-    with pytest.raises(ValueError, match="s_net has weights or batch norm for each"):
-        few(ours)
+    (ours / "env.json").write_text(json.dumps(sessions))
+    file = ours / "weights" / "0.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"bn1.weight_0": weights["bn1.weight"].clone()}, file)
+    with pytest.raises(ValueError, match="us_net has weights or batch norm for each"):
+        _ = few(ours).net
 
 
 def test_a_table_has_what_the_evaluator_measures(finished: Path, tmp_path: Path) -> None:

@@ -196,6 +196,28 @@ def test_the_number_of_processes_counts_where_each_has_batch_norm_of_its_own(
         pass
 
 
+def test_that_the_code_of_a_method_has_changed_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once it has, at every session; a run of a version that kept none is no concern."""
+    data = load_data(TINY.data)
+
+    def session(code: str) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="pareco.training"):
+            run = replace(folder(tmp_path), method_code=code)
+            with run.claimed(data, ALONE):
+                pass
+        return [record.getMessage() for record in caplog.records]
+
+    said = [session(code) for code in ("a", "a", "b", "a")]
+    assert said == [[], [], [f"the code of us_net is not that which began {tmp_path}"], []]
+    sessions = json.loads((tmp_path / "env.json").read_text())
+    assert [each.pop("method_code") for each in sessions] == ["a", "a", "b", "a"]
+    (tmp_path / "env.json").write_text(json.dumps(sessions))
+    assert session("b") == []
+
+
 def test_changed_splits_are_refused(begun: RunFolder) -> None:
     """The fingerprint covers the indices: another split would train on test images."""
     data = load_data(TINY.data)
