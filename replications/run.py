@@ -144,8 +144,9 @@ class RunCommand:
         anything is begun, for what could not run or be reported.
         """
         chosen = self.with_methods_placed()
-        chosen = replace(chosen, experiment=chosen.configured(), machine=chosen._machine())
+        chosen = replace(chosen, experiment=chosen.configured())
         self._check_images()
+        chosen = replace(chosen, machine=chosen._machine())
         from pareco.training.interruption import Interrupted, RunError
 
         try:

@@ -10,7 +10,16 @@ from pathlib import Path, PurePath
 
 ROOMS = (
     *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
-    *("slimmable", "search", "methods", "width_search", "processes", "data", "evaluation"),
+    *(
+        "starting",
+        "slimmable",
+        "search",
+        "methods",
+        "width_search",
+        "processes",
+        "data",
+        "evaluation",
+    ),
     *("tracking", "training", "latency", "reporting", "bundle", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
