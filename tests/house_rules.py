@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 ROOMS = (
-    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
+    *("config", "arguments", "schema", "files", "randomness", "widths", "cost"),
+    *("latency_table", "ledger", "models"),
     *(
         "starting",
         "slimmable",
@@ -20,7 +21,8 @@ ROOMS = (
         "data",
         "evaluation",
     ),
-    *("tracking", "training", "latency", "reporting", "bundle", "cli"),
+    *("tracking", "training", "operator_times", "latency", "reporting", "bundle"),
+    *("latency_command", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
 
