@@ -258,7 +258,7 @@ def _tables(record: dict[str, Any]) -> tuple[Any, ...]:
     about = "{network}, {image_size} x {image_size}".format_map(record)
     machine, images = record["machine"], record["batch_size"]
     on = machine["cpu"] if machine["device"] == "cpu" else ", ".join(machine["gpus"])
-    where = f"{on}, {record['cpu_threads']} threads, batches of {images}, torch {record['torch']}"
+    where = f"{on}; --threads {record['cpu_threads']} --batch {images}; torch {record['torch']}"
     kinds = Table("operators", title=f"{about}: {record['operators']} operators", caption=where)
     for name in ("calls", "full network (ms)"):
         kinds.add_column(name, justify="right")

@@ -43,7 +43,7 @@ def test_a_given_table_is_not_measured_again(
     shown = capsys.readouterr().out
     assert "4 4 8 8 16 16" in shown
     assert "0.29" in shown  # see test_latency_table.py
-    assert "made up, 1 threads, batches of 1" in shown
+    assert "made up; --threads 1 --batch 1" in shown
     assert sorted(tmp_path.iterdir()) == [path]
     assert main([*SMALL[:-4], "--image-size", "16", "--table", str(path)]) == 2
     assert "image size 8 there, 16 here" in capsys.readouterr().err

@@ -219,7 +219,7 @@ def test_exempt_methods_of_any_run_are_exempt(runs: Path) -> None:
         ("result.json", "", "[1, 2]", "."),
         ("result.json", "", "{", "Invalid JSON"),
         ("result.json", "", "{}", "experiment: Field required"),
-        ("result.json", '"macs", "full', '"latency", "full', "cost: Input should be 'macs', 'para"),
+        ("result.json", '"macs", "full', '"speed", "full', "cost: Input should be 'macs', 'para"),
         ("result.json", '"macs", "full', '["macs"], "full', "cost: Input should be 'macs'"),
         ("result.json", '"paper"', '""', "scale: '' is not one line of text"),
         ("result.json", '"params"', '"others"', "full_costs: it lacks 'params'"),
