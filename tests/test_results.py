@@ -43,10 +43,16 @@ def test_no_place_of_a_machine_of_ours_is_in_the_results() -> None:
 
 
 def test_the_readme_opens_with_what_the_records_say() -> None:
-    """The gain and its interval, in points; the number of seeds."""
-    found = {each.id: each.ours for each in claim_outcomes(RESULTS)}["exact-equal-passes"]
-    gain = re.search(r"(\+[0-9.]+) \[(\+[0-9.]+), (\+[0-9.]+)\] \(([0-9]+) seeds", found)
-    assert gain is not None
-    mean, low, high, seeds = gain.groups()
+    """The gains, their intervals and the number of seeds: neither without the other."""
+    found = {each.id: each.ours for each in claim_outcomes(RESULTS)}
     told = " ".join((ROOT / "README.md").read_text().partition("## Start")[0].split())
-    assert f"{mean} points (95% interval {low} to {high}, {seeds} seeds)" in told
+    for claim, kind in (("passes", "at equal passes"), ("compute", "at equal compute")):
+        ours = found[f"exact-equal-{claim}"]
+        gain = re.search(r"(\S+) \[(\S+), (\S+)\] \(([0-9]+) seeds", ours)
+        assert gain is not None
+        mean, low, high, seeds = gain.groups()
+        before, _, after = told.partition(
+            f"{mean} points (95% interval {low} to {high}, {seeds} seeds)"
+        )
+        assert before
+        assert kind in after
