@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pareco.cost import FeatureCount
@@ -12,8 +13,8 @@ class Variable:
 
     `size` is the count at full width, `positions` the most that it is put out at (0 for vectors and
     globally pooled features), `producers` how many calls of convolutions and linear layers put it
-    out, `group` the index of its channel group once these are numbered (None: its channels are
-    fixed).
+    out, `step` what the count must be a multiple of, `group` the index of its channel group once
+    these are numbered (None: its channels are fixed).
     """
 
     def __init__(self, size: int, positions: int = 0, *, fixed: bool = False) -> None:
@@ -21,6 +22,7 @@ class Variable:
         self.positions = positions
         self.fixed = fixed
         self.producers = 0
+        self.step = 1
         self.group: int | None = None
         self._parent: Variable | None = None
 
@@ -41,24 +43,38 @@ class Variable:
         first.fixed |= second.fixed
         first.producers += second.producers
         first.positions = max(first.positions, second.positions)
+        first.restrict(second.step)
+
+    def restrict(self, step: int) -> None:
+        """Keep the channels in whole blocks of so many, which are a part of all channels."""
+        root = self.root
+        root.step = math.lcm(root.step, step)
+        root.fixed |= root.step >= root.size
 
 
 @dataclass(frozen=True)
 class Tag:
-    """The channels of a tensor, its dimension 1: their variable, and the features per channel.
+    """The channels of a tensor, at its dimension `axis`: their variable, the features per channel.
 
-    `factor` is more than 1 where a flatten put positions beside channels. `pooled` tells that the
-    tensor has passed a pooling that is global at every image size.
+    `factor` is more than 1 where a flatten put positions beside channels, or where a grouped
+    convolution puts several features out for each channel. `pooled` tells that the tensor has
+    passed a pooling that is global at every image size.
     """
 
     variable: Variable
     factor: int = 1
     pooled: bool = False
+    axis: int = 1
+
+    @property
+    def features(self) -> int:
+        """How many features there are at full width."""
+        return self.variable.size * self.factor
 
     @property
     def single(self) -> bool:
         """Whether it is one feature, which may be combined with any number of them."""
-        return self.variable.size * self.factor == 1
+        return self.features == 1
 
     def count(self, positions: int = 1) -> FeatureCount:
         """Return the features at so many positions, once the channel groups are numbered."""

@@ -17,13 +17,13 @@ from pareco.cost import CostModel, Trace
 from pareco.ledger import Ledger
 from pareco.slimmable.admission import admitted_copy
 from pareco.slimmable.corners import corners
+from pareco.slimmable.forms import SlicedTensor, sliced
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
     Setting,
     SlicedBatchNorm,
     SlicedLayer,
-    sliced,
 )
 from pareco.slimmable.modes import modes_kept
 from pareco.slimmable.nodes import TracingError
@@ -89,6 +89,9 @@ class SlimmableNet(nn.Module):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
         for kind in HELD:
             self.__dict__[kind].update(held.__dict__[kind])  # they may be named as attributes here
+        for layer in self._layers.values():
+            if isinstance(layer, SlicedTensor):
+                layer.belong_to(self.get_submodule(layer.name.rpartition(".")[0]))
 
     @property
     def widths(self) -> Widths:
@@ -134,7 +137,7 @@ class SlimmableNet(nn.Module):
         """Return what is in use of trained parameters of which not all is, by their ids."""
         wanted: dict[int, tuple[nn.Parameter, tuple[int, ...]]] = {}
         for layer in self._layers.values():
-            for kind in ("weight", "bias"):
+            for kind in layer.kinds:
                 parameter = layer.parameter_in_use(kind)
                 if parameter is not None and parameter.requires_grad:
                     size = layer.size_in_use(parameter)
@@ -186,7 +189,7 @@ class SlimmableNet(nn.Module):
         They take no memory of their own.
         """
         for layer in self._layers.values():
-            for kind in ("weight", "bias"):
+            for kind in layer.kinds:
                 parameter = layer.parameter_in_use(kind)
                 if parameter is not None and not parameter.requires_grad:
                     view = layer.in_use(kind)
@@ -260,7 +263,7 @@ class SlimmableNet(nn.Module):
         It holds no slimmable layer, and only what runs, and gives the same outputs; its batch-norm
         statistics are `statistics` or, without, the first entries of the full network's.
         """
-        copies: dict[int, nn.Parameter] = {}
+        copies: dict[int, Tensor] = {}
         with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
             plain: dict[int, Any] = {
                 id(layer): layer.extracted(copies) for layer in self._layers.values()
@@ -268,8 +271,13 @@ class SlimmableNet(nn.Module):
         root = nn.Module()
         root.training = self.training
         for kind in HELD:
-            root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], plain)
-        return assembled(root, copy.deepcopy(self._program.graph))
+            root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], {**copies, **plain})
+        graph = copy.deepcopy(self._program.graph)
+        for node in list(graph.nodes):
+            if isinstance(self._layers.get(str(node.target)), SlicedTensor):
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                graph.erase_node(node)
+        return assembled(root, graph)
 
 
 class _Program:
