@@ -107,7 +107,11 @@ class ProfileCommand:
             "image_size": size,
             "num_classes": self.num_classes,
             "divisor": self.divisor,
-            "groups": [{"name": g.name, "stage": g.stage, "channels": g.maximum} for g in groups],
+            "groups": [
+                {"name": g.name, "stage": g.stage, "channels": g.maximum, "step": g.step}
+                for g in groups
+            ],
+            "batch_norm": bool(net.norms()),
             "networks": networks,
         }
 
@@ -117,6 +121,8 @@ def _tables(record: dict[str, Any]) -> tuple[Table, Table]:
     title = "{network}, {image_size} x {image_size}".format_map(record)
     groups = Table("channel group", title=f"{title}: {len(record['groups'])} channel groups")
     caption = "per image; activations in MiB of 32-bit floats"
+    if not record["batch_norm"]:
+        caption += "; no batch norm, so nothing to re-calibrate"
     costs = Table("cost", title=f"{title}: costs", caption=caption)
     groups.add_column("stage", justify="right")
     for name, network in record["networks"].items():

@@ -59,6 +59,10 @@ class ChannelGroup:
     at_least: tuple[int, ...] = ()
     step: int = 1
 
+    def lifted(self, counts: Sequence[int]) -> int:
+        """Return the fewest channels that are not fewer than any of these counts."""
+        return -(-max(counts, default=0) // self.step) * self.step
+
 
 @dataclass(frozen=True, kw_only=True)
 class WidthSpace:
@@ -148,8 +152,7 @@ class WidthSpace:
         shares = [multipliers[index] for index in self.multiplier_of_group]
         counts = list(map(self._channels, shares, self.groups))
         for index, group in self._bounded:
-            least = max([counts[index], *(counts[other] for other in group.at_least)])
-            counts[index] = -(-least // group.step) * group.step
+            counts[index] = group.lifted([counts[i] for i in (index, *group.at_least)])
         return Widths(counts)
 
     def counts(self, alphas: Tensor) -> Tensor:
@@ -207,7 +210,7 @@ class WidthSpace:
         aims = [
             (group, count)
             for group, which, count in groups
-            if which == index and count > max((widths[i] for i in group.at_least), default=0)
+            if which == index and count > group.lifted([widths[i] for i in group.at_least])
         ]
 
         def reaches(multiplier: float) -> bool:

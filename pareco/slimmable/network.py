@@ -319,7 +319,7 @@ def calibrated_statistics(
     everything else in evaluation mode, and takes the cumulative average of means and (unbiased)
     variances, every batch alike: give batches of equal size. ("Post-statistics": Yu & Huang 2019,
     arXiv 1903.05134, section 3.3.) A layer that runs several times averages over its calls too.
-    The network itself is left as it was.
+    The network itself is left as it was. One without batch norm takes no batch and has none.
 
     Raises `ValueError` if there is no batch.
     """
@@ -336,6 +336,8 @@ def jointly_calibrated(
     Goes through the batches once.
     """
     found = [NormStatistics() for _ in widths]
+    if not net.norms():
+        return found
     with normalized_by_batch(net):
         for images in batches:
             for each, statistics in zip(widths, found, strict=True):

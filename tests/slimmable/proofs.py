@@ -24,7 +24,7 @@ def randomized(model: nn.Module) -> nn.Module:
     return model.double()
 
 
-def assert_proven(model: nn.Module, size: int = 32, **options: bool) -> SlimmableNet:
+def assert_proven(model: nn.Module, size: int = 32, *, slim_head: bool = False) -> SlimmableNet:
     """Check a network against the model, and three sub-networks against the extracted ones.
 
     Outputs and gradients, multiply-accumulates by torch's counter, parameters by their count, and
@@ -32,7 +32,7 @@ def assert_proven(model: nn.Module, size: int = 32, **options: bool) -> Slimmabl
     """
     model = randomized(model)
     images = torch.randn(2, 3, size, size, dtype=torch.double)
-    net = make_slimmable(model, images[:1], alpha_min=0.3, **options)
+    net = make_slimmable(model, images[:1], alpha_min=0.3, slim_head=slim_head)
     for mode in (False, True):
         expected, found = model.train(mode)(images), net.train(mode)(images)
         assert torch.equal(found, expected)

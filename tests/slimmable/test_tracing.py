@@ -137,7 +137,7 @@ def test_refused_functions(body: Callable, options: dict[str, Any], message: str
         (nn.Conv2d(8, 12, 3, groups=4), r"grouped convolution \(4 groups, 8 to 12 .*a multiple"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect padding.*Rewrite"),
         (nn.LayerNorm(16), "LayerNorm acts on dimension 3, and the channels are dimension 1.*Perm"),
-        (nn.LayerNorm((16, 16)), "LayerNorm acts on dimension 3.*Permute"),
+        (nn.LayerNorm([16, 16]), "LayerNorm acts on dimension 3.*Permute"),
         (nn.InstanceNorm2d(8, track_running_stats=True), "InstanceNorm2d with running.*Rewrite"),
         (nn.LocalResponseNorm(2), "no rule for the module LocalResponseNorm.*Rewrite"),
         (nn.SyncBatchNorm(8), "SyncBatchNorm.*Rewrite"),
