@@ -80,7 +80,7 @@ class Normalized(nn.Module):
         return self.fc(features.mean((2, 3)))
 
 
-NORMS: dict[str, tuple[Callable[[int], nn.Module], tuple[int, int]]] = {
+NORMS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int]]] = {
     "four groups": (lambda c: nn.GroupNorm(4, c), (3, 4)),
     "timm's four groups": (lambda c: timm.layers.GroupNorm(c, 4), (3, 4)),
     "four groups and an activation": (lambda c: timm.layers.GroupNormAct(c, 4), (3, 4)),
