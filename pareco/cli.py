@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,6 +238,52 @@ class PredictCommand:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class SurveyCommand:
+    """Say which networks of timm can be made slimmable, and why others cannot, as Markdown.
+
+    Each is tried in a process of its own. Exit status: 0; 1 if a check finds a fault; 2 for an
+    unknown network or a wrong value.
+    """
+
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK")]
+    """Names of timm; by default one of each architecture. Those with less than two convolutions
+    whose windows overlap are left out."""
+
+    check: Flag = False
+    """Run each against its extracted sub-networks, in double precision, which takes hours for
+    all."""
+
+    limit_s: float = 120
+    """Seconds that a network may take to be made slimmable, and to be checked."""
+
+    json: Flag = False
+    """Print a line of JSON for each network as it is found."""
+
+    def __post_init__(self) -> None:
+        """Check the values that nothing else checks."""
+        if not self.limit_s > 0:
+            raise ValueError(f"--limit-s must be more than 0, got {self.limit_s}")
+
+    def carried_out(self) -> int:
+        """Print what is found; return the exit status."""
+        import timm
+        import torch
+
+        from pareco.survey import architectures, document, survey
+
+        if unknown := [name for name in self.networks if not timm.is_model(name)]:
+            raise ValueError(f"NETWORK: timm has no {unknown[0]!r}")
+        names, found = self.networks or architectures(), []
+        for each in survey(names, limit_s=self.limit_s, check=self.check):
+            found.append(each)
+            if self.json:
+                print(json.dumps(asdict(each)), flush=True)
+        if not self.json:
+            print(document(found, f"timm {timm.__version__}, torch {torch.__version__}"), end="")
+        return 1 if any(each.fault for each in found) else 0
+
+
 def _failed(error: Exception) -> int:
     """Say what went wrong; return the exit status."""
     said = str(error)
@@ -252,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {
         "profile": ProfileCommand(network=tyro.MISSING),
         "bundle": BundleCommand(run=tyro.MISSING, output=tyro.MISSING),
+        "survey": SurveyCommand(networks=()),
         "predict": PredictCommand(bundle=tyro.MISSING, images=tyro.MISSING),
     }
     try:

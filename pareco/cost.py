@@ -12,7 +12,7 @@ from torch import Tensor
 from pareco.config import Cost
 from pareco.widths import ChannelGroup, Widths, WidthSpace
 
-Kind = Literal["convolution", "grouped", "linear", "norm", "activation", "pad", "tensor"]
+Kind = Literal["convolution", "grouped", "linear", "filter", "norm", "activation", "pad", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Site:
     `positions` is the number of output positions (height x width) per image, `kernel` the number
     of weights per input and output channel (if grouped: of all those of an output channel),
     `vectors` the number of parameters per output channel alone (bias 1, affine batch norm 2) that
-    no earlier site has, `repeated` whether an earlier site has the same weight: it calls the same
-    module, or a tied one.
+    no earlier site has, `repeated` whether an earlier site has the same weight (it calls the same
+    module, or a tied one) or it has none that grows with the width.
     """
 
     name: str
@@ -91,9 +91,9 @@ class CostModel:
         params: list[Term] = [(trace.width_independent_parameters, ONE, ONE)]
         activations: list[Term] = []
         for site in trace.sites:
-            if site.kind in ("convolution", "grouped", "linear"):
+            if site.kind in ("convolution", "grouped", "linear", "filter"):
                 # how many inputs each output is a weighted sum of, kernel aside
-                summed = ONE if site.kind == "grouped" else site.inputs
+                summed = ONE if site.kind in ("grouped", "filter") else site.inputs
                 macs.append((site.positions * site.kernel, summed, site.outputs))
                 activations.append((site.positions, ONE, site.outputs))
                 if not site.repeated:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 ROOMS = (
     *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
     *("slimmable", "search", "methods", "width_search", "processes", "data", "evaluation"),
-    *("tracking", "training", "latency", "reporting", "bundle", "cli"),
+    *("tracking", "training", "latency", "survey", "reporting", "bundle", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
 

@@ -391,7 +391,8 @@ def filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Mod
     for name, tensor in tensors.items():
         copied = None if tensor is None else tensor.detach().clone()
         if name in layer._buffers:
-            layer.register_buffer(name, copied)
+            kept = name not in layer._non_persistent_buffers_set
+            layer.register_buffer(name, copied, persistent=kept)
         else:
             layer.register_parameter(name, None if copied is None else nn.Parameter(copied))
     return layer.train(training)

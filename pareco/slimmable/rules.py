@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from pareco.cost import FeatureCount, Kind, Site
 from pareco.slimmable.channels import Tag, Variable
-from pareco.slimmable.forms import FORMS
+from pareco.slimmable.forms import Form, form_of
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
     argument,
@@ -128,7 +128,8 @@ class Propagation(Shapes):
         """
         module = self.modules[str(node.target)]
         if not isinstance(module, nn.Conv2d):
-            return 1
+            form = form_of(module)
+            return 1 if form is None else form.kernel(module)
         grouped = module.groups > 1
         return math.prod(module.kernel_size) * (module.weight.shape[1] if grouped else 1)
 
@@ -138,6 +139,8 @@ class Propagation(Shapes):
         one_for_all = _one_for_all(self.modules[name])
         weights, vectors = _parameters(self.modules[name])
         own = [vector for vector in vectors if self._first_users[vector] is node]
+        whole = self.kinds[node] == "filter"
+        repeated = not weights or any(self._first_users[each] is not node for each in weights)
         return Site(
             name=name,
             kind=self.kinds[node],
@@ -145,8 +148,8 @@ class Propagation(Shapes):
             outputs=FeatureCount(None) if one_for_all else self.tags[node].count(),
             positions=positions_of(node),
             kernel=self.kernel_of(node),
-            vectors=len(own),
-            repeated=any(self._first_users[weight] is not node for weight in weights),
+            vectors=0 if whole else len(own),
+            repeated=whole or repeated,
         )
 
     def is_layers(self, tensor: Tensor) -> bool:
@@ -155,8 +158,12 @@ class Propagation(Shapes):
 
     def width_independent_parameters(self) -> int:
         """Return how many parameters there are in no layer that is sliced."""
-        whole = self.vectors.whole()
-        return sum(each.numel() for key, each in whole.items() if key not in self._first_users)
+        read = self.vectors.whole()
+        whole = {key: each for key, each in read.items() if key not in self._first_users}
+        for node, kind in self.kinds.items():
+            if kind == "filter":
+                whole |= {id(each): each for each in self.modules[str(node.target)].parameters()}
+        return sum(each.numel() for each in whole.values())
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -180,8 +187,8 @@ class Propagation(Shapes):
                 self._channels_first(node)
             self._elementwise(node)
             self._record(node, "activation", self.tags[node])
-        elif type(module) in FORMS:
-            self._formed(node, module)
+        elif (form := form_of(module)) is not None:
+            self._formed(node, module, form)
         elif elementwise_module(module):
             self._elementwise(node)
         else:
@@ -219,7 +226,7 @@ class Propagation(Shapes):
         return refuse(node, f"no rule for '{name}'")
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
-        known = type(module) in (nn.Conv2d, Conv2dSame)
+        known = type(module) in (nn.Conv2d, Conv2dSame) or form_of(module)
         if not known or module.padding_mode != "zeros":
             kind = f"{type(module).__name__} with {module.padding_mode} padding"
             refuse(node, f"no rule for the convolution {kind}")
@@ -273,10 +280,10 @@ class Propagation(Shapes):
             if not (elementwise_module(part) or isinstance(part, NOTHING_IN_INFERENCE)):
                 refuse(node, f"no rule for {type(part).__name__} inside a norm", _ACT_ADVICE)
 
-    def _formed(self, node: fx.Node, module: nn.Module) -> None:
+    def _formed(self, node: fx.Node, module: nn.Module, form: Form) -> None:
         """Tag what a layer puts out that keeps its channels; groups of them stay whole."""
-        form, tag, rank = FORMS[type(module)], self.input_of(node), len(shape_of(node))
-        axis = rank - 1 if form.last else 1
+        tag, rank = self.input_of(node), len(shape_of(node))
+        axis = form.axis % rank
         name = type(module).__name__
         if tag.axis != axis or shape_of(node)[axis] != tag.features:
             reason = f"{name} acts on dimension {axis}, and the channels are dimension {tag.axis}"

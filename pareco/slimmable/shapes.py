@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -138,12 +139,30 @@ class Shapes:
         return self._set(node, replace(tag, axis=axis), view=True)
 
     def _reshape(self, node: fx.Node) -> None:
+        if self._moves_features(node):
+            return
         tag = self._channels_first(node)
         channels = tag.variable.size
         sizes = written_sizes(node, "size" if node.target == "view" else "shape")
         source = source_of(node)
         rewrite(node, source, reshaped_sizes(node, source, sizes, channels))
         self._set(node, replace(tag, factor=shape_of(node)[1] // channels), view=True)
+
+    def _moves_features(self, node: fx.Node) -> bool:
+        """Return whether a reshape puts the features of one position at another dimension."""
+        tag, source = self.input_of(node), source_of(node)
+        after = shape_of(node)
+        places = [at for at, size in enumerate(after) if at and size == tag.features > 1]
+        one = positions_of(source) == 1 and math.prod(after[1:]) == tag.features
+        if not one or len(places) != 1 or (tag.axis == 1 and places == [1]):
+            return False
+        with node.graph.inserting_before(node):
+            sizes = [node.graph.call_method("size", (source, 0)), *[1] * (len(after) - 1)]
+        sizes[places[0]] = -1
+        rewrite(node, source, sizes)
+        node.target = "reshape" if isinstance(node.target, str) else node.target
+        self._set(node, replace(tag, axis=places[0]), view=True)
+        return True
 
     def _expand(self, node: fx.Node) -> None:
         tag, source = self._channels_first(node), source_of(node)

@@ -80,6 +80,20 @@ class Normalized(nn.Module):
         return self.fc(features.mean((2, 3)))
 
 
+class NoBias(timm.layers.LayerNorm2d):
+    """As timm's MetaFormer has it: a norm whose forward pass is that of a known one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, bias=False)
+
+
+class Centred(timm.layers.LayerNorm2d):
+    """A norm with a forward pass of its own, of operations that have rules."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(1, keepdim=True)) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 NORMS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int]]] = {
     "four groups": (lambda c: nn.GroupNorm(4, c), (3, 4)),
     "timm's four groups": (lambda c: timm.layers.GroupNorm(c, 4), (3, 4)),
@@ -91,6 +105,8 @@ NORMS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int]]] = {
     "groups of one": (lambda c: nn.GroupNorm(c, c, affine=False), (1, 1)),
     "each channel of an image": (lambda c: nn.InstanceNorm2d(c, affine=True), (1, 1)),
     "layer norm": (timm.layers.LayerNorm2d, (1, 1)),
+    "layer norm without a bias": (NoBias, (1, 1)),
+    "a centred one of its own": (Centred, (1, 1)),
     "layer norm without weights": (lambda c: timm.layers.LayerNorm2d(c, affine=False), (1, 1)),
     "layer norm and an activation": (timm.layers.LayerNormAct2d, (1, 1)),
     "by root mean squares": (timm.layers.RmsNorm2d, (1, 1)),
