@@ -22,7 +22,7 @@ _SIZES = {
     *("xlarge", "xxlarge", "huge", "giant", "s", "m", "l", "xl", "xs", "xxs", "xxl", "t", "b", "n"),
 }
 """Words of a network's name that say how large it is."""
-_CHECKED_AT = 96
+_CHECKED_AT = 64
 """Height and width of the images of a check, in pixels, unless the network wants its own."""
 _TOLERANCE = 1e-6
 """Of doubles, through at most hundreds of layers, in parts of the greatest score."""

@@ -13,7 +13,9 @@ from torch import Tensor
 def corner(tensor: Tensor, size: Sequence[int]) -> Tensor:
     """Return the first entries of a tensor along its first dimensions; itself if these are all."""
     held = tensor.shape
-    if len(size) > 1 and size[1:] != held[1 : len(size)]:
+    if len(size) == 2 and size[1] != held[1]:
+        return tensor[: size[0], : size[1]]
+    if len(size) > 2:
         return tensor[tuple(map(slice, size))]
     return tensor if size[0] == held[0] else tensor[: size[0]]
 

@@ -44,6 +44,7 @@ def make_slimmable(
 
     `model` is any convolutional classifier that torch.fx can trace; it is not changed. Parts of it
     that do not run are kept, in their place; costs do not count them, and `extract` drops them.
+    Groups of channels, of grouped convolutions and group norms, stay whole (`ChannelGroup.step`).
     `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
 
