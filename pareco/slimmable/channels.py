@@ -14,7 +14,7 @@ class Variable:
     `size` is the count at full width, `positions` the most that it is put out at (0 for vectors and
     globally pooled features), `producers` how many calls of convolutions and linear layers put it
     out, `step` what the count must be a multiple of, `group` the index of its channel group once
-    these are numbered (None: its channels are fixed).
+    these are numbered (None: its channels are fixed). It is the root's count `ratio` times.
     """
 
     def __init__(self, size: int, positions: int = 0, *, fixed: bool = False) -> None:
@@ -25,6 +25,7 @@ class Variable:
         self.step = 1
         self.group: int | None = None
         self._parent: Variable | None = None
+        self._times = 1
 
     @property
     def root(self) -> Variable:
@@ -34,21 +35,38 @@ class Variable:
             node = node._parent
         return node
 
-    def unify(self, other: Variable) -> None:
-        """Make the two variables, which must have one size, one."""
+    @property
+    def ratio(self) -> int:
+        """How many times the root's count this one is."""
+        ratio, node = 1, self
+        while node._parent is not None:
+            ratio, node = ratio * node._times, node._parent
+        return ratio
+
+    def unify(self, other: Variable, factor: int = 1, others: int = 1) -> bool:
+        """Let `factor` times this count be `others` times the other one, as at full width it is.
+
+        Returns whether that can be: neither root's count need be a broken number of the other's.
+        """
         first, second = self.root, other.root
+        left, right = factor * self.ratio, others * other.ratio
         if first is second:
-            return
-        second._parent = first
+            return left == right
+        if left % right:
+            first, second, left, right = second, first, right, left
+        if left % right:
+            return False
+        second._parent, second._times = first, left // right
         first.fixed |= second.fixed
         first.producers += second.producers
         first.positions = max(first.positions, second.positions)
-        first.restrict(second.step)
+        second.restrict(second.step)
+        return True
 
     def restrict(self, step: int) -> None:
         """Keep the channels in whole blocks of so many, which are a part of all channels."""
-        root = self.root
-        root.step = math.lcm(root.step, step)
+        root, ratio = self.root, self.ratio
+        root.step = math.lcm(root.step, math.lcm(step, ratio) // ratio)
         root.fixed |= root.step >= root.size
 
 
@@ -78,6 +96,6 @@ class Tag:
 
     def count(self, positions: int = 1) -> FeatureCount:
         """Return the features at so many positions, once the channel groups are numbered."""
-        variable = self.variable.root
-        channels = variable.size if variable.group is None else 1
-        return FeatureCount(variable.group, positions * self.factor * channels)
+        variable = self.variable
+        channels = variable.size if variable.root.group is None else variable.ratio
+        return FeatureCount(variable.root.group, positions * self.factor * channels)

@@ -34,12 +34,12 @@ _KEPT_ADVICE = "Give it keepdim=True, so that one feature stays in their place"
 
 def tie(node: fx.Node, first: Tag, second: Tag, why: str = "") -> None:
     """Let the channels of two tensors, which the node needs alike, be as many; or refuse it."""
-    if (first.factor, first.axis) != (second.factor, second.axis):
-        refuse(node, f"features that must agree are laid out differently{why}")
-    sizes = first.variable.size, second.variable.size
+    sizes = first.features, second.features
     if sizes[0] != sizes[1]:
         refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied{why}")
-    first.variable.unify(second.variable)
+    whole = first.variable.unify(second.variable, first.factor, second.factor)
+    if first.axis != second.axis or not whole:
+        refuse(node, f"features that must agree are laid out differently{why}")
 
 
 class Shapes:

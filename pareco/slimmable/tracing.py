@@ -291,7 +291,9 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
         if (head and not slim_head) or variable in squeezes:
             variable.fixed = True
     for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
-        wide.root.fixed |= narrow.root.fixed
+        several = narrow.ratio > 1 or wide.ratio > 1  # bounds are between counts of groups
+        wide.root.fixed |= narrow.root.fixed or several
+        narrow.root.fixed |= several
 
 
 def _squeezes(propagation: Propagation) -> set[Variable]:

@@ -110,17 +110,15 @@ class Vectors:
             channels.fixed = True  # it is one number for all channels: other dimensions are long
             return
         fixed = tag.variable.root.fixed
-        if shape[axis] != tag.features or not (fixed or tag.factor == 1):
+        if shape[axis] != tag.features:
             refuse(node, READ, READ_ADVICE)
         vector = self._nodes.get(operand)
         if vector is not None and vector.axis is None:
             vector.axis, channels.size = axis, shape[axis]
         if vector is not None and vector.axis != axis:
             refuse(node, "a tensor has its channels at two dimensions", READ_ADVICE)
-        if fixed:
-            channels.fixed = True
-        else:
-            channels.unify(tag.variable)
+        if fixed or not channels.unify(tag.variable, 1, tag.factor):
+            channels.root.fixed = tag.variable.root.fixed = True
 
     def sliced(self) -> Iterator[tuple[fx.Node, Vector]]:
         """Yield the nodes that read a part, once the channel groups are numbered."""

@@ -64,6 +64,52 @@ def test_several_features_for_each_channel(groups: int, multiple: int, step: int
     assert net.space.groups[0].step == step
 
 
+class Sums(nn.Module):
+    """Two features for each channel, and three, added to what has one for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.twice = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.point, self.norm = nn.Conv2d(16, 16, 1), nn.GroupNorm(4, 16)
+        self.scale = nn.Parameter(torch.ones(16, 1, 1))
+        self.thrice, self.other = nn.Conv2d(16, 48, 1, groups=4), nn.Conv2d(8, 48, 1)
+        self.fc = nn.Linear(48, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.stem(images)
+        double = self.twice(first)
+        double = self.norm(self.point(double.relu()) + double) * self.scale
+        return self.fc((self.thrice(double) + self.other(first)).mean((2, 3)))
+
+
+def test_sums_of_features_of_several_factors() -> None:
+    """One group: four channels of 16 are two of the eight, of which there are six times 48."""
+    net = assert_proven(Sums(), 8)
+    assert net.space.names == ("stem",)
+    assert net.space.groups[0].step == 2
+    plain = net.extract(Widths([4]))
+    shapes = [plain.get_parameter(f"{name}.weight").shape[0] for name in ("point", "other")]
+    assert shapes == [8, 24]
+
+
+def test_sums_of_counts_with_a_broken_ratio_are_refused() -> None:
+    """Twice the one is three times the other: no width of either is sure to suit."""
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 4, 1)
+            self.twice = nn.Conv2d(6, 12, 1, groups=6)
+            self.thrice, self.fc = nn.Conv2d(4, 12, 1, groups=4), nn.Linear(12, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            both = self.twice(self.a(images)) + self.thrice(self.b(images))
+            return self.fc(both.mean((2, 3)))
+
+    with pytest.raises(TracingError, match="'add': features that must agree are laid out diff"):
+        make_slimmable(Broken(), torch.zeros(1, 3, 8, 8))
+
+
 def test_groups_of_the_image_stay() -> None:
     grouped = nn.Conv2d(3, 6, 1, groups=3)
     head = (nn.Conv2d(6, 8, 1), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())

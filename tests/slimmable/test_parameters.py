@@ -123,12 +123,15 @@ def test_a_tie_of_two_kinds_of_layers_is_refused() -> None:
         make_slimmable(model, IMAGE)
 
 
-def test_tied_linear_layers_that_lie_differently_are_refused() -> None:
+def test_tied_linear_layers_on_features_beside_positions() -> None:
+    """The features of the first are four for each channel of the stem: so are those it puts out."""
     head = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(32, 32), nn.Linear(32, 32))
     model = Net(lambda m, x: m.head(x), 32, flat=True, head=head)
     model.get_submodule("head.3").weight = model.get_parameter("head.2.weight")
-    with pytest.raises(TracingError, match=r"laid out differently: .* of 'head.2'"):
-        make_slimmable(model, IMAGE)
+    net = assert_slims(model)
+    assert net.space.maxima == (8,)
+    assert net.extract(net.space.decode([0.5])).get_parameter("head.3.weight").shape == (16, 16)
+    assert_counts(net)
 
 
 def test_tied_norms_stay_tied_where_sub_networks_have_their_own() -> None:
