@@ -75,6 +75,8 @@ class SlimmableNet(nn.Module):
         self._setting = Setting(widths=space.largest)
         forms: dict[nn.Module, SlicedLayer] = {}
         for site in found.sites:
+            if not site.name:
+                continue
             if site.name not in self._layers:
                 layer = held.get_submodule(site.name)
                 self._layers[site.name] = forms[layer] = sliced(layer, site.name)

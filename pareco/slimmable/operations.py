@@ -36,6 +36,7 @@ NOT_ELEMENTWISE = (
     *(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU),
     nn.MultiheadAttention,
 )
+PRODUCTS = (torch.matmul, operator.matmul, torch.bmm, "matmul", "bmm")
 SOFTMAX = (
     *(F.softmax, F.log_softmax, F.softmin, torch.softmax, torch.log_softmax),
     *("softmax", "log_softmax"),

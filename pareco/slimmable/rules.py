@@ -34,6 +34,7 @@ from pareco.slimmable.operations import (
     NOTHING_IN_INFERENCE,
     PERMUTATIONS,
     POOLS,
+    PRODUCTS,
     REDUCTIONS,
     SOFTMAX,
     SPATIAL,
@@ -82,6 +83,7 @@ class Propagation(Shapes):
     `kinds` has the calls of these layers in order, `in_place` the nodes that, with `views`, need no
     memory of their own, `wider` the pairs (narrow, wide) that zero-padding ties, `gating` the nodes
     between a pooling and the features that its result is combined with again (squeeze-excitation).
+    `products` has the products of features by weights of their positions, with how many these are.
     `vectors` has the parameters that are used as they are. Raises `TracingError` at the first node
     that no rule covers.
     """
@@ -94,6 +96,7 @@ class Propagation(Shapes):
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Variable, Variable]] = []
         self.gating: set[fx.Node] = set()
+        self.products: dict[fx.Node, int] = {}
         self._normalized: list[fx.Node] = []
         self._first_users: dict[str | int, fx.Node] = {}
 
@@ -204,6 +207,7 @@ class Propagation(Shapes):
             (ADAPTIVE_POOLS, self._adaptive_pool),
             (REDUCTIONS, self._reduction),
             (SOFTMAX, self._softmax_call),
+            (PRODUCTS, self._product),
             ((torch.flatten, "flatten"), self._flatten_call),
             ((torch.reshape, "view", "reshape"), self._reshape),
             (PERMUTATIONS, self._permute),
@@ -388,6 +392,35 @@ class Propagation(Shapes):
         if dimension % rank == self.input_of(node).axis:
             self._normalized.append(node)
         self._elementwise(node)
+
+    def _product(self, node: fx.Node) -> None:
+        """Tag the sums of features over positions, weighted by another tensor of one feature.
+
+        As in the context of GCNet (arXiv 1904.11492): channels x positions by positions x 1.
+        """
+        tag, (source, weights) = self.input_of(node), (node.all_input_nodes * 2)[:2]
+        before, others, rank = shape_of(source), shape_of(weights), len(shape_of(node))
+        alone = weights in self.tags and self.tags[weights].single
+        alike = before[:-2] == others[:-2] and len(before) == rank == len(others)
+        if not (alone and alike) or tag.axis != rank - 2 or self.tags[source].single:
+            reason = "a matrix product that is none of features by weights of their positions"
+            refuse(node, reason)
+        self.products[node] = before[-1]
+        self._set(node, replace(tag, pooled=shape_of(node)[-1] == 1))
+
+    def product_site(self, node: fx.Node) -> Site:
+        """Return what a product of features by weights of their positions costs."""
+        features = self.tags[node].count()
+        return Site(
+            name="",
+            kind="product",
+            inputs=features,
+            outputs=features,
+            positions=positions_of(node),
+            kernel=self.products[node],
+            vectors=0,
+            repeated=True,
+        )
 
     def _channel_pad(self, node: fx.Node) -> None:
         inputs = self._channels_first(node)

@@ -195,9 +195,10 @@ class Shapes:
     def _unsqueeze(self, node: fx.Node) -> None:
         tag, rank = self.input_of(node), len(shape_of(node))
         place = argument(node, 1, "dim")
-        if not isinstance(place, int) or place % rank <= tag.axis:
+        if not isinstance(place, int) or place % rank == 0:
             refuse(node, _KEPT)
-        self._set(node, tag, view=True)
+        axis = tag.axis + (place % rank <= tag.axis)
+        self._set(node, replace(tag, axis=axis), view=True)
 
     def _getitem(self, node: fx.Node) -> None:
         tag = self._channels_first(node)

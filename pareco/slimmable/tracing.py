@@ -103,7 +103,11 @@ def trace(
     tensors = tuple(_slice_tensors(held, graph, propagation, model))
     found = Trace(
         groups=groups,
-        sites=(*map(propagation.site, propagation.kinds), *tensors),
+        sites=(
+            *map(propagation.site, propagation.kinds),
+            *map(propagation.product_site, propagation.products),
+            *tensors,
+        ),
         live=_live(graph, propagation),
         width_independent_parameters=propagation.width_independent_parameters(),
     )

@@ -8,6 +8,7 @@ from timm.layers import (
     BlurPool2d,
     EcaModule,
     EffectiveSEModule,
+    GlobalContext,
     GroupNormAct,
     ScaledStdConv2d,
     StdConv2d,
@@ -72,6 +73,7 @@ PARTS = {
     "blurred whatever there is": lambda: BlurPool2d(None, stride=1),
     "attention along channels": lambda: EcaModule(12),
     "with a bias": lambda: nn.Sequential(EcaModule(kernel_size=5), EcaModule(kernel_size=5)),
+    "global context": lambda: GlobalContext(12, rd_ratio=0.5, fuse_add=True),
     "attention of one layer": lambda: EffectiveSEModule(12, add_maxpool=True),
 }
 
