@@ -260,6 +260,9 @@ class SurveyCommand:
     json: Flag = False
     """Print a line of JSON for each network as it is found."""
 
+    found: Path | None = None
+    """A file of such lines, of an earlier survey: its networks are not tried again."""
+
     def __post_init__(self) -> None:
         """Check the values that nothing else checks."""
         if not self.limit_s > 0:
@@ -270,18 +273,23 @@ class SurveyCommand:
         import timm
         import torch
 
-        from pareco.survey import architectures, document, survey
+        from pareco.survey import architectures, document, read, survey
 
         if unknown := [name for name in self.networks if not timm.is_model(name)]:
             raise ValueError(f"NETWORK: timm has no {unknown[0]!r}")
-        names, found = self.networks or architectures(), []
+        try:
+            found = {} if self.found is None else read(self.found)
+        except OSError as error:
+            return _failed(error)
+        names = [name for name in self.networks or architectures() if name not in found]
         for each in survey(names, limit_s=self.limit_s, check=self.check):
-            found.append(each)
+            found[each.network] = each
             if self.json:
                 print(json.dumps(asdict(each)), flush=True)
+        rows = [found[name] for name in timm.list_models() if name in found]
         if not self.json:
-            print(document(found, f"timm {timm.__version__}, torch {torch.__version__}"), end="")
-        return 1 if any(each.fault for each in found) else 0
+            print(document(rows, f"timm {timm.__version__}, torch {torch.__version__}"), end="")
+        return 1 if any(each.fault for each in rows) else 0
 
 
 def _failed(error: Exception) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareco.processes import worker_context
@@ -106,6 +108,22 @@ def survey(
         ours.close()
         end = f"no answer in {limit_s:g} s" if late else f"its process ended ({process.exitcode})"
         yield from _row(name, found, end, check)
+
+
+def read(path: Path) -> dict[str, Surveyed]:
+    """Return what a file of JSON lines says about each network; of several lines, the last.
+
+    Raises `ValueError` for another file, `OSError` where there is none.
+    """
+    found: dict[str, Surveyed] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            told = Surveyed(**json.loads(line))
+        except (TypeError, ValueError) as error:
+            problem = f"line {number} is none of pareco survey --json"
+            raise ValueError(f"--found: {path}: {problem}") from error
+        found[told.network] = told
+    return found
 
 
 def _row(name: str, found: list[dict[str, Any]], end: str, check: bool) -> Iterator[Surveyed]:
@@ -245,15 +263,15 @@ def document(found: Sequence[Surveyed], versions: str) -> str:
 _HEAD = (
     "# Networks of timm that can be made slimmable",
     "",
-    "Made by `pareco survey --check > docs/survey.md`; not edited by hand. One network of each",
-    "architecture: of names that are alike but for numbers (other than those of versions, as v2)",
-    "and for words that say a size, the first. Left out are those without two convolutions whose",
-    "windows overlap, such as vision transformers. Each was made slimmable at its own image size,",
-    "in a process of its own with a limit of time; the smallest network has 0.42 of the channels.",
-    "Checked means: run in double precision at small images, its vectors of weights drawn at",
-    "random, the full network gave the scores of the model bit for bit; the smallest and a random",
-    "sub-network gave those of the extracted plain networks, whose multiply-accumulates (MACs), as",
-    "torch counts them, and parameters are as foretold.",
+    "Made by `pareco survey` (with `--check`, and from its `--json` lines by `--found FILE`); not",
+    "edited by hand. One network of each architecture: of names that are alike but for numbers",
+    "(other than those of versions, as v2) and for words that say a size, the first. Left out are",
+    "those without two convolutions whose windows overlap, such as vision transformers. Each was",
+    "made slimmable at its own image size, in a process of its own with a limit of time; the",
+    "smallest network has 0.42 of the channels. Checked means: run in double precision at small",
+    "images, its vectors of weights drawn at random, the full network gave the scores of the model",
+    "bit for bit; the smallest and a random sub-network gave those of the extracted plain networks,",
+    "whose multiply-accumulates (MACs), as torch counts them, and parameters are as foretold.",
     "",
 )
 

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +43,7 @@ def test_what_is_convolutional() -> None:
     assert convolutional(nn.Sequential(*patches, nn.Conv2d(8, 8, (1, 7))))
 
 
+@pytest.mark.slow
 def test_each_network_is_tried_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["test_convnext", "test_efficientnet_gn", "densenet121", "test_vit"]
     assert main(["survey", *names, "--check", "--json"]) == 0
@@ -59,6 +62,26 @@ def test_an_unknown_network_and_a_wrong_limit(capsys: pytest.CaptureFixture[str]
     assert "timm has no 'resnot18'" in capsys.readouterr().err
     assert main(["survey", "resnet18", "--limit-s", "0"]) == 2
     assert "--limit-s must be more than 0" in capsys.readouterr().err
+
+
+def test_what_was_found_before_is_not_tried_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file, names = tmp_path / "found.jsonl", ["resnet18", "vgg11"]
+    rows = [
+        Surveyed(network=name, node="n", reason=f"r{index}") for index, name in enumerate(names)
+    ]
+    again = Surveyed(network="vgg11", groups=2, full=10_000_000, smallest=1, checked=True)
+    file.write_text("".join(f"{json.dumps(asdict(row))}\n" for row in (*rows, again)))
+    assert main(["survey", *names, "--found", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "Of 2 networks **1 can be made slimmable**" in text
+    assert "| vgg11 | 0 | 2 | 10 M | 0 M (0%) | yes |" in text
+    assert "| resnet18 | n | r0 |" in text
+    file.write_text('{"network": "vgg11", "colour": 3}\n')
+    assert main(["survey", "--found", str(file)]) == 2
+    assert "line 1 is none of pareco survey --json" in capsys.readouterr().err
+    assert main(["survey", "--found", str(tmp_path / "gone")]) == 1
 
 
 def _dies(connection: Any, name: str, *others: Any) -> None:
