@@ -270,7 +270,7 @@ _HEAD = (
     "made slimmable at its own image size, in a process of its own with a limit of time; the",
     "smallest network has 0.42 of the channels. Checked means: run in double precision at small",
     "images, its vectors of weights drawn at random, the full network gave the scores of the model",
-    "bit for bit; the smallest and a random sub-network gave those of the extracted plain networks,",
+    "bit for bit; the smallest and a random sub-network those of the extracted plain networks,",
     "whose multiply-accumulates (MACs), as torch counts them, and parameters are as foretold.",
     "",
 )
