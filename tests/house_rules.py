@@ -10,17 +10,8 @@ from pathlib import Path, PurePath
 
 ROOMS = (
     *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "ledger", "models"),
-    *(
-        "starting",
-        "slimmable",
-        "search",
-        "methods",
-        "width_search",
-        "processes",
-        "data",
-        "evaluation",
-    ),
-    *("tracking", "training", "latency", "reporting", "bundle", "cli"),
+    *("starting", "slimmable", "search", "methods", "width_search", "processes", "data"),
+    *("evaluation", "tracking", "training", "latency", "survey", "reporting", "bundle", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
 

@@ -14,6 +14,7 @@ from pareco.config import Experiment, Machine, check_location, completed
 from pareco.data.contents import contents_of
 from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes
+from pareco.evaluation import calibration_images
 from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.starting import start_known, started_model
@@ -104,6 +105,7 @@ def planner_of(experiment: Experiment, net: SlimmableNet, sizes: tuple[int, int,
         search_images=search,
         test_images=test,
         parameters=sum(each.numel() for each in net.parameters()),
+        calibration_images=calibration_images(experiment.evaluation, net),
     )
 
 
