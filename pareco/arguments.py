@@ -57,6 +57,6 @@ def _one_line(box: str) -> str:
     return message
 
 
-def plain_console(*, quiet: bool = False) -> Console:
+def plain_console(*, quiet: bool = False, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: brackets and colons of a path are no markup."""
-    return Console(quiet=quiet, highlight=False, markup=False, emoji=False)
+    return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, emoji=False)

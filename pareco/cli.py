@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pareco.arguments import Flag, chosen_command, in_one_line, plain_console
 from pareco.config import ExportKind
+from pareco.latency_command import LatencyCommand, failed
 
 if TYPE_CHECKING:
     from pareco.bundle.serving import BudgetLimits
@@ -88,7 +89,7 @@ class ProfileCommand:
                 slim_head=self.slim_head,
             )
         except TracingError as error:
-            return _failed(error)
+            return failed(error)
         record = self._record(net, size)
         if self.json:
             print(json.dumps(record, indent=2))
@@ -175,7 +176,7 @@ class BundleCommand:
         try:
             front = write_bundle(self.run, self.output, Machine(images=self.images)).front
         except (BundleError, InvalidRecord, OSError) as error:
-            return _failed(error)
+            return failed(error)
         least, most = int(front["macs"].min()), int(front["macs"].max())
         size = self.output.stat().st_size
         print(f"{self.output}: {len(front)} networks, {least:,} to {most:,} MACs; {size:,} bytes")
@@ -240,7 +241,7 @@ class PredictCommand(_Budget):
         try:
             found = load(self.bundle).predict(self.images, **self._limits())
         except (BundleError, UnreadableImage, OSError) as error:
-            return _failed(error)
+            return failed(error)
         for name, row in found.iterrows():
             for place in (-row.to_numpy()).argsort(kind="stable")[: self.top]:
                 print(name, found.columns[place], f"{row.iloc[place]:.4f}", sep="\t")
@@ -283,7 +284,7 @@ class ExportCommand(_Budget):
             export = bundle.export_front if self.all else bundle.export
             found = export(self.output, self.to, images=self.images, **self._limits())
         except (BundleError, ExportError, UnreadableImage, OSError) as error:
-            return _failed(error)
+            return failed(error)
         for row in found.to_dict("records"):
             place = self.output / row["file"] if self.all else self.output
             off = f"scores off by at most {row['largest_difference']:.1e} of the largest"
@@ -333,7 +334,7 @@ class SurveyCommand:
         try:
             found = {} if self.found is None else read(self.found)
         except OSError as error:
-            return _failed(error)
+            return failed(error)
         names = [name for name in self.networks or architectures() if name not in found]
         for each in survey(names, limit_s=self.limit_s, check=self.check):
             found[each.network] = each
@@ -345,19 +346,11 @@ class SurveyCommand:
         return 1 if any(each.fault for each in rows) else 0
 
 
-def _failed(error: Exception) -> int:
-    """Say what went wrong; return the exit status."""
-    said = str(error)
-    if isinstance(error, OSError) and error.filename:
-        said = f"{error.filename}: {error.strerror}"
-    print(f"error: {said}", file=sys.stderr)
-    return 1
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default the process's own) and return its exit status."""
     commands = {
         "profile": ProfileCommand(network=tyro.MISSING),
+        "latency": LatencyCommand(network=tyro.MISSING),
         "bundle": BundleCommand(run=tyro.MISSING, output=tyro.MISSING),
         "survey": SurveyCommand(networks=()),
         "predict": PredictCommand(bundle=tyro.MISSING, images=tyro.MISSING),

@@ -12,8 +12,10 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 Granularity = Literal["network", "stage", "layer"]
-Cost = Literal["macs", "params", "activations", "peak_activations"]
-COSTS: tuple[Cost, ...] = get_args(Cost)
+Counted = Literal["macs", "params", "activations", "peak_activations"]
+COSTS: tuple[Counted, ...] = get_args(Counted)
+"""The costs that are counted on any network."""
+Cost = Literal[Counted, "latency"]
 ExportKind = Literal["onnx", "torch", "safetensors"]
 EMBEDDED = ("digits", "digits_rgb")
 """The data sets that come with the installed packages."""
@@ -412,6 +414,14 @@ class Experiment:
     cost: Cost = "macs"
     """The objective beside the loss: the search's, the front's, and the axis of plots."""
 
+    latency_table: str | None = field(default=None, metadata=_PLACE)
+    """A file that pareco latency wrote for this network, for the cost latency; where there is none,
+    runs measure one. What is recorded is which table it is, not where it lies."""
+
+    latency_from: str | None = None
+    """Which table this is, as runs record it: sha256:DIGEST of the file; None for the one that is
+    given. Another one than is named is refused."""
+
     methods: tuple[str, ...]
     """The methods that are compared."""
 
@@ -425,6 +435,11 @@ class Experiment:
             _require(bool(values), f"{field_name} must name at least one")
             _require(len(set(values)) == len(values), f"{field_name} must name none twice")
         _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
+        tables = self.latency_table or self.latency_from
+        _require(
+            tables is None or self.cost not in COSTS,
+            f"latency_table is for cost latency, and cost is {self.cost}: leave one of them out",
+        )
         most = max(self.seeds)
         _require(most < 2**63, f"seeds must be below 2^63, as records hold them, got {most}")
 

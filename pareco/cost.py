@@ -1,15 +1,17 @@
-"""What a sub-network costs: multiply-accumulates, parameters and activation memory."""
+"""What a sub-network costs: multiply-accumulates, parameters, activation memory and latency."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pareco.config import Cost
+from pareco.config import COSTS, Cost
 from pareco.widths import ChannelGroup, Widths, WidthSpace
 
 Kind = Literal[
@@ -106,10 +108,34 @@ class CostModel:
         self._macs, self._params = _Bilinear(macs), _Bilinear(params)
         self._activations = _Bilinear(activations)
         self._peak = _held(trace)
+        self._milliseconds: Callable[[Tensor], Tensor] | None = None
+
+    def with_latency(self, milliseconds: Callable[[Tensor], Tensor]) -> CostModel:
+        """Return these costs and a latency: what `milliseconds` returns of counts `n x groups`."""
+        costs = copy.copy(self)
+        costs.__dict__.pop("full_costs", None)
+        costs._milliseconds = milliseconds
+        return costs
+
+    @property
+    def names(self) -> tuple[Cost, ...]:
+        """The costs that are known: latency only where there is one."""
+        return COSTS if self._milliseconds is None else (*COSTS, "latency")
+
+    @cached_property
+    def full_costs(self) -> dict[str, int]:
+        """All costs of the full network, by name."""
+        full = Widths(self._space.maxima)
+        return {name: int(self.of(name, full)) for name in self.names}
 
     def of(self, cost: Cost, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return the cost of this name, `n`."""
         return getattr(self, cost)(widths)
+
+    @staticmethod
+    def monotone(cost: Cost) -> bool:
+        """Return whether a cost never falls as a width rises: a latency may, and no other does."""
+        return cost in COSTS
 
     def macs(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return the multiply-accumulates of convolutions and linear layers, `n`."""
@@ -140,6 +166,20 @@ class CostModel:
         columns = self._columns(widths)
         held = columns.double() @ self._peak.to(columns.device, torch.double).T
         return held.amax(-1).to(columns.dtype)
+
+    def latency(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
+        """Return the latency in nanoseconds, as a table foretells it, `n`.
+
+        Of channel counts it is rounded to whole ones. Raises `ValueError` without a table.
+        """
+        if self._milliseconds is None:
+            raise ValueError(
+                "the cost latency needs a table: measure it by pareco latency and give it, "
+                "--latency-table FILE"
+            )
+        columns = self._columns(widths)
+        nanoseconds = 1e6 * self._milliseconds(columns[..., :-1])
+        return nanoseconds if columns.is_floating_point() else nanoseconds.round().long()
 
     def _columns(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
         """Return channel counts `(n x) groups` (exact: int64) and a last column of ones."""

@@ -1,8 +1,9 @@
-"""Files that are written as a whole or not at all."""
+"""Files that are written as a whole or not at all, and what identifies one."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,6 +56,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             sync(each)
         partial.replace(path)
     sync(path.parent)
+
+
+def file_identity(path: Path) -> str:
+    """Return `sha256:` and the digest of a file's content: what it is, wherever it lies."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def sync(path: Path) -> None:

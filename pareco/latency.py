@@ -6,7 +6,8 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch import Tensor
 from pareco.config import Experiment, Machine
 from pareco.data import load_data
 from pareco.files import write_text
+from pareco.operator_times import measured_table
 from pareco.processes import joined_processes
 from pareco.slimmable import SlimmableNet
 from pareco.training.environment import hardware
 from pareco.training.interruption import RunError
-from pareco.training.preparation import untrained_network
+from pareco.training.preparation import sizes_before, untrained_network
 from pareco.widths import Widths
 
 LATENCY_FILE = "latency.json"
@@ -67,6 +69,27 @@ def measure_latencies(
     }
     write_text(path, json.dumps(record, indent=1) + "\n")
     return True
+
+
+def measure_table(
+    experiment: Experiment,
+    path: Path,
+    machine: Machine = Machine(),
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> None:
+    """Write the latency table of an experiment's network: of one image, with one CPU thread.
+
+    On the machine's device, as `measure_latencies` measures; `on_progress` is told as by
+    `pareco.operator_times.measured_table`, which says what is refused.
+    """
+    device, size = joined_processes(machine.device).device, experiment.data.image_size
+    classes, channels, *_ = sizes_before(experiment.data, machine)
+    net = untrained_network(replace(experiment, latency_table=None), classes, channels)
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, size, size, generator=noise).to(device)
+    table = measured_table(net.to(device), experiment.network.name, image, on_progress=on_progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table.to_json())
 
 
 def _measured(path: Path) -> set[str]:

@@ -28,6 +28,13 @@ class Budget:
 SPLIT_LOSSES = {"batch": "training_loss", "holdout": "held_out_loss"}
 """The column of the loss that the front is chosen by, for each `search_split` of the data."""
 
+OBJECTIVES = {"latency": "int64"}
+"""More columns of those fronts and visits whose experiment has such a cost: nanoseconds, foretold
+from a table."""
+
+LATENCY_TABLE = "latency_table.json"
+"""The file, of a run and in the records, of the table that such a latency was foretold from."""
+
 FRONT_TYPES = {
     "experiment": "str",
     "method": "str",
@@ -162,7 +169,7 @@ def _line(text: str) -> str:
 def _complete(costs: Mapping[str, int | float]) -> dict[str, int | float]:
     if missing := [name for name in COSTS if name not in costs]:
         raise ValueError(f"it lacks {missing[0]!r}")
-    return {name: costs[name] for name in COSTS}
+    return {name: costs[name] for name in (*COSTS, *OBJECTIVES) if name in costs}
 
 
 def _whole_ledger(ledger: Mapping[str, Spending] | None) -> Mapping[str, Spending] | None:
@@ -211,7 +218,7 @@ class Subject:
     cost: Cost
     """The objective beside the loss: the axis of tables and plots."""
     full_costs: Annotated[Mapping[str, int | float], AfterValidator(_complete)]
-    """Every cost of the full network: COSTS, and the latency where it was measured."""
+    """Every cost of the full network: COSTS, OBJECTIVES that it has, and the measured latency."""
     groups: tuple[GroupSize, ...]
     """In the order of a front's `widths`."""
     started_from: Line | None = None

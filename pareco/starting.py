@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from pareco.config import NetworkConfig
+from pareco.files import file_identity
 from pareco.models import create_model, tagged_name
 
 _NAMED = 4  # of the names that do not fit
@@ -26,8 +26,7 @@ def start_known(config: NetworkConfig) -> NetworkConfig:
     if config.weights is not None:
         path = Path(config.weights).expanduser()
         try:
-            with path.open("rb") as file:
-                found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            found = file_identity(path)
         except OSError as error:
             raise ValueError(f"network.weights {path}: {error.strerror}") from error
     elif config.pretrained:

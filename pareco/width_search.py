@@ -39,6 +39,7 @@ class WidthSearch:
             task.search,
             task.generator,
             cost=cost,
+            monotone=task.cost.monotone(task.objective),
             canonical=space.canonical,
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pareco.arguments import Flag
+from pareco.config import COSTS
 from replications.catalogue import (
     REFERENCE,
     experiment_named,
@@ -39,8 +40,8 @@ class PlanCommand(RunCommand):
 
     def carried_out(self, console: Console) -> int:
         """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
-        chosen = self.with_methods_placed()
         self._check_images()
+        chosen = self.with_methods_placed().with_latency_table(None)
         from pareco.training.preparation import planner_before
 
         experiment = chosen.configured()
@@ -185,10 +186,14 @@ class CostsCommand:
     def carried_out(self, console: Console) -> int:
         """Print the page; return 0."""
         print(_INTRODUCTION)
-        for name in experiment_names():
-            if not takes_any_images(name):
-                print(section(name))
+        print("\n".join(map(section, planned_names())))
         return 0
+
+
+def planned_names() -> list[str]:
+    """Return the experiments that every machine plans alike: with data and costs of their own."""
+    names = [name for name in experiment_names() if not takes_any_images(name)]
+    return [name for name in names if experiment_named(name).cost in COSTS]
 
 
 _INTRODUCTION = """# What the paper's experiments cost

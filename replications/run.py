@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import tyro
 from rich.console import Console
+from rich.progress import Progress
 
 from pareco.arguments import Flag
-from pareco.config import Experiment, Machine, as_json, check_location
-from pareco.schema import NORMALIZED_APART
+from pareco.config import COSTS, Experiment, Machine, as_json, check_location
+from pareco.schema import LATENCY_TABLE, NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
     equal_compute_name,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from replications.sweep import Job
 
 _START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
+_FREE = ("name", "methods", "seeds", "scale", "training.macs", "latency_from", *_START)
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
 _MEANWHILE = "meanwhile, on embedded images: --scale smoke without --images (make: SCALE=smoke)"
 
@@ -143,9 +145,9 @@ class RunCommand:
         0 well, 1 a run failed, 130 or 143 interrupted. Raises `ValueError` or `OSError`, before
         anything is begun, for what could not run or be reported.
         """
-        chosen = self.with_methods_placed()
-        chosen = replace(chosen, experiment=chosen.configured())
         self._check_images()
+        chosen = self.with_methods_placed().with_latency_table(console)
+        chosen = replace(chosen, experiment=chosen.configured())
         chosen = replace(chosen, machine=chosen._machine())
         from pareco.training.interruption import Interrupted, RunError
 
@@ -168,6 +170,36 @@ class RunCommand:
         places = compared | picked
         return replace(self, experiment=experiment, method=tuple(picked), places=places)
 
+    def with_latency_table(self, console: Console | None) -> Self:
+        """Return this with a latency table, where the experiment's cost is latency.
+
+        Unless one is given, that in the folder of its runs; where there is none, it is measured
+        there first, and `console` shows how far. Without a console, `ValueError` is raised.
+        """
+        experiment = self.experiment
+        if experiment.cost in COSTS or experiment.latency_table is not None:
+            return self
+        named = equal_compute_name if self.equal == "compute" else name_at
+        path = self.folders.runs / named(experiment.name, experiment.scale) / LATENCY_TABLE
+        if not path.exists():
+            if console is None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise ValueError(
+                    f"cost {experiment.cost} needs a latency table, and {path} is not there: give "
+                    "one of pareco latency, --latency-table FILE, or measure it by run --check 1"
+                )
+            from pareco.latency import measure_table
+
+            with Progress(console=console, transient=True) as progress:
+                task = progress.add_task("measuring operators")
+                measure_table(
+                    experiment,
+                    path,
+                    self.machine,
+                    lambda done, of: progress.update(task, completed=done, total=of),
+                )
+            console.print(f"latency table: measured on this machine, kept in {path}", markup=False)
+        return replace(self, experiment=replace(experiment, latency_table=str(path)))
+
     def kind_of(self, name: str) -> type[Method]:
         """Return the method of this name."""
         return method_at(self.places.get(name, name))
@@ -179,7 +211,7 @@ class RunCommand:
         their images apart from each other. Name, methods and seeds may differ; all else makes it
         another experiment, which must not be taken for the published one.
         """
-        chosen = self._with_start_known()
+        chosen = self._with_files_known()
         default = self.default or experiment_named(self.of, chosen.scale)
         if self.equal == "compute":
             chosen = self._of_equal_compute(chosen)
@@ -188,9 +220,8 @@ class RunCommand:
         if name in others or name in _NO_NAMES:
             raise ValueError(f"--name {chosen.name}: {name} is taken in the results, take another")
         ours, theirs, macs = as_json(chosen), as_json(default), chosen.training.macs
-        free = ("name", "methods", "seeds", "scale", "training.macs", *_START)
         changed = [
-            f"{key} {ours[key]}" for key in ours if key not in free and ours[key] != theirs[key]
+            f"{key} {ours[key]}" for key in ours if key not in _FREE and ours[key] != theirs[key]
         ]
         return replace(
             chosen,
@@ -202,14 +233,14 @@ class RunCommand:
             + self._normalization(),
         )
 
-    def _with_start_known(self) -> Experiment:
-        """Return the experiment with the name of the weights that it starts from, if any."""
-        network = self.experiment.network
-        if network.weights is None and not network.pretrained:
+    def _with_files_known(self) -> Experiment:
+        """Return the experiment with what its weights to start from and latency table are."""
+        network, table = self.experiment.network, self.experiment.latency_table
+        if network.weights is None and not network.pretrained and table is None:
             return self.experiment  # with nothing heavy imported
-        from pareco.training.preparation import with_start_known
+        from pareco.training.preparation import with_files_known
 
-        return with_start_known(self.experiment)
+        return with_files_known(self.experiment)
 
     def _of_equal_compute(self, chosen: Experiment) -> Experiment:
         """Return the experiment with MACs that every run may spend, and a name that says so."""

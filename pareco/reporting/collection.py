@@ -17,6 +17,7 @@ from pareco.reporting.records import (
     Records,
     blaming,
     check_front,
+    read_if_there,
     read_json,
     read_latency,
     read_table,
@@ -31,6 +32,7 @@ from pareco.schema import (
     COUNTS,
     CURVE_TYPES,
     FRONT_TYPES,
+    LATENCY_TABLE,
     MEANT,
     RESULT,
     SESSIONS,
@@ -115,6 +117,7 @@ def records_of(folders: Sequence[Path]) -> Records:
             }
         ),
         ledger=ledger_frame([run.result for run in runs]),
+        latency_table=read_if_there(folders[0] / LATENCY_TABLE),
     )
     return _ordered(records)
 
@@ -163,6 +166,7 @@ def joined(records: Records, before: Records) -> Records:
         visits=rows("visits"),
         environment=_environment_record(_runs(before.environment) | _runs(records.environment)),
         ledger=rows("ledger"),
+        latency_table=before.latency_table,  # of one configuration, so of one table
     )
     return with_latency(with_latency(_ordered(together), before.latency), records.latency)
 

@@ -20,11 +20,13 @@ from pareco.schema import (
     ENVIRONMENT,
     FRONT_TYPES,
     LATENCIES,
+    LATENCY_TABLE,
     LEDGER_TYPES,
     LIMITS,
     MAY_BE_ABSENT,
     MAY_LACK,
     NORMALIZED_APART,
+    OBJECTIVES,
     PASSES,
     PHASES,
     PUBLISHED_SCALE,
@@ -52,6 +54,9 @@ class CostWords:
     unit: str = ""
     """The unit of a cost that is no count."""
 
+    unit_size: float = 1
+    """By what a number is divided to be in this unit."""
+
     @property
     def axis(self) -> str:
         """What stands at an axis, before `(% of ...)`."""
@@ -60,7 +65,7 @@ class CostWords:
 
     def amount(self, value: float) -> str:
         """A value in three digits, such as `301 M`, or with the unit, such as `3.21 ms`."""
-        return f"{value:.3g} {self.unit}" if self.unit else amount(value)
+        return f"{value / self.unit_size:.3g} {self.unit}" if self.unit else amount(value)
 
     def full(self, value: float) -> str:
         """A value with the name and the definition, if there is one, such as `301 M MACs`."""
@@ -82,6 +87,13 @@ COST_WORDS: Mapping[str, CostWords] = {
         name="peak activations",
         figure="error_vs_peak_activations",
         definition="elements held at once",
+    ),
+    "latency": CostWords(
+        name="foretold latency",
+        figure="error_vs_foretold_latency",
+        definition="from a table of operators",
+        unit="ms",
+        unit_size=1e6,
     ),
     LATENCY: CostWords(
         name="latency",
@@ -126,7 +138,8 @@ class ExperimentRecord(Subject):
         ]
         absent += [name for name in ("configuration", "planned_seeds") if not getattr(self, name)]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
-        record["full_costs"] = {name: self.full_costs[name] for name in COSTS}
+        known = (name for name in (*COSTS, *OBJECTIVES) if name in self.full_costs)
+        record["full_costs"] = {name: self.full_costs[name] for name in known}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
     @property
@@ -216,6 +229,9 @@ class Records:
     latency: Mapping[str, Any] | None = None
     """A `LatencyRecord`, where latency was measured."""
 
+    latency_table: str | None = None
+    """The text of the `pareco.latency_table` that latency was foretold from, where it was."""
+
     @property
     def runs(self) -> list[tuple[str, int]]:
         """Method and seed of every run, in the order of the fronts."""
@@ -255,6 +271,7 @@ def read_records(folder: Path) -> Records:
         visits=visits,
         environment=read_json(folder / "environment.json", ENVIRONMENT),
         ledger=_read_ledger(folder / "ledger.csv"),
+        latency_table=read_if_there(folder / LATENCY_TABLE),
     )
     return with_latency(records, read_latency(folder / "latency.json"))
 
@@ -270,6 +287,11 @@ def _read_ledger(path: Path) -> pd.DataFrame:
                 phases = ", ".join(rows["phase"])
                 raise ValueError(f"{method}, seed {seed} has the phases {phases}")
     return ledger
+
+
+def read_if_there(path: Path) -> str | None:
+    """The text of a file; None where there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def empty_table(types: Mapping[str, str]) -> pd.DataFrame:
@@ -288,6 +310,10 @@ def write_records(records: Records, folder: Path) -> None:
         write_text(folder / "ledger.csv", table_text(records.ledger, LEDGER_TYPES))
     else:
         (folder / "ledger.csv").unlink(missing_ok=True)
+    if records.latency_table is None:
+        (folder / LATENCY_TABLE).unlink(missing_ok=True)
+    else:
+        write_text(folder / LATENCY_TABLE, records.latency_table)
     for name, content in (("environment", records.environment), ("latency", records.latency)):
         if content is not None:
             write_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
@@ -297,7 +323,8 @@ def write_records(records: Records, folder: Path) -> None:
 
 def table_text(table: pd.DataFrame, types: Mapping[str, str]) -> str:
     """The columns of `types` as CSV, numbers with six digits after the point."""
-    return table[list(types)].to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    columns = [*types, *(name for name in OBJECTIVES if name in table)]
+    return table[columns].to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 
 def with_latency(records: Records, latency: Mapping[str, Any] | None) -> Records:
@@ -343,14 +370,16 @@ def read_latency(path: Path) -> LatencyRecord | None:
 
 
 def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
-    """The columns of `types` in a CSV file, as the schema has them; others are not read.
+    """The columns of `types` in a CSV file, and OBJECTIVES, as the schema has them; no others.
 
     Raises InvalidRecord, naming file and column, and where it can the line, for one that is
     missing, holds something else, or lacks a value.
     """
     with blaming(path):
+        header = pd.read_csv(path, nrows=0).columns
+        types = {**types, **{name: OBJECTIVES[name] for name in header if name in OBJECTIVES}}
         numbers = [name for name, kind in types.items() if kind != "str"]
-        absent = MAY_BE_ABSENT.difference(pd.read_csv(path, nrows=0).columns)
+        absent = MAY_BE_ABSENT.difference(header)
         table = pd.read_csv(
             path,
             usecols=[name for name in types if name not in absent],

@@ -25,11 +25,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pareco.config import COSTS, Experiment, as_json, completed
+from pareco.config import Experiment, as_json, completed
 from pareco.data import DataSet
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.processes import Processes
-from pareco.schema import BUDGET_TYPES, FRONT_TYPES, MEANT, VISIT_TYPES
+from pareco.schema import (
+    BUDGET_TYPES,
+    FRONT_TYPES,
+    LATENCY_TABLE,
+    MEANT,
+    OBJECTIVES,
+    VISIT_TYPES,
+)
 from pareco.slimmable import SlimmableNet
 from pareco.tracking.tracker import metrics_rows
 from pareco.training.environment import environment
@@ -192,6 +199,9 @@ class RunFolder:
         if not sessions:
             _write(self.path / "config.json", self._configuration())
             _write(self.path / "splits.json", data.splits.as_json())
+            if self.experiment.latency_table is not None:
+                table = Path(self.experiment.latency_table).expanduser()
+                write_bytes(self.path / LATENCY_TABLE, table.read_bytes())
         elif sessions[0]["data_fingerprint"] != data.fingerprint:
             raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
         else:
@@ -282,9 +292,10 @@ class RunFolder:
             "visits": (done.visits, ("experiment", *VISIT_TYPES)),
         }
         for name, (rows, columns) in tables.items():
-            table = pd.DataFrame(rows, columns=list(columns), dtype=object)
+            names = [*columns, *(each for each in OBJECTIVES if each in net.cost.names)]
+            table = pd.DataFrame(rows, columns=names, dtype=object)
             write_text(self.path / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-        space, full = net.space, Widths(net.space.maxima)
+        space = net.space
         spent, waited = done.training_seconds, done.waiting_seconds
         result = {
             **self.identity,
@@ -295,7 +306,7 @@ class RunFolder:
             "class_names": list(data.store.classes),
             "scale": self.experiment.scale,
             "cost": self.experiment.cost,
-            "full_costs": {name: int(net.cost.of(name, full)) for name in COSTS},
+            "full_costs": net.cost.full_costs,
             "started_from": self.experiment.network.start,
             "groups": [{"name": group.name, "maximum": group.maximum} for group in space.groups],
             "budget": {name: getattr(done, name) for name in BUDGET_TYPES},

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
 from torch import nn
 
-from pareco.config import Experiment, Machine, check_location, completed
+from pareco.config import DataConfig, Experiment, Machine, check_location, completed
 from pareco.data.contents import contents_of
 from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes
 from pareco.evaluation import calibration_images
+from pareco.files import file_identity
+from pareco.latency_table import check_table, read_latency_table
 from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.starting import start_known, started_model
@@ -23,12 +26,25 @@ from pareco.training.plan import Planner
 _LOGGER = logging.getLogger("pareco.training")
 
 
-def with_start_known(experiment: Experiment) -> Experiment:
-    """Return the experiment with the name of the weights that it starts from, as runs record it.
+def with_files_known(experiment: Experiment) -> Experiment:
+    """Return the experiment with what its files are: weights to start from, and a latency table.
 
-    Raises `ValueError`, naming the field, where they lie nowhere or are others than it names.
+    So runs record them. Raises `ValueError`, naming the field, where a file lies nowhere or is
+    another than the experiment names.
     """
-    return replace(experiment, network=start_known(experiment.network))
+    network, named = start_known(experiment.network), experiment.latency_from
+    if experiment.latency_table is None:
+        return replace(experiment, network=network)
+    path = Path(experiment.latency_table).expanduser()
+    try:
+        found = file_identity(path)
+    except OSError as error:
+        raise ValueError(f"latency_table {path}: {error.strerror}") from error
+    if named not in (None, found):
+        raise ValueError(
+            f"latency_table {path}: this is {found}, and not {named}, which latency_from names"
+        )
+    return replace(experiment, network=network, latency_from=found)
 
 
 def initial_network(experiment: Experiment, classes: int, channels: int, seed: int) -> SlimmableNet:
@@ -42,7 +58,7 @@ def initial_network(experiment: Experiment, classes: int, channels: int, seed: i
     model, remark = initial_model(experiment, classes, channels, seed)
     if remark is not None:
         _LOGGER.info("%s", remark)
-    return make_slimmable(
+    net = make_slimmable(
         model,
         torch.zeros(1, channels, size, size),
         alpha_min=config.alpha_min,
@@ -51,6 +67,11 @@ def initial_network(experiment: Experiment, classes: int, channels: int, seed: i
         slim_head=config.slim_head,
         order_channels=config.order_channels and remark is not None,
     )
+    if experiment.latency_table is not None:
+        table = read_latency_table(experiment.latency_table)
+        check_table(table, net.space, net.cost.full_costs, size)
+        net.cost = net.cost.with_latency(table.milliseconds)
+    return net
 
 
 def initial_model(
@@ -109,6 +130,18 @@ def planner_of(experiment: Experiment, net: SlimmableNet, sizes: tuple[int, int,
     )
 
 
+def sizes_before(data: DataConfig, machine: Machine) -> tuple[int, int, int, int]:
+    """Return classes, colour channels, and how many images there are to learn from and to test on.
+
+    No image is opened.
+    """
+    check_location(data, machine.images)
+    if machine.images is None:
+        return KNOWN_SIZES[data.name]
+    found = contents_of(machine.images)
+    return len(found.classes), 3, found.train_images, found.test_images
+
+
 def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Planner:
     """Return what plans runs of an experiment; no image is opened, nor need there be any.
 
@@ -117,13 +150,7 @@ def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Plan
     """
     data = experiment.data
     torch.set_num_threads(experiment.training.cpu_threads)
-    check_location(data, machine.images)
-    if machine.images is None:
-        classes, channels, images, own_test = KNOWN_SIZES[data.name]
-    else:
-        found = contents_of(machine.images)
-        classes, channels = len(found.classes), 3
-        images, own_test = found.train_images, found.test_images
+    classes, channels, images, own_test = sizes_before(data, machine)
     sizes = split_sizes(images, own_test, data)
     if sizes[0] < experiment.training.batch_size:
         raise ValueError(

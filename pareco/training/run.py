@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pareco.config import COSTS, Experiment, Machine, as_json
+from pareco.config import Experiment, Machine, as_json
 from pareco.data import Images, TrainingLoader, load_data
 from pareco.evaluation import (
     Counts,
@@ -40,7 +40,7 @@ from pareco.training.interruption import (
 )
 from pareco.training.outcomes import StepReport
 from pareco.training.plan import Limits, Planner, method_task
-from pareco.training.preparation import initial_network, planner_of, with_start_known
+from pareco.training.preparation import initial_network, planner_of, with_files_known
 from pareco.training.search_batches import SearchBatches
 from pareco.training.trainer import Trainer
 from pareco.widths import Widths, WidthSpace
@@ -68,7 +68,7 @@ def execute_run(
     `NonFiniteLoss` if training diverges, `Interrupted` once a signal's checkpoint is saved.
     """
     processes = joined_processes(machine.device)
-    experiment = with_start_known(experiment)
+    experiment = with_files_known(experiment)
     folder = RunFolder(
         path=path,
         experiment=experiment,
@@ -105,7 +105,7 @@ def check_runnable(
     Raises `ValueError`, naming the field, if the configuration cannot run, by so many processes on
     one network (as many as there are, unless given).
     """
-    experiment = with_start_known(experiment)
+    experiment = with_files_known(experiment)
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
     joined = joined_processes(machine.device)
     session = _Session(folder, method, machine, joined, lambda report: None)
@@ -449,5 +449,5 @@ class _Session:
 
     def row(self, widths: Widths) -> Row:
         """Return what the rows of a front and of visits share: the run, widths and costs."""
-        costs = {name: int(self.net.cost.of(name, widths)) for name in COSTS}
+        costs = {name: int(self.net.cost.of(name, widths)) for name in self.net.cost.names}
         return {**self.folder.identity, "widths": str(widths), **costs}

@@ -17,9 +17,8 @@ from replications.catalogue import (
     experiment_named,
     experiment_names,
     method_named,
-    takes_any_images,
 )
-from replications.plan_command import PlanCommand, section
+from replications.plan_command import PlanCommand, planned_names, section
 from replications.run import RunCommand
 from tests.experiments import TINY
 
@@ -141,4 +140,4 @@ def test_the_page_of_costs_is_what_the_code_says() -> None:
     for name in ("digits", "cifar10_resnet20"):
         assert section(name) in page
     for name in experiment_names():
-        assert (f"\n## {name}: " in page) != (takes_any_images(name) or name == "tiny")
+        assert (f"\n## {name}: " in page) != (name not in planned_names() or name == "tiny")

@@ -19,7 +19,7 @@ from pareco.reporting.records import (
     read_records,
     write_records,
 )
-from pareco.schema import PUBLISHED_TYPES
+from pareco.schema import OBJECTIVES, PUBLISHED_TYPES
 from replications.catalogue import experiment_named, experiment_names
 from tests.reporting.conftest import FULL
 
@@ -335,8 +335,9 @@ def test_a_cost_with_a_unit_is_no_count() -> None:
 
 
 def test_every_cost_has_words_and_a_plot_of_its_own() -> None:
-    assert tuple(COST_WORDS) == (*COSTS, LATENCY)
+    assert tuple(COST_WORDS) == (*COSTS, *OBJECTIVES, LATENCY)
     figures = [words.figure for words in COST_WORDS.values()]
     assert figures[0] == "error_vs_flops"
     assert figures[-1] == "error_vs_latency"
-    assert figures[1:-1] == [f"error_vs_{cost}" for cost in COSTS[1:]]
+    assert figures[1:-2] == [f"error_vs_{cost}" for cost in COSTS[1:]]
+    assert len({*figures}) == len(figures)

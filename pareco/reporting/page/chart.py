@@ -46,13 +46,15 @@ def chart_data(records: Records, focus: str) -> dict[str, Any]:
     experiment, fronts = records.experiment, records.fronts
     looks = method_looks(records, focus)
     costs = [name for name in AXES if name in experiment.full_costs]
+    sizes = {name: COST_WORDS[name].unit_size for name in costs}
+    fronts = fronts.assign(**{name: fronts[name] / sizes[name] for name in costs})
     positions = {method: index for index, method in enumerate(looks)}
     return {
         "objective": experiment.cost,
         "costs": {
             name: {
                 **{part: getattr(COST_WORDS[name], part) for part in ("name", "axis", "unit")},
-                "full": experiment.full_costs[name],
+                "full": experiment.full_costs[name] / sizes[name],
                 "full_text": COST_WORDS[name].amount(experiment.full_costs[name]),
             }
             for name in costs
