@@ -46,13 +46,16 @@ def test_the_readme_opens_with_what_the_records_say() -> None:
     """The gains, their intervals and the number of seeds: neither without the other."""
     found = {each.id: each.ours for each in claim_outcomes(RESULTS)}
     told = " ".join((ROOT / "README.md").read_text().partition("## Start")[0].split())
-    for claim, kind in (("passes", "at equal passes"), ("compute", "at equal compute")):
-        ours = found[f"exact-equal-{claim}"]
-        gain = re.search(r"(\S+) \[(\S+), (\S+)\] \(([0-9]+) seeds", ours)
+    for claim, words in (
+        ("pareco-equal-passes", "at equal passes {} more than PareCO and"),
+        ("exact-equal-passes", "than PareCO and {} more than `pareco_exact`"),
+        ("exact-equal-compute", "at equal compute, {} more than `pareco_exact`"),
+    ):
+        gain = re.search(r"(\S+) \[(\S+), (\S+)\] \(([0-9]+) seeds", found[claim])
         assert gain is not None
         mean, low, high, seeds = gain.groups()
-        before, _, after = told.partition(
-            f"{mean} points (95% interval {low} to {high}, {seeds} seeds)"
-        )
-        assert before
-        assert kind in after
+        said = f"{mean} points (95% interval {low} to {high}, {seeds} seeds)"
+        before, _, after = words.partition("{}")
+        assert said in told
+        assert told.partition(said)[2].startswith(after), claim
+        assert before.split(", ")[0].strip() in told.partition(said)[0], claim
