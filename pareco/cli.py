@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +110,11 @@ class ProfileCommand:
             "image_size": size,
             "num_classes": self.num_classes,
             "divisor": self.divisor,
-            "groups": [{"name": g.name, "stage": g.stage, "channels": g.maximum} for g in groups],
+            "groups": [
+                {"name": g.name, "stage": g.stage, "channels": g.maximum, "step": g.step}
+                for g in groups
+            ],
+            "batch_norm": bool(net.norms()),
             "networks": networks,
         }
 
@@ -120,6 +124,8 @@ def _tables(record: dict[str, Any]) -> tuple[Table, Table]:
     title = "{network}, {image_size} x {image_size}".format_map(record)
     groups = Table("channel group", title=f"{title}: {len(record['groups'])} channel groups")
     caption = "per image; activations in MiB of 32-bit floats"
+    if not record["batch_norm"]:
+        caption += "; no batch norm, so nothing to re-calibrate"
     costs = Table("cost", title=f"{title}: costs", caption=caption)
     groups.add_column("stage", justify="right")
     for name, network in record["networks"].items():
@@ -286,12 +292,67 @@ class ExportCommand(_Budget):
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class SurveyCommand:
+    """Say which networks of timm can be made slimmable, and why others cannot, as Markdown.
+
+    Each is tried in a process of its own. Exit status: 0; 1 if a check finds a fault; 2 for an
+    unknown network or a wrong value.
+    """
+
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK")]
+    """Names of timm; by default one of each architecture. Those with less than two convolutions
+    whose windows overlap are left out."""
+
+    check: Flag = False
+    """Run each against its extracted sub-networks, in double precision, which takes hours for
+    all."""
+
+    limit_s: float = 120
+    """Seconds that a network may take to be made slimmable, and to be checked."""
+
+    json: Flag = False
+    """Print a line of JSON for each network as it is found."""
+
+    found: Path | None = None
+    """A file of such lines, of an earlier survey: its networks are not tried again."""
+
+    def __post_init__(self) -> None:
+        """Check the values that nothing else checks."""
+        if not self.limit_s > 0:
+            raise ValueError(f"--limit-s must be more than 0, got {self.limit_s}")
+
+    def carried_out(self) -> int:
+        """Print what is found; return the exit status."""
+        import timm
+        import torch
+
+        from pareco.survey import architectures, document, read, survey
+
+        if unknown := [name for name in self.networks if not timm.is_model(name)]:
+            raise ValueError(f"NETWORK: timm has no {unknown[0]!r}")
+        try:
+            found = {} if self.found is None else read(self.found)
+        except OSError as error:
+            return failed(error)
+        names = [name for name in self.networks or architectures() if name not in found]
+        for each in survey(names, limit_s=self.limit_s, check=self.check):
+            found[each.network] = each
+            if self.json:
+                print(json.dumps(asdict(each)), flush=True)
+        rows = [found[name] for name in timm.list_models() if name in found]
+        if not self.json:
+            print(document(rows, f"timm {timm.__version__}, torch {torch.__version__}"), end="")
+        return 1 if any(each.fault for each in rows) else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default the process's own) and return its exit status."""
     commands = {
         "profile": ProfileCommand(network=tyro.MISSING),
         "latency": LatencyCommand(network=tyro.MISSING),
         "bundle": BundleCommand(run=tyro.MISSING, output=tyro.MISSING),
+        "survey": SurveyCommand(networks=()),
         "predict": PredictCommand(bundle=tyro.MISSING, images=tyro.MISSING),
         "export": ExportCommand(bundle=tyro.MISSING, to=tyro.MISSING, output=tyro.MISSING),
     }

@@ -200,6 +200,9 @@ class TrainingConfig:
     warmup_epochs: float = 5.0
     """Epochs of linear warm-up; after it the rate falls linearly to zero."""
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """adamw is as ConvNeXts are trained (arXiv 2201.03545), with betas of 0.9 and 0.999."""
+
     momentum: float = 0.9
     """Momentum of SGD; 0 for none."""
 
@@ -207,7 +210,7 @@ class TrainingConfig:
     """Whether the momentum, where there is any, is Nesterov's."""
 
     weight_decay: float = 4e-5
-    """Weight decay; none on batch norm and biases."""
+    """Weight decay; none on normalization and biases."""
 
     label_smoothing: float = 0.1
     """Smoothing of the labels that the largest network learns from."""

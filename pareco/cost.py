@@ -14,7 +14,9 @@ from torch import Tensor
 from pareco.config import COSTS, Cost
 from pareco.widths import ChannelGroup, Widths, WidthSpace
 
-Kind = Literal["convolution", "depthwise", "linear", "norm", "activation", "pad"]
+Kind = Literal[
+    "convolution", "grouped", "linear", "filter", "product", "norm", "activation", "pad", "tensor"
+]
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class FeatureCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One call of a layer whose cost or shape depends on the widths.
+    """One call of a layer, or a product without one, whose cost or shape depends on the widths.
 
     `positions` is the number of output positions (height x width) per image, `kernel` the number
-    of weights per input and output channel, `vectors` the number of parameters per output channel
-    alone (bias 1, affine batch norm 2) that no earlier site has, `repeated` whether an earlier site
-    has the same weight: it calls the same module, or a tied one.
+    of weights per input and output channel (if grouped: of all those of an output channel),
+    `vectors` the number of parameters per output channel alone (bias 1, affine batch norm 2) that
+    no earlier site has, `repeated` whether an earlier site has the same weight (it calls the same
+    module, or a tied one) or it has none that grows with the width.
     """
 
     name: str
@@ -92,11 +95,13 @@ class CostModel:
         params: list[Term] = [(trace.width_independent_parameters, ONE, ONE)]
         activations: list[Term] = []
         for site in trace.sites:
-            if site.kind in ("convolution", "depthwise", "linear"):
+            if site.kind in ("convolution", "grouped", "linear", "filter", "product"):
                 # how many inputs each output is a weighted sum of, kernel aside
-                summed = ONE if site.kind == "depthwise" else site.inputs
+                wide = site.kind in ("convolution", "linear")
+                summed = site.inputs if wide else ONE
                 macs.append((site.positions * site.kernel, summed, site.outputs))
-                activations.append((site.positions, ONE, site.outputs))
+                if site.kind != "product":
+                    activations.append((site.positions, ONE, site.outputs))
                 if not site.repeated:
                     params.append((site.kernel, summed, site.outputs))
             params.append((site.vectors, ONE, site.outputs))

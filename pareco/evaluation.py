@@ -158,6 +158,11 @@ def counted(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, best[:, 0].sum(), best.sum(), images])
 
 
+def calibration_images(config: EvaluationConfig, net: SlimmableNet) -> int:
+    """Return on how many images each sub-network is calibrated: none without batch norm."""
+    return config.calibration_images if net.norms() else 0
+
+
 @dataclass(frozen=True)
 class Counts:
     """A measurement, whole or under way: how many images are done, a row of `counted` a widths."""
@@ -178,6 +183,7 @@ class Counts:
 class Evaluator:
     """Calibrates sub-networks of frozen weights and measures them; each is calibrated once.
 
+    A network without batch norm needs no calibration, and no images for it.
     They compute in this `precision`.
     Every process takes its share of the batches, in the same calls; all get the same answers.
     What the network does is settled in the `ledger` when it is complete. The networks that
@@ -202,7 +208,7 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         """Check that there are enough images to calibrate with."""
-        wanted, there = self.config.calibration_images, len(self.training_images)
+        wanted, there = calibration_images(self.config, self.net), len(self.training_images)
         if wanted > there:
             raise ValueError(
                 f"evaluation.calibration_images: {wanted} asked for, the training split has {there}"
@@ -317,13 +323,14 @@ class Evaluator:
         """Calibrate those that have not been yet, in one pass through the calibration images."""
         new = [each for each in dict.fromkeys(widths) if each not in self._statistics]
         found = [NormStatistics() for _ in new]
-        if new and len(self.calibration):  # else there are fewer batches than processes
+        needed = new and self.net.norms()
+        if needed and len(self.calibration):  # else there are fewer batches than processes
             batches = self._watched(self.calibration.batches(self.config.batch_size))
             with self.processes.autocast(self.precision):
                 found = jointly_calibrated(self.net, new, (images for images, _ in batches))
         for each, own in zip(new, found, strict=True):
             several = self.processes.several
-            self._statistics[each] = self._over_processes(each, own) if several else own
+            self._statistics[each] = self._over_processes(each, own) if several and needed else own
 
     def _over_processes(self, widths: Widths, own: NormStatistics) -> NormStatistics:
         """Return the statistics over the batches of all processes, every batch alike."""

@@ -261,6 +261,8 @@ def own_method(place: str) -> type[Method]:
         raise ValueError(f"{place}: a method of your own is FILE.py, FILE.py:CLASS or MODULE:CLASS")
     file, of_file, name, of_module = parts.groups()
     where, wanted = file or name, of_file or of_module
+    if file and not Path(file).expanduser().exists():
+        raise ValueError(f"{file}: no such file")
     with _blaming(where):
         module = _module_of(Path(file)) if file else importlib.import_module(name)
     if wanted is None:
@@ -295,9 +297,7 @@ def _blaming(where: str) -> Iterator[None]:
     """Raise `ValueError`, naming place and line, for what code ends with inside the block."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise ValueError(f"{error.filename}: no such file") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         line = f"{last.filename}, line {last.lineno}: " if Path(last.filename).is_file() else ""
         raise ValueError(f"{where}: {line}{type(error).__name__}: {error}") from error

@@ -230,6 +230,8 @@ def tagged_name(name: str) -> str:
 
 def _undo_strides(network: nn.Module, count: int, in_chans: int, name: str) -> None:
     """Set the stride of all layers at the `count` largest resolutions at which there are any."""
+    if count < 0:
+        raise ValueError(f"undone_strides must be at least 0, got {count}")
     sizes = _strided(network, in_chans)
     largest = sorted({before for before, _ in sizes.values()}, reverse=True)
     if count > len(largest):
@@ -244,7 +246,7 @@ def _undo_strides(network: nn.Module, count: int, in_chans: int, name: str) -> N
     try:
         changed = _strided(network, in_chans, undone)
     except RuntimeError as error:
-        raise ValueError(f"{refused} its parts do not fit ({error})") from error
+        raise ValueError(f"{refused} its parts do not fit each other's resolutions") from error
     for layer, (before, after) in changed.items():
         if before != after:
             raise ValueError(f"{refused} {layer} makes {after} x {after} of {before} x {before}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -90,6 +91,11 @@ def _load(model: nn.Module, path: Path) -> int:
         ) from error
     if others := [name for name, each in found.items() if not isinstance(each, Tensor)]:
         raise ValueError(f"{about}: {others[0]} is no tensor; it must hold a state dict alone")
+    if unread := [name for name, each in found.items() if not _is_plain(each)]:
+        raise ValueError(
+            f"{about}: {unread[0]} is no tensor of plain numbers (quantized, sparse, complex, "
+            "8-bit floats or on the meta device)"
+        )
     own = model.state_dict()
     heads = [name for name in own if name.rpartition(".")[0] in _classifiers(model)]
     of_others = bool(heads) and all(name in found for name in heads)
@@ -120,6 +126,11 @@ def _misfits(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
             for name in own
             if name in found and own[name].shape != found[name].shape
         ],
+        "no floats has": [
+            name
+            for name, each in found.items()
+            if name in own and own[name].is_floating_point() and not each.is_floating_point()
+        ],
         "not finite is": [name for name, each in found.items() if not each.isfinite().all()],
     }
     return "; ".join(
@@ -128,6 +139,13 @@ def _misfits(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
         if names
         for more in (len(names) > _NAMED,)
     )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor holds a real number at each place, to be taken as it is."""
+    odd = tensor.is_meta or tensor.is_quantized or tensor.is_complex()
+    byte = tensor.is_floating_point() and tensor.dtype.itemsize == 1
+    return tensor.layout == torch.strided and not (odd or byte)
 
 
 def _size(tensor: Tensor) -> str:

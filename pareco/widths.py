@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,13 +49,19 @@ class ChannelGroup:
 
     `stage` numbers the spatial resolutions from the input on; `at_least` lists the indices of all
     groups that this one may not be narrower than, directly or through others (zero-padding
-    shortcuts).
+    shortcuts). Their number is a multiple of `step`, as the maximum is: a grouped convolution and a
+    group norm keep groups of so many channels whole.
     """
 
     name: str
     maximum: int
     stage: int = 0
     at_least: tuple[int, ...] = ()
+    step: int = 1
+
+    def lifted(self, counts: Sequence[int]) -> int:
+        """Return the fewest channels that are not fewer than any of these counts."""
+        return -(-max(counts, default=0) // self.step) * self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,9 @@ class WidthSpace:
     one per stage or one per channel group, by `granularity`. `decode` makes channel counts of
     them: with `divisor` 1 the floor of multiplier times maximum, at least one channel (PareCO);
     otherwise the nearest multiple of `divisor` that loses at most 10% (US-Net's
-    `make_divisible`), never above the maximum. 1 is the maximum itself. Multipliers that decode to
-    the same widths are one network. `only` restricts the space to a single network.
+    `make_divisible`), never above the maximum. 1 is the maximum itself. In a group that has a
+    `step`, counts are multiples of it. Multipliers that decode to the same widths are one network.
+    `only` restricts the space to a single network.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -142,9 +150,9 @@ class WidthSpace:
         if self.only is not None:
             return self.only
         shares = [multipliers[index] for index in self.multiplier_of_group]
-        counts = list(map(self._channels, shares, self.maxima))
-        for index, group in enumerate(self.groups):
-            counts[index] = max([counts[index], *(counts[other] for other in group.at_least)])
+        counts = list(map(self._channels, shares, self.groups))
+        for index, group in self._bounded:
+            counts[index] = group.lifted([counts[i] for i in (index, *group.at_least)])
         return Widths(counts)
 
     def counts(self, alphas: Tensor) -> Tensor:
@@ -155,15 +163,17 @@ class WidthSpace:
         shares = alphas.double()[:, index]
         exact = shares * maxima
         if self.divisor == 1:
-            counts = (exact + _FLOOR_TOLERANCE).long().clamp_min(1)
+            steps = torch.tensor([group.step for group in self.groups])
+            counts = ((exact + _FLOOR_TOLERANCE).long() // steps * steps).maximum(steps)
         else:
-            steps = (exact + self.divisor / 2).long() // self.divisor
-            counts = (steps * self.divisor).clamp_min(self.divisor)
-            counts = counts + self.divisor * (counts < 0.9 * exact)  # as timm's make_divisible
+            divisors = torch.tensor(list(map(self._divisor, self.groups)))
+            counts = (exact + divisors / 2).long() // divisors * divisors
+            counts = counts.maximum(divisors)
+            counts = counts + divisors * (counts < 0.9 * exact)  # as timm's make_divisible
         counts = torch.where(shares >= 1 - _FLOOR_TOLERANCE, maxima, counts.minimum(maxima))
-        for place, group in enumerate(self.groups):
-            for other in group.at_least:
-                counts[:, place] = torch.maximum(counts[:, place], counts[:, other])
+        for place, group in self._bounded:
+            least = counts[:, [place, *group.at_least]].amax(1)
+            counts[:, place] = -(-least // group.step) * group.step
         return counts
 
     def canonical(self, alphas: Tensor) -> Tensor:
@@ -198,13 +208,13 @@ class WidthSpace:
         """Return the least multiplier whose groups reach their counts, but for what is repaired."""
         groups = zip(self.groups, self.multiplier_of_group, widths, strict=True)
         aims = [
-            (group.maximum, count)
+            (group, count)
             for group, which, count in groups
-            if which == index and count > max((widths[i] for i in group.at_least), default=0)
+            if which == index and count > group.lifted([widths[i] for i in group.at_least])
         ]
 
         def reaches(multiplier: float) -> bool:
-            return all(self._channels(multiplier, maximum) >= count for maximum, count in aims)
+            return all(self._channels(multiplier, group) >= count for group, count in aims)
 
         low, high = self.alpha_min, 1.0
         if reaches(low):
@@ -213,6 +223,12 @@ class WidthSpace:
             middle = (low + high) / 2
             low, high = (low, middle) if reaches(middle) else (middle, high)
         return high
+
+    @cached_property
+    def _bounded(self) -> list[tuple[int, ChannelGroup]]:
+        """The groups, with their indices, that others bound; each after those that bound it."""
+        bounded = [(index, group) for index, group in enumerate(self.groups) if group.at_least]
+        return sorted(bounded, key=lambda pair: pair[1].maximum)
 
     @cached_property
     def _tensors(self) -> tuple[Tensor, Tensor]:
@@ -240,6 +256,11 @@ class WidthSpace:
         for group, count in zip(self.groups, Widths(widths), strict=True):
             if count > group.maximum:
                 raise ValueError(f"{group.name} has {group.maximum} channels, asked for {count}")
+            if count % group.step:
+                raise ValueError(
+                    f"{group.name} keeps groups of {group.step} channels whole: give it a multiple "
+                    f"of {group.step}, asked for {count}"
+                )
             for other in group.at_least:
                 if count < widths[other]:
                     raise ValueError(
@@ -248,11 +269,16 @@ class WidthSpace:
                         "leads from the one to the other"
                     )
 
-    def _channels(self, multiplier: float, maximum: int) -> int:
+    def _divisor(self, group: ChannelGroup) -> int:
+        """Return what the channels of a group are rounded to a multiple of."""
+        return math.lcm(self.divisor, group.step)
+
+    def _channels(self, multiplier: float, group: ChannelGroup) -> int:
+        exact, step = multiplier * group.maximum, group.step
         if multiplier >= 1 - _FLOOR_TOLERANCE:
-            return maximum
+            return group.maximum
         if self.divisor == 1:
-            return min(max(int(multiplier * maximum + _FLOOR_TOLERANCE), 1), maximum)
+            return min(max(int(exact + _FLOOR_TOLERANCE) // step * step, step), group.maximum)
         from timm.layers import make_divisible  # seconds to import, and rarely needed
 
-        return min(make_divisible(multiplier * maximum, self.divisor), maximum)
+        return min(make_divisible(exact, self._divisor(group)), group.maximum)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 FOCUS = "pareco"
+OPENING = "cifar10_vgg"
+"""The experiment that the page opens with."""
 REFERENCE = "us_net"
 """The method whose total cost is 100% of what methods took, where it has run."""
 

@@ -23,6 +23,7 @@ from pareco.reporting.report import Report, collect_records, loaded_report, rend
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from replications.catalogue import (
     FOCUS,
+    OPENING,
     REFERENCE,
     catalogued,
     equal_compute_name,
@@ -136,18 +137,17 @@ def _families(ran: Collection[str]) -> dict[tuple[str, str], list[str]]:
     return names
 
 
-def summary_rows(reports: list[Report]) -> list[SummaryRow]:
-    """Return a row for every experiment at the published scale, run or not, and for all others."""
-    ran = {each.records.experiment.experiment: each for each in reports}
-    rows = []
+def summary_rows(reports: Sequence[Report]) -> list[SummaryRow]:
+    """Return a row for every experiment that has run, then for those of the paper that have not."""
+    ran = {each.records.experiment.experiment for each in reports}
+    rows = [summary_row(each.records, FOCUS) for each in reports]
     for name, experiment, scale in catalogued():
-        if name in ran:
-            rows.append(summary_row(ran.pop(name).records, FOCUS))
-        elif scale == PUBLISHED_SCALE == (config := experiment_named(experiment)).scale:
+        config = experiment_named(experiment)
+        if name not in ran and scale == PUBLISHED_SCALE == config.scale:
             size = config.data.image_size
             subject = f"{config.network.name} on {config.data.name}, {size} px"
             rows.append(SummaryRow(experiment=name, scale=scale, subject=subject))
-    return [*rows, *(summary_row(each.records, FOCUS) for each in ran.values())]
+    return rows
 
 
 def section(report: Report, results: Path) -> Section:
@@ -197,7 +197,15 @@ def _command(record: ExperimentRecord) -> str:
 
 
 def recorded(results: Path) -> list[str]:
-    """Return the experiments that have records in the results, in the order of the catalogue."""
+    """Return the experiments that have records in the results: OPENING, then as in the catalogue.
+
+    Each with that at equal compute behind it; those of somebody's own last.
+    """
     found = {path.parent.parent.name for path in results.glob(f"*/{FOLDER}/network.json")}
-    known = [name for name, *_ in catalogued() if name in found]
+    known = [
+        name
+        for planned, experiment, scale in sorted(catalogued(), key=lambda each: each[1] != OPENING)
+        for name in (planned, equal_compute_name(planned, scale))
+        if name in found
+    ]
     return [*known, *sorted(found - set(known))]

@@ -136,16 +136,18 @@ class SweepBars(Progress):
         )
         super().__init__(*columns, console=console, transient=True)
         self._jobs, self._ended = jobs, 0
-        self._waited: dict[Job, list[float]] = {}
+        self._waited: dict[Job, tuple[int, float]] = {}  # reports, and the sum of their percents
         self._of: dict[Job, TaskID] = {}
 
     def begin(self, job: Job) -> None:
         """Show a bar for a run."""
+        self._waited[job] = 0, 0.0
         self._of[job] = self.add_task(str(job), total=None, status="starting")
 
     def show(self, job: Job, report: StepReport) -> None:
         """Show how far a run is."""
-        self._waited.setdefault(job, []).append(report.waiting_percent)
+        reports, percents = self._waited[job]
+        self._waited[job] = reports + 1, percents + report.waiting_percent
         status = (
             f"loss {report.loss_largest:.3f} / {report.loss_smallest:.3f}  "
             f"lr {report.learning_rate:.3f}  {report.images_per_second:.0f} images/s"
@@ -169,8 +171,8 @@ class SweepBars(Progress):
 
     def _held_back(self, job: Job) -> str:
         """Return what to say of a run that waited for its images, in the mean over its steps."""
-        waited = self._waited.pop(job, [])
-        percent = sum(waited) / len(waited) if waited else 0.0
+        reports, percents = self._waited[job]
+        percent = percents / max(reports, 1)
         if percent < _MUCH_WAITING:
             return ""
         return (

@@ -9,20 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 ROOMS = (
-    *("config", "arguments", "schema", "files", "randomness", "widths", "cost"),
-    *("latency_table", "ledger", "models"),
-    *(
-        "starting",
-        "slimmable",
-        "search",
-        "methods",
-        "width_search",
-        "processes",
-        "data",
-        "evaluation",
-    ),
-    *("tracking", "training", "operator_times", "latency", "reporting", "bundle"),
-    *("latency_command", "cli"),
+    *("config", "arguments", "schema", "files", "randomness", "widths", "cost", "latency_table"),
+    *("ledger", "models", "starting", "slimmable", "search", "methods", "width_search"),
+    *("processes", "data", "evaluation", "tracking", "training", "operator_times", "latency"),
+    *("survey", "reporting", "bundle", "latency_command", "cli"),
 )
 """The rooms of pareco in their order; a room uses only rooms before it."""
 

@@ -22,7 +22,7 @@ def test_json_of_mobilenetv2(capsys: pytest.CaptureFixture[str]) -> None:
     found = record(capsys, "mobilenetv2_100", "--width", "0.5")
     assert found["image_size"] == 224
     assert len(found["groups"]) == 24
-    assert found["groups"][0] == {"name": "conv_stem", "stage": 0, "channels": 32}
+    assert found["groups"][0] == {"name": "conv_stem", "stage": 0, "channels": 32, "step": 1}
     full, half, smallest = (found["networks"][name] for name in ("full", "width", "smallest"))
     assert (full["macs"], full["params"]) == (300_774_272, 3_504_872)
     assert half["multiplier"] == 0.5

@@ -13,10 +13,12 @@ from pareco.evaluation import (
     OverBudget,
     SearchEvaluations,
     batch_losses,
+    calibration_images,
     counted,
 )
+from pareco.ledger import Ledger
 from pareco.processes import Processes, Share
-from pareco.slimmable import SlimmableNet
+from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.widths import Widths
 from tests.conftest import tiny_net
 
@@ -218,3 +220,24 @@ def test_shares_of_the_calibration_make_the_whole(
         # float32 averages in another order
         torch.testing.assert_close(joined.means[name], mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(joined.variances[name], whole.variances[name], rtol=1e-5, atol=0)
+
+
+def test_without_batch_norm_nothing_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image is read for it and no MAC spent; losses are the plain network's."""
+    layers = (torch.nn.Conv2d(1, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.ReLU())
+    head = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+    net = make_slimmable(torch.nn.Sequential(*layers, *head), torch.zeros(1, 1, 8, 8))
+    monkeypatch.setattr(Evaluator, "calibration", None)
+    search, ledger = some_images(32, 3), Ledger()
+    config = EvaluationConfig(calibration_images=64, batch_size=32)
+    evaluator = Evaluator(net, search, search, config, 0, ALONE, ledger=ledger)
+    net.book_in(ledger)
+    widths = net.space.smallest
+    assert calibration_images(config, net) == 0
+    assert evaluator.own_norm(widths) == {}
+    with ledger.during("choice"):
+        (loss,) = evaluator.search_losses([widths])
+    assert ledger.state()["choice"]["forward_macs"] == 32 * net.cost.macs_at(widths)
+    images, labels = search.normalized(torch.arange(32))
+    expected = F.cross_entropy(net.extract(widths)(images), labels).detach()
+    assert loss == pytest.approx(float(expected), rel=1e-6)  # float32, in another order

@@ -142,6 +142,8 @@ def test_a_method_of_ones_own_is_the_one_that_its_file_defines(tmp_path: Path) -
         ),
         (OWN.replace("candidates", "networks"), "own.py", "First has no `candidates`"),
         (f"{OWN}\n1 / 0", "own.py", r"own.py, line 14: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "own.py", "own.py, line 1: SystemExit: 3"),
+        ("open('gone.txt')", "own.py", r"own.py, line 1: FileNotFoundError: .*'gone.txt'$"),
         ("def f(:", "own.py", "own.py: SyntaxError: "),
         ("import nowhere.at_all", "own.py", "own.py, line 1: ModuleNotFoundError: No module named"),
         ("", "nowhere.at_all:Own", "nowhere.at_all: ModuleNotFoundError: No module named 'nowhe"),

@@ -43,10 +43,19 @@ def test_no_place_of_a_machine_of_ours_is_in_the_results() -> None:
 
 
 def test_the_readme_opens_with_what_the_records_say() -> None:
-    """The gain and its interval, in points; the number of seeds."""
-    found = {each.id: each.ours for each in claim_outcomes(RESULTS)}["exact-equal-passes"]
-    gain = re.search(r"(\+[0-9.]+) \[(\+[0-9.]+), (\+[0-9.]+)\] \(([0-9]+) seeds", found)
-    assert gain is not None
-    mean, low, high, seeds = gain.groups()
+    """The gains, their intervals and the number of seeds: neither without the other."""
+    found = {each.id: each.ours for each in claim_outcomes(RESULTS)}
     told = " ".join((ROOT / "README.md").read_text().partition("## Start")[0].split())
-    assert f"{mean} points (95% interval {low} to {high}, {seeds} seeds)" in told
+    for claim, words in (
+        ("pareco-equal-passes", "at equal passes {} more than PareCO and"),
+        ("exact-equal-passes", "than PareCO and {} more than `pareco_exact`"),
+        ("exact-equal-compute", "at equal compute, {} more than `pareco_exact`"),
+    ):
+        gain = re.search(r"(\S+) \[(\S+), (\S+)\] \(([0-9]+) seeds", found[claim])
+        assert gain is not None
+        mean, low, high, seeds = gain.groups()
+        said = f"{mean} points (95% interval {low} to {high}, {seeds} seeds)"
+        before, _, after = words.partition("{}")
+        assert said in told
+        assert told.partition(said)[2].startswith(after), claim
+        assert before.split(", ")[0].strip() in told.partition(said)[0], claim

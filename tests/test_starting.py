@@ -108,6 +108,11 @@ def without(state: State, *names: str) -> State:
     return {name: each for name, each in state.items() if name not in names}
 
 
+def with_bias(state: State, bias: torch.Tensor) -> State:
+    return state | {"bn1.bias": bias}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -129,6 +134,17 @@ def without(state: State, *names: str) -> State:
         (
             lambda state: {f"net.{name}": each for name, each in state.items()},
             "and 33 more; the network lacks net.conv1.weight, net.bn1.weight",
+        ),
+        (
+            lambda state: with_bias(state, torch.ones(4, dtype=torch.int8)),
+            "no floats has bn1.bias",
+        ),
+        (lambda state: with_bias(state, torch.ones(4).to_sparse()), "bn1.bias is no tensor of pl"),
+        (lambda state: with_bias(state, torch.ones(4) + 1j), "bn1.bias is no tensor of plain num"),
+        (lambda state: with_bias(state, torch.ones(4, device="meta")), "bn1.bias is no tensor of"),
+        (
+            lambda state: with_bias(state, torch.ones(4).to(torch.float8_e4m3fn)),
+            "bn1.bias is no tensor of plain numbers",
         ),
         (lambda state: state | {"epoch": 3}, "epoch is no tensor; it must hold a state dict"),
         (lambda state: {"net": state}, "net is no tensor"),

@@ -121,6 +121,20 @@ def test_decode_repairs_zero_padding() -> None:
         padded().check(Widths([16, 8, 32, 64]))
 
 
+def test_a_step_keeps_groups_of_channels_whole() -> None:
+    """Rounded down, as the floor of the paper is; with a divisor to multiples of both."""
+    group = ChannelGroup(name="a", maximum=48, step=6)
+    counts = [WidthSpace(groups=(group,), alpha_min=0.1).uniform(m)[0] for m in (0.1, 0.42, 0.9, 1)]
+    assert counts == [6, 18, 42, 48]
+    by_four = WidthSpace(groups=(group,), alpha_min=0.1, divisor=4)
+    assert [by_four.uniform(m)[0] for m in (0.1, 0.3, 0.42, 0.8, 1)] == [12, 24, 24, 36, 48]
+    with pytest.raises(ValueError, match=r"a keeps groups of 6 channels whole: .* asked for 20"):
+        by_four.check(Widths([20]))
+    wide = ChannelGroup(name="b", maximum=64, at_least=(1,), step=16)
+    space = WidthSpace(groups=(wide, group), alpha_min=0.1)
+    assert space.decode([0.1, 0.5]) == (32, 24)  # 24 needs 32 there
+
+
 @pytest.mark.parametrize(
     ("alpha", "message"),
     [
@@ -187,7 +201,7 @@ def test_samples_are_uniform(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("granularity", ["network", "stage", "layer"])
 @pytest.mark.parametrize("divisor", [1, 8])
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18", "cifar_resnet20"])
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18", "cifar_resnet20", "regnetx_002"])
 def test_what_decodes_encodes_to_itself_in_every_space(
     generator: torch.Generator, name: str, divisor: int, granularity: Granularity
 ) -> None:
@@ -207,9 +221,10 @@ def test_many_points_at_once_decode_and_encode_as_each_alone(
 ) -> None:
     groups = (
         ChannelGroup(name="a", maximum=24),
-        ChannelGroup(name="b", maximum=30, stage=1),
+        ChannelGroup(name="b", maximum=30, stage=1, step=5),
         ChannelGroup(name="c", maximum=17, stage=1),
-        ChannelGroup(name="d", maximum=64, stage=2, at_least=(0, 2)),
+        ChannelGroup(name="d", maximum=64, stage=2, at_least=(0, 2, 4), step=16),
+        ChannelGroup(name="e", maximum=40, stage=2, at_least=(2,), step=20),
     )
     space = WidthSpace(groups=groups, alpha_min=0.3, divisor=divisor, granularity=granularity)
     generator = torch.Generator().manual_seed(0)

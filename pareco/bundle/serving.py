@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -231,6 +232,8 @@ class Bundle:
         They are as `export` returns them, also in the folder's `index.csv`. Raises as that does.
         """
         known, rows = ending(to), sorted(self._within(limits))
+        if Path(folder).is_file():
+            raise FileExistsError(errno.EEXIST, "a file is there already", str(folder))
         with written_whole(Path(folder)) as partial:
             partial.mkdir()
             macs = {index: self._description.front[index].macs for index in rows}

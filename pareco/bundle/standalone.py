@@ -34,13 +34,19 @@ def load_narrowed(path: str | Path, model: nn.Module | None = None) -> nn.Module
         setattr(held, kind, nn.Parameter(tensor) if kind in held._parameters else tensor)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.groups = len(layer.weight) if layer.groups > 1 else 1  # else depthwise
+            if layer.groups > 1:  # whole groups are gone
+                layer.groups = len(layer.weight) * layer.groups // layer.out_channels
             layer.out_channels, layer.in_channels = len(layer.weight), layer.weight.shape[1]
             layer.in_channels *= layer.groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine:
             layer.num_features = len(layer.weight)
+        elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
+            layer.normalized_shape = tuple(layer.weight.shape)
+        elif isinstance(layer, nn.GroupNorm) and layer.affine:
+            layer.num_groups = max(len(layer.weight) * layer.num_groups // layer.num_channels, 1)
+            layer.num_channels = len(layer.weight)
         elif isinstance(layer, nn.PReLU):
             layer.num_parameters = len(layer.weight)
     return model.eval()

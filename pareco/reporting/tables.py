@@ -41,6 +41,7 @@ _COUNTED = (
     f" calibration, and of its test ({MISSING}: not recorded). What an interruption had a run do"
     " twice is in no total."
 )
+_NO_BATCH_NORM = "The networks have no batch norm: nothing is re-calibrated."
 _COMPARES_NOTHING = "search_evaluations"  # some are of a batch, some of calibrated networks
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
 _OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
@@ -146,7 +147,9 @@ def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
         *([_BOLD] if least_seeds >= FEWEST_SEEDS else []),
         "Batch norm of each network re-calibrated on "
         + " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1])))
-        + " training images.",
+        + " training images."
+        if images[-1]
+        else _NO_BATCH_NORM,
     )
 
 

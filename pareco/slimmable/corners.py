@@ -15,6 +15,8 @@ def corner(tensor: Tensor, size: Sequence[int]) -> Tensor:
     held = tensor.shape
     if len(size) == 2 and size[1] != held[1]:
         return tensor[: size[0], : size[1]]
+    if len(size) > 2:
+        return tensor[tuple(map(slice, size))]
     return tensor if size[0] == held[0] else tensor[: size[0]]
 
 

@@ -18,6 +18,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.randomness import global_streams_kept
 from pareco.slimmable.effects import Memory, context, surroundings
+from pareco.slimmable.forms import form_of
 from pareco.slimmable.modes import (
     TENSOR,
     WHOLE_ADVICE,
@@ -57,7 +58,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
-        known = known or module_qualified_name in self.whole
+        known = known or form_of(m) is not None or module_qualified_name in self.whole
         return known or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:

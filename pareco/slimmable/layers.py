@@ -74,10 +74,11 @@ class Setting:
 class SlicedLayer(nn.Module):
     """A layer that uses as many of its input and output channels as its network's setting says.
 
-    `name` is the layer's in the network.
+    `name` is the layer's in the network, `kinds` are the names of its parameters.
     """
 
     name = ""
+    kinds: tuple[str, ...] = ("weight", "bias")
     inputs: FeatureCount
     outputs: FeatureCount
     setting: Setting
@@ -109,17 +110,17 @@ class SlicedLayer(nn.Module):
         raise NotImplementedError
 
     def parameter_in_use(self, kind: str) -> nn.Parameter | None:
-        """Return the parameter that "weight" or "bias" is a part of."""
+        """Return the parameter that "weight" or another of its `kinds` is a part of."""
         return self._parameters.get(kind)
 
-    def size_in_use(self, parameter: nn.Parameter) -> tuple[int, ...]:
-        """Return how many entries of a parameter's first dimensions are in use."""
+    def size_in_use(self, parameter: Tensor) -> tuple[int, ...]:
+        """Return how many entries of a tensor's first dimensions are in use."""
         if parameter.dim() == 1:
             return (self.used_outputs,)
-        return self.used_outputs, min(self.used_inputs, parameter.shape[1])  # 1 if depthwise
+        return self.used_outputs, min(self.used_inputs, parameter.shape[1])  # fewer if grouped
 
     def in_use(self, kind: str) -> Tensor | None:
-        """Return what is in use of "weight" or "bias"."""
+        """Return what is in use of "weight" or another of its `kinds`."""
         parameter = self.parameter_in_use(kind)
         if parameter is None:
             return None
@@ -131,7 +132,7 @@ class SlicedLayer(nn.Module):
             return kept[1]
         return corner(parameter, self.size_in_use(parameter))
 
-    def extracted(self, copies: dict[int, nn.Parameter]) -> nn.Module:
+    def extracted(self, copies: dict[int, Tensor]) -> nn.Module:
         """Return the plain layer, as trainable and with the hooks that this one has.
 
         `copies` has the parameters of layers extracted before, by the id of what they are copies
@@ -141,7 +142,7 @@ class SlicedLayer(nn.Module):
         for kind, own in layer._parameters.items():
             source = self.parameter_in_use(kind)
             if own is not None and source is not None:
-                layer._parameters[kind] = copies.setdefault(id(source), own)
+                layer._parameters[kind] = copies.setdefault(id(source), own)  # type: ignore[assignment]
                 own.requires_grad_(source.requires_grad)
         for kind, held in self.__dict__.items():
             if kind.startswith(HOOKS) or kind == "_is_full_backward_hook":
@@ -150,11 +151,11 @@ class SlicedLayer(nn.Module):
 
 
 class SlicedConv2d(SlicedLayer, nn.Conv2d):
-    """A convolution (ordinary or depthwise) over a prefix of its channels."""
+    """A convolution over a prefix of its channels; one in groups keeps these whole."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self.take_over(layer, layer.in_channels, layer.out_channels)
-        self.depthwise = layer.groups > 1
+        self.group_width = layer.in_channels // layer.groups if layer.groups > 1 else 0
         self.same_padding = isinstance(layer, Conv2dSame)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -164,9 +165,14 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
         if self.same_padding:
             kernel, stride, dilation = self.weight.shape[-2:], self.stride, self.dilation
             input, padding = pad_same(input, list(kernel), list(stride), list(dilation)), 0
-        groups = self.used_outputs if self.depthwise else 1
         assert weight is not None
+        groups = self.used_groups
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, groups)
+
+    @property
+    def used_groups(self) -> int:
+        """The number of groups in use."""
+        return self.used_inputs // self.group_width if self.group_width else 1
 
     def plain(self) -> nn.Module:
         """Return a convolution with a copy of the weights in use."""
@@ -177,11 +183,11 @@ class SlicedConv2d(SlicedLayer, nn.Conv2d):
             stride=self.stride,  # type: ignore[arg-type]
             padding=self.padding,  # type: ignore[arg-type]
             dilation=self.dilation,  # type: ignore[arg-type]
-            groups=self.used_outputs if self.depthwise else 1,
+            groups=self.used_groups,
             bias=self.bias is not None,
         )
         weight, bias = self.in_use("weight"), self.in_use("bias")
-        return _filled(layer, self.training, weight=weight, bias=bias)
+        return filled(layer, self.training, weight=weight, bias=bias)
 
 
 class SlicedLinear(SlicedLayer, nn.Linear):
@@ -200,7 +206,7 @@ class SlicedLinear(SlicedLayer, nn.Linear):
         """Return a linear layer with a copy of the weights in use."""
         layer = nn.Linear(self.used_inputs, self.used_outputs, bias=self.bias is not None)
         weight, bias = self.in_use("weight"), self.in_use("bias")
-        return _filled(layer, self.training, weight=weight, bias=bias)
+        return filled(layer, self.training, weight=weight, bias=bias)
 
 
 class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
@@ -326,7 +332,7 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
             layer.drop, layer.act = copy.deepcopy(self.drop), copy.deepcopy(self.act)
         batches = self.num_batches_tracked
         buffers = {"running_mean": mean, "running_var": variance, "num_batches_tracked": batches}
-        return _filled(layer, self.training, weight=weight, bias=bias, **buffers)
+        return filled(layer, self.training, weight=weight, bias=bias, **buffers)
 
 
 class SlicedPReLU(SlicedLayer, nn.PReLU):
@@ -344,7 +350,7 @@ class SlicedPReLU(SlicedLayer, nn.PReLU):
     def plain(self) -> nn.Module:
         """Return a PReLU with a copy of the slopes in use."""
         layer = nn.PReLU(self.used_outputs)
-        return _filled(layer, self.training, weight=self.in_use("weight"))
+        return filled(layer, self.training, weight=self.in_use("weight"))
 
 
 class ChannelPad(SlicedLayer):
@@ -376,33 +382,17 @@ class ChannelPad(SlicedLayer):
         return layer.train(self.training)
 
 
-def sliced(layer: nn.Module, name: str) -> SlicedLayer:
-    """Return the sliced form, of this name, of a layer that has one, sharing its parameters."""
-    if isinstance(layer, nn.Conv2d):
-        form: SlicedLayer = SlicedConv2d(layer)
-    elif isinstance(layer, nn.Linear):
-        form = SlicedLinear(layer)
-    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        form = SlicedBatchNorm(layer)
-    elif isinstance(layer, nn.PReLU):
-        form = SlicedPReLU(layer)
-    else:
-        assert isinstance(layer, SlicedLayer)
-        form = layer
-    form.name = name
-    return form
-
-
 def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:
     return tensor if tensor is None or len(tensor) == count else tensor[:count]
 
 
-def _filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Module:
+def filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Module:
     """Return the layer with copies of these tensors as its parameters and buffers."""
     for name, tensor in tensors.items():
         copied = None if tensor is None else tensor.detach().clone()
         if name in layer._buffers:
-            layer.register_buffer(name, copied)
+            kept = name not in layer._non_persistent_buffers_set
+            layer.register_buffer(name, copied, persistent=kept)
         else:
             layer.register_parameter(name, None if copied is None else nn.Parameter(copied))
     return layer.train(training)

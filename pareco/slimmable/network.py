@@ -17,13 +17,13 @@ from pareco.cost import CostModel, Trace
 from pareco.ledger import Ledger
 from pareco.slimmable.admission import admitted_copy
 from pareco.slimmable.corners import corners
+from pareco.slimmable.forms import SlicedTensor, sliced
 from pareco.slimmable.layers import (
     BatchParts,
     NormStatistics,
     Setting,
     SlicedBatchNorm,
     SlicedLayer,
-    sliced,
 )
 from pareco.slimmable.modes import modes_kept
 from pareco.slimmable.nodes import TracingError
@@ -46,6 +46,7 @@ def make_slimmable(
 
     `model` is any convolutional classifier that torch.fx can trace; it is not changed. Parts of it
     that do not run are kept, in their place; costs do not count them, and `extract` drops them.
+    Groups of channels, of grouped convolutions and group norms, stay whole (`ChannelGroup.step`).
     `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
     `order_channels` is for trained weights: the channels of each group are put in the order of the
@@ -81,6 +82,8 @@ class SlimmableNet(nn.Module):
         self._setting = Setting(widths=space.largest)
         forms: dict[nn.Module, SlicedLayer] = {}
         for site in found.sites:
+            if not site.name:
+                continue
             if site.name not in self._layers:
                 layer = held.get_submodule(site.name)
                 self._layers[site.name] = forms[layer] = sliced(layer, site.name)
@@ -96,6 +99,9 @@ class SlimmableNet(nn.Module):
                 raise TracingError(name, "SlimmableNet keeps its own there", "Rename it")
         for kind in HELD:
             self.__dict__[kind].update(held.__dict__[kind])  # they may be named as attributes here
+        for layer in self._layers.values():
+            if isinstance(layer, SlicedTensor):
+                layer.belong_to(self.get_submodule(layer.name.rpartition(".")[0]))
 
     @property
     def widths(self) -> Widths:
@@ -141,7 +147,7 @@ class SlimmableNet(nn.Module):
         """Return what is in use of trained parameters of which not all is, by their ids."""
         wanted: dict[int, tuple[nn.Parameter, tuple[int, ...]]] = {}
         for layer in self._layers.values():
-            for kind in ("weight", "bias"):
+            for kind in layer.kinds:
                 parameter = layer.parameter_in_use(kind)
                 if parameter is not None and parameter.requires_grad:
                     size = layer.size_in_use(parameter)
@@ -193,7 +199,7 @@ class SlimmableNet(nn.Module):
         They take no memory of their own.
         """
         for layer in self._layers.values():
-            for kind in ("weight", "bias"):
+            for kind in layer.kinds:
                 parameter = layer.parameter_in_use(kind)
                 if parameter is not None and not parameter.requires_grad:
                     view = layer.in_use(kind)
@@ -276,7 +282,7 @@ class SlimmableNet(nn.Module):
         It holds no slimmable layer, and only what runs, and gives the same outputs; its batch-norm
         statistics are `statistics` or, without, the first entries of the full network's.
         """
-        copies: dict[int, nn.Parameter] = {}
+        copies: dict[int, Tensor] = {}
         with self.at(widths, statistics), torch.device("meta"):  # no initialization to throw away
             plain: dict[int, Any] = {
                 id(layer): layer.extracted(copies) for layer in self._layers.values()
@@ -284,8 +290,13 @@ class SlimmableNet(nn.Module):
         root = nn.Module()
         root.training = self.training
         for kind in HELD:
-            root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], plain)
-        return assembled(root, copy.deepcopy(self._program.graph))
+            root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], {**copies, **plain})
+        graph = copy.deepcopy(self._program.graph)
+        for node in list(graph.nodes):
+            if isinstance(self._layers.get(str(node.target)), SlicedTensor):
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                graph.erase_node(node)
+        return assembled(root, graph)
 
 
 class _Program:
@@ -327,7 +338,7 @@ def calibrated_statistics(
     everything else in evaluation mode, and takes the cumulative average of means and (unbiased)
     variances, every batch alike: give batches of equal size. ("Post-statistics": Yu & Huang 2019,
     arXiv 1903.05134, section 3.3.) A layer that runs several times averages over its calls too.
-    The network itself is left as it was.
+    The network itself is left as it was. One without batch norm takes no batch and has none.
 
     Raises `ValueError` if there is no batch.
     """
@@ -344,6 +355,8 @@ def jointly_calibrated(
     Goes through the batches once.
     """
     found = [NormStatistics() for _ in widths]
+    if not net.norms():
+        return found
     with normalized_by_batch(net):
         for images in batches:
             for each, statistics in zip(widths, found, strict=True):

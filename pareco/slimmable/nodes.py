@@ -20,6 +20,7 @@ _ARITHMETIC = (
     *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
     *(operator.mod, operator.neg, torch.sym_max, torch.sym_min, torch.sym_int),
 )
+AXIS = "axis"  # in a node's meta: which dimension has the channels
 _WHOLE = (slice(None), slice(0, None), slice(None, None, 1), slice(0, None, 1))
 
 
@@ -60,26 +61,37 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return node.meta.get("shape", ())
 
 
+def axis_of(node: fx.Node) -> int:
+    """Return which dimension of the node's output has the channels."""
+    return node.meta.get(AXIS, 1)
+
+
 def positions_of(node: fx.Node) -> int:
     """Return height times width of the node's output; 1 for a feature vector."""
-    return math.prod(shape_of(node)[2:])
+    return math.prod(positions_in(shape_of(node), axis_of(node)))
+
+
+def positions_in(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return the sizes of a shape but for those of the batch and of the channels."""
+    return shape[1:axis] + shape[axis + 1 :]
 
 
 def measured_by(size: Any) -> set[int]:
     """Return from which dimensions of tensors a size is computed; none for a number.
 
-    The batch is dimension 0, the channels are 1. What is not understood counts as both.
+    The batch is 0 and the channels are 1, wherever they lie. What is not understood counts as both.
     """
     if not isinstance(size, fx.Node):
         return set()
     if size.target in _ARITHMETIC:
         return set().union(*(measured_by(part) for part in size.args))
     if size.target == "size" and isinstance(argument(size, 1, "dim"), int):
-        rank = len(shape_of(source_of(size)))
-        return {argument(size, 1, "dim") % rank} if rank else {0, 1}
+        named = _named_dimensions(source_of(size))
+        return {named[argument(size, 1, "dim") % len(named)]} if named else {0, 1}
     if size.target is operator.getitem and isinstance(size.args[1], int):
-        _, dimensions = _measured(size.args[0])
-        return {dimensions[size.args[1]]} if dimensions else {0, 1}
+        tensor, dimensions = _measured(size.args[0])
+        named = _named_dimensions(tensor) if dimensions else []
+        return {named[dimensions[size.args[1]]]} if named else {0, 1}
     return {0, 1}
 
 
@@ -96,6 +108,18 @@ def _measured(sizes: Any) -> tuple[Any, Sequence[int]]:
     if not (whole or shape):
         return None, ()
     return source_of(sizes), range(len(shape_of(source_of(sizes))))
+
+
+def _named_dimensions(node: fx.Node) -> list[int]:
+    """Return for each dimension of a node's output what it measures: 0 the batch, 1 channels.
+
+    Others have numbers from 2 on. None are known of what has no channels, such as a parameter.
+    """
+    if AXIS not in node.meta:
+        return []
+    others = iter(range(2, len(shape_of(node)) + 2))
+    known = {0: 0, node.meta[AXIS]: 1}
+    return [known[d] if d in known else next(others) for d in range(len(shape_of(node)))]
 
 
 def written_sizes(node: fx.Node, name: str) -> list[Any]:
@@ -169,10 +193,13 @@ def expanded_sizes(node: fx.Node, source: fx.Node, sizes: list[Any]) -> list[Any
     return [-1, -1, *positions]
 
 
-def spatial_dimensions(node: fx.Node, dimensions: Any, rank: int) -> tuple[int, ...]:
-    """Return dimensions as numbers from 2 on; others, among `rank` of them, are refused."""
+def spatial_dimensions(node: fx.Node, dimensions: Any, rank: int, axis: int = 1) -> tuple[int, ...]:
+    """Return dimensions as numbers from 1 on.
+
+    Refuses others than those of `rank` that are neither the batch nor, at `axis`, the channels.
+    """
     listed = dimensions if isinstance(dimensions, (tuple, list)) else (dimensions,)
-    spatial = [isinstance(dimension, int) and dimension % rank > 1 for dimension in listed]
+    spatial = [isinstance(each, int) and each % rank not in (0, axis) for each in listed]
     if not spatial or not all(spatial):
         refuse(node, "it must keep the batch and channel dimensions")
     return tuple(dimension % rank for dimension in listed)

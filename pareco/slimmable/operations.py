@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import AvgPool2dSame, DropBlock2d, DropPath
 from timm.layers.pool2d_same import MaxPool2dSame
-from torch import nn
+from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
 NOTHING_IN_INFERENCE = (
@@ -19,13 +19,24 @@ SPATIAL = (
     *(MaxPool2dSame, AvgPool2dSame, nn.ZeroPad2d, nn.ConstantPad2d),
     *(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
 )
+PERMUTATIONS = (torch.permute, "permute")
+TRANSPOSITIONS = (
+    *(torch.transpose, torch.swapaxes, torch.swapdims),
+    *("transpose", "swapaxes", "swapdims"),
+)
 POOLS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d)
 ADAPTIVE_POOLS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
-REDUCTIONS = (*(torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"),)
+REDUCTIONS = {
+    **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin, torch.var, torch.std), 1),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std"), 1),
+    **dict.fromkeys((torch.norm, torch.linalg.vector_norm, "norm"), 2),
+}
+"""Averages and the like -> which of their arguments, counted from 0, is the dimensions."""
 NOT_ELEMENTWISE = (
     *(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.PReLU),
     nn.MultiheadAttention,
 )
+PRODUCTS = (torch.matmul, operator.matmul, torch.bmm, "matmul", "bmm")
 SOFTMAX = (
     *(F.softmax, F.log_softmax, F.softmin, torch.softmax, torch.log_softmax),
     *("softmax", "log_softmax"),
@@ -41,5 +52,13 @@ ELEMENTWISE_FUNCTIONS = (
     *(operator.add, operator.iadd, operator.mul, operator.imul, operator.sub, operator.isub),
     *(operator.truediv, operator.itruediv, operator.neg, operator.pow),
     *(torch.add, torch.mul, torch.sub, torch.div, torch.maximum, torch.minimum),
+    *(torch.addcmul, torch.addcdiv, torch.lerp, "addcmul", "addcdiv", "lerp"),
     *("add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_", "maximum", "minimum"),
 )
+_IN_PLACE = (*(operator.iadd, operator.imul, operator.isub, operator.itruediv), torch.relu_)
+
+
+def in_place(node: fx.Node) -> bool:
+    """Return whether the operation changes its first argument."""
+    named = isinstance(node.target, str) and node.target.endswith("_")
+    return named or node.target in _IN_PLACE

@@ -13,14 +13,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pareco.cost import FeatureCount, Site, Trace
+from pareco.cost import FeatureCount, Trace
+from pareco.slimmable.forms import SlicedTensor, form_of
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import TracingError
 
-_ADVICE = "Take them as they are: order_channels=False, or --network.no-order-channels of a run"
-_PERMUTED = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.PReLU, ChannelPad)
-"""The layers whose channels may be put in another order; of convolutions those without groups, and
-depthwise ones."""
+_PERMUTED = (
+    *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.PReLU),
+    *(ChannelPad, SlicedTensor),
+)
+"""Layers whose channels may be put in another order; of convolutions those without groups, and
+depthwise ones. So may those of norms that see all channels alike."""
 
 Slot = tuple[tuple[int, int], ...]
 """What stands and falls together: (group, channel), sorted; more than one where padding ties."""
@@ -35,22 +38,29 @@ def put_in_order(held: nn.Module, found: Trace) -> None:
     All parameters and buffers that have the group's channels along a dimension are permuted alike,
     so that the full network computes what it did, but for the order of sums. Channels that
     zero-padding passes on from a narrower group stay the first of the wider one: they are ordered
-    among themselves, by the sum over both.
+    among themselves, by the sum over both. A group with a layer that knows its channels by their
+    places, such as a convolution in groups, stays in the order it has.
 
-    Raises `TracingError` for a layer whose channels have no exact permutation, and for weights
-    that are not there (on the meta device).
+    Raises `TracingError` for weights that are not there (on the meta device).
     """
-    layers = {site.name: held.get_submodule(site.name) for site in found.sites}
-    for site in found.sites:
-        _check(site, layers[site.name])
+    sites = [site for site in found.sites if site.name]
+    layers = {site.name: held.get_submodule(site.name) for site in sites}
+    for site in sites:
+        if any(tensor.is_meta for tensor in _tensors(layers[site.name])):
+            advice = "Give the model its weights, on a device that holds them"
+            raise TracingError(site.name, "its channels cannot be ordered without weights", advice)
     orders = _orders(found, layers, _importance(found, layers))
     done: set[int] = set()
-    for site in found.sites:
-        layer = layers[site.name]
-        for tensor in _tensors(layer):
+    for site in sites:
+        layer, dimension = layers[site.name], 0
+        tensors = _tensors(layer)
+        if isinstance(layer, SlicedTensor):
+            owner = held.get_submodule(site.name.rpartition(".")[0])
+            tensors, dimension = [getattr(owner, layer.tensor)], layer.dimension
+        for tensor in tensors if _is_permuted(layer) else ():
             if id(tensor) not in done:
                 done.add(id(tensor))
-                _permute(tensor, 0, site.outputs, orders)
+                _permute(tensor, dimension, site.outputs, orders)
                 if tensor is layer._parameters.get("weight") and _sums_inputs(layer):
                     _permute(tensor, 1, site.inputs, orders)
 
@@ -66,16 +76,13 @@ def _sums_inputs(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
-def _check(site: Site, layer: nn.Module) -> None:
-    if {site.inputs.group, site.outputs.group} == {None}:
-        return
-    grouped = isinstance(layer, nn.Conv2d) and layer.groups not in (1, layer.out_channels)
-    if grouped or not isinstance(layer, _PERMUTED):
-        reason = f"the channels of this {type(layer).__name__} cannot be put in order"
-        raise TracingError(site.name, reason, _ADVICE)
-    if any(tensor.is_meta for tensor in _tensors(layer)):
-        advice = "Give the model its weights, on a device that holds them"
-        raise TracingError(site.name, "its channels cannot be ordered without weights", advice)
+def _is_permuted(layer: nn.Module) -> bool:
+    """Return whether a layer does the same to its channels in whatever order they are."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups in (1, layer.out_channels)
+    form = form_of(layer)
+    norm = form is not None and form.kind == "norm" and getattr(layer, "num_groups", 1) == 1
+    return norm or isinstance(layer, _PERMUTED)
 
 
 def _importance(found: Trace, layers: dict[str, nn.Module]) -> list[Tensor]:
@@ -83,21 +90,29 @@ def _importance(found: Trace, layers: dict[str, nn.Module]) -> list[Tensor]:
     importance = [torch.zeros(group.maximum, dtype=torch.double) for group in found.groups]
     seen: set[int] = set()
     for site in found.sites:
-        group, layer = site.outputs.group, layers[site.name]
+        group, layer = site.outputs.group, layers.get(site.name)
         if group is not None and isinstance(layer, (nn.Conv2d, nn.Linear)):
             if id(layer.weight) in seen:
                 continue
             seen.add(id(layer.weight))
-            importance[group] += layer.weight.detach().cpu().double().abs().flatten(1).sum(1)
+            filters = layer.weight.detach().cpu().double().abs().flatten(1).sum(1)
+            importance[group] += filters.view(len(importance[group]), -1).sum(1)
     return importance
 
 
 def _orders(found: Trace, layers: dict[str, nn.Module], importance: list[Tensor]) -> list[Tensor]:
     """Return for each group which channel comes at each place."""
     orders = [torch.arange(group.maximum) for group in found.groups]
+    kept = {
+        count.group
+        for site in found.sites
+        if site.name and not _is_permuted(layers[site.name])
+        for count in (site.inputs, site.outputs)
+    }
     alike: dict[tuple[int, ...], list[Slot]] = defaultdict(list)
     for slot in _slots(found, layers):
-        alike[tuple(group for group, _ in slot)].append(slot)
+        if kept.isdisjoint(group for group, _ in slot):
+            alike[tuple(group for group, _ in slot)].append(slot)
     for slots in alike.values():
         values = [sum(float(importance[group][at]) for group, at in slot) for slot in slots]
         ranked = sorted(range(len(slots)), key=lambda index: -values[index])  # a stable sort
@@ -121,7 +136,7 @@ def _slots(found: Trace, layers: dict[str, nn.Module]) -> list[Slot]:
         return node
 
     for site in found.sites:
-        pad, narrow = layers[site.name], site.inputs.group
+        pad, narrow = layers.get(site.name), site.inputs.group
         if isinstance(pad, ChannelPad) and narrow is not None:
             for channel in range(found.groups[narrow].maximum):
                 wide = site.outputs.column, pad.before + channel

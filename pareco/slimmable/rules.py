@@ -12,47 +12,45 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pareco.cost import FeatureCount, Kind, Site
 from pareco.slimmable.channels import Tag, Variable
+from pareco.slimmable.forms import Form, form_of
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
     argument,
-    check_index,
-    expanded_sizes,
     measured_by,
+    positions_in,
     positions_of,
     refuse,
-    reshaped_sizes,
-    rewrite,
     shape_of,
     source_of,
-    spatial_dimensions,
-    written_sizes,
 )
 from pareco.slimmable.operations import (
     ADAPTIVE_POOLS,
     ELEMENTWISE_FUNCTIONS,
     NOT_ELEMENTWISE,
     NOTHING_IN_INFERENCE,
+    PERMUTATIONS,
     POOLS,
+    PRODUCTS,
     REDUCTIONS,
     SOFTMAX,
     SPATIAL,
+    TRANSPOSITIONS,
 )
+from pareco.slimmable.shapes import Shapes, tie
+from pareco.slimmable.vectors import READ, READ_ADVICE, Vectors
 
-_READ = "a parameter or buffer is used outside convolution, linear or batch norm"
 _CONCATENATION_ADVICE = (
     "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
     "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
 )
-_READ_ADVICE = (
-    "Register it with register_buffer or as a parameter in the shape in which it is used: one "
-    "number for all channels, or one for each channel of the images, such as 1 x 3 x 1 x 1"
-)
 _ACT_ADVICE = "Give the norm no activation, and call the activation after it"
-_GROUPED_ADVICE = "Use ordinary (groups=1) or depthwise (groups=channels) convolutions"
+_GROUPED_ADVICE = (
+    "Whole groups of channels are left away: put out a multiple of the channels that a group takes"
+)
 
 
 def elementwise_module(module: nn.Module) -> bool:
@@ -74,45 +72,32 @@ def _one_for_all(module: nn.Module) -> bool:
 
 def _parameters(module: nn.Module) -> tuple[list[int], list[int]]:
     """Return the ids of the weight of inputs and outputs, and of parameters of outputs alone."""
-    both = (module._parameters.get(kind) for kind in ("weight", "bias"))
-    held = [parameter for parameter in both if parameter is not None]
-    weights = [id(parameter) for parameter in held if parameter.dim() > 1]
-    vectors = [id(parameter) for parameter in held if parameter.dim() == 1]
-    return weights, list(dict.fromkeys(vectors))
+    held = {kind: each for kind, each in module._parameters.items() if each is not None}
+    weights = [id(held.pop("weight"))] if "weight" in held and held["weight"].dim() > 1 else []
+    return weights, list(dict.fromkeys(map(id, held.values())))
 
 
-def _tie(node: fx.Node, first: Tag, second: Tag, why: str = "") -> None:
-    if first.factor != second.factor:
-        refuse(node, f"features that must agree are laid out differently{why}")
-    sizes = first.variable.size, second.variable.size
-    if sizes[0] != sizes[1]:
-        refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied{why}")
-    first.variable.unify(second.variable)
-
-
-class Propagation:
+class Propagation(Shapes):
     """Assigns a `Tag` to every tensor of a shaped graph and finds the layers to slice.
 
-    `kinds` has the calls of these layers in order, `views` and `in_place` the nodes that need no
+    `kinds` has the calls of these layers in order, `in_place` the nodes that, with `views`, need no
     memory of their own, `wider` the pairs (narrow, wide) that zero-padding ties, `gating` the nodes
     between a pooling and the features that its result is combined with again (squeeze-excitation).
-    `read` has the parameters that are used as they are. Sizes that hold for the example input
-    alone are rewritten in the graph. Raises `TracingError` at the first node that no rule covers.
+    `products` has the products of features by weights of their positions, with how many these are.
+    `vectors` has the parameters that are used as they are. Raises `TracingError` at the first node
+    that no rule covers.
     """
 
     def __init__(self, held: nn.Module) -> None:
+        super().__init__()
         self.modules = dict(held.named_modules())
-        self.tensors = dict(held.named_parameters(remove_duplicate=False))
-        self.tensors |= dict(held.named_buffers(remove_duplicate=False))
-        self.read: dict[int, nn.Parameter] = {}
-        self.tags: dict[fx.Node, Tag] = {}
+        self.vectors = Vectors(held)
         self.kinds: dict[fx.Node, Kind] = {}
-        self.views: set[fx.Node] = set()
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Variable, Variable]] = []
         self.gating: set[fx.Node] = set()
+        self.products: dict[fx.Node, int] = {}
         self._normalized: list[fx.Node] = []
-        self._averaged: dict[fx.Node, set[int]] = {}
         self._first_users: dict[str | int, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
@@ -121,7 +106,7 @@ class Propagation:
             shape = shape_of(node)
             if self.tags:
                 refuse(node, "it is a second input", "The network must take the images alone")
-            self.tags[node] = Tag(Variable(shape[1], positions_of(node), fixed=True))
+            self._set(node, Tag(Variable(shape[1], positions_of(node), fixed=True)))
         elif node.op == "output":
             result = node.args[0]
             if not isinstance(result, fx.Node) or result not in self.tags:
@@ -133,30 +118,23 @@ class Propagation:
         elif node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
         elif node.op == "get_attr":
-            self._tensor(node)
+            self.vectors.read(node)
         elif any(source in self.tags for source in node.all_input_nodes):
             self._function(node)
-
-    def pass_through(self, node: fx.Node, *, view: bool) -> None:
-        """Tag the node of a module that keeps channels and positions of its input as they are."""
-        (source,) = node.all_input_nodes
-        if source not in self.tags:
-            refuse(node, "its argument is not a traced tensor")
-        self.tags[node] = self.tags[source]
-        if view:
-            self.views.add(node)
-
-    def input_of(self, node: fx.Node) -> Tag:
-        """Return the tag of the node's first argument."""
-        source = source_of(node)
-        if not isinstance(source, fx.Node) or source not in self.tags:
-            refuse(node, "its first argument is not a traced tensor")
-        return self.tags[source]
+        elif self.vectors.among(node.all_input_nodes):
+            self.vectors.compute(node)
 
     def kernel_of(self, node: fx.Node) -> int:
-        """Return how many weights the node's layer has per input and output channel."""
+        """Return how many weights the node's layer has per input and output channel.
+
+        Of a grouped convolution, that is as many as each output is a weighted sum of.
+        """
         module = self.modules[str(node.target)]
-        return math.prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
+        if not isinstance(module, nn.Conv2d):
+            form = form_of(module)
+            return 1 if form is None else form.kernel(module)
+        grouped = module.groups > 1
+        return math.prod(module.kernel_size) * (module.weight.shape[1] if grouped else 1)
 
     def site(self, node: fx.Node) -> Site:
         """Return what a call of a sliced layer costs, once the channel groups are numbered."""
@@ -164,6 +142,8 @@ class Propagation:
         one_for_all = _one_for_all(self.modules[name])
         weights, vectors = _parameters(self.modules[name])
         own = [vector for vector in vectors if self._first_users[vector] is node]
+        whole = self.kinds[node] == "filter"
+        repeated = not weights or any(self._first_users[each] is not node for each in weights)
         return Site(
             name=name,
             kind=self.kinds[node],
@@ -171,37 +151,22 @@ class Propagation:
             outputs=FeatureCount(None) if one_for_all else self.tags[node].count(),
             positions=positions_of(node),
             kernel=self.kernel_of(node),
-            vectors=len(own),
-            repeated=any(self._first_users[weight] is not node for weight in weights),
+            vectors=0 if whole else len(own),
+            repeated=whole or repeated,
         )
+
+    def is_layers(self, tensor: Tensor) -> bool:
+        """Return whether a parameter is that of a layer that is sliced."""
+        return id(tensor) in self._first_users
 
     def width_independent_parameters(self) -> int:
         """Return how many parameters there are in no layer that is sliced."""
-        own = [each for key, each in self.read.items() if key not in self._first_users]
-        return sum(each.numel() for each in own)
-
-    def _tensor(self, node: fx.Node) -> None:
-        """Refuse a tensor unless it is registered, and combined with features element by element.
-
-        Others may have been computed from buffers, of other values then.
-        """
-        tensor = self.tensors.get(str(node.target))
-        if tensor is None:
-            refuse(node, "a tensor that is no parameter or buffer is used", _READ_ADVICE)
-        for user in node.users:
-            alone = all(source.op == "get_attr" for source in user.all_input_nodes)
-            if alone or user.target not in ELEMENTWISE_FUNCTIONS:
-                refuse(node, _READ)
-        if isinstance(tensor, nn.Parameter):
-            self.read[id(tensor)] = tensor
-
-    def _check_broadcast(self, node: fx.Node, features: fx.Node) -> None:
-        """Refuse a tensor that does not go with features of any batch and width."""
-        shape, tag = self.tensors[str(node.target)].shape, self.tags[features]
-        shape = (1,) * (len(shape_of(features)) - len(shape)) + tuple(shape)
-        fixed = tag.variable.root.fixed and shape[1] == tag.variable.size * tag.factor
-        if len(shape) != len(shape_of(features)) or shape[0] != 1 or not (shape[1] == 1 or fixed):
-            refuse(node, _READ, _READ_ADVICE)
+        read = self.vectors.whole()
+        whole = {key: each for key, each in read.items() if key not in self._first_users}
+        for node, kind in self.kinds.items():
+            if kind == "filter":
+                whole |= {id(each): each for each in self.modules[str(node.target)].parameters()}
+        return sum(each.numel() for each in whole.values())
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -219,10 +184,14 @@ class Propagation:
         elif isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)):
             self._softmax(node, module.dim)
         elif isinstance(module, NOTHING_IN_INFERENCE):
-            self._view(node, self.input_of(node))
+            self._set(node, self.input_of(node), view=True)
         elif isinstance(module, nn.PReLU):
+            if not _one_for_all(module):
+                self._channels_first(node)
             self._elementwise(node)
             self._record(node, "activation", self.tags[node])
+        elif (form := form_of(module)) is not None:
+            self._formed(node, module, form)
         elif elementwise_module(module):
             self._elementwise(node)
         else:
@@ -231,15 +200,18 @@ class Propagation:
     def _function(self, node: fx.Node) -> None:
         target: Any = node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        rules: tuple[tuple[tuple[Any, ...], Callable[[fx.Node], None]], ...] = (
+        rules: tuple[tuple[Iterable[Any], Callable[[fx.Node], None]], ...] = (
             (ELEMENTWISE_FUNCTIONS, self._elementwise),
             ((F.pad, F.interpolate), self._spatial),
             (POOLS, self._pool),
             (ADAPTIVE_POOLS, self._adaptive_pool),
             (REDUCTIONS, self._reduction),
             (SOFTMAX, self._softmax_call),
+            (PRODUCTS, self._product),
             ((torch.flatten, "flatten"), self._flatten_call),
             ((torch.reshape, "view", "reshape"), self._reshape),
+            (PERMUTATIONS, self._permute),
+            (TRANSPOSITIONS, self._transpose),
             (("expand",), self._expand),
             (("expand_as",), self._expand_as),
             ((torch.squeeze, "squeeze"), self._squeeze),
@@ -248,6 +220,8 @@ class Propagation:
         )
         if target in (getattr, "size", "dim"):
             return None
+        if target not in ELEMENTWISE_FUNCTIONS and self.vectors.among(node.all_input_nodes):
+            refuse(node, READ, READ_ADVICE)
         for targets, rule in rules:
             if target in targets:
                 return rule(node)
@@ -256,47 +230,92 @@ class Propagation:
         return refuse(node, f"no rule for '{name}'")
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
-        if type(module) not in (nn.Conv2d, Conv2dSame) or module.padding_mode != "zeros":
+        known = type(module) in (nn.Conv2d, Conv2dSame) or form_of(module)
+        if not known or module.padding_mode != "zeros":
             kind = f"{type(module).__name__} with {module.padding_mode} padding"
             refuse(node, f"no rule for the convolution {kind}")
-        tag = self.input_of(node)
-        if len(shape_of(source_of(node))) != 4 or tag.factor != 1:
+        tag = self._channels_first(node)
+        if len(shape_of(source_of(node))) != 4:
             refuse(node, "a convolution must act on n x channels x height x width")
-        depthwise = module.groups > 1
-        if depthwise and not module.groups == module.in_channels == module.out_channels:
+        if module.groups > 1:
+            return self._record(node, "grouped", self._grouped(node, module, tag))
+        positions = 0 if tag.pooled else positions_of(node)
+        variable = Variable(module.out_channels, positions)
+        return self._record(node, "convolution", Tag(variable, pooled=tag.pooled))
+
+    def _grouped(self, node: fx.Node, module: nn.Conv2d, tag: Tag) -> Tag:
+        """Return what a grouped (or depthwise) convolution puts out; whole groups go.
+
+        So a group keeps its width, the design parameter of RegNet (arXiv 2003.13678) and ResNeXt's
+        "4d", and what is in use of the weights is their first part.
+        """
+        inputs, outputs = (
+            count // module.groups for count in (module.in_channels, module.out_channels)
+        )
+        if outputs % inputs:
             sizes = f"{module.groups} groups, {module.in_channels} to {module.out_channels}"
             refuse(node, f"grouped convolution ({sizes} channels)", _GROUPED_ADVICE)
-        positions = 0 if tag.pooled else positions_of(node)
-        variable = tag.variable if depthwise else Variable(module.out_channels, positions)
-        kind = "depthwise" if depthwise else "convolution"
-        self._record(node, kind, Tag(variable, pooled=tag.pooled))
+        self._keep_whole(tag, inputs)
+        return replace(tag, factor=tag.factor * (outputs // inputs))
+
+    def _keep_whole(self, tag: Tag, features: int) -> None:
+        """Keep groups of so many features whole."""
+        tag.variable.restrict(math.lcm(features, tag.factor) // tag.factor)
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
-        tag = self.input_of(node)
-        if type(module) not in (nn.Linear, TimmLinear) or len(shape_of(node)) != 2:
-            refuse(node, "a linear layer must act on flattened features (n x features)")
-        variable = Variable(module.out_features)
-        self._record(node, "linear", Tag(variable, pooled=tag.pooled))
+        tag, shape = self.input_of(node), shape_of(node)
+        last = len(shape) - 1
+        if type(module) not in (nn.Linear, TimmLinear) or tag.axis != last:
+            reason = "a linear layer must act on flattened features (n x features) or channels last"
+            refuse(node, reason)
+        positions = 0 if tag.pooled or last == 1 else math.prod(positions_in(shape, last))
+        variable = Variable(module.out_features, positions)
+        self._record(node, "linear", Tag(variable, pooled=tag.pooled, axis=last))
 
     def _norm(self, node: fx.Node, module: nn.modules.batchnorm._BatchNorm) -> None:
         if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d):
             refuse(node, f"no rule for the norm {type(module).__name__}")
-        for part in module.children():  # timm's: dropout and activation
+        self._check_parts(node, module)
+        self._record(node, "norm", self._channels_first(node))
+
+    def _check_parts(self, node: fx.Node, module: nn.Module) -> None:
+        """Refuse a norm with more in it than timm's dropout and activation."""
+        for part in module.children():
             if not (elementwise_module(part) or isinstance(part, NOTHING_IN_INFERENCE)):
                 refuse(node, f"no rule for {type(part).__name__} inside a norm", _ACT_ADVICE)
-        self.in_place.add(node)
-        self._record(node, "norm", self.input_of(node))
+
+    def _formed(self, node: fx.Node, module: nn.Module, form: Form) -> None:
+        """Tag what a layer puts out that keeps its channels; groups of them stay whole."""
+        tag, rank = self.input_of(node), len(shape_of(node))
+        axis = form.axis % rank
+        name = type(module).__name__
+        if tag.axis != axis or shape_of(node)[axis] != tag.features:
+            reason = f"{name} acts on dimension {axis}, and the channels are dimension {tag.axis}"
+            refuse(node, reason, "Permute the features before it")
+        problem = form.problem(module)
+        if problem:
+            refuse(node, f"no rule for {name} {problem}")
+        self._check_parts(node, module)
+        groups = getattr(module, "num_groups", 1)
+        if groups > 1:  # one group is all channels, however many there are
+            self._keep_whole(tag, tag.features // groups)
+        self._record(node, form.kind, tag)
 
     def _record(self, node: fx.Node, kind: Kind, outputs: Tag) -> None:
         if kind in ("convolution", "linear"):
             outputs.variable.producers += 1
+        if kind == "norm":
+            self.in_place.add(node)
         node.args, node.kwargs = (source_of(node),), {}  # whatever its layer calls its input
-        self.tags[node] = outputs
+        self._set(node, outputs)
         self.kinds[node] = kind
         self._tie_users(node)
 
     def _tie_users(self, node: fx.Node) -> None:
-        """Tie the channels of all calls that use the same parameters: they use them alike."""
+        """Tie the channels of all calls that use the same parameters: they use them alike.
+
+        Where the channels lie makes no difference.
+        """
         name = str(node.target)
         module = self.modules[name]
         weights, vectors = _parameters(module)
@@ -305,30 +324,33 @@ class Propagation:
             if first is node or _one_for_all(module):
                 continue
             why = "" if shared == name else f": a parameter of '{first.target}' is also its own"
+            pairs = ((self.tags[first], self.tags[node]),)
             if shared not in vectors:
                 if self.kinds[first] != self.kinds[node]:
                     refuse(node, f"{self.kinds[first]} and {self.kinds[node]} cannot be tied{why}")
-                _tie(node, self.input_of(first), self.input_of(node), why)
-            _tie(node, self.tags[first], self.tags[node], why)
+                pairs = (self.input_of(first), self.input_of(node)), pairs[0]
+            for one, other in pairs:
+                tie(node, replace(one, axis=other.axis), other, why)
 
     def _elementwise(self, node: fx.Node) -> None:
         operands = [operand for operand in node.all_input_nodes if operand in self.tags]
         first = next((each for each in operands if not self.tags[each].single), operands[0])
         for operand in node.all_input_nodes:
-            if operand.op == "get_attr":
-                self._check_broadcast(operand, first)
+            if self.vectors.among([operand]):
+                self.vectors.meet(node, operand, first, self.tags[first])
             elif operand not in self.tags and measured_by(operand) & {0, 1}:
                 refuse(node, "an operand is not a traced tensor or a number")
         for operand in operands:
-            if len(shape_of(operand)) != len(shape_of(first)):
+            ranks = len(shape_of(operand)), len(shape_of(first))
+            if ranks[0] != ranks[1] or self.tags[operand].axis != self.tags[first].axis:
                 refuse(node, "features that must agree are laid out differently")
             if self.tags[operand].single and not self.tags[first].single:
                 self.tags[operand].variable.root.fixed = True  # one channel goes with any number
             elif operand is not first:
-                _tie(node, self.tags[first], self.tags[operand])
+                tie(node, self.tags[first], self.tags[operand])
         self.in_place.add(node)
         pooled = all(self.tags[operand].pooled for operand in operands)
-        self.tags[node] = replace(self.tags[first], pooled=pooled)
+        self._set(node, replace(self.tags[first], pooled=pooled))
         if len(shape_of(node)) > 2 and not pooled:
             self._note_gates(operands, lambda source: self.tags[source].pooled)
         if max(map(positions_of, operands)) > 1:  # over a pooling of the example's whole size
@@ -346,10 +368,10 @@ class Propagation:
 
     def _spatial(self, node: fx.Node, *, everywhere: bool = False) -> None:
         """Tag what changes height and width alone; `everywhere` to 1 x 1 at every image size."""
-        tag, before, after = self.input_of(node), shape_of(source_of(node)), shape_of(node)
+        tag, before, after = self._channels_first(node), shape_of(source_of(node)), shape_of(node)
         if len(before) != 4 or before[:2] != after[:2] or len(after) != 4:
             refuse(node, "it must keep the batch and channel dimensions of n x c x h x w")
-        self.tags[node] = replace(tag, pooled=tag.pooled or everywhere)
+        self._set(node, replace(tag, pooled=tag.pooled or everywhere))
 
     def _pool(self, node: fx.Node) -> None:
         window = argument(node, 1, "kernel_size")
@@ -360,17 +382,6 @@ class Propagation:
     def _adaptive_pool(self, node: fx.Node) -> None:
         self._spatial(node, everywhere=_is_one(argument(node, 1, "output_size")))
 
-    def _reduction(self, node: fx.Node) -> None:
-        tag, source = self.input_of(node), source_of(node)
-        rank = len(shape_of(source))
-        dimensions = argument(node, 1, "dim", node.kwargs.get("axis"))
-        averaged = set(spatial_dimensions(node, dimensions, rank))
-        if len(shape_of(node)) == rank:  # as in x.mean(2, keepdim=True).mean(3, keepdim=True)
-            averaged |= self._averaged.get(source, set())
-            self._averaged[node] = averaged
-        pooled = tag.pooled or averaged == set(range(2, rank))
-        self.tags[node] = replace(tag, pooled=pooled)
-
     def _softmax_call(self, node: fx.Node) -> None:
         self._softmax(node, argument(node, 1, "dim"))
 
@@ -378,67 +389,41 @@ class Propagation:
         rank = len(shape_of(node))
         if not isinstance(dimension, int) or dimension % rank == 0:
             refuse(node, "a softmax over the batch, or of no named dimension")
-        if dimension % rank == 1:
+        if dimension % rank == self.input_of(node).axis:
             self._normalized.append(node)
         self._elementwise(node)
 
-    def _flatten_call(self, node: fx.Node) -> None:
-        self._flatten(node, argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1))
+    def _product(self, node: fx.Node) -> None:
+        """Tag the sums of features over positions, weighted by another tensor of one feature.
 
-    def _flatten(self, node: fx.Node, start: Any, end: Any) -> None:
-        tag, before = self.input_of(node), shape_of(source_of(node))
-        first, last = (dimension % len(before) for dimension in (start, end))
-        if first == 0 or (first == 1 and last != len(before) - 1):
-            refuse(node, f"flatten from {start} to {end}", "Flatten from dimension 1 to the last")
-        factor = tag.factor * (positions_of(source_of(node)) if first == 1 else 1)
-        self._view(node, replace(tag, factor=factor))
+        As in the context of GCNet (arXiv 1904.11492): channels x positions by positions x 1.
+        """
+        tag, (source, weights) = self.input_of(node), (node.all_input_nodes * 2)[:2]
+        before, others, rank = shape_of(source), shape_of(weights), len(shape_of(node))
+        alone = weights in self.tags and self.tags[weights].single
+        alike = before[:-2] == others[:-2] and len(before) == rank == len(others)
+        if not (alone and alike) or tag.axis != rank - 2 or self.tags[source].single:
+            reason = "a matrix product that is none of features by weights of their positions"
+            refuse(node, reason)
+        self.products[node] = before[-1]
+        self._set(node, replace(tag, pooled=shape_of(node)[-1] == 1))
 
-    def _view(self, node: fx.Node, tag: Tag) -> None:
-        self.views.add(node)
-        self.tags[node] = tag
-
-    def _reshape(self, node: fx.Node) -> None:
-        tag, channels = self.input_of(node), self.input_of(node).variable.size
-        sizes = written_sizes(node, "size" if node.target == "view" else "shape")
-        source = source_of(node)
-        rewrite(node, source, reshaped_sizes(node, source, sizes, channels))
-        self._view(node, replace(tag, factor=shape_of(node)[1] // channels))
-
-    def _expand(self, node: fx.Node) -> None:
-        tag, source = self.input_of(node), source_of(node)
-        rewrite(node, source, expanded_sizes(node, source, written_sizes(node, "size")))
-        self._view(node, tag)
-
-    def _expand_as(self, node: fx.Node) -> None:
-        tag, other = self.input_of(node), argument(node, 1, "other")
-        if other not in self.tags or len(shape_of(other)) != len(shape_of(source_of(node))):
-            refuse(node, "features that must agree are laid out differently")
-        _tie(node, tag, self.tags[other])
-        self._view(node, tag)
-
-    def _squeeze(self, node: fx.Node) -> None:
-        tag, source = self.input_of(node), source_of(node)
-        before = shape_of(source)
-        asked = argument(node, 1, "dim")
-        if asked is None:  # else a batch, or a width, of one would vanish too
-            asked = tuple(d for d in range(2, len(before)) if before[d] == 1)
-            if len(shape_of(node)) != len(before) - len(asked):
-                refuse(node, "it takes away the batch or channel dimension")
-        dimensions = spatial_dimensions(node, asked, len(before)) if asked != () else ()
-        rewrite(node, source, dimensions)
-        self._view(node, tag)
-
-    def _unsqueeze(self, node: fx.Node) -> None:
-        spatial_dimensions(node, argument(node, 1, "dim"), len(shape_of(node)))
-        self._view(node, self.input_of(node))
-
-    def _getitem(self, node: fx.Node) -> None:
-        tag = self.input_of(node)
-        check_index(node, node.args[1], len(shape_of(source_of(node))))
-        self._view(node, tag)
+    def product_site(self, node: fx.Node) -> Site:
+        """Return what a product of features by weights of their positions costs."""
+        features = self.tags[node].count()
+        return Site(
+            name="",
+            kind="product",
+            inputs=features,
+            outputs=features,
+            positions=positions_of(node),
+            kernel=self.products[node],
+            vectors=0,
+            repeated=True,
+        )
 
     def _channel_pad(self, node: fx.Node) -> None:
-        inputs = self.input_of(node)
+        inputs = self._channels_first(node)
         if len(shape_of(node)) != 4:
             refuse(node, "it must pad the channels of n x c x h x w")
         outputs = Tag(Variable(shape_of(node)[1], positions_of(node)), pooled=inputs.pooled)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pareco.cost import FeatureCount, Trace
+from pareco.cost import FeatureCount, Site, Trace
 from pareco.randomness import global_streams_kept
-from pareco.slimmable.channels import Variable
+from pareco.slimmable.channels import Tag, Variable
+from pareco.slimmable.forms import SlicedTensor
 from pareco.slimmable.graphs import graph_in_both_modes, sharing_copy
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.modes import BY_MODE, identity_in_evaluation, module_by_mode
@@ -26,6 +27,7 @@ from pareco.slimmable.nodes import (
     source_of,
 )
 from pareco.slimmable.rules import Propagation
+from pareco.slimmable.vectors import READ_ADVICE
 from pareco.widths import ChannelGroup
 
 HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
@@ -98,9 +100,14 @@ def trace(
     groups = _groups(propagation)
     if not groups:
         raise TracingError(name, "no free channel group: all channels must stay", _NONE_ADVICE)
+    tensors = tuple(_slice_tensors(held, graph, propagation, model))
     found = Trace(
         groups=groups,
-        sites=tuple(map(propagation.site, propagation.kinds)),
+        sites=(
+            *map(propagation.site, propagation.kinds),
+            *map(propagation.product_site, propagation.products),
+            *tensors,
+        ),
         live=_live(graph, propagation),
         width_independent_parameters=propagation.width_independent_parameters(),
     )
@@ -215,23 +222,58 @@ def _replace(
 ) -> None:
     """Put a module in the place of a function's node; None: nothing.
 
-    It goes into the module at the path `place`, under a free name, and follows its mode.
+    It goes into the module at the path `place`, and follows its mode.
     """
     (replacement,) = node.all_input_nodes[:1]
     if module is not None:
-        parent, own = held.get_submodule(place), model.get_submodule(place)
-        if parent is own:
+        if held.get_submodule(place) is model.get_submodule(place):
             refuse(node, f"it follows the mode of the layer '{place}'", _OWN_MODE_ADVICE)
-        name, number = node.name, 0
-        while hasattr(own, name) or hasattr(parent, name):
-            number += 1
-            name = f"{node.name}_{number}"
-        parent.add_module(name, module.train(own.training))
+        path = _added(held, module, place, node.name, model)
         with node.graph.inserting_before(node):
-            path = f"{place}.{name}" if place else name
             replacement = node.graph.call_module(path, (replacement,))
     node.replace_all_uses_with(replacement)
     node.graph.erase_node(node)
+
+
+def _added(held: nn.Module, module: nn.Module, place: str, name: str, model: nn.Module) -> str:
+    """Add a module to the one at the path `place`, under a free name; return its path."""
+    parent, own = held.get_submodule(place), model.get_submodule(place)
+    free, number = name, 0
+    while hasattr(own, free) or hasattr(parent, free):
+        number += 1
+        free = f"{name}_{number}"
+    parent.add_module(free, module.train(own.training))
+    return f"{place}.{free}" if place else free
+
+
+def _slice_tensors(
+    held: nn.Module, graph: fx.Graph, propagation: Propagation, model: nn.Module
+) -> Iterator[Site]:
+    """Put a layer behind each node that reads a tensor of which not all is in use; yield sites."""
+    counted: set[int] = set()
+    for node, vector in propagation.vectors.sliced():
+        place, _, tensor = str(node.target).rpartition(".")
+        if propagation.is_layers(vector.tensor):
+            refuse(node, "a parameter of a layer is used by itself, too", READ_ADVICE)
+        assert vector.axis is not None
+        layer = SlicedTensor(tensor, vector.axis)
+        path = _added(held, layer, place, f"{tensor}_in_use", model)
+        with graph.inserting_after(node):
+            part = graph.call_module(path, (node,))
+        node.replace_all_uses_with(part, lambda user: user is not part)  # noqa: B023
+        own = isinstance(vector.tensor, nn.Parameter) and id(vector.tensor) not in counted
+        counted.add(id(vector.tensor))
+        channels = Tag(vector.channels).count()
+        yield Site(
+            name=path,
+            kind="tensor",
+            inputs=channels,
+            outputs=channels,
+            positions=0,
+            kernel=0,
+            vectors=vector.per_channel if own else 0,
+            repeated=True,
+        )
 
 
 def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
@@ -253,7 +295,9 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
         if (head and not slim_head) or variable in squeezes:
             variable.fixed = True
     for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
-        wide.root.fixed |= narrow.root.fixed
+        several = narrow.ratio > 1 or wide.ratio > 1  # bounds are between counts of groups
+        wide.root.fixed |= narrow.root.fixed or several
+        narrow.root.fixed |= several
 
 
 def _squeezes(propagation: Propagation) -> set[Variable]:
@@ -284,6 +328,7 @@ def _groups(propagation: Propagation) -> tuple[ChannelGroup, ...]:
             name=name,
             maximum=variable.size,
             stage=stages.index(variable.positions),
+            step=variable.step,
             at_least=tuple(dict.fromkeys(_narrower(variable, propagation.wider))),
         )
         for variable, name in names.items()

@@ -151,6 +151,8 @@ class Planner:
     test_images: int
     parameters: int
     """Of the full network."""
+    calibration_images: int
+    """On which each sub-network is calibrated: none where there is no batch norm."""
 
     @property
     def steps(self) -> int:
@@ -180,7 +182,7 @@ class Planner:
     @property
     def _choice_images(self) -> int:
         """The images that each network's choice takes: calibration, and the search loss."""
-        return self.experiment.evaluation.calibration_images + self.search_images
+        return self.calibration_images + self.search_images
 
     @property
     def _ends_price(self) -> int:
@@ -280,7 +282,7 @@ class Planner:
         data, held_out = self.experiment.data, self.experiment.data.search_split == "holdout"
         if data.in_memory:
             return self.train_images + held_out * self.search_images + self.test_images
-        after = self.experiment.evaluation.calibration_images + self.test_images
+        after = self.calibration_images + self.test_images
         after += (1 + held_out) * self.search_images
         return images + searched + sets * after
 

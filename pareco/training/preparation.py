@@ -15,6 +15,7 @@ from pareco.config import DataConfig, Experiment, Machine, check_location, compl
 from pareco.data.contents import contents_of
 from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes
+from pareco.evaluation import calibration_images
 from pareco.files import file_identity
 from pareco.latency_table import check_table, read_latency_table
 from pareco.randomness import seeded_globally
@@ -125,6 +126,7 @@ def planner_of(experiment: Experiment, net: SlimmableNet, sizes: tuple[int, int,
         search_images=search,
         test_images=test,
         parameters=sum(each.numel() for each in net.parameters()),
+        calibration_images=calibration_images(experiment.evaluation, net),
     )
 
 

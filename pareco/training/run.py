@@ -385,7 +385,7 @@ class _Session:
                 yield from self.processes.together(evaluator.search_losses, [each])
 
         def chosen() -> list[tuple[Widths, float]]:
-            images = self.experiment.evaluation.calibration_images + len(self.data.search)
+            images = self.planner.calibration_images + len(self.data.search)
             searched = int(self.ledger.state()["search"]["forward_macs"])
             limit = self.limits.after(searched)
             evaluations.begin(measure, images=images, limit=limit, final=True)
@@ -421,7 +421,7 @@ class _Session:
                 "search_loss": f"{loss:.6f}",
                 "test_top1_error": f"{test.top1_error:.4f}",
                 "test_top5_error": f"{test.top5_error:.4f}",
-                "calibration_images": self.experiment.evaluation.calibration_images,
+                "calibration_images": self.planner.calibration_images,
                 **{name: f"{each[index]:.6f}" for name, each in losses.items()},
             }
             for index, ((widths, loss), test) in enumerate(zip(best, tests, strict=True))

@@ -37,10 +37,15 @@ from pareco.training.step import (
 from pareco.widths import Widths
 
 
-def sgd(net: SlimmableNet, config: TrainingConfig, *, fused: bool) -> torch.optim.SGD:
-    """Return the optimizer of a network; no weight decay on batch norm and biases."""
+def optimizer_of(
+    net: SlimmableNet, config: TrainingConfig, *, fused: bool
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a network; no weight decay on normalization and biases."""
+    groups = param_groups_weight_decay(net, config.weight_decay)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr_per_256, fused=fused or None)
     optimizer = torch.optim.SGD(
-        param_groups_weight_decay(net, config.weight_decay),
+        groups,
         lr=config.lr_per_256,
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
@@ -51,6 +56,10 @@ def sgd(net: SlimmableNet, config: TrainingConfig, *, fused: bool) -> torch.opti
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+_STORED = {"momentum_buffer": "momentum"}
+"""What checkpoints call a part of an optimizer's state, where it is not torch's name."""
 
 
 class StepClock:
@@ -119,7 +128,7 @@ class Trainer:
         self.nominal_steps = config.epochs * self.loader.batches_per_epoch
         scaled = config.precision == "fp16"
         # A scaler waits for its device, unless the optimizer is fused.
-        self.optimizer = sgd(self.net, config, fused=scaled and device != "cpu")
+        self.optimizer = optimizer_of(self.net, config, fused=scaled and device != "cpu")
         self.scaler = torch.amp.GradScaler(device, enabled=scaled)
 
     def train(self) -> None:
@@ -313,9 +322,9 @@ class Trainer:
         generator, method = self._held or self._method_state()
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         for name, parameter in self.net.named_parameters():
-            buffer = self.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
+            for kind, value in self.optimizer.state[parameter].items():
+                if value is not None:
+                    tensors[f"{_STORED.get(kind, kind)}.{name}"] = value
         return tensors | {"generator": generator}, {
             "step": self.step,
             "passes": self.passes,
@@ -329,10 +338,17 @@ class Trainer:
         self.net.load_state_dict(
             {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
         )
-        for name, parameter in self.net.named_parameters():
-            if f"momentum.{name}" in tensors:
-                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        parameters = dict(self.net.named_parameters())
+        kinds = {stored: kind for kind, stored in _STORED.items()}
+        for key, value in tensors.items():
+            stored, _, name = key.partition(".")
+            if name in parameters and stored != "net":
+                like = parameters[name]
+                if stored == "step":  # a number, which a fused optimizer alone has on the device
+                    fused = self.optimizer.defaults.get("fused")
+                    like = value.to(like.device) if fused else value
+                own = self.optimizer.state[parameters[name]]
+                own[kinds.get(stored, stored)] = torch.empty_like(like).copy_(value)
         self.method.task.generator.set_state(tensors["generator"])
         self.step, self.passes = state["step"], state["passes"]
         self.scaler.load_state_dict(state["scaler"])

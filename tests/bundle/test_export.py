@@ -304,6 +304,7 @@ def test_a_missing_package_is_named(
         ("{bundle} --to torch -o no/a.pt2", 1, "no: no such folder"),
         ("{bundle} --to torch -o {empty}/full.pt2", 1, "full.pt2: a folder is there al"),
         ("{bundle} --to torch -o {empty}/full.pt2 --all", 1, "full.pt2: a folder is there al"),
+        ("{bundle} --to torch -o {bundle} --all", 1, ": a file is there already"),
     ],
 )
 def test_wrong_requests_end_with_a_message(

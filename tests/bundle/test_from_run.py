@@ -21,6 +21,7 @@ from pareco.data import load_data
 from pareco.models import create_model
 from pareco.reporting.collection import records_of
 from pareco.slimmable import SlimmableNet
+from pareco.training.preparation import planner_before
 from replications.catalogue import method_named
 from tests.bundle.conftest import Finished
 from tests.experiments import TINY
@@ -31,6 +32,15 @@ CHANGED = replace(
     name="changed",
     network=replace(TINY.network, name="cifar_vgg11", base_width=6, divisor=2, slim_head=True),
     data=replace(TINY.data, image_size=16, mean=(60.0,), std=(70.0,), central_crop=0.8),
+)
+
+
+NORMLESS = replace(
+    TINY,
+    name="normless",
+    network=replace(TINY.network, name="test_convnext", base_width=None),
+    data=replace(TINY.data, image_size=32),
+    training=replace(TINY.training, epochs=1, warmup_epochs=0),
 )
 
 
@@ -72,6 +82,21 @@ def test_a_shipped_network_has_the_recorded_error_to_the_last_image(
     for name in ("macs", "params", "activations", "peak_activations", "search_loss"):
         assert [*bundle.front[name]] == [*front[name].astype(bundle.front[name].dtype)]
     assert (bundle.front["memory_bytes"] == 4 * bundle.front["peak_activations"]).all()
+
+
+@pytest.mark.slow
+def test_a_network_without_batch_norm_goes_the_same_way(bundled: Callable[..., Path]) -> None:
+    """It is trained, planned, chosen and shipped, but not calibrated."""
+    path = bundled("us_net", NORMLESS)
+    bundle, front = pareco.load(path), pd.read_csv(path.with_name("front.csv"), dtype=str)
+    for index, row in front.iterrows():
+        assert isinstance(index, int)
+        assert row["calibration_images"] == "0"
+        recorded = row["test_top1_error"], row["test_top5_error"]
+        assert wrong(bundle.network(index), NORMLESS) == recorded
+    spent = json.loads(path.with_name("result.json").read_text())["ledger"]
+    planned = planner_before(NORMLESS).plan(method_named("us_net"), 0).macs
+    assert (spent["choice"]["forward_macs"], 0) == planned["choice"]
 
 
 def test_a_bundle_says_where_it_comes_from(bundled: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ IMAGENET = ("imagenet_mbv2", "imagenet_mbv2_memory", "imagenet_mbv3", "imagenet_
 MBV2 = experiment_named("imagenet_mbv2")
 CIFAR = [f"cifar{classes}_resnet{depth}" for classes in (10, 100) for depth in (20, 32, 44, 56)]
 PUBLISHED = ["digits", *IMAGENET, *CIFAR]
-OURS = ["cifar10_mbv2", "cifar10_mbv3", "cifar10_vgg", "digits_latency"]
+OURS = ["cifar10_convnext", "cifar10_mbv2", "cifar10_mbv3", "cifar10_vgg", "digits_latency"]
 
 
 def test_the_experiments() -> None:

@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 from pareco.slimmable import SlimmableNet, TracingError, make_slimmable
-from pareco.slimmable.network import admitted_copy
-from pareco.slimmable.ordering import put_in_order
-from pareco.slimmable.tracing import trace
 from tests.conftest import Network, named_model
 
 # Double precision: sums of another order differ by some 1e-15 of the largest score; a channel in a
@@ -66,6 +65,9 @@ def lively(model: nn.Module) -> nn.Module:
                 nn.init.normal_(tensor, 0, 0.1, generator=generator)  # type: ignore[arg-type]
         elif isinstance(module, nn.PReLU):
             nn.init.uniform_(module.weight, 0.1, 0.4, generator=generator)
+        elif isinstance(module, (nn.LayerNorm, GlobalResponseNorm)):
+            for vector in module.parameters():
+                nn.init.normal_(vector, 0, 1, generator=generator)
     return model.double().eval()
 
 
@@ -102,6 +104,7 @@ def check_full_width(model: nn.Module, net: SlimmableNet, images: Tensor) -> Non
         ("mobilenetv2_100", 32),
         ("mobilenetv3_small_100", 32),
         ("efficientnet_b0", 32),
+        ("convnextv2_atto", 32),
     ],
 )
 def test_the_full_network_computes_what_it_did(name: str, side: int) -> None:
@@ -111,7 +114,7 @@ def test_the_full_network_computes_what_it_did(name: str, side: int) -> None:
     net = ordered(model, side)
     check_full_width(model, net, torch.randn(2, 3, side, side, dtype=torch.double))
     assert not changed(before, model)
-    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
     names = {f"{path}.weight" for path, each in model.named_modules() if isinstance(each, layers)}
     assert names <= changed(model, net)
 
@@ -207,20 +210,40 @@ def test_a_narrow_network_is_that_of_the_channels_with_the_largest_filters() -> 
     torch.testing.assert_close(found, F.linear(hidden.flatten(1), read, last.bias))
 
 
-def test_what_has_no_exact_order_is_refused() -> None:
+def test_weights_that_are_not_there_have_no_order() -> None:
     with torch.device("meta"):
         model = named_model("cifar_resnet8", 5)
         images = torch.zeros(1, 3, 16, 16)
     with pytest.raises(TracingError, match=r"'conv1'.* cannot be ordered without weights"):
         make_slimmable(model, images, order_channels=True)
-    model = named_model("cifar_resnet8", 5)
-    held, _, found = trace(admitted_copy(model), torch.zeros(1, 3, 16, 16))
-    held.add_module("bn1", nn.GroupNorm(4, 16))
-    with pytest.raises(TracingError, match=r"'bn1'.* of this GroupNorm cannot be put in order"):
-        put_in_order(held, found)
-    held.add_module("bn1", nn.BatchNorm2d(16))
-    held.get_submodule("layer1").get_submodule("0").add_module(
-        "conv2", nn.Conv2d(16, 16, 3, groups=4)
-    )
-    with pytest.raises(TracingError, match=r"'layer1\.0\.conv2'.* this Conv2d cannot be put"):
-        put_in_order(held, found)
+
+
+class InGroups(nn.Module):
+    """A group norm of four groups, and a layer scale behind a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.grouped = nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8)
+        self.second, self.norm = nn.Conv2d(8, 6, 3), LayerNorm2d(6)
+        self.scale, self.last = nn.Parameter(torch.ones(6, 1, 1)), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = F.relu(self.grouped(self.first(images)))
+        return self.last((self.norm(self.second(features)) * self.scale).mean((2, 3)))
+
+
+def test_channels_in_groups_stay_and_a_layer_scale_goes_along() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = InGroups().double().eval()
+        for vector in (model.grouped.weight, model.norm.weight, model.norm.bias, model.scale):
+            nn.init.normal_(vector)
+    net = ordered(model, 12)
+    check_full_width(model, net, torch.randn(2, 3, 12, 12, dtype=torch.double))
+    assert changed(model, net) == {
+        *("second.weight", "second.bias", "norm.weight", "norm.bias", "scale", "last.weight")
+    }
+    size = net.state_dict()["second.weight"].abs().flatten(1).sum(1)
+    assert size.tolist() == sorted(size.tolist(), reverse=True)
+    order = model.second.weight.abs().flatten(1).sum(1).argsort(descending=True)
+    assert torch.equal(net.state_dict()["scale"], model.scale[order])

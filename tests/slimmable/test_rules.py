@@ -34,6 +34,11 @@ def unpacked_rest(x: Any, gate: Any) -> Any:
     return x * gate(x.sum((2, 3)) / (h * w)).reshape(-1, 8, 1, 1)
 
 
+def last(x: Any) -> Any:
+    """Return the features with their channels last."""
+    return x.permute(0, 2, 3, 1)
+
+
 class Net(nn.Module):
     """Two convolutions, with 8 channels, then what is tested: scores from these features."""
 
@@ -125,6 +130,14 @@ def assert_right(model: nn.Module, size: int = 8, images: int = 1) -> SlimmableN
         lambda x: x.sum((2, 3)) / 64,
         lambda x: torch.sum(x, dim=[2, 3]) / (x.size(2) * x.size(3)),
         lambda x: x.mean(axis=(2, 3)),
+        lambda x: x.unsqueeze(1).mean((1, 3)).mean(2),
+        lambda x: x.permute(0, 2, 3, 1).mean((1, 2)),
+        lambda x: x.permute((0, 2, 3, 1)).relu().flatten(1, 2).mean(1),
+        lambda x: torch.permute(x, dims=(0, 3, 1, 2)).mean(1).mean(2),
+        lambda x: x.transpose(1, -1).sum((1, 2)) / (x.size(2) * x.size(3)),
+        lambda x: x.permute(0, 2, 3, 1).amax((1, 2), keepdim=True).squeeze(1).squeeze(1),
+        lambda x: x.flatten(2).transpose(1, 2).mean(1, keepdim=True).squeeze(),
+        lambda x: torch.swapaxes(x.flatten(2), 2, 1).norm(2, 1),
     ],
 )
 def test_pooled_and_flattened(flattened: Callable[[Any], Any]) -> None:
@@ -228,6 +241,15 @@ def test_a_gate_without_batch_or_size() -> None:
         lambda x: x[:, :, 1:, ::2],
         lambda x: x[..., : x.size(3) // 2],
         lambda x: x.expand(-1, -1, -1, -1) + x.expand_as(x),
+        lambda x: (x.permute(0, 2, 3, 1) * 2).permute(0, 3, 1, 2),
+        lambda x: x.permute(0, 3, 1, 2).contiguous().transpose(1, 2).transpose(2, 3),
+        lambda x: x.flatten(2).transpose(1, 2).softmax(1).transpose(1, 2).view(x.size(0), -1, 8, 8),
+        lambda x: (x.permute(0, 2, 3, 1) / x.permute(0, 2, 3, 1).size(2)).permute(0, 3, 1, 2),
+        lambda x: (x - x.mean(1, keepdim=True)) / (1 + x.var(1, unbiased=False, keepdim=True)),
+        lambda x: x * x.permute(0, 2, 3, 1).mean(-1, keepdim=True).permute(0, 3, 1, 2),
+        lambda x: (
+            x / x.norm(dim=1, keepdim=True) + x / torch.linalg.vector_norm(x, 2, (2, 3), True)
+        ),
     ],
 )
 def test_functions_of_features(function: Callable[[Any], Any]) -> None:
@@ -391,11 +413,30 @@ def test_batch_norm_of_a_hidden_layer_and_of_scores() -> None:
         (lambda m, x: m.fc(x.mean((2, 3))).softmax(0), "'softmax'.*over the batch"),
         (lambda m, x: m.fc((x * m.one(x).expand_as(x)).mean((2, 3))), "'expand_as'.*1 and 8 chan"),
         (lambda m, x: m.fc(m.one(x).expand(-1, 8, 8, 8).mean((2, 3))), "'expand'.*expansion from"),
-        (lambda m, x: m.fc(x.unsqueeze(1).mean((1, 3))), "'unsqueeze'.*keep the batch and chan"),
+        (lambda m, x: m.fc(x.unsqueeze(0).mean((0, 3))), "'unsqueeze'.*keep the batch and chan"),
+        (lambda m, x: m.fc((x @ x).mean((2, 3))), "'matmul'.*none of features by weights"),
+        (lambda m, x: m.fc((x @ m.one(x)).mean((2, 3))), "'matmul'.*none of features by weights"),
+        (lambda m, x: m.fc((m.one(x) @ x).mean((2, 3))), "'matmul'.*none of features by weights"),
+        (lambda m, x: m.fc((last(x) @ last(m.one(x))).mean((1, 2))), "'matmul'|not run"),
         (lambda m, x: m.fc(x.squeeze(1).mean((2, 3))), "'squeeze'.*keep the batch and channel"),
         (lambda m, x: m.one(x).mean((2, 3)).squeeze(), "'squeeze'.*takes away the batch or chan"),
-        (lambda m, x: m.fc(x.permute(0, 2, 3, 1).mean((1, 2))), "'permute'.*no rule for 'permute'"),
-        (lambda m, x: m.fc(x.transpose(1, 2).mean((2, 3))), "'transpose'.*no rule"),
+        (lambda m, x: m.fc((last(x) / last(x).size(3)).mean((1, 2))), "'truediv'.*not a traced"),
+        (lambda m, x: m.fc((last(x) * last(x).shape[-1]).mean((1, 2))), "'mul'.*not a traced"),
+        (lambda m, x: m.fc((last(x) + x).mean((1, 2))), "'add'.*laid out differently"),
+        (lambda m, x: m.fc((last(x) + m.one(x)).mean((1, 2))), "'add'.*laid out differently"),
+        (lambda m, x: m.fc(last(x).softmax(-1).mean((1, 2))), "'softmax'.*not the classes"),
+        (lambda m, x: m.fc(last(x).flatten(2).mean(1)), "'flatten'.*from 2 to -1"),
+        (lambda m, x: m.fc(last(x)[:, 0, 0]), "'getitem'.*they are dimension 3.*Permute"),
+        (lambda m, x: m.fc(last(x).view(x.size(0), 64, 8).mean(1)), "'view'.*they are dimension 3"),
+        (lambda m, x: m.fc(last(x).expand(-1, 8, 8, 8).mean((1, 2))), "'expand'.*are dimension 3"),
+        (lambda m, x: m.fc(F.avg_pool2d(last(x), 1).mean((1, 2))), "'avg_pool2d'.*are dimension 3"),
+        (lambda m, x: m.fc(F.pad(last(x), (0, 0, 1, 1)).mean((1, 2))), "'pad'.*are dimension 3"),
+        (lambda m, x: m.fc(m.one(last(x)).flatten(1)), "'one'.*are dimension 3"),
+        (lambda m, x: m.fc(last(x).mean((1, 3))), "'mean'.*keep the batch and channel"),
+        (lambda m, x: m.fc(x.permute(1, 0, 2, 3).mean((2, 3))), "'permute'.*Keep the batch"),
+        (lambda m, x: m.fc(x.permute(1, 2, 0, 3).mean((1, 2))), "'permute'.*Keep the batch"),
+        (lambda m, x: m.fc(x.transpose(0, 1).mean((2, 3))), "'transpose'.*Keep the batch"),
+        (lambda m, x: m.fc(x.transpose(1, 2).mean((2, 3))), "'mean'.*keep the batch and channel"),
         (lambda m, x: m.fc(x.mean((2, 3)) * x.mean((2, 3)).sum()), "'sum_1'.*keep the batch"),
         (lambda m, x: m.fc(x.mean((2, 3)) + x[:, :, :1, :]), "laid out differently"),
         (lambda m, x: m.fc(x.mean((2, 3)) / x.size(1)), "'truediv'.*not a traced tensor or a numb"),

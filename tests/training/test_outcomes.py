@@ -26,7 +26,7 @@ from pareco.training import trainer as trainer_module
 from pareco.training.interruption import Interrupted
 from pareco.training.outcomes import Outcome, Outcomes
 from pareco.training.step import StepLosses
-from pareco.training.trainer import Trainer, sgd
+from pareco.training.trainer import Trainer, optimizer_of
 from pareco.widths import Widths
 from replications.catalogue import method_named
 from tests.conftest import tiny_net
@@ -257,7 +257,7 @@ def test_a_fused_optimizer_takes_the_same_steps_and_may_leave_out_the_first() ->
     found = []
     for fused in (False, True):
         net = tiny_net()
-        optimizer = sgd(net, TINY.training, fused=fused)
+        optimizer = optimizer_of(net, TINY.training, fused=fused)
         scaler = torch.amp.GradScaler("cpu")
         generator = torch.Generator().manual_seed(0)
         for step in range(4):

@@ -11,14 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pareco.config import Machine
 from pareco.data import load_data
 from pareco.processes import joined_processes
 from pareco.reporting.report import run_publication
 from pareco.tracking import Publication
-from pareco.training import NonFiniteLoss, RunError, execute_run
+from pareco.training import NonFiniteLoss, RunError, StepReport, execute_run
 from pareco.training import run as run_module
-from pareco.training.trainer import Trainer
+from pareco.training.trainer import Trainer, optimizer_of
 from replications.catalogue import method_named, method_names
+from tests.conftest import tiny_net
 from tests.experiments import TINY
 from tests.training.conftest import Spy, Whole
 
@@ -187,6 +189,38 @@ def test_nesterov_is_a_field_that_is_on_unless_set(
     experiment = replace(TINY, training=replace(TINY.training, **changes))
     execute_run(experiment, method_named("us_net"), 0, tmp_path)
     assert {group["nesterov"] for group in trained[0].optimizer.param_groups} == {nesterov}
+
+
+def test_adamw_goes_on_exactly_and_learns_by_torchs_rule(tmp_path: Path) -> None:
+    """AdamW's first step is the rate times the sign of the gradient, whatever its size."""
+    rate = {"optimizer": "adamw", "lr_per_256": 0.02, "warmup_epochs": 0.0}
+    experiment = replace(TINY, training=replace(TINY.training, **rate))
+    method, machine = method_named("us_net"), Machine(checkpoint_minutes=0)
+    execute_run(experiment, method, 0, tmp_path / "whole")
+
+    def cut_off(report: StepReport) -> None:
+        if report.step == 9:
+            raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        execute_run(experiment, method, 0, tmp_path / "cut", cut_off, machine)
+    tensors = load_file(max((tmp_path / "cut" / "checkpoints").glob("*.safetensors")))
+    assert {"exp_avg.fc.weight", "exp_avg_sq.fc.weight", "step.fc.weight"} <= tensors.keys()
+    execute_run(experiment, method, 0, tmp_path / "cut")
+    for name in ("front.csv", "weights/0.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    net = tiny_net()
+    before = net.get_parameter("fc.weight").detach().clone()
+    optimizer = optimizer_of(net, experiment.training, fused=False)
+    net(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)))[:, 1].sum().backward()
+    gradient = net.get_parameter("fc.weight").grad
+    assert gradient is not None
+    optimizer.step()
+    decayed = before * (1 - 0.02 * experiment.training.weight_decay)
+    expected = decayed - 0.02 * gradient.sign()
+    # Adam divides by the gradient's size plus 1e-8.
+    torch.testing.assert_close(net.get_parameter("fc.weight").detach(), expected, rtol=0, atol=1e-5)
 
 
 def test_a_diverging_run_names_the_step_and_the_widths(tmp_path: Path) -> None:

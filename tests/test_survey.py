@@ -1,0 +1,147 @@
+"""The survey finds what can be made slimmable, outlives what fails, and notices what is wrong."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pareco import survey as surveys
+from pareco.cli import main
+from pareco.slimmable import SlimmableNet
+from pareco.slimmable.layers import SlicedConv2d
+from pareco.survey import Surveyed, architecture, architectures, convolutional, document, fault_of
+
+
+def test_one_network_of_each_architecture() -> None:
+    alike = {
+        "convnext_atto": "convnext",
+        "convnextv2_base": "convnextv2",
+        "mobilenetv3_large_100": "mobilenetv3",
+        "resnext50_32x4d": "resnext_xd",
+        "efficientnet_b0": "efficientnet",
+        "resnetv2_50x1_bit": "resnetv2_x_bit",
+        "regnety_002": "regnety",
+    }
+    assert {name: architecture(name) for name in alike} == alike
+    chosen = architectures()
+    kinds = [architecture(name) for name in chosen]
+    assert len(set(kinds)) == len(kinds) == len({architecture(x) for x in timm.list_models()})
+    assert all(timm.is_model(name) for name in chosen)
+
+
+def test_what_is_convolutional() -> None:
+    patches = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.Conv2d(8, 8, 3, padding=1))
+    assert not convolutional(patches)
+    assert convolutional(nn.Sequential(*patches, nn.Conv2d(8, 8, (1, 7))))
+
+
+@pytest.mark.slow
+def test_each_network_is_tried_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["test_convnext", "test_efficientnet_gn", "densenet121", "test_vit"]
+    assert main(["survey", *names, "--check", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["network"] for each in found] == names[:3]  # a transformer is left out
+    for each in found[:2]:
+        assert (each["checked"], each["fault"], each["reason"]) == (True, "", "")
+        assert 0 < each["smallest"] < each["full"]
+    assert "cat" in found[2]["node"]
+    assert found[2]["reason"] == "no rule for 'cat'"
+    assert not found[2]["groups"]
+
+
+def test_an_unknown_network_and_a_wrong_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["survey", "resnot18"]) == 2
+    assert "timm has no 'resnot18'" in capsys.readouterr().err
+    assert main(["survey", "resnet18", "--limit-s", "0"]) == 2
+    assert "--limit-s must be more than 0" in capsys.readouterr().err
+
+
+def test_what_was_found_before_is_not_tried_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file, names = tmp_path / "found.jsonl", ["resnet18", "vgg11"]
+    rows = [
+        Surveyed(network=name, node="n", reason=f"r{index}") for index, name in enumerate(names)
+    ]
+    again = Surveyed(network="vgg11", groups=2, full=10_000_000, smallest=1, checked=True)
+    file.write_text("".join(f"{json.dumps(asdict(row))}\n" for row in (*rows, again)))
+    assert main(["survey", *names, "--found", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "Of 2 networks **1 can be made slimmable**" in text
+    assert "| vgg11 | 0 | 2 | 10 M | 0 M (0%) | yes |" in text
+    assert "| resnet18 | n | r0 |" in text
+    file.write_text('{"network": "vgg11", "colour": 3}\n')
+    assert main(["survey", "--found", str(file)]) == 2
+    assert "line 1 is none of pareco survey --json" in capsys.readouterr().err
+    assert main(["survey", "--found", str(tmp_path / "gone")]) == 1
+
+
+def _dies(connection: Any, name: str, *others: Any) -> None:
+    """Hang, die at once, or after the first answer, as the name says."""
+    if name == "hangs":
+        time.sleep(60)
+    if name == "stops":
+        connection.send({"groups": 3, "full": 9, "smallest": 1})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_or_hangs_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveys, "_answer", _dies)
+    found = list(surveys.survey(["dies", "hangs", "stops"], limit_s=2, check=True))
+    assert [each.reason for each in found] == ["its process ended (-9)", "no answer in 2 s", ""]
+    assert (found[2].groups, found[2].checked) == (3, False)
+    assert found[2].fault == "its process ended (-9)"
+
+
+def small() -> nn.Module:
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def test_faults_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fault_of(small(), 8) == ""
+    monkeypatch.setattr(
+        SlimmableNet, "forward", lambda net, images: net._program(net._modules, images) * 2
+    )
+    assert "other scores than the model" in fault_of(small(), 8)
+    monkeypatch.undo()
+    right = SlicedConv2d.forward
+
+    def doubled(layer: SlicedConv2d, images: torch.Tensor) -> torch.Tensor:
+        return right(layer, images) * (1 if layer.setting.full else 2)
+
+    monkeypatch.setattr(SlicedConv2d, "forward", doubled)
+    assert "other scores than the extracted" in fault_of(small(), 8)
+    monkeypatch.undo()
+    for cost, message in (("macs_at", "torch counts"), ("params", "not counted right")):
+        monkeypatch.setattr(f"pareco.cost.CostModel.{cost}", lambda *_: torch.tensor(3))
+        assert message in fault_of(small(), 8)
+        monkeypatch.undo()
+
+
+def test_the_document() -> None:
+    found = [
+        Surveyed(
+            network="a", image_size=32, groups=3, full=4_000_000, smallest=900_000, checked=True
+        ),
+        Surveyed(network="b", groups=1, full=2_000_000, smallest=1_000_000, fault="wrong scores"),
+        Surveyed(network="c", node="cat in c", reason="no rule for 'cat'"),
+        Surveyed(network="d", node="e", reason="grouped convolution (4 groups | 8)" + "x" * 200),
+        Surveyed(network="f", node="e", reason="no rule for 'cat'"),
+    ]
+    text = document(found, "timm 1")
+    assert "timm 1. Of 5 networks **2 can be made slimmable**" in text
+    assert "1 of them were checked as above, with 1 faults" in text
+    assert "| a | 32 | 3 | 4 M | 1 M (22%) | yes |" in text
+    assert "- `b`: wrong scores" in text
+    assert "| no rule for 'cat' | 2 |\n| grouped convolution | 1 |" in text
+    assert "| c | cat in c | no rule for 'cat' |" in text
+    assert max(map(len, text.splitlines())) <= 120
