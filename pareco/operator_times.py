@@ -272,11 +272,11 @@ def _levels(space: WidthSpace, operators: Sequence[_Operator]) -> tuple[tuple[in
 
 
 def _allowed(space: WidthSpace, counts: Sequence[int]) -> Widths:
-    """Return the counts as widths, wide enough for every zero-padding shortcut."""
-    return Widths(
-        max([count, *(counts[other] for other in group.at_least)])
-        for group, count in zip(space.groups, counts, strict=True)
-    )
+    """Return the counts as widths: of whole groups, wide enough for every zero-padding shortcut."""
+    lifted = list(counts)
+    for index, group in enumerate(space.groups):
+        lifted[index] = group.lifted([lifted[each] for each in (index, *group.at_least)])
+    return Widths(lifted)
 
 
 def _designs(
