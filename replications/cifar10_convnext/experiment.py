@@ -7,8 +7,8 @@ layer pay there? The stem cuts 32 x 32 pixels into 8 x 8 patches.
 
 from dataclasses import replace
 
+from replications.cifar10_mbv2.experiment import at_size
 from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
-from replications.scales import on_cpu
 
 EXPERIMENT = replace(
     PARENT,
@@ -18,15 +18,4 @@ EXPERIMENT = replace(
     methods=("pareco", "us_net", "random_widths"),
 )
 
-SCALES = {
-    "cpu": on_cpu(
-        image_size=32,
-        train_images=20_000,
-        epochs=10,
-        ask_every_steps=50,
-        search_images=2_000,
-        test_images=10_000,
-        calibration_images=1_024,
-        seeds=3,
-    )
-}
+SCALES = {"cpu": at_size(32)}
