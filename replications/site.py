@@ -21,6 +21,7 @@ from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, ExperimentRecord, 
 from pareco.reporting.rendering import terminal
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
+from replications.bench import goals_table
 from replications.catalogue import (
     FOCUS,
     OPENING,
@@ -96,9 +97,10 @@ def write_site(results: Path, console: Console) -> None:
         ]
         rows = summary_rows(found)
         sheets = _write_sheets([each.records for each in found], results)
-        write_text(results / "README.md", summary_markdown(rows, claims, sheets))
+        measured = [table for table in (goals_table(results),) if table]
+        write_text(results / "README.md", summary_markdown(rows, claims, sheets, measured))
         sections = [section(each, results) for each in found]
-        write_text(results / "index.html", page_html(sections, claims, rows))
+        write_text(results / "index.html", page_html(sections, claims, rows, measured))
     for name in ("README.md", "index.html"):
         console.out(results / name)
 

@@ -61,14 +61,19 @@ def seeds_text(fronts: pd.DataFrame) -> str:
 
 
 def summary_markdown(
-    rows: Sequence[SummaryRow], claims: Sequence[Verdict], sheets: Sequence[str] = ()
+    rows: Sequence[SummaryRow],
+    claims: Sequence[Verdict],
+    sheets: Sequence[str] = (),
+    measured: Sequence[Table] = (),
 ) -> str:
     """The text of results/README.md: what ran, what did not in one folded line, and the claims.
 
-    `sheets` are the names of figures, beside it, that show several experiments.
+    `sheets` are the names of figures, beside it, that show several experiments; the tables
+    `measured` say what running takes.
     """
     links = ", ".join(f"[{name}]({name}.png)" for name in sheets)
     side_by_side = f"\n\nSide by side: {links}." if links else ""
+    taken = [f"\n## {each.title}\n\n{markdown_table(each, align='---')}\n" for each in measured]
     return f"""# Results
 
 Made by `python -m replications report --all` from the records in `*/records/`; never edited by
@@ -96,7 +101,7 @@ Counts that others have published for the same networks; our cost model is held 
 nothing is trained.
 
 {_claim_table([claim for claim in claims if claim.about == "costs"])}
-"""
+{"".join(taken)}"""
 
 
 def _experiments(rows: Sequence[SummaryRow]) -> str:

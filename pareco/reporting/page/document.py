@@ -20,7 +20,7 @@ from pareco.reporting.collection import commit_name
 from pareco.reporting.figures.style import mean_areas, method_looks
 from pareco.reporting.page.chart import chart_data
 from pareco.reporting.records import AXES, COST_WORDS, Records
-from pareco.reporting.rendering import Tables
+from pareco.reporting.rendering import Table, Tables
 from pareco.reporting.statistics import cost_percents, run_measures
 from pareco.reporting.summary import SummaryRow, order_text, seeds_text
 
@@ -60,13 +60,17 @@ class Section:
 
 
 def page_html(
-    sections: Sequence[Section], claims: Sequence[Verdict], summary: Sequence[SummaryRow]
+    sections: Sequence[Section],
+    claims: Sequence[Verdict],
+    summary: Sequence[SummaryRow],
+    measured: Sequence[Table] = (),
 ) -> str:
     """The text of an HTML file that shows all results and needs no other file and no network.
 
     It opens with the errors over MACs of the `first_section`. The same arguments give the same
     text. What they hold is shown as text: no name and no cell of a table becomes markup, and no
-    script runs but the page's own. Each experiment may have one section.
+    script runs but the page's own. Each experiment may have one section. The tables `measured`,
+    of what running takes, stand last.
     """
     experiments = [section.records.experiment for section in sections]
     style, scripts = _read("style.css"), [_chart_library(), _read("page.js")]
@@ -98,6 +102,7 @@ def page_html(
         counted=_counted(claims),
         ran=[row for row in summary if row.folder is not None],
         absent=[row for row in summary if row.folder is None],
+        measured=measured,
     )
 
 
