@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
@@ -433,7 +434,8 @@ class Experiment:
         for field_name in ("methods", "seeds"):
             values = getattr(self, field_name)
             _require(bool(values), f"{field_name} must name at least one")
-            _require(len(set(values)) == len(values), f"{field_name} must name none twice")
+            again = ", ".join(str(each) for each, times in Counter(values).items() if times > 1)
+            _require(not again, f"{field_name} must name none twice, and they do {again}")
         _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
         tables = self.latency_table or self.latency_from
         _require(

@@ -83,7 +83,7 @@ LIGHT = {
     "run digits --name published": (2, "published is taken in the results"),
     "run digits --data.name any": (2, "unknown data set 'any'. Known: digits, digits_rgb, cifar10"),
     "--scale smoke run digits": (2, "the command comes first, before --scale"),
-    "run digits --seeds 0 0": (2, "seeds must name none twice"),
+    "run digits --seeds 0 0": (2, "seeds must name none twice, and they do 0"),
     "run digits --seeds abc": (2, "--seeds: Could not find valid parse"),
     "run digits --seed -1": (2, "seed must not be negative"),
     "run digits --training.epoch 3": (2, "--training.epoch, 3; did you mean --training.epochs?"),
