@@ -202,13 +202,14 @@ class TrainingConfig:
     """Epochs of linear warm-up; after it the rate falls linearly to zero."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """adamw is as ConvNeXts are trained (arXiv 2201.03545), with betas of 0.9 and 0.999."""
+    """adamw is as ConvNeXts are trained (arXiv 2201.03545), with a second beta of 0.999."""
 
     momentum: float = 0.9
-    """Momentum of SGD; 0 for none."""
+    """Momentum of SGD, or the first beta of adamw; 0 for none."""
 
     nesterov: bool = True
-    """Whether the momentum, where there is any, is Nesterov's."""
+    """Whether the momentum of SGD, where there is any, is Nesterov's; adamw has none such, and
+    refuses it."""
 
     weight_decay: float = 4e-5
     """Weight decay; none on normalization and biases."""
@@ -246,6 +247,11 @@ class TrainingConfig:
             _require(math.isfinite(getattr(self, name)), f"{name} must be finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        _require(
+            self.optimizer == "sgd" or not self.nesterov,
+            f"training.nesterov is of sgd alone: with training.optimizer {self.optimizer}, set it "
+            "to False (--training.no-nesterov)",
+        )
         _require(
             0 <= self.warmup_epochs < self.epochs,
             f"training.warmup_epochs must be from 0 to below training.epochs {self.epochs}, got "

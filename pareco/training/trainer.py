@@ -43,7 +43,8 @@ def optimizer_of(
     """Return the optimizer of a network; no weight decay on normalization and biases."""
     groups = param_groups_weight_decay(net, config.weight_decay)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr_per_256, fused=fused or None)
+        betas = config.momentum, 0.999
+        return torch.optim.AdamW(groups, lr=config.lr_per_256, betas=betas, fused=fused or None)
     optimizer = torch.optim.SGD(
         groups,
         lr=config.lr_per_256,

@@ -87,6 +87,7 @@ LIGHT = {
     "run digits --seeds abc": (2, "--seeds: Could not find valid parse"),
     "run digits --seed -1": (2, "seed must not be negative"),
     "run digits --training.epoch 3": (2, "--training.epoch, 3; did you mean --training.epochs?"),
+    "run digits --training.optimizer adamw": (2, "set it to False (--training.no-nesterov)"),
     "run digits --training.epochs many": (2, "--training.epochs: invalid literal"),
     "run digits --network.alpha-min 1.5": (2, "alpha_min must be between 0 and 1"),
     "run digits --network.no-order-channels": (2, "network.order_channels False is about weights"),
