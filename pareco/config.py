@@ -233,6 +233,10 @@ class TrainingConfig:
     channels_last: bool = False
     """Whether images and weights lie in memory with the channel last (faster on GPUs)."""
 
+    cuda_graphs: bool = False
+    """Whether the passes at widths that stay for more than three steps, always the largest and the
+    smallest, are recorded as CUDA graphs and replayed (faster where a GPU waits for its CPU)."""
+
     sync_batch_norm: bool = True
     """Whether batch norm takes its statistics over all processes: results do not depend on them."""
 
