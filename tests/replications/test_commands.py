@@ -115,6 +115,8 @@ LIGHT = {
     "claims --help": (0, "--file"),
     "wandb-report --help": (0, "--json"),
     "bench --help": (0, "--only"),
+    "bench --device cuda --only step": (2, "--only is of the CPU's measurements"),
+    "bench --device gpu": (2, "'--device'. Expected one of ('cpu', 'cuda')"),
     "searches --help": (0, "--make-table"),
     "searches --problems tabel": (2, "unknown 'tabel'"),
     "searches --make-table": (2, "--make-table needs the finished run"),
