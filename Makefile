@@ -127,8 +127,8 @@ results: $(INSTALLED)  ## Make results/ again from its records: tables, figures,
 claims: $(INSTALLED)  ## Say of each claim of the paper whether it is reproduced
 	$(BIN)/python -m replications claims
 
-bench: $(INSTALLED)  ## Time steps against plain networks, and the asks of the search
-	$(BIN)/python -m replications bench
+bench: $(INSTALLED)  ## Time steps against plain networks, and the search (SET="--device cuda")
+	$(BIN)/python -m replications bench $(SET)
 
 searches: $(INSTALLED)  ## Compare searches at equal evaluations (SET="--run FOLDER --images FOLDER")
 	$(BIN)/python -m replications searches $(SET)

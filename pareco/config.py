@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
@@ -201,13 +202,14 @@ class TrainingConfig:
     """Epochs of linear warm-up; after it the rate falls linearly to zero."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """adamw is as ConvNeXts are trained (arXiv 2201.03545), with betas of 0.9 and 0.999."""
+    """adamw is as ConvNeXts are trained (arXiv 2201.03545), with a second beta of 0.999."""
 
     momentum: float = 0.9
-    """Momentum of SGD; 0 for none."""
+    """Momentum of SGD, or the first beta of adamw; 0 for none."""
 
     nesterov: bool = True
-    """Whether the momentum, where there is any, is Nesterov's."""
+    """Whether the momentum of SGD, where there is any, is Nesterov's; adamw has none such, and
+    refuses it."""
 
     weight_decay: float = 4e-5
     """Weight decay; none on normalization and biases."""
@@ -231,6 +233,10 @@ class TrainingConfig:
     channels_last: bool = False
     """Whether images and weights lie in memory with the channel last (faster on GPUs)."""
 
+    cuda_graphs: bool = False
+    """Whether the passes at widths that stay for more than three steps, always the largest and the
+    smallest, are recorded as CUDA graphs and replayed (faster where a GPU waits for its CPU)."""
+
     sync_batch_norm: bool = True
     """Whether batch norm takes its statistics over all processes: results do not depend on them."""
 
@@ -245,6 +251,11 @@ class TrainingConfig:
             _require(math.isfinite(getattr(self, name)), f"{name} must be finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        _require(
+            self.optimizer == "sgd" or not self.nesterov,
+            f"training.nesterov is of sgd alone: with training.optimizer {self.optimizer}, set it "
+            "to False (--training.no-nesterov)",
+        )
         _require(
             0 <= self.warmup_epochs < self.epochs,
             f"training.warmup_epochs must be from 0 to below training.epochs {self.epochs}, got "
@@ -433,7 +444,8 @@ class Experiment:
         for field_name in ("methods", "seeds"):
             values = getattr(self, field_name)
             _require(bool(values), f"{field_name} must name at least one")
-            _require(len(set(values)) == len(values), f"{field_name} must name none twice")
+            again = ", ".join(str(each) for each, times in Counter(values).items() if times > 1)
+            _require(not again, f"{field_name} must name none twice, and they do {again}")
         _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
         tables = self.latency_table or self.latency_from
         _require(

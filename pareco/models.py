@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -140,6 +142,7 @@ def _initialize(network: nn.Module) -> None:
 VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """The convolutions of each stage by depth."""
 FAMILIES = {"cifar_resnet": CifarResNet, "cifar_vgg": CifarVgg}
+_HUB_SECONDS = 5.0  # for its first answer
 _SIDE = 256  # pixels, at which each reduction of the resolution has one of its own
 _OURS = re.compile(r"(cifar_resnet|cifar_vgg)([0-9]{1,4})")
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56))
@@ -198,9 +201,10 @@ def _as_it_is(
         return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
     tagged = tagged_name(name)
     try:
-        return timm.create_model(
-            tagged, pretrained=True, num_classes=num_classes, in_chans=in_chans
-        )
+        with _hub_within_reach():
+            return timm.create_model(
+                tagged, pretrained=True, num_classes=num_classes, in_chans=in_chans
+            )
     except Exception as error:  # whatever a hub's client raises
         why = re.split(r"\n|\. ", str(error))[0]
         raise ValueError(
@@ -208,6 +212,23 @@ def _as_it_is(
             f"({type(error).__name__}: {why}). Run this once where there is a network, bring "
             "the cache of Hugging Face along, or give a file with network.weights"
         ) from error
+
+
+@contextmanager
+def _hub_within_reach() -> Iterator[None]:
+    """Let Hugging Face's client look in its cache alone, inside the block, if its hub is silent.
+
+    By itself it would try again for a minute; it has no other setting for that.
+    """
+    before = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # whatever the client of today raises
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def tagged_name(name: str) -> str:

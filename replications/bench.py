@@ -1,6 +1,6 @@
 """The command `bench`: what running many widths of one network costs beyond running plain ones.
 
-And what the search takes: `replications.bench_search`.
+And what the search takes: `replications.bench_search`; on a GPU: `replications.bench_gpu`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pareco.reporting.rendering import Cell
 from pareco.reporting.rendering import Table as Cells
 
 if TYPE_CHECKING:
+    from replications.bench_gpu import GpuRow
     from replications.bench_search import SearchRow
 
 
@@ -88,7 +89,7 @@ class BenchCommand:
     """Time sandwich steps, refreshes and switches against plain networks, and the search's asks.
 
     By one thread of a CPU. Tables, and `bench/step.csv` and `bench/search.csv` in the results, with
-    the environment beside each.
+    the environment beside each. On a GPU: `bench/gpu.csv`, of training steps.
     """
 
     results: Path = Path("results")
@@ -100,10 +101,16 @@ class BenchCommand:
     only: Literal["step", "search"] | None = None
     """Measure one of them: steps, refreshes and switches, or the search's asks and its share."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda: in place of all that, time training steps on a GPU: as they are, as CUDA graphs
+    (--training.cuda-graphs), in bf16, and both; and a refresh."""
+
     def carried_out(self, console: Console) -> int:
         """Write and print the tables; return 0, or 1 if a goal is missed."""
         if self.repetitions < 2:
             raise ValueError(f"--repetitions must be at least 2, got {self.repetitions}")
+        if self.device != "cpu":
+            return self._on_a_gpu(console)
         met = True
         if self.only in (None, "step"):
             steps = [row for case in CASES for row in measured(case, self.repetitions)]
@@ -119,19 +126,33 @@ class BenchCommand:
             met = met and all(row.met for row in asks)
         return int(not met)
 
-    def _write(self, name: str, rows: Sequence[BenchRow] | Sequence[SearchRow]) -> None:
+    def _on_a_gpu(self, console: Console) -> int:
+        if self.only is not None:
+            raise ValueError("--only is of the CPU's measurements: leave out it, or --device cuda")
+        from pareco.processes import joined_processes
+        from replications.bench_gpu import as_gpu_table, measured_steps
+
+        rows = measured_steps(joined_processes("auto"), self.repetitions)
+        self._write("gpu", rows)
+        console.print(as_gpu_table(rows))
+        return 0
+
+    def _write(
+        self, name: str, rows: Sequence[BenchRow] | Sequence[SearchRow] | Sequence[GpuRow]
+    ) -> None:
         from pareco.processes import joined_processes
         from pareco.training.environment import environment
 
         folder = self.results / "bench"
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{name}.csv", as_csv(rows))
-        found = environment("", joined_processes("cpu")) | {"threads": 1}
+        found = environment("", joined_processes("cpu" if self.device == "cpu" else "auto"))
+        found |= {"threads": 1} if self.device == "cpu" else {}
         del found["data_fingerprint"]
         write_text(folder / f"{name}.json", json.dumps(found, indent=1) + "\n")
 
 
-def as_csv(rows: Sequence[BenchRow] | Sequence[SearchRow]) -> str:
+def as_csv(rows: Sequence[BenchRow] | Sequence[SearchRow] | Sequence[GpuRow]) -> str:
     """Return the rows with a header, numbers with four digits after the point."""
     text = io.StringIO()
     writer: Any = None

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,15 @@ def test_an_experiment_needs_methods_and_seeds() -> None:
     for change in ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}, {"seeds": (2**63,)}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(TINY, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [({"methods": ("us_net", "pareco", "s_net", "us_net")}, "us_net"), ({"seeds": (3, 1, 3)}, "3")],
+)
+def test_what_is_named_twice_is_said(change: dict[str, Any], again: str) -> None:
+    with pytest.raises(ValueError, match=rf"must name none twice, and they do {again}$"):
+        replace(TINY, **change)
 
 
 def test_losses_are_read_after_whole_steps() -> None:

@@ -4,13 +4,16 @@ No test needs a network: files are made here, and what timm would download is pu
 """
 
 import argparse
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -195,6 +198,8 @@ def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tmp_path: 
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., State]) -> None:
+    at_hand = SimpleNamespace(head=lambda *_, **__: None)
+    monkeypatch.setattr("pareco.models.get_session", lambda: at_hand)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", answer)
 
 
@@ -218,6 +223,35 @@ def test_timms_weights_are_taken_by_their_tag(monkeypatch: pytest.MonkeyPatch) -
     model, remark = started_model(NetworkConfig(name="resnet18", pretrained=True), 1000, 3)
     assert_same(model.state_dict(), theirs)
     assert remark == "started from timm's resnet18.a1_in1k, channels ordered by importance"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_out_of_reach_is_not_waited_for(
+    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once, by a port that nobody listens at; the client's pauses would raise."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    asked: list[str] = []
+
+    def head(url: str, *, timeout: float) -> None:
+        asked.append(url)
+        if not answers:
+            raise TimeoutError
+
+    def paused(seconds: float) -> None:
+        raise AssertionError(f"it waits for {seconds} s")
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", paused)
+    monkeypatch.setattr("pareco.models.get_session", lambda: SimpleNamespace(head=head))
+    with pytest.raises(ValueError, match=r"^network\.pretrained: .* cannot be had here") as refusal:
+        create_model("resnet18", num_classes=5, pretrained=True)
+    assert ("it waits for" in str(refusal.value)) == answers
+    assert asked == [f"http://127.0.0.1:{port}"]
+    assert len(str(refusal.value).splitlines()) == 1
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_timms_weights_that_cannot_be_had_are_one_sentence(

@@ -174,6 +174,12 @@ class SlimmableNet(nn.Module):
         if scores.requires_grad:
             scores.register_hook(differentiated)
 
+    def book_replay(self, images: int) -> None:
+        """Book a forward and a backward pass at the current widths that run without this object."""
+        if self._ledger is not None:
+            macs = images * self.cost.macs_at(self._setting.widths)
+            self._ledger.book(forward_macs=macs, backward_macs=2 * macs)
+
     def set_widths(self, widths: Widths, statistics: NormStatistics | None = None) -> None:
         """Run at these widths from now on, in evaluation with these batch-norm statistics.
 

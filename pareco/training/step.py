@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
+
+Outputs = tuple[Tensor, ...]
+"""What a pass gives: its loss, its loss on the labels, its scores; all detached."""
 
 
 class StepLosses(NamedTuple):
@@ -39,6 +43,11 @@ def sandwich_widths(net: SlimmableNet, between: Sequence[Widths]) -> list[Widths
     return list(dict.fromkeys((net.space.largest, *between, net.space.smallest)))
 
 
+def at_once(widths: Widths, work: Callable[..., Outputs], *inputs: Tensor) -> Outputs:
+    """Return what the work of a pass does with its inputs."""
+    return work(*inputs)
+
+
 def accumulate_gradients(
     net: SlimmableNet,
     images: Tensor,
@@ -48,35 +57,35 @@ def accumulate_gradients(
     label_smoothing: float,
     forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
     backward: Callable[[Tensor], None] = Tensor.backward,
+    run: Callable[..., Outputs] = at_once,
 ) -> StepLosses:
     """Return the losses of `k` sub-networks, and add their gradients up.
 
     `images` is `n x c x h x w`, `labels` `n`; losses are computed inside `forward` contexts, for
     mixed precision, and differentiated by `backward`. The first network learns from the labels with
     smoothing, every other one from the first one's soft output, detached (Yu & Huang 2019,
-    arXiv 1903.05134, Algorithm 1).
+    arXiv 1903.05134, Algorithm 1). Each pass is `run`, which may replay it: its work knows nothing
+    of the step but its inputs.
     """
-    largest, *others = widths
-    with net.at(largest):
+
+    def passed(smoothing: float, images: Tensor, labels: Tensor, taught: Tensor) -> Outputs:
         with forward():
             scores = net(images)
-            loss = F.cross_entropy(_exact(scores), labels, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(_exact(scores), taught, label_smoothing=smoothing)
         backward(loss)
-    learned, soft_labels = [loss.detach()], _exact(scores.detach()).softmax(1)
-    on_labels = [_label_loss(scores, labels)]
+        scores = _exact(scores.detach())
+        return loss.detach(), F.cross_entropy(scores, labels), scores
+
+    largest, *others = widths
+    with net.at(largest):
+        work = partial(passed, label_smoothing)
+        *losses, scores = run(largest, work, images, labels, labels)
+    soft_labels, every = scores.softmax(1), [losses]
     for each in others:
         with net.at(each):
-            with forward():
-                scores = net(images)
-                loss = F.cross_entropy(_exact(scores), soft_labels)
-            backward(loss)
-        learned.append(loss.detach())
-        on_labels.append(_label_loss(scores, labels))
-    return StepLosses(torch.stack(learned), torch.stack(on_labels))
-
-
-def _label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(_exact(scores.detach()), labels)
+            *losses, _ = run(each, partial(passed, 0.0), images, labels, soft_labels)
+        every.append(losses)
+    return StepLosses(*map(torch.stack, zip(*every, strict=True)))
 
 
 def _exact(scores: Tensor) -> Tensor:

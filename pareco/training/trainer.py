@@ -27,6 +27,7 @@ from pareco.training.folder import RunState
 from pareco.training.interruption import Interrupted, requested
 from pareco.training.outcomes import Outcome, Outcomes, StepReport
 from pareco.training.plan import Limits
+from pareco.training.replay import passes_of
 from pareco.training.search_batches import SearchBatches
 from pareco.training.step import (
     StepLosses,
@@ -43,7 +44,8 @@ def optimizer_of(
     """Return the optimizer of a network; no weight decay on normalization and biases."""
     groups = param_groups_weight_decay(net, config.weight_decay)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr_per_256, fused=fused or None)
+        betas = config.momentum, 0.999
+        return torch.optim.AdamW(groups, lr=config.lr_per_256, betas=betas, fused=fused or None)
     optimizer = torch.optim.SGD(
         groups,
         lr=config.lr_per_256,
@@ -130,6 +132,7 @@ class Trainer:
         # A scaler waits for its device, unless the optimizer is fused.
         self.optimizer = optimizer_of(self.net, config, fused=scaled and device != "cpu")
         self.scaler = torch.amp.GradScaler(device, enabled=scaled)
+        self._passes = passes_of(self.net, config, self.processes.device)
 
     def train(self) -> None:
         """Do the steps that are left.
@@ -278,7 +281,8 @@ class Trainer:
         """
         rank = self.processes.share.rank
         purpose = ("layers", self.step, *([rank] if rank else []))
-        with seeded_globally(self.loader.seed, *purpose, device=self.processes.device):
+        drawing = seeded_globally(self.loader.seed, *purpose, device=self.processes.device)
+        with drawing, self._passes.step():
             losses = accumulate_gradients(
                 self.net,
                 *batch,
@@ -286,6 +290,7 @@ class Trainer:
                 label_smoothing=self.config.label_smoothing,
                 forward=lambda: self.processes.autocast(self.config.precision),
                 backward=lambda loss: self.scaler.scale(loss).backward(),
+                run=self._passes.run,
             )
         gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
         self.processes.average_gradients(gradients)
@@ -304,7 +309,7 @@ class Trainer:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._passes.clear()
         return rate
 
     def hold(self) -> None:

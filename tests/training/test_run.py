@@ -193,7 +193,7 @@ def test_nesterov_is_a_field_that_is_on_unless_set(
 
 def test_adamw_goes_on_exactly_and_learns_by_torchs_rule(tmp_path: Path) -> None:
     """AdamW's first step is the rate times the sign of the gradient, whatever its size."""
-    rate = {"optimizer": "adamw", "lr_per_256": 0.02, "warmup_epochs": 0.0}
+    rate = {"optimizer": "adamw", "nesterov": False, "lr_per_256": 0.02, "warmup_epochs": 0.0}
     experiment = replace(TINY, training=replace(TINY.training, **rate))
     method, machine = method_named("us_net"), Machine(checkpoint_minutes=0)
     execute_run(experiment, method, 0, tmp_path / "whole")
@@ -221,6 +221,22 @@ def test_adamw_goes_on_exactly_and_learns_by_torchs_rule(tmp_path: Path) -> None
     expected = decayed - 0.02 * gradient.sign()
     # Adam divides by the gradient's size plus 1e-8.
     torch.testing.assert_close(net.get_parameter("fc.weight").detach(), expected, rtol=0, atol=1e-5)
+
+
+def test_adamw_takes_the_momentum_and_refuses_nesterovs() -> None:
+    """By the first moment: one minus the momentum of the first gradient."""
+    with pytest.raises(ValueError, match=r"^training\.nesterov is of sgd alone"):
+        replace(TINY.training, optimizer="adamw")
+    for momentum in (0.9, 0.5, 0.0):
+        changes: dict[str, Any] = {"optimizer": "adamw", "nesterov": False, "momentum": momentum}
+        net = tiny_net()
+        optimizer = optimizer_of(net, replace(TINY.training, **changes), fused=False)
+        net(torch.ones(2, 1, 8, 8))[:, 1].sum().backward()
+        bias = net.get_parameter("fc.bias")
+        assert bias.grad is not None
+        optimizer.step()
+        expected = (1 - momentum) * bias.grad  # one product of float32 against another
+        torch.testing.assert_close(optimizer.state[bias]["exp_avg"], expected, rtol=1e-6, atol=0)
 
 
 def test_a_diverging_run_names_the_step_and_the_widths(tmp_path: Path) -> None:
