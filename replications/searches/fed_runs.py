@@ -51,7 +51,7 @@ class FedRun(Job):
 
     def _test_losses(self, widths: list[Widths]) -> list[float]:
         """Return the calibrated losses on all test images, as the run would measure them."""
-        trained = TrainedNetwork(folder=self.folder, images=self.machine.images)
+        trained = TrainedNetwork(folder=self.folder, images=self.machine.images, search_images=0)
         test = trained.data.test.held(trained.experiment.evaluation.batch_size)
         counts = trained.evaluator.counts_on(test, widths, Counts(), lambda counts: None)
         return [each.loss for each in counts.measurements]
