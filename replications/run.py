@@ -147,8 +147,7 @@ class RunCommand:
         """
         self._check_images()
         chosen = self.with_methods_placed().with_latency_table(console)
-        chosen = replace(chosen, experiment=chosen.configured())
-        chosen = replace(chosen, machine=chosen._machine())
+        chosen = replace(chosen, experiment=chosen.configured(), machine=chosen._machine())
         from pareco.training.interruption import Interrupted, RunError
 
         try:
@@ -407,20 +406,18 @@ class RunCommand:
         """
         from pareco.training import check_runnable
 
-        jobs, found = self.all_jobs(), {}
+        jobs, found, experiment = self.all_jobs(), {}, self.experiment
         if any(not job.done for job in jobs):
             for method in dict.fromkeys(job.method for job in jobs):
                 kind = self.kind_of(method)
                 try:
-                    networks = check_runnable(
-                        self.experiment, kind, self.machine, processes=self.check
-                    )
+                    networks = check_runnable(experiment, kind, self.machine, processes=self.check)
                 except FileNotFoundError as error:
                     raise FileNotFoundError(f"{error}\n{_MEANWHILE}") from error
                 if not kind.budget_exempt:
                     found[method] = networks
         self._check_budgets(found)
-        present = self.folders.runs / self.experiment.name
+        present = self.folders.runs / experiment.name
         for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
             seed = folder.name.removeprefix("seed")
             if seed.isdecimal():

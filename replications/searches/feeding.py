@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,49 +99,66 @@ class FeedingCommand(RunCommand):
         if not self.ways or not self.budgets or min(self.budgets) <= 0:
             raise ValueError("--ways and --budgets must name at least one, budgets above 0")
 
-    def _commands(self) -> dict[tuple[str, float], RunCommand]:
-        """Return a request for the runs of each way, and of each method for reference."""
-        experiment = self.experiment
+    def _experiments(self) -> dict[tuple[str, float], Experiment]:
+        """Return what is run of each way at each budget, and of each method for reference."""
+        experiment, found = self.experiment, {}
         known = ways_of_feeding(experiment.training.sampled_per_step)
         fed, *others = experiment.methods
-        found = {}
-        for budget in self.budgets:
-            every = {way: (fed, known[way]) for way in self.ways}
-            every |= {method: (method, known["base"]) for method in others}
+        every = {way: (fed, known[way]) for way in self.ways}
+        every |= {method: (method, known["base"]) for method in others}
+        for budget in dict.fromkeys(self.budgets):
             for way, (method, settings) in every.items():
-                if not self.method or method in self.method:
-                    own = replace(
-                        experiment,
-                        name=f"{experiment.name}-{way}-{budget:g}",
-                        scale=f"{experiment.scale}, fed: {way}, search budget {budget:g}",
-                        search=replace(experiment.search, budget=budget, **settings),
-                        methods=(method,),
-                    )
-                    found[way, budget] = self._run_of(own)
+                found[way, budget] = replace(
+                    experiment,
+                    name=f"{experiment.name}-{way}-{budget:g}",
+                    scale=f"{experiment.scale}, fed: {way}, search budget {budget:g}",
+                    search=replace(experiment.search, budget=budget, **settings),
+                    methods=(method,),
+                )
         return found
-
-    def _run_of(self, experiment: Experiment) -> RunCommand:
-        ours = {each.name: getattr(self, each.name) for each in fields(RunCommand)}
-        return RunCommand(**ours | {"experiment": experiment, "method": ()})
 
     def jobs(self) -> list[FedRun]:  # type: ignore[override]
         """Return the runs that are asked for, seed by seed."""
         from replications.searches.fed_runs import FedRun
 
-        found = [
-            FedRun(**vars(job), way=way, budget=budget)
-            for (way, budget), command in self._commands().items()
-            for job in command.jobs()
+        return [
+            FedRun(
+                experiment=experiment,
+                method=method,
+                seed=seed,
+                runs=self.folders.runs,
+                machine=self.machine,
+                place=self.places.get(method),
+                way=way,
+                budget=budget,
+            )
+            for seed in dict.fromkeys(self.seed or self.experiment.seeds)
+            for (way, budget), experiment in self._experiments().items()
+            for method in experiment.methods
+            if method in (self.method or experiment.methods)
         ]
-        seeds = list(dict.fromkeys(job.seed for job in found))
-        return sorted(found, key=lambda job: seeds.index(job.seed))
 
     def _check(self) -> None:
         """Raise `ValueError` for what could not run, or stand beside what is on record."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("feeding trains runs side by side, with --workers: no launcher")
-        for command in self._commands().values():
-            command._check()
+        super()._check()
+        self._check_plans()
+        self._check_record()
+
+    def _check_plans(self) -> None:
+        from pareco.training.preparation import planner_before
+
+        least = min(self.budgets)  # what this pays for, more will
+        left = {job.way: job for job in self.jobs() if job.budget == least and not job.done}
+        if not left:
+            return
+        planner = planner_before(self.experiment, self.machine)
+        for job in left.values():
+            planned = replace(planner, experiment=job.experiment)
+            planned.plan(self.kind_of(job.method), job.seed)
+
+    def _check_record(self) -> None:
         from pareco.data import load_data
         from replications.searches.feeding_results import ORIGIN, read_origin
 
