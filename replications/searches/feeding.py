@@ -25,8 +25,8 @@ _OF = "cifar10_vgg"
 def ways_of_feeding(sampled: int) -> dict[str, Mapping[str, Any]]:
     """Return fields of the search by the way's name, where M networks are `sampled` in a step.
 
-    A base as the paper's, each field moved by itself, all of them together but for where losses
-    come from, that one moved, and all left to the method.
+    A base as the paper's with half of its budget kept for the choice, each field moved by itself,
+    all of them together but for where losses come from, that one moved, all left to the method.
     """
     base = {
         "losses_from": "refresh",
@@ -35,6 +35,7 @@ def ways_of_feeding(sampled: int) -> dict[str, Mapping[str, Any]]:
         "trains": "newest",
         "half_life": 0.0,
         "target_costs": "area",
+        "part_in_training": 0.5,
     }
     moved = {
         "refresh_images": 256,

@@ -74,7 +74,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_way_moves_one_field_from_a_base_that_is_fed_as_in_the_paper() -> None:
     ways, papers = ways_of_feeding(2), TINY.search.resolved()
     base = replace(TINY.search, **ways["base"])
-    assert base.resolved() == replace(papers, visits_per_ask=2)  # M, as in the paper
+    # M, as in the paper
+    assert base.resolved() == replace(papers, visits_per_ask=2, part_in_training=0.5)
     for way in WAYS:
         moved = {name for name, value in ways[way].items() if value != ways["base"][name]}
         several = {"base": 0, "together": 5, "default": 6}
