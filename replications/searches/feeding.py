@@ -208,6 +208,7 @@ class FeedingCommand(RunCommand):
         """Write the record of all runs that have finished, and what is made of it."""
         from replications.searches.comparison import write_search_results
 
-        self._record([run for run in self.jobs() if run.done])
+        if finished := [run for run in self.jobs() if run.done]:
+            self._record(finished)
         write_search_results(self._folder)
         console.out(self._folder)
