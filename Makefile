@@ -73,7 +73,7 @@ $(error GPUS must be a whole number of at least 1, got $(GPUS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all lint types check clean bench searches results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
+.PHONY: help install test test-all lint types check clean bench searches feeding results claims wandb-sync wandb-report costs $(REPLICATE) $(REPORT) $(PLAN)
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -132,6 +132,9 @@ bench: $(INSTALLED)  ## Time steps against plain networks, and the search (SET="
 
 searches: $(INSTALLED)  ## Compare searches at equal evaluations (SET="--run FOLDER --images FOLDER")
 	$(BIN)/python -m replications searches $(SET)
+
+feeding: $(INSTALLED)  ## Compare what feeds a search, at search budgets (DATA=FOLDER WORKERS=2)
+	$(BIN)/python -m replications feeding $(flags)
 
 wandb-sync: $(INSTALLED)  ## Upload to Weights & Biases what was recorded offline
 	$(BIN)/python -m replications wandb-sync

@@ -288,6 +288,10 @@ class SearchConfig:
     as a part of those of training; None for the method's own or, where it has none, for what
     PareCO's own search is planned to spend."""
 
+    part_in_training: float | None = None
+    """Part of a budget, set here or the method's own, that may be spent in training; what is left
+    is for choosing the front. None for the part that PareCO's search, fed alike, is planned to."""
+
     initial_widths: int = 20
     """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
 
@@ -376,6 +380,8 @@ class SearchConfig:
         _at_least(2, self, "fit_entries", "refresh_images")
         _at_least(0, self, "budget", "initial_widths", "beta", "augmentation")
         _at_least(0, self, "tolerance", "precision", "half_life")
+        part = self.part_in_training
+        _require(part is None or 0 <= part <= 1, f"part_in_training must be in [0, 1], got {part}")
         _require(self.reference < 0, f"reference must be negative, got {self.reference}")
         finite = ("budget", "beta", "augmentation", "tolerance", "reference", "precision")
         for name in (*finite, "half_life"):

@@ -33,7 +33,9 @@ class Visit:
     `target_cost`. `predicted_deviation` is the GP's posterior standard deviation of the loss, noise
     left out; `refreshed_loss` is the first loss that was measured afterwards, `final_loss` the
     last. Losses are in nats, costs in the objective's units; None where there is none.
-    `known_loss` is what the search goes by: what was measured, or moved along with the others;
+    `known_loss` is what the search goes by: what was measured, or moved along with the others, and
+    `asked_loss` what that was when the search last asked; `gaps` is how many targets, its own
+    included, nothing came near before it was proposed, as they lay in gaps of the front.
     `relative_loss` is 0 for the largest network's and 1 for the smallest's.
     """
 
@@ -46,6 +48,8 @@ class Visit:
     refreshed_loss: float | None = None
     final_loss: float | None = None
     known_loss: float | None = None
+    asked_loss: float | None = None
+    gaps: int | None = None
     relative_loss: float | None = None
     weight: float = 0.0
     """Of `known_loss`, or of `relative_loss`, against one new measurement."""

@@ -102,8 +102,11 @@ VISIT_NUMBERS = {
     "predicted_deviation": ".6f",
     "refreshed_loss": ".6f",
     "final_loss": ".6f",
+    "asked_loss": ".6f",
+    "gaps": "d",
 }
-"""The numbers that a visit may lack, and how a run writes them."""
+"""The numbers that a visit may lack, and how a run writes them; earlier runs have not the last two.
+"""
 
 VISIT_TYPES = {
     "method": "str",
@@ -114,6 +117,7 @@ VISIT_TYPES = {
     "widths": "str",
     **dict.fromkeys(COSTS, "int64"),
     **dict.fromkeys(VISIT_NUMBERS, "float64"),
+    "gaps": "Int64",
 }
 """visits.csv of the records; that of a run has the experiment before them."""
 
@@ -140,7 +144,7 @@ MAY_LACK = {
 }
 """Columns with empty cells; a step only in visits."""
 
-MAY_BE_ABSENT = {*SPLIT_LOSSES.values()}
+MAY_BE_ABSENT = {*SPLIT_LOSSES.values(), "asked_loss", "gaps"}
 """Columns that earlier files do not have; they are read as empty."""
 
 LIMITS = {
@@ -149,6 +153,7 @@ LIMITS = {
     "image_size": (1, 1e6),
     **dict.fromkeys(("classes", "train_images", "test_images"), (1, 1e12)),
     **dict.fromkeys(VISIT_NUMBERS, (-inf, inf)),
+    "gaps": (0, inf),
     **dict.fromkeys(("forward_macs", "backward_macs"), (0, 2**64 - 1)),
     **dict.fromkeys(("seconds", "device_seconds"), (0, inf)),
 }

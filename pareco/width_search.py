@@ -56,6 +56,8 @@ class WidthSearch:
         """
         space, before = self.task.space, len(self.visits)
         known = set(self.visited)
+        for visit in self.visits:
+            visit.asked_loss = visit.known_loss
         for proposal in self._mobo.ask(count):
             widths = space.decode(proposal.alpha)
             if widths not in known:
@@ -67,6 +69,7 @@ class WidthSearch:
                     target_cost=proposal.target,
                     predicted_loss=proposal.predicted_loss,
                     predicted_deviation=proposal.predicted_deviation,
+                    gaps=proposal.gaps,
                 )
                 self.visits.append(visit)
                 self._mobo.tell(space.encode(widths), math.nan)

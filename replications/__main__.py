@@ -29,6 +29,7 @@ from replications.plan_command import CostsCommand, PlanCommand
 from replications.run import Folders, RunCommand
 from replications.scales import PUBLISHED
 from replications.searches.command import SearchesCommand
+from replications.searches.feeding import FeedingCommand
 from replications.wandb_commands import WandbReportCommand, WandbSyncCommand
 
 DESCRIPTION = """Replications of slimmable networks, from training to tables.
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str]) -> int:
                 "claims": ClaimsCommand(),
                 "bench": BenchCommand(),
                 "searches": SearchesCommand(),
+                "feeding": FeedingCommand(),
                 "wandb-sync": WandbSyncCommand(),
                 "wandb-report": WandbReportCommand(name=tyro.MISSING),
             }

@@ -147,8 +147,7 @@ class RunCommand:
         """
         self._check_images()
         chosen = self.with_methods_placed().with_latency_table(console)
-        chosen = replace(chosen, experiment=chosen.configured())
-        chosen = replace(chosen, machine=chosen._machine())
+        chosen = replace(chosen, experiment=chosen.configured(), machine=chosen._machine())
         from pareco.training.interruption import Interrupted, RunError
 
         try:
@@ -278,12 +277,15 @@ class RunCommand:
         """Return the runs that the experiment's report needs, and those that are asked for."""
         return list(dict.fromkeys((*replace(self, method=(), seed=()).jobs(), *self.jobs())))
 
+    def hear_of(self, job: Job) -> None:
+        """Hear that a job is done, before the report: nothing, unless a study wants it."""
+
     def _trained_and_reported(self, console: Console) -> int:
         from replications import sweep
 
         self._check()
         asked = self.jobs()
-        jobs = [job for job in asked if not job.run_folder.done]
+        jobs = [job for job in asked if not job.done]
         if len(jobs) < len(asked):
             console.print(f"{len(asked) - len(jobs)} of {len(asked)} runs have finished before")
         if self.check is not None:
@@ -299,12 +301,14 @@ class RunCommand:
             workers, devices = self._workers(), self._devices()
             if devices:
                 console.print(f"{workers} runs at a time, in turn on {len(devices)} GPUs")
-            failed = sweep.run_jobs(jobs, workers=workers, devices=devices, console=console)
+            failed = sweep.run_jobs(
+                jobs, workers=workers, devices=devices, console=console, on_done=self.hear_of
+            )
         if failed:
             console.print(f"{len(failed)} of {len(jobs)} runs failed, see run.log in:")
             console.out(*(job.folder for job in failed), sep="\n")
             return 1
-        waiting = [str(job) for job in self.all_jobs() if not job.run_folder.done]
+        waiting = [str(job) for job in self.all_jobs() if not job.done]
         if waiting and not self.folders.add:
             count = f"{len(waiting)} of {len(self.all_jobs())}"
             console.print(f"No report yet: {count} runs not finished (such as {waiting[0]}).")
@@ -402,20 +406,18 @@ class RunCommand:
         """
         from pareco.training import check_runnable
 
-        jobs, found = self.all_jobs(), {}
-        if any(not job.run_folder.done for job in jobs):
+        jobs, found, experiment = self.all_jobs(), {}, self.experiment
+        if any(not job.done for job in jobs):
             for method in dict.fromkeys(job.method for job in jobs):
                 kind = self.kind_of(method)
                 try:
-                    networks = check_runnable(
-                        self.experiment, kind, self.machine, processes=self.check
-                    )
+                    networks = check_runnable(experiment, kind, self.machine, processes=self.check)
                 except FileNotFoundError as error:
                     raise FileNotFoundError(f"{error}\n{_MEANWHILE}") from error
                 if not kind.budget_exempt:
                     found[method] = networks
         self._check_budgets(found)
-        present = self.folders.runs / self.experiment.name
+        present = self.folders.runs / experiment.name
         for folder in sorted(file.parent for file in present.glob("*/seed*/config.json")):
             seed = folder.name.removeprefix("seed")
             if seed.isdecimal():

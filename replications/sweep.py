@@ -62,9 +62,17 @@ class Job:
             path=self.folder, experiment=self.experiment, method=self.method, seed=self.seed
         )
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.run_folder.done
+
     def __str__(self) -> str:
         """Return method and seed."""
         return f"{self.method} seed {self.seed}"
+
+    def follow_up(self) -> None:
+        """Do what follows the finished run, in its process: nothing, unless a study wants it."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +84,24 @@ class JobResult:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int, console: Console, devices: Sequence[str] = ()
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    console: Console,
+    devices: Sequence[str] = (),
+    on_done: Callable[[Job], None] = lambda job: None,
 ) -> list[Job]:
     """Do all jobs, `workers` at a time; return those that failed. Finished runs cost nothing.
 
     Where GPUs are named each run sees one of them alone, the one that has the fewest. How each ends
-    is shown at once. A run whose process is killed is tried again, alone. On SIGTERM or SIGINT no
-    further run is begun, those under way save and end, and `Interrupted` is raised; a second
-    signal, or five minutes, end them at once.
+    is shown at once, and `on_done` hears of each that is done. A run whose process is killed is
+    tried again, alone. On SIGTERM or SIGINT no further run is begun, those under way save and end,
+    and `Interrupted` is raised; a second signal, or five minutes, end them at once.
     """
     if not jobs:
         return []
     with SweepBars(console, len(jobs)) as bars, interruptible():
-        sweep = _Sweep(bars, devices)
+        sweep = _Sweep(bars, devices, on_done)
         try:
             sweep.do(jobs, workers)
             for job in sweep.ended("killed"):
@@ -211,8 +224,11 @@ class Worker:
 class _Sweep:
     """Jobs on their way, and how those that have ended did."""
 
-    def __init__(self, bars: SweepBars, devices: Sequence[str]) -> None:
+    def __init__(
+        self, bars: SweepBars, devices: Sequence[str], on_done: Callable[[Job], None]
+    ) -> None:
         self._bars, self._context, self._devices = bars, worker_context(__name__), devices
+        self._on_done = on_done
         self._results: dict[Job, JobResult] = {}
         self._underway: list[Worker] = []
         self._stopped_by: float | None = None
@@ -259,6 +275,8 @@ class _Sweep:
             result = replace(result, ending="failed")
         self._results[job] = result
         self._bars.end(job, result)
+        if result.ending == "done":
+            self._on_done(job)
 
     def _stop(self) -> None:
         """Ask what is under way to save and end; do not wait for it forever."""
@@ -316,6 +334,7 @@ def _execute(job: Job, on_step: Callable[[StepReport], None]) -> None:
             job.machine,
             publication=_publication,
         )
+        job.follow_up()
 
 
 def _publication(folder: Path) -> Publication:

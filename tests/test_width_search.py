@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pareco.config import SearchConfig
 from pareco.methods import Task
+from pareco.search import Mobo
+from pareco.search.mobo import Proposal
 from pareco.slimmable import SlimmableNet
 from pareco.width_search import PareCO, WidthSearch
 from pareco.widths import Widths
@@ -172,6 +174,35 @@ def test_what_was_known_counts_less_from_ask_to_ask(
     search.refresh(final=True)
     for visit in search.visits:
         assert visit.known_loss == visit.final_loss
+
+
+def test_what_the_last_ask_went_by_outlasts_the_final_losses(net: SlimmableNet) -> None:
+    losses = Losses()
+    search = searched(task_of(net, losses), 6)
+    assert {each.asked_loss for each in search.visits} == {None}
+    search.refresh()
+    known = {each.widths: each.known_loss for each in search.visits}
+    new = search.ask(2, 10)
+    losses.slope = 3.0
+    search.refresh(final=True)
+    for visit in search.visits:
+        assert visit.asked_loss == known.get(visit.widths)
+        assert visit.known_loss == pytest.approx(losses.of(visit.widths))
+        assert visit.asked_loss != visit.known_loss
+    assert len(new) == 2
+
+
+def test_a_visit_tells_of_the_targets_in_gaps_before_it(net: SlimmableNet) -> None:
+    class Gaps(Mobo):
+        def ask(self, n: int) -> list[Proposal]:
+            return [replace(each, gaps=gaps) for gaps, each in enumerate(super().ask(n))]
+
+    search = WidthSearch(replace(task_of(net, Losses()), optimizer=Gaps))
+    search.ask(3)
+    assert [each.gaps for each in search.visits] == [0, 1, 2]
+    again = WidthSearch(task_of(net, Losses()))
+    again.load_state(search.state())
+    assert again.visits == search.visits
 
 
 def test_what_a_small_budget_measures_is_spread_over_the_front(net: SlimmableNet) -> None:

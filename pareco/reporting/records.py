@@ -387,6 +387,7 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
             keep_default_na=False,
             na_values={name: [""] for name in numbers if name in MAY_LACK},
         ).reindex(columns=list(types))
+        table = table.astype({name: types[name] for name in absent.intersection(types)})
         for name in types:
             _check_column(table[name], name in numbers)
         return table

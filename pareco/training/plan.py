@@ -194,7 +194,8 @@ class Planner:
 
         Raises `ValueError` if nothing is left to train with, or the method asks for more.
         """
-        asked, total = self.experiment.search.budget, self.experiment.training.macs
+        config, total = self.experiment.search, self.experiment.training.macs
+        asked = config.budget
         budget = method.search_budget if asked is None else asked
         sets = len(method.spaces(self.space, self.experiment.training.sampled_per_step))
         search = in_training = training = choice = None
@@ -203,9 +204,9 @@ class Planner:
             search = in_training = published.of("search")
             search += published.of("choice")
             if budget is not None:
-                part = in_training / max(search, 1)
+                planned, part = in_training / max(search, 1), config.part_in_training
                 search = round(budget * self.nominal_training)
-                in_training = round(part * search)
+                in_training = round((planned if part is None else part) * search)
                 if asked is None:  # a short run's own part might not even pay the ends
                     search = max(search, in_training + self._ends_price)
             search, in_training = search // sets, in_training // sets

@@ -77,12 +77,10 @@ class SearchesCommand:
 
             make_table(self._trained(), self.multipliers, folder / TABLE, console)
             return 0
-        from replications.searches.comparison import read_record, write_comparison
+        from replications.searches.comparison import write_search_results
 
         self._search(folder, console)
-        record = read_record(folder)
-        if record:
-            write_comparison(folder, record)
+        write_search_results(folder)
         console.out(folder)
         return 0
 

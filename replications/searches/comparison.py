@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from pareco.files import write_text
 from pareco.reporting.figures.style import SUFFIXES, styled, write_figure
 from pareco.reporting.statistics import intervals
+from replications.searches.feeding_results import write_feeding
 
 FOCUS = "exact"
 """What the others are compared with."""
@@ -149,15 +150,24 @@ def differences(reached: Sequence[Reached]) -> list[Difference]:
     return found
 
 
-def write_comparison(folder: Path, reached: Sequence[Reached]) -> None:
-    """Write differences, table and figure from a record; the same record gives the same bytes."""
+def write_search_results(folder: Path) -> None:
+    """Write what is made of all records in a folder; the same records give the same bytes."""
+    sections = (write_comparison(folder, read_record(folder)), write_feeding(folder))
+    if any(sections):
+        write_text(folder / "README.md", "\n".join(filter(None, sections)))
+
+
+def write_comparison(folder: Path, reached: Sequence[Reached]) -> str:
+    """Write differences and figure from a record; return the tables, nothing without a record."""
+    if not reached:
+        return ""
     found = differences(reached)
     rows = [(*each[:4], *map(_fixed, each[4:]), each.verdict) for each in found]
     write_text(folder / "differences.csv", _as_csv((*Difference._fields, f"{FOCUS}_is"), rows))
-    write_text(folder / "README.md", markdown(reached, found))
     figure = hypervolume_figure(reached)
     for suffix in SUFFIXES:
         write_figure(figure, folder / f"hypervolume{suffix}")
+    return markdown(reached, found)
 
 
 def means(reached: Sequence[Reached]) -> Mapping[tuple[str, str, int], tuple[float, float, int]]:

@@ -66,7 +66,7 @@ NOT_NAMED = "run needs the name of an experiment first; known: cifar100_resnet20
 LIGHT = {
     "": (
         2,
-        "Expected one of {list, run, plan, costs, data, report, claims, bench, searches, wandb",
+        "Expected one of {list, run, plan, costs, data, report, claims, bench, searches, feeding",
     ),
     "lst": (2, "Unrecognized options: lst; known: list, run, plan, costs, data, report"),
     "list tiny": (2, "Unrecognized options: tiny"),
@@ -120,6 +120,9 @@ LIGHT = {
     "searches --help": (0, "--make-table"),
     "searches --problems tabel": (2, "unknown 'tabel'"),
     "searches --make-table": (2, "--make-table needs the finished run"),
+    "feeding --help": (0, "--budgets"),
+    "feeding --ways bas": (2, "--ways: unknown 'bas'. Known: base, refresh_images"),
+    "feeding --budgets 0": (2, "budgets above 0"),
     "list": (0, "scales (--scale): paper, short, smoke, cpu"),
     "pareco --help": (0, "profile"),
     "pareco profile --help": (0, "--alpha-min"),

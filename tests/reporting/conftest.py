@@ -135,7 +135,8 @@ def _write_visits(folder: Path, method: str, seed: int) -> None:
             step = "" if visit < 4 else 20 * (visit - 3)
             told = predicted if origin == "model" else ["", "", ""]
             row = ["digits", method, seed, visit, step, origin, widths, *costs, *told]
-            writer.writerow([*row, loss, "" if visit == 8 else loss - 0.1])
+            last = "" if visit == 8 else loss - 0.1
+            writer.writerow([*row, loss, last, last, "" if origin == "uniform" else visit % 2])
 
 
 def write_latency(runs: Path, *, leave_out: int = 0) -> Path:

@@ -56,6 +56,19 @@ def test_records_are_read_as_they_were_written(records: Records, folder: Path) -
         pd.testing.assert_frame_equal(after, before, rtol=0, atol=5.1e-7)
 
 
+def test_earlier_records_lack_what_visits_were_last_gone_by(folder: Path) -> None:
+    """Such columns are read with the types of those that are there, and written empty."""
+    there = read_records(folder).visits
+    assert there["gaps"].sum() > 0
+    path = folder / "records" / "visits.csv"
+    pd.read_csv(path).drop(columns=["asked_loss", "gaps"]).to_csv(path, index=False)
+    for _ in range(2):
+        read = read_records(folder)
+        assert read.visits[["asked_loss", "gaps"]].isna().all(axis=None)
+        assert (read.visits.dtypes == there.dtypes).all()  # so that both are written alike
+        write_records(read, folder)
+
+
 def test_earlier_records_lack_the_losses_on_both_splits(folder: Path) -> None:
     """They are read as empty, and written so; where they are, they are numbers."""
     assert read_records(folder).fronts["held_out_loss"].notna().all()

@@ -71,7 +71,8 @@ def visits_figure(records: Records, focus: str) -> Figure | None:
     """The cost of the widths that each search visited, in order, and where it aimed.
 
     A row for each method that searches, its first seed; beside it the distribution of the targets
-    and of the costs visited. None without any visit.
+    and of the costs visited. Above it, how many targets lay in gaps of the front, where that
+    was recorded. None without any visit.
     """
     experiment = records.experiment
     share = 100 / experiment.full_cost
@@ -96,13 +97,19 @@ def visits_figure(records: Records, focus: str) -> Figure | None:
                 values = own[column].dropna()
                 weights = np.full(len(values), 100 / max(len(values), 1))
                 right.hist(values, _BINS, weights=weights, orientation="horizontal", **look)
-            left.set_title(f"{method}, seed {own['seed'].min()}")
+            left.set_title(f"{method}, seed {own['seed'].min()}{_gaps(own)}")
             left.set_ylabel(f"{experiment.words.name} (% of full)")
         panels[-1][0].set_xlabel("visit (order in which widths entered the history)")
         panels[-1][1].set_xlabel("part (%)")
         add_legend(figure, panels[0], loc="outside lower center", ncols=4)
         entitle(figure, records, "cost of the widths visited, and the targets")
     return figure
+
+
+def _gaps(visits: pd.DataFrame) -> str:
+    """How many targets nothing came near, where it was recorded of any visit."""
+    known = visits["gaps"].dropna()
+    return f", {known.sum()} targets in gaps of the front" if len(known) else ""
 
 
 def _draw_visits(axes: Axes, visits: pd.DataFrame) -> None:

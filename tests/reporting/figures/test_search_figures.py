@@ -31,6 +31,8 @@ VISITS = pd.DataFrame(
         "predicted_deviation": [np.nan] * 3 + [0.1, 0.1, 0.2, np.nan, 0.1],
         "refreshed_loss": [3.0, 2.0, 0.5, 1.1, 1.7, 1.2, 1.9, np.nan],
         "final_loss": 1.0,
+        "asked_loss": 1.0,
+        "gaps": pd.array([None] * 8, dtype="Int64"),
     }
 )[list(VISIT_TYPES)]
 
@@ -78,6 +80,12 @@ def test_visits_stand_at_their_share_of_the_full_cost(records: Records) -> None:
     by_activations = drawn(visits_figure, own, VISITS)
     np.testing.assert_allclose(points(by_activations)["uniform, at the start"], [[0, 10], [1, 20]])
     assert by_activations.axes[0].get_ylabel() == "activations (% of full)"
+
+
+def test_targets_in_gaps_are_counted_where_they_are_known(records: Records) -> None:
+    known = VISITS.assign(gaps=pd.array([None, None, 0, 0, 2, 0, 0, 1], dtype="Int64"))
+    title = drawn(visits_figure, records, known).axes[0].get_title("left")
+    assert title == "pareco, seed 1, 3 targets in gaps of the front"
 
 
 def test_the_distribution_is_in_percent_of_what_it_counts(records: Records) -> None:
