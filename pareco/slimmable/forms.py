@@ -1,4 +1,4 @@
-"""Layers that run as they are written, on the first entries of their tensors.
+"""Layers that run as they are written, on what is in use of their tensors.
 
 Each is told the sizes that follow its width, such as a group norm the number of its groups.
 """
@@ -23,12 +23,12 @@ from timm.layers.norm_act import (
     RmsNormActFp32,
 )
 from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models.convnext import LayerNorm2d as TorchvisionLayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d
 
 from pareco.cost import Kind
-from pareco.slimmable.corners import corner
+from pareco.slimmable.corners import Size, corner
 from pareco.slimmable.layers import (
     SlicedBatchNorm,
     SlicedConv2d,
@@ -155,10 +155,6 @@ class FormedLayer(SlicedLayer):
         self.plain_type, self.form, self._held = type(layer), form, tuple(layer.__dict__)
         self.kinds = tuple(layer._parameters)
 
-    def size_in_use(self, parameter: Tensor) -> tuple[int, ...]:
-        """Return how many entries of a tensor's first dimensions are in use."""
-        return tuple(map(min, super().size_in_use(parameter), parameter.shape))
-
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layer makes of its channels in use."""
         return self.plain_type.forward(self._like(self._tensors()), input)
@@ -190,7 +186,7 @@ class FormedLayer(SlicedLayer):
 
 
 class SlicedTensor(SlicedLayer):
-    """The first entries, along one dimension, of a parameter or buffer that is used as it is.
+    """What is in use, along one dimension, of a parameter or buffer that is used as it is.
 
     The tensor is `owner`'s, of the name `tensor`; the network's graph hands it over.
     """
@@ -210,9 +206,9 @@ class SlicedTensor(SlicedLayer):
         """Return the parameter; none if the tensor is a buffer."""
         return self.owner[0]._parameters.get(self.tensor)
 
-    def size_in_use(self, parameter: Tensor) -> tuple[int, ...]:
-        """Return how many entries of its first dimensions are in use."""
-        return (*parameter.shape[: self.dimension], self.used_outputs)
+    def size_in_use(self, parameter: Tensor) -> Size:
+        """Return what is in use of its first dimensions."""
+        return *parameter.shape[: self.dimension], self.outputs.in_use(self.setting.widths)
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Return what is in use of the tensor."""
@@ -230,6 +226,11 @@ class SlicedTensor(SlicedLayer):
             trained = isinstance(source, nn.Parameter)
             copies[id(source)] = nn.Parameter(own, source.requires_grad) if trained else own
         return nn.Identity()
+
+    def inlined(self, node: fx.Node) -> fx.Node:
+        """Return what is to be read in place of a node that calls this layer."""
+        (tensor,) = node.all_input_nodes
+        return tensor
 
 
 def sliced(layer: nn.Module, name: str) -> SlicedLayer:
