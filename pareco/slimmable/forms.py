@@ -84,6 +84,11 @@ def _norm_groups(layer: Any) -> dict[str, Any]:
     return {"num_channels": layer.used_outputs, "num_groups": groups}
 
 
+def _evolved(layer: Any) -> dict[str, Any]:
+    """Return the groups of an EvoNorm: of as many channels each as in the full network."""
+    return {"groups": max(layer.groups * layer.used_outputs // layer.outputs.full, 1)}
+
+
 def _standardized(layer: Any) -> dict[str, Any]:
     """Return the sizes of a weight-standardized convolution.
 
@@ -121,6 +126,8 @@ FORMS: dict[type[nn.Module], Form] = {
     **dict.fromkeys((timm.SimpleNorm2d, SimpleNorm2dFp32), _FIRST),
     **dict.fromkeys((nn.GroupNorm, timm.GroupNorm, timm.GroupNorm1), Form(_norm_groups)),
     **dict.fromkeys((timm.GroupNormAct, GroupNorm1Act), Form(_norm_groups)),
+    **dict.fromkeys((timm.EvoNorm2dS0, timm.EvoNorm2dS0a), Form(_evolved)),
+    **dict.fromkeys((timm.FilterResponseNormTlu2d, timm.FilterResponseNormAct2d), Form()),
     **dict.fromkeys(
         (nn.InstanceNorm1d, nn.InstanceNorm2d),
         Form(lambda layer: {"num_features": layer.used_outputs}, problem=_of_its_image),
@@ -136,6 +143,14 @@ FORMS: dict[type[nn.Module], Form] = {
     ),
 }
 """Types of layers -> how they follow their width."""
+
+
+def norm_groups(layer: nn.Module) -> int:
+    """Return into how many groups a norm takes its channels; 1: all are one, or each is by itself.
+
+    Groups stay whole.
+    """
+    return int(getattr(layer, "num_groups", getattr(layer, "groups", 1)))
 
 
 def form_of(layer: nn.Module) -> Form | None:

@@ -16,7 +16,7 @@ _GENERAL_ADVICE = (
 )
 RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
 INDEX_ADVICE = "Index spatial dimensions by slices or numbers, and channels by slices"
-_ARITHMETIC = (
+ARITHMETIC = (
     *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
     *(operator.mod, operator.neg, torch.sym_max, torch.sym_min, torch.sym_int),
 )
@@ -85,7 +85,7 @@ def measured_by(size: Any) -> set[int]:
     """
     if not isinstance(size, fx.Node):
         return set()
-    if size.target in _ARITHMETIC:
+    if size.target in ARITHMETIC:
         return set().union(*(measured_by(part) for part in size.args))
     if size.target == "size" and isinstance(argument(size, 1, "dim"), int):
         named = _named_dimensions(source_of(size))

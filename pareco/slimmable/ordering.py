@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pareco.cost import Features, Trace
-from pareco.slimmable.forms import SlicedTensor, form_of
+from pareco.slimmable.forms import SlicedTensor, form_of, norm_groups
 from pareco.slimmable.layers import ChannelPad, ChannelSplit
 from pareco.slimmable.nodes import TracingError
 
@@ -81,7 +81,7 @@ def _is_permuted(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.groups in (1, layer.out_channels)
     form = form_of(layer)
-    norm = form is not None and form.kind == "norm" and getattr(layer, "num_groups", 1) == 1
+    norm = form is not None and form.kind == "norm" and norm_groups(layer) == 1
     return norm or isinstance(layer, _PERMUTED)
 
 

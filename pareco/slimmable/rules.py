@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from pareco.cost import ONE, Kind, Site
 from pareco.slimmable.channels import Tag, Variable, keep_blocks
-from pareco.slimmable.forms import Form, form_of
+from pareco.slimmable.forms import Form, form_of, norm_groups
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
     argument,
@@ -299,7 +299,7 @@ class Propagation(Shapes):
         if problem:
             refuse(node, f"no rule for {name} {problem}")
         self._check_parts(node, module)
-        groups = getattr(module, "num_groups", 1)
+        groups = norm_groups(module)
         if groups > 1:  # one group is all channels, however many there are
             keep_blocks(tag.segments, tag.features // groups)
         self._record(node, form.kind, tag)

@@ -76,7 +76,7 @@ def trace(
     """
     _check_example(example_input)
     name = type(model).__name__
-    model, graph, whole = graph_in_both_modes(model)
+    model, graph, whole = graph_in_both_modes(model, _several(example_input))
     held = _held(model, {model.get_submodule(path) for path in _called(graph)}, {})
     _modularize(held, graph, model)
     tried = sharing_copy(held)

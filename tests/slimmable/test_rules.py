@@ -405,7 +405,10 @@ def test_batch_norm_of_a_hidden_layer_and_of_scores() -> None:
         (lambda m, x: m.fc(torch.stack([x, x]).mean((0, 3, 4))), "'stack'.*it joins batches"),
         (lambda m, x: m.fc(torch.cat(x.chunk(2, 1), 2).mean((2, 3))), "'cat'.*no traced|not run"),
         (lambda m, x: m.fc(torch.cat([x, last(x)], 1).mean((2, 3))), "'cat'.*laid out differently"),
-        (lambda m, x: m.fc(torch.cat([x, m.one.weight + x], 1)[0]), "'getitem'.*channels by slices"),
+        (
+            lambda m, x: m.fc(torch.cat([x, m.one.weight + x], 1)[0]),
+            "'getitem'.*channels by slices",
+        ),
         (lambda m, x: m.fc(x.view(x.size(0), 4, -1).mean(2)), "'view'.*mixes channels with posit"),
         (lambda m, x: m.fc(x[:, 0]), "'getitem'.*channels by slices"),
         (lambda m, x: m.fc(x[:, [1, 0]]), "'getitem'.*channels by slices"),

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import pytest
-import torch
 from timm.layers import SelectiveKernel
 from timm.models.densenet import DenseNet
 from timm.models.fasternet import FasterNet
@@ -14,11 +13,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
-from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
-from pareco.slimmable.channels import Segment, Tag, Variable, cut, keep_blocks, unify
-from pareco.widths import Widths
-from tests.conftest import named_model
-from tests.slimmable.proofs import assert_proven, randomized
+from tests.slimmable.proofs import assert_proven
 
 
 class Selective(nn.Module):
@@ -46,8 +41,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "split": lambda: ResNet(
         *(Bottle2neck, (1, 1, 1, 1)),  # type: ignore[arg-type]
-        **{"num_classes": 4, "base_width": 32, "cardinality": 1, "block_args": {"scale": 4}},
-        **{"channels": (8, 16, 24, 32), "stem_width": 8},
+        num_classes=4,
+        base_width=32,
+        cardinality=1,
+        block_args={"scale": 4},
+        channels=(8, 16, 24, 32),
+        stem_width=8,
     ),
     "split and joined": lambda: FasterNet(
         embed_dim=8, depths=(1, 1), num_classes=4, feature_dim=12, drop_path_rate=0.0
