@@ -100,10 +100,11 @@ def _only_added_to(parameter: Tensor, edge: tuple[Any, int]) -> bool:
 
 def _padded(gradient: Tensor, parameter: Tensor, size: Size) -> Tensor:
     """Return the gradient with zeros for what is not in use."""
-    if all(isinstance(each, int) for each in size):
-        missing = [have - got for have, got in zip(parameter.shape, gradient.shape, strict=True)]
-        return F.pad(gradient, [part for each in reversed(missing) for part in (0, each)])
-    padded = gradient.new_zeros(parameter.shape)
-    for place, part in _places(padded, gradient, size):
-        place.copy_(part)
-    return padded
+    for dimension, each in enumerate(size):
+        if not isinstance(each, int):
+            index = torch.cat([torch.arange(*run, device=gradient.device) for run in each])
+            shape = [*gradient.shape]
+            shape[dimension] = parameter.shape[dimension]
+            gradient = gradient.new_zeros(shape).index_copy(dimension, index, gradient)
+    missing = [have - got for have, got in zip(parameter.shape, gradient.shape, strict=True)]
+    return F.pad(gradient, [part for each in reversed(missing) for part in (0, each)])

@@ -404,8 +404,8 @@ class Propagation(Shapes):
         alone = weights in self.tags and self.tags[weights].single
         alike = before[:-2] == others[:-2] and len(before) == rank == len(others)
         if not (alone and alike) or tag.axis != rank - 2 or self.tags[source].single:
-            reason = "a matrix product that is none of features by weights of their positions"
-            refuse(node, reason)
+            product = "a matrix product that is none of features by weights of their positions"
+            refuse(node, f"attention over positions has no rule: {product}")
         self.products[node] = before[-1]
         self._set(node, replace(tag, pooled=shape_of(node)[-1] == 1))
 
