@@ -63,8 +63,8 @@ class Segment:
         variable, sizes = self.variable, (at, self.features - at)
         if variable.fixed:
             return [fixed(size) for size in sizes]
-        before, cut = at // self.factor, int(at % self.factor > 0)
-        counts = before, cut, variable.size - before - cut
+        before, through = at // self.factor, int(at % self.factor > 0)
+        counts = before, through, variable.size - before - through
         variable.parts = [
             Segment(Variable(count, variable.positions, fixed=place == 1))
             for place, count in enumerate(counts)
@@ -97,7 +97,7 @@ def cut(segments: Iterable[Segment], sizes: Sequence[int]) -> list[tuple[Segment
         piece: list[Segment] = []
         while size:
             if rest[0].features > size:
-                rest = [*rest[0].divided(size), *rest[1:]]
+                rest = [*rest[0].divided(size), *leaves(rest[1:])]
             piece.append(rest[0])
             size -= rest[0].features
             rest = rest[1:]

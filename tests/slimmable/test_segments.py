@@ -133,6 +133,14 @@ def test_a_cut_between_channels_and_through_a_block() -> None:
     assert counts(blocks.segments) == [(2, 3, False), (1, 3, True), (1, 3, False)]
 
 
+def test_a_cut_through_channels_that_a_list_has_twice() -> None:
+    whole = free(4)
+    first, second = cut(whole + whole, [3, 5])
+    assert counts(first) == [(3, 1, False)]
+    assert counts(second) == [(1, 1, False), (3, 1, False), (1, 1, False)]
+    assert len(Tag(first + second).variables) == 2
+
+
 def test_lists_are_unified_piece_by_piece() -> None:
     """4 and 6 channels beside 2, 5 and 3: boundaries of either list are those of both."""
     left, right = free(4) + free(6), free(2) + free(5) + free(3)
