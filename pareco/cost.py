@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,25 +16,85 @@ from pareco.config import COSTS, Cost
 from pareco.widths import ChannelGroup, Widths, WidthSpace
 
 Kind = Literal[
-    "convolution", "grouped", "linear", "filter", "product", "norm", "activation", "pad", "tensor"
+    "convolution",
+    "grouped",
+    "linear",
+    "filter",
+    "product",
+    "norm",
+    "activation",
+    "pad",
+    "split",
+    "tensor",
 ]
 
 
 @dataclass(frozen=True)
 class FeatureCount:
-    """A number of features: `factor` times the width of a free group or, without one, times 1."""
+    """A number of features: `factor` times the width of a free group or, without one, times 1.
+
+    `maximum` is that width at most.
+    """
 
     group: int | None
     factor: int = 1
+    maximum: int = 1
 
     @property
     def column(self) -> int:
         """The index of its group among all channel counts; -1 for a constant."""
         return -1 if self.group is None else self.group
 
+    @property
+    def full(self) -> int:
+        """The number of features of the full network."""
+        return self.factor * self.maximum
+
     def at(self, widths: tuple[int, ...]) -> int:
         """Return the number of features at these widths."""
         return self.factor if self.group is None else self.factor * widths[self.group]
+
+
+Runs = tuple[tuple[int, int], ...]
+"""Where features in use begin and end among all, in order."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a tensor: several parts in their order, of each of which the first are used.
+
+    Concatenated tensors have several.
+    """
+
+    parts: tuple[FeatureCount, ...]
+
+    @cached_property
+    def full(self) -> int:
+        """The number of features of the full network."""
+        return sum(part.full for part in self.parts)
+
+    def at(self, widths: tuple[int, ...]) -> int:
+        """Return the number of features at these widths."""
+        return sum([part.at(widths) for part in self.parts])
+
+    def in_use(self, widths: tuple[int, ...]) -> int | Runs:
+        """Return where the features at these widths lie; a number of them where those are first."""
+        if len(self.parts) == 1:
+            return self.parts[0].at(widths)
+        runs = self.runs(widths)
+        return runs[0][1] if len(runs) == 1 else runs
+
+    def runs(self, widths: tuple[int, ...]) -> Runs:
+        """Return where the features at these widths lie; no two runs touch."""
+        found: list[tuple[int, int]] = []
+        start = 0
+        for part in self.parts:
+            first, stop = start, start + part.at(widths)
+            if found and found[-1][1] == start:
+                first, _ = found.pop()
+            found.append((first, stop))
+            start += part.full
+        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +110,8 @@ class Site:
 
     name: str
     kind: Kind
-    inputs: FeatureCount
-    outputs: FeatureCount
+    inputs: Features
+    outputs: Features
     positions: int
     kernel: int
     vectors: int
@@ -72,8 +133,8 @@ class Trace:
     width_independent_parameters: int = 0
 
 
-Term = tuple[int, FeatureCount, FeatureCount]
-ONE = FeatureCount(None)
+Term = tuple[int, Features, Features]
+ONE = Features((FeatureCount(None),))
 
 
 class CostModel:
@@ -207,7 +268,11 @@ class _Bilinear:
     """A sum of terms coefficient x count x count, evaluated for many widths at once."""
 
     def __init__(self, terms: Sequence[Term]) -> None:
-        rows = [(c * a.factor * b.factor, a.column, b.column) for c, a, b in terms]
+        rows = [
+            (coefficient * a.factor * b.factor, a.column, b.column)
+            for coefficient, left, right in terms
+            for a, b in itertools.product(left.parts, right.parts)
+        ]
         self.rows = rows
         self.coefficients, self.left, self.right = torch.tensor(rows).unbind(-1)
 

@@ -1,7 +1,8 @@
-"""The first entries of parameters, whose gradients are added to the parameters' where these lie."""
+"""What is in use of parameters, whose gradients are added to the parameters' where these lie."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,18 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pareco.cost import Runs
 
-def corner(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """Return the first entries of a tensor along its first dimensions; itself if these are all."""
-    held = tensor.shape
-    if len(size) == 2 and size[1] != held[1]:
-        return tensor[: size[0], : size[1]]
-    if len(size) > 2:
-        return tensor[tuple(map(slice, size))]
-    return tensor if size[0] == held[0] else tensor[: size[0]]
+Size = Sequence[int | Runs]
+"""How many of the first entries of each dimension are in use, or in which runs of it they lie."""
 
 
-def corners(parameters: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+def corner(tensor: Tensor, size: Size) -> Tensor:
+    """Return the entries in use along the first dimensions of a tensor; itself if these are all.
+
+    They are a view where they are the first.
+    """
+    for dimension, each in enumerate(size):
+        if isinstance(each, int):
+            if each != tensor.shape[dimension]:
+                tensor = tensor.narrow(dimension, 0, each)
+        else:
+            runs = [tensor.narrow(dimension, first, stop - first) for first, stop in each]
+            tensor = torch.cat(runs, dimension)
+    return tensor
+
+
+def corners(parameters: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[Tensor, ...]:
     """Return `corner` of each parameter, as one differentiable operation.
 
     A slice's own gradient is one of the parameter's full size, filled with zeros; a narrow network
@@ -33,25 +44,43 @@ def corners(parameters: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> tup
 
 class _Corners(torch.autograd.Function):
     @staticmethod
-    def forward(sizes: Sequence[Sequence[int]], *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(sizes: Sequence[Size], *parameters: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(corner, parameters, sizes))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, *ctx.parameters = inputs
+        ctx.sizes, *ctx.parameters = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         parameters: list[Tensor] = ctx.parameters
         edges = ctx.next_functions[-len(parameters) :]
         if torch.is_grad_enabled() or not all(map(_only_added_to, parameters, edges)):
-            return None, *map(_padded, gradients, parameters)
+            return None, *map(_padded, gradients, parameters, ctx.sizes)
         places = [
-            each.grad.as_strided(gradient.shape, each.grad.stride())  # type: ignore[union-attr]
-            for each, gradient in zip(parameters, gradients, strict=True)
+            pair
+            for parameter, gradient, size in zip(parameters, gradients, ctx.sizes, strict=True)
+            for pair in _places(parameter.grad, gradient, size)  # type: ignore[arg-type]
         ]
-        torch._foreach_add_(places, gradients)
+        torch._foreach_add_(*zip(*places, strict=True))
         return (None,) * (1 + len(parameters))
+
+
+def _places(whole: Tensor, part: Tensor, size: Size) -> list[tuple[Tensor, Tensor]]:
+    """Return views of a tensor, and of what is in use of it, that are alike."""
+    if all(isinstance(each, int) for each in size):
+        return [(whole.as_strided(part.shape, whole.stride()), part)]
+    pairs = [(whole, part)]
+    for dimension, each in enumerate(size):
+        runs = ((0, each),) if isinstance(each, int) else each
+        lengths = [stop - first for first, stop in runs]
+        held = list(zip(runs, lengths, itertools.accumulate(lengths, initial=0), strict=False))
+        pairs = [
+            (into.narrow(dimension, first, length), of.narrow(dimension, at, length))
+            for into, of in pairs
+            for (first, _), length, at in held
+        ]
+    return pairs
 
 
 def _only_added_to(parameter: Tensor, edge: tuple[Any, int]) -> bool:
@@ -69,7 +98,13 @@ def _only_added_to(parameter: Tensor, edge: tuple[Any, int]) -> bool:
         return False
 
 
-def _padded(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Return the gradient with zeros for what is not in the corner."""
+def _padded(gradient: Tensor, parameter: Tensor, size: Size) -> Tensor:
+    """Return the gradient with zeros for what is not in use."""
+    for dimension, each in enumerate(size):
+        if not isinstance(each, int):
+            index = torch.cat([torch.arange(*run, device=gradient.device) for run in each])
+            shape = [*gradient.shape]
+            shape[dimension] = parameter.shape[dimension]
+            gradient = gradient.new_zeros(shape).index_copy(dimension, index, gradient)
     missing = [have - got for have, got in zip(parameter.shape, gradient.shape, strict=True)]
     return F.pad(gradient, [part for each in reversed(missing) for part in (0, each)])

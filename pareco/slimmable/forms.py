@@ -1,4 +1,4 @@
-"""Layers that run as they are written, on the first entries of their tensors.
+"""Layers that run as they are written, on what is in use of their tensors.
 
 Each is told the sizes that follow its width, such as a group norm the number of its groups.
 """
@@ -23,12 +23,12 @@ from timm.layers.norm_act import (
     RmsNormActFp32,
 )
 from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models.convnext import LayerNorm2d as TorchvisionLayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d
 
 from pareco.cost import Kind
-from pareco.slimmable.corners import corner
+from pareco.slimmable.corners import Size, corner
 from pareco.slimmable.layers import (
     SlicedBatchNorm,
     SlicedConv2d,
@@ -84,6 +84,11 @@ def _norm_groups(layer: Any) -> dict[str, Any]:
     return {"num_channels": layer.used_outputs, "num_groups": groups}
 
 
+def _evolved(layer: Any) -> dict[str, Any]:
+    """Return the groups of an EvoNorm: of as many channels each as in the full network."""
+    return {"groups": max(layer.groups * layer.used_outputs // layer.outputs.full, 1)}
+
+
 def _standardized(layer: Any) -> dict[str, Any]:
     """Return the sizes of a weight-standardized convolution.
 
@@ -121,6 +126,8 @@ FORMS: dict[type[nn.Module], Form] = {
     **dict.fromkeys((timm.SimpleNorm2d, SimpleNorm2dFp32), _FIRST),
     **dict.fromkeys((nn.GroupNorm, timm.GroupNorm, timm.GroupNorm1), Form(_norm_groups)),
     **dict.fromkeys((timm.GroupNormAct, GroupNorm1Act), Form(_norm_groups)),
+    **dict.fromkeys((timm.EvoNorm2dS0, timm.EvoNorm2dS0a), Form(_evolved)),
+    **dict.fromkeys((timm.FilterResponseNormTlu2d, timm.FilterResponseNormAct2d), Form()),
     **dict.fromkeys(
         (nn.InstanceNorm1d, nn.InstanceNorm2d),
         Form(lambda layer: {"num_features": layer.used_outputs}, problem=_of_its_image),
@@ -136,6 +143,14 @@ FORMS: dict[type[nn.Module], Form] = {
     ),
 }
 """Types of layers -> how they follow their width."""
+
+
+def norm_groups(layer: nn.Module) -> int:
+    """Return into how many groups a norm takes its channels; 1: all are one, or each is by itself.
+
+    Groups stay whole.
+    """
+    return int(getattr(layer, "num_groups", getattr(layer, "groups", 1)))
 
 
 def form_of(layer: nn.Module) -> Form | None:
@@ -154,10 +169,6 @@ class FormedLayer(SlicedLayer):
         assert form is not None
         self.plain_type, self.form, self._held = type(layer), form, tuple(layer.__dict__)
         self.kinds = tuple(layer._parameters)
-
-    def size_in_use(self, parameter: Tensor) -> tuple[int, ...]:
-        """Return how many entries of a tensor's first dimensions are in use."""
-        return tuple(map(min, super().size_in_use(parameter), parameter.shape))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layer makes of its channels in use."""
@@ -190,7 +201,7 @@ class FormedLayer(SlicedLayer):
 
 
 class SlicedTensor(SlicedLayer):
-    """The first entries, along one dimension, of a parameter or buffer that is used as it is.
+    """What is in use, along one dimension, of a parameter or buffer that is used as it is.
 
     The tensor is `owner`'s, of the name `tensor`; the network's graph hands it over.
     """
@@ -210,9 +221,9 @@ class SlicedTensor(SlicedLayer):
         """Return the parameter; none if the tensor is a buffer."""
         return self.owner[0]._parameters.get(self.tensor)
 
-    def size_in_use(self, parameter: Tensor) -> tuple[int, ...]:
-        """Return how many entries of its first dimensions are in use."""
-        return (*parameter.shape[: self.dimension], self.used_outputs)
+    def size_in_use(self, parameter: Tensor) -> Size:
+        """Return what is in use of its first dimensions."""
+        return *parameter.shape[: self.dimension], self.outputs.in_use(self.setting.widths)
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Return what is in use of the tensor."""
@@ -230,6 +241,11 @@ class SlicedTensor(SlicedLayer):
             trained = isinstance(source, nn.Parameter)
             copies[id(source)] = nn.Parameter(own, source.requires_grad) if trained else own
         return nn.Identity()
+
+    def inlined(self, node: fx.Node) -> fx.Node:
+        """Return what is to be read in place of a node that calls this layer."""
+        (tensor,) = node.all_input_nodes
+        return tensor
 
 
 def sliced(layer: nn.Module, name: str) -> SlicedLayer:

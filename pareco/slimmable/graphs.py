@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from timm.layers import DropBlock2d, DropPath
 from timm.layers.drop import drop_path
 from timm.models.vgg import ConvMlp
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from pareco.randomness import global_streams_kept
@@ -30,13 +31,15 @@ from pareco.slimmable.modes import (
     returned,
     without_marks,
 )
-from pareco.slimmable.nodes import TracingError
+from pareco.slimmable.nodes import ARITHMETIC, TracingError, argument
 
 _LEAVES = (
     *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm),
     *(DropBlock2d, DropPath, StochasticDepth),
 )
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
+_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+_UNTRACED = nn.Module.__call__, nn.Module.__getattr__
 _OTHER = "it does other things in training than in evaluation, or with gradients than without"
 _CONTEXT = "it changes gradients or number types (no_grad, autocast, an autograd.Function)"
 
@@ -49,12 +52,13 @@ class _Tracer(fx.Tracer):
     network).
     """
 
-    def __init__(self, whole: Collection[str]) -> None:
+    def __init__(self, whole: Collection[str], images: Tensor) -> None:
         super().__init__(autowrap_functions=(drop_path, stochastic_depth))
-        self.whole = whole
+        self.whole, self.images = whole, images
         self.failed_in: str | None = None
         self.lost: dict[str, str] = {}
         self._open: list[tuple[str, object]] = []
+        self._known: _Known | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, _LEAVES) or type(m).__module__.startswith(_LEAF_SOURCES)
@@ -66,6 +70,19 @@ class _Tracer(fx.Tracer):
         if context() != outside:
             self.lost.setdefault(path, _CONTEXT)
         return super().create_node(*args, **kwargs)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Return whether a condition holds for the example, if its shape alone decides.
+
+        Of the batch, which has other sizes too, nothing may depend.
+        """
+        if not _of_shapes(obj.node):
+            return super().to_bool(obj)
+        if self._known is None:
+            known = sharing_copy(self.root).eval()
+            self._known = _Known(known, garbage_collect_values=False, graph=self.graph)
+        with torch.no_grad(), global_streams_kept(), _untraced():
+            return bool(self._known.value(obj.node, self.images))
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(m, ConvMlp):
@@ -107,6 +124,43 @@ class _Tracer(fx.Tracer):
                 self.lost.setdefault(path, "it draws random numbers while it is traced")
 
 
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Run modules as they are inside the `with` block, while torch.fx traces their calls."""
+    traced = nn.Module.__call__, nn.Module.__getattr__
+    nn.Module.__call__, nn.Module.__getattr__ = _UNTRACED
+    try:
+        yield
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = traced
+
+
+class _Known(fx.Interpreter):
+    """What is known of an unfinished graph for the example: runs each node once."""
+
+    def value(self, node: fx.Node, images: Tensor) -> Any:
+        """Return what a node is, from the nodes before it, of one image batch."""
+        self.args_iter = iter([images])
+        for each in node.graph.nodes:
+            if each not in self.env:
+                self.env[each] = self.run_node(each)
+        return self.env[node]
+
+
+def _of_shapes(node: Any) -> bool:
+    """Return whether a number is computed from shapes alone, and not from the batch's size."""
+    if node.target == "dim":
+        return True
+    if node.target == "size":
+        return argument(node, 1, "dim") not in (None, 0)
+    if node.target is operator.getitem:
+        sizes, index = node.args
+        measured = sizes.target == "size" or (sizes.target, sizes.args[1:]) == (getattr, ("shape",))
+        return measured and type(index) is int and index != 0
+    numbers = node.op == "call_function" and node.target in (*ARITHMETIC, *_COMPARISONS)
+    return numbers and bool(node.all_input_nodes) and all(map(_of_shapes, node.all_input_nodes))
+
+
 def _conv_mlp(head: Any, x: Any) -> Any:
     """Return the output of timm's VGG head without its branch for images that are too small.
 
@@ -118,16 +172,18 @@ def _conv_mlp(head: Any, x: Any) -> Any:
     return head.act2(head.fc2(x))
 
 
-def graph_in_both_modes(model: nn.Module) -> tuple[nn.Module, fx.Graph, frozenset[str]]:
+def graph_in_both_modes(
+    model: nn.Module, images: Tensor
+) -> tuple[nn.Module, fx.Graph, frozenset[str]]:
     """Return a copy of the model, its graph for both modes, and the paths that it keeps whole.
 
     Those are modules without parameters that do different things by mode, or things that a graph
-    does not hold. Tensors are those of the model.
+    does not hold. Tensors are those of the model. Conditions on shapes are as for the images.
     """
     whole: set[str] = set()
     while True:
         differing: dict[str, str] = {}
-        evaluation, training = _Tracer(whole), _Tracer(whole)
+        evaluation, training = _Tracer(whole, images), _Tracer(whole, images)
         graph = other = _marked_graph(evaluation, model, training=False)
         try:
             graph = _marked_graph(training, model, training=True)
@@ -170,8 +226,8 @@ def _marked_graph(tracer: _Tracer, model: nn.Module, *, training: bool) -> fx.Gr
         raise TracingError(
             tracer.failed_in or type(model).__name__,
             f"torch.fx cannot trace it ({error})",
-            "Control flow that depends on tensors or their shapes must become a module of its "
-            "own without it",
+            "Control flow that depends on tensors' values or on the batch must become a module of "
+            "its own without it",
         ) from error
     for path, name in changed.items():
         tracer.lost.setdefault(path, f"it changes its attribute '{name}' when it runs")

@@ -1,18 +1,19 @@
-"""Layers that use a prefix of their channels: convolution, linear, batch norm, PReLU, padding."""
+"""Layers that use some of their channels: convolution, linear, batch norm, PReLU, padding."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from pareco.cost import FeatureCount
-from pareco.slimmable.corners import corner
+from pareco.cost import FeatureCount, Features
+from pareco.slimmable.corners import Size, corner
 from pareco.widths import Widths
 
 BatchParts = Callable[[Tensor], Tensor]
@@ -79,8 +80,8 @@ class SlicedLayer(nn.Module):
 
     name = ""
     kinds: tuple[str, ...] = ("weight", "bias")
-    inputs: FeatureCount
-    outputs: FeatureCount
+    inputs: Features
+    outputs: Features
     setting: Setting
 
     def take_over(self, layer: nn.Module, inputs: int, outputs: int) -> None:
@@ -89,10 +90,10 @@ class SlicedLayer(nn.Module):
         for key, value in layer.__dict__.items():
             held = key in ("_parameters", "_buffers", "_modules")
             self.__dict__[key] = dict(value) if held else value
-        self.follow(Setting(), FeatureCount(None, inputs), FeatureCount(None, outputs))
+        self.follow(Setting(), _constant(inputs), _constant(outputs))
 
-    def follow(self, setting: Setting, inputs: FeatureCount, outputs: FeatureCount) -> None:
-        """Use as many of the first input and output channels as these are in this setting."""
+    def follow(self, setting: Setting, inputs: Features, outputs: Features) -> None:
+        """Use as many of the input and output channels as these are in this setting."""
         self.setting, self.inputs, self.outputs = setting, inputs, outputs
 
     @property
@@ -113,11 +114,16 @@ class SlicedLayer(nn.Module):
         """Return the parameter that "weight" or another of its `kinds` is a part of."""
         return self._parameters.get(kind)
 
-    def size_in_use(self, parameter: Tensor) -> tuple[int, ...]:
-        """Return how many entries of a tensor's first dimensions are in use."""
-        if parameter.dim() == 1:
-            return (self.used_outputs,)
-        return self.used_outputs, min(self.used_inputs, parameter.shape[1])  # fewer if grouped
+    def size_in_use(self, parameter: Tensor) -> Size:
+        """Return what is in use of a tensor's first dimensions, those of outputs and of inputs.
+
+        One that has not all channels, such as the inputs of a grouped convolution, is used whole.
+        """
+        widths = self.setting.widths
+        return [
+            each.in_use(widths) if each.full == size else size
+            for size, each in zip(parameter.shape, (self.outputs, self.inputs), strict=False)
+        ]
 
     def in_use(self, kind: str) -> Tensor | None:
         """Return what is in use of "weight" or another of its `kinds`."""
@@ -222,7 +228,7 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         self.take_over(layer, layer.num_features, layer.num_features)
         self.plain_type = type(layer)
 
-    def add_private(self, switch: str, channels: int, copies: dict[int, nn.Parameter]) -> None:
+    def add_private(self, switch: str, copies: dict[int, nn.Parameter]) -> None:
         """Give the sub-network `switch` affine parameters of its own, starting from the shared.
 
         `copies` has those of other layers, by the id of the shared: tied ones stay tied.
@@ -230,7 +236,8 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         for kind, shared in (("weight", self.weight), ("bias", self.bias)):
             private = None
             if shared is not None:
-                own = nn.Parameter(shared.detach()[:channels].clone(), shared.requires_grad)
+                used = corner(shared.detach(), self.size_in_use(shared))
+                own = nn.Parameter(used.clone(), shared.requires_grad)
                 private = copies.setdefault(id(shared), own)
             self.register_parameter(f"{kind}_{switch}", private)
 
@@ -307,10 +314,13 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         return normalized.to(input.dtype)
 
     def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        supplied, channels = self.setting.statistics, self.used_outputs
+        supplied = self.setting.statistics
         if supplied is not None:
             return supplied.means[self.name], supplied.variances[self.name]
-        return _prefix(self.running_mean, channels), _prefix(self.running_var, channels)
+        return self._in_use(self.running_mean), self._in_use(self.running_var)
+
+    def _in_use(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else corner(tensor, self.size_in_use(tensor))
 
     def _collected(self, into: NormStatistics, input: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return the averages so far, to be updated, and with what momentum."""
@@ -363,7 +373,7 @@ class ChannelPad(SlicedLayer):
     def __init__(self, spatial: tuple[int, ...], before: int, after: int, value: float) -> None:
         super().__init__()
         self.spatial, self.before, self.after, self.value = spatial, before, after, value
-        self.follow(Setting(), FeatureCount(None, 0), FeatureCount(None, before + after))
+        self.follow(Setting(), _constant(0), _constant(before + after))
 
     def padding(self) -> tuple[int, ...]:
         """Return the padding of `torch.nn.functional.pad` for the channels in use."""
@@ -382,8 +392,37 @@ class ChannelPad(SlicedLayer):
         return layer.train(self.training)
 
 
-def _prefix(tensor: Tensor | None, count: int) -> Tensor | None:
-    return tensor if tensor is None or len(tensor) == count else tensor[:count]
+class ChannelSplit(SlicedLayer):
+    """Pieces of the channels, which are so many at full width: of each what is in use."""
+
+    def __init__(self, sizes: Sequence[int], axis: int) -> None:
+        super().__init__()
+        self.bounds, self.axis = list(itertools.accumulate(sizes, initial=0)), axis
+
+    def sizes(self) -> list[int]:
+        """Return how many channels of each piece are in use."""
+        runs = self.inputs.runs(self.setting.widths)
+        return [
+            sum(max(0, min(stop, last) - max(start, first)) for start, stop in runs)
+            for first, last in itertools.pairwise(self.bounds)
+        ]
+
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+        """Return the pieces of the input, in their order."""
+        return torch.split(input, self.sizes(), self.axis)
+
+    def extracted(self, copies: dict[int, Tensor]) -> nn.Module:
+        """Return nothing that does the same: that is a function."""
+        return nn.Identity()
+
+    def inlined(self, node: fx.Node) -> fx.Node:
+        """Return a node that does what this one, which calls this layer, does at its widths."""
+        with node.graph.inserting_before(node):
+            return node.graph.call_function(torch.split, (node.args[0], self.sizes(), self.axis))
+
+
+def _constant(features: int) -> Features:
+    return Features((FeatureCount(None, features),))
 
 
 def filled(layer: nn.Module, training: bool, **tensors: Tensor | None) -> nn.Module:

@@ -50,7 +50,7 @@ class Mode(int):
 
     path: str
 
-    def __new__(cls, training: bool, path: str) -> Mode:
+    def __new__(cls, training: bool, path: str = "") -> Mode:
         """Return the mode of the module at this path."""
         mode = super().__new__(cls, training)
         mode.path = path

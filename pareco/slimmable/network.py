@@ -16,10 +16,11 @@ from pareco.config import Granularity
 from pareco.cost import CostModel, Trace
 from pareco.ledger import Ledger
 from pareco.slimmable.admission import admitted_copy
-from pareco.slimmable.corners import corners
+from pareco.slimmable.corners import Size, corners
 from pareco.slimmable.forms import SlicedTensor, sliced
 from pareco.slimmable.layers import (
     BatchParts,
+    ChannelSplit,
     NormStatistics,
     Setting,
     SlicedBatchNorm,
@@ -145,13 +146,13 @@ class SlimmableNet(nn.Module):
 
     def _corners(self) -> dict[int, Tensor]:
         """Return what is in use of trained parameters of which not all is, by their ids."""
-        wanted: dict[int, tuple[nn.Parameter, tuple[int, ...]]] = {}
+        wanted: dict[int, tuple[nn.Parameter, Size]] = {}
         for layer in self._layers.values():
             for kind in layer.kinds:
                 parameter = layer.parameter_in_use(kind)
                 if parameter is not None and parameter.requires_grad:
                     size = layer.size_in_use(parameter)
-                    if size != parameter.shape[: len(size)]:
+                    if tuple(size) != parameter.shape[: len(size)]:
                         wanted[id(parameter)] = parameter, size
         if not wanted:
             return {}
@@ -210,7 +211,8 @@ class SlimmableNet(nn.Module):
                 if parameter is not None and not parameter.requires_grad:
                     view = layer.in_use(kind)
                     assert view is not None
-                    self._setting.kept[id(parameter)] = parameter, view
+                    if view.data_ptr() == parameter.data_ptr():  # what is put together would age
+                        self._setting.kept[id(parameter)] = parameter, view
 
     def _apply(self, *arguments: Any, **options: Any) -> SlimmableNet:
         """Do what `to`, `half` and the like ask for; weights may lie elsewhere afterwards."""
@@ -249,7 +251,7 @@ class SlimmableNet(nn.Module):
             with self.at(widths):
                 copies: dict[int, nn.Parameter] = {}
                 for layer in self.norms():
-                    layer.add_private(key, layer.used_outputs, copies)
+                    layer.add_private(key, copies)
             self._switches[widths] = key
         self._set(self._setting.widths, self._setting.statistics)
 
@@ -293,15 +295,16 @@ class SlimmableNet(nn.Module):
             plain: dict[int, Any] = {
                 id(layer): layer.extracted(copies) for layer in self._layers.values()
             }
+            graph = copy.deepcopy(self._program.graph)
+            for node in list(graph.nodes):
+                layer = self._layers.get(str(node.target))
+                if isinstance(layer, (SlicedTensor, ChannelSplit)):
+                    node.replace_all_uses_with(layer.inlined(node))
+                    graph.erase_node(node)
         root = nn.Module()
         root.training = self.training
         for kind in HELD:
             root.__dict__[kind] = copy.deepcopy(self.__dict__[kind], {**copies, **plain})
-        graph = copy.deepcopy(self._program.graph)
-        for node in list(graph.nodes):
-            if isinstance(self._layers.get(str(node.target)), SlicedTensor):
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                graph.erase_node(node)
         return assembled(root, graph)
 
 

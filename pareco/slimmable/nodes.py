@@ -14,13 +14,15 @@ _GENERAL_ADVICE = (
     "Rewrite this part with convolutions, batch norm, linear layers, sums, products, pooling, "
     "activations and flatten, as torch modules"
 )
-_RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
-_INDEX_ADVICE = "Index spatial dimensions only, by slices or numbers"
-_ARITHMETIC = (
+RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
+INDEX_ADVICE = "Index spatial dimensions by slices or numbers, and channels by slices"
+ARITHMETIC = (
     *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
     *(operator.mod, operator.neg, torch.sym_max, torch.sym_min, torch.sym_int),
 )
 AXIS = "axis"  # in a node's meta: which dimension has the channels
+PIECES = "pieces"  # in a node's meta: the shapes of several tensors
+VALUE = "value"  # in a node's meta: the number that it is for the example
 _WHOLE = (slice(None), slice(0, None), slice(None, None, 1), slice(0, None, 1))
 
 
@@ -83,7 +85,7 @@ def measured_by(size: Any) -> set[int]:
     """
     if not isinstance(size, fx.Node):
         return set()
-    if size.target in _ARITHMETIC:
+    if size.target in ARITHMETIC:
         return set().union(*(measured_by(part) for part in size.args))
     if size.target == "size" and isinstance(argument(size, 1, "dim"), int):
         named = _named_dimensions(source_of(size))
@@ -140,7 +142,7 @@ def _written(node: fx.Node, sizes: Any) -> list[Any]:
             return [node.graph.call_method("size", (tensor, each)) for each in dimensions]
     if isinstance(sizes, fx.Node) and sizes.target is operator.add:
         return _written(node, sizes.args[0]) + _written(node, sizes.args[1])
-    return refuse(node, "its sizes are not written out", _RESHAPE_ADVICE)
+    return refuse(node, "its sizes are not written out", RESHAPE_ADVICE)
 
 
 def _bounds(part: Any) -> tuple[Any, ...]:
@@ -152,31 +154,54 @@ def rewrite(node: fx.Node, source: fx.Node, sizes: Sequence[Any]) -> None:
     node.args, node.kwargs = (source, tuple(sizes)), {}
 
 
-def reshaped_sizes(node: fx.Node, source: fx.Node, sizes: list[Any], channels: int) -> list[Any]:
+def block_of(node: fx.Node, axis: int) -> tuple[range, range]:
+    """Return which dimensions of a reshape's input the channels are among, and which get these.
+
+    They are as few as can be that hold as many values.
+    """
+    before, after = shape_of(source_of(node)), shape_of(node)
+    if len(after) < 2:
+        refuse(node, f"a reshape to {after}", RESHAPE_ADVICE)
+    first = stop = other = end = 0
+    while stop <= axis:
+        first, stop, other, end = stop, stop + 1, end, end + 1
+        while (held := math.prod(before[first:stop])) != (got := math.prod(after[other:end])):
+            stop, end = stop + (held < got), end + (got < held)
+        if first == 0 and (stop, end) != (1, 1):
+            refuse(node, "a reshape that does not keep the batch as it is", RESHAPE_ADVICE)
+    taken = range(other, min(end, len(after)))
+    if not taken:
+        refuse(node, "a reshape that takes away the channels' dimension", RESHAPE_ADVICE)
+    return range(first, stop), taken
+
+
+def reshaped_sizes(
+    node: fx.Node, sizes: list[Any], blocks: tuple[range, range], axis: int
+) -> list[Any]:
     """Return the sizes of a reshape so that they hold for any batch and any number of channels.
 
-    `channels` is their number at full width. Each channel must keep its values together, in
-    order: what is not `n x channels x positions` or flattened features of it is refused.
+    Those are put, with what else `block_of` returns as `blocks`, at `axis`.
     """
-    before, after = shape_of(source), shape_of(node)
-    if len(after) < 2 or len(sizes) != len(after):
-        refuse(node, f"a reshape to {after}", _RESHAPE_ADVICE)
-    batch, features, *positions = sizes
-    if after[0] != before[0] or (batch != -1 and measured_by(batch) != {0}):
-        refuse(node, "a reshape that does not keep the batch as it is", _RESHAPE_ADVICE)
-    foreign = measured_by(features) - ({1} if positions else set(range(1, len(before))))
-    whole = after[1] == channels if positions else after[1] % channels == 0
-    if foreign or not whole:
-        refuse(node, "a reshape that mixes channels with positions", _RESHAPE_ADVICE)
-    if any(measured_by(size) & {0, 1} for size in positions):
-        refuse(node, "a reshape whose positions depend on batch or channels", _RESHAPE_ADVICE)
+    source, after, (held, taken) = source_of(node), shape_of(node), blocks
+    if len(sizes) != len(after) or (sizes[0] != -1 and measured_by(sizes[0]) != {0}):
+        refuse(node, "a reshape that does not keep the batch as it is", RESHAPE_ADVICE)
+    own = {1} if len(held) == 1 else {*range(1, len(shape_of(source)))}
+    if measured_by(sizes[axis]) - own:
+        refuse(node, "a reshape that mixes channels with positions", RESHAPE_ADVICE)
+    others = [at for at in range(1, len(after)) if at not in taken]
+    if any(measured_by(sizes[at]) & {0, 1} for at in others):
+        refuse(node, "a reshape whose positions depend on batch or channels", RESHAPE_ADVICE)
+    found = [after[at] if at in taken else size for at, size in enumerate(sizes)]
     with node.graph.inserting_before(node):
-        batch = node.graph.call_method("size", (source, 0))
-        if -1 not in positions:
-            return [batch, -1, *positions]
-        if before[1] != channels:
-            refuse(node, "a reshape whose number of positions is left open", _RESHAPE_ADVICE)
-        return [batch, node.graph.call_method("size", (source, 1)), *positions]
+        found[0], found[axis] = node.graph.call_method("size", (source, 0)), -1
+        if -1 in [sizes[at] for at in others]:
+            if len(held) > 1:
+                refuse(node, "a reshape whose number of positions is left open", RESHAPE_ADVICE)
+            found[axis] = node.graph.call_method("size", (source, held.start))
+            if len(taken) > 1:
+                parts = math.prod(after[at] for at in taken if at != axis)
+                found[axis] = node.graph.call_function(operator.floordiv, (found[axis], parts))
+    return found
 
 
 def expanded_sizes(node: fx.Node, source: fx.Node, sizes: list[Any]) -> list[Any]:
@@ -205,18 +230,38 @@ def spatial_dimensions(node: fx.Node, dimensions: Any, rank: int, axis: int = 1)
     return tuple(dimension % rank for dimension in listed)
 
 
-def check_index(node: fx.Node, index: Any, rank: int) -> None:
-    """Refuse an index that does more than pick positions of a tensor of so many dimensions."""
+def index_parts(node: fx.Node, index: Any, rank: int, axis: int) -> list[Any]:
+    """Return an index in parts: None for a new dimension, one part for each of the others.
+
+    Refuses one that does more than pick positions, and a run of the channels at `axis`.
+    """
     parts = list(index) if isinstance(index, tuple) else [index]
     named = [part for part in parts if part is not None and part is not Ellipsis]
+    place = len(parts)
     if Ellipsis in [part for part in parts if not isinstance(part, fx.Node)]:
         place = next(i for i, part in enumerate(parts) if part is Ellipsis)
-        parts[place : place + 1] = [slice(None)] * (rank - len(named))
-    if len(parts) < 2 or not all(isinstance(part, slice) for part in parts[:2]):
-        refuse(node, f"indexing with {index}", _INDEX_ADVICE)
-    if any(part not in _WHOLE for part in parts[:2]):
-        refuse(node, "indexing takes part of the batch or of the channels")
-    for part in parts[2:]:
-        numbers = all(bound is None or type(bound) in (int, fx.Node) for bound in _bounds(part))
-        if not numbers or any(measured_by(bound) & {0, 1} for bound in _bounds(part)):
-            refuse(node, f"indexing with {index}", _INDEX_ADVICE)
+    parts[place : place + 1] = [slice(None)] * (rank - len(named))
+    dimensions = [at for at, part in enumerate(parts) if part is not None]
+    if not all(isinstance(parts[dimensions[at]], slice) for at in (0, axis)):
+        refuse(node, f"indexing with {index}", INDEX_ADVICE)
+    if parts[0] not in _WHOLE:
+        refuse(node, "indexing takes part of the batch, or puts it elsewhere", INDEX_ADVICE)
+    for dimension, at in enumerate(dimensions):
+        bounds = _bounds(parts[at])
+        numbers = all(bound is None or type(bound) in (int, fx.Node) for bound in bounds)
+        foreign = set() if dimension == axis else {0, 1}
+        if not numbers or any(measured_by(bound) & foreign for bound in bounds):
+            refuse(node, f"indexing with {index}", INDEX_ADVICE)
+    return parts
+
+
+def known_slice(node: fx.Node, part: slice) -> slice:
+    """Return a slice of channels at full width; refuse one that depends on more than these."""
+    bounds = []
+    for bound in _bounds(part):
+        if isinstance(bound, fx.Node):
+            if VALUE not in bound.meta or measured_by(bound) - {1}:
+                refuse(node, "indexing takes channels by the size of something else", INDEX_ADVICE)
+            bound = bound.meta[VALUE]
+        bounds.append(bound)
+    return slice(*bounds)

@@ -24,6 +24,10 @@ TRANSPOSITIONS = (
     *(torch.transpose, torch.swapaxes, torch.swapdims),
     *("transpose", "swapaxes", "swapdims"),
 )
+SPLITS = (torch.split, torch.chunk, torch.tensor_split, "split", "chunk", "tensor_split")
+UNBINDS = (torch.unbind, "unbind")
+NARROWS = (torch.narrow, "narrow")
+JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
 POOLS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d)
 ADAPTIVE_POOLS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
 REDUCTIONS = {

@@ -13,14 +13,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pareco.cost import FeatureCount, Trace
-from pareco.slimmable.forms import SlicedTensor, form_of
-from pareco.slimmable.layers import ChannelPad
+from pareco.cost import Features, Trace
+from pareco.slimmable.forms import SlicedTensor, form_of, norm_groups
+from pareco.slimmable.layers import ChannelPad, ChannelSplit
 from pareco.slimmable.nodes import TracingError
 
 _PERMUTED = (
     *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.PReLU),
-    *(ChannelPad, SlicedTensor),
+    *(ChannelPad, ChannelSplit, SlicedTensor),
 )
 """Layers whose channels may be put in another order; of convolutions those without groups, and
 depthwise ones. So may those of norms that see all channels alike."""
@@ -81,7 +81,7 @@ def _is_permuted(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.groups in (1, layer.out_channels)
     form = form_of(layer)
-    norm = form is not None and form.kind == "norm" and getattr(layer, "num_groups", 1) == 1
+    norm = form is not None and form.kind == "norm" and norm_groups(layer) == 1
     return norm or isinstance(layer, _PERMUTED)
 
 
@@ -90,13 +90,15 @@ def _importance(found: Trace, layers: dict[str, nn.Module]) -> list[Tensor]:
     importance = [torch.zeros(group.maximum, dtype=torch.double) for group in found.groups]
     seen: set[int] = set()
     for site in found.sites:
-        group, layer = site.outputs.group, layers.get(site.name)
-        if group is not None and isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if id(layer.weight) in seen:
-                continue
-            seen.add(id(layer.weight))
-            filters = layer.weight.detach().cpu().double().abs().flatten(1).sum(1)
-            importance[group] += filters.view(len(importance[group]), -1).sum(1)
+        layer = layers.get(site.name)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or id(layer.weight) in seen:
+            continue
+        seen.add(id(layer.weight))
+        filters = layer.weight.detach().cpu().double().abs().flatten(1).sum(1)
+        parts = filters.split([part.full for part in site.outputs.parts])
+        for part, own in zip(site.outputs.parts, parts, strict=True):
+            if part.group is not None:
+                importance[part.group] += own.view(part.maximum, -1).sum(1)
     return importance
 
 
@@ -104,10 +106,10 @@ def _orders(found: Trace, layers: dict[str, nn.Module], importance: list[Tensor]
     """Return for each group which channel comes at each place."""
     orders = [torch.arange(group.maximum) for group in found.groups]
     kept = {
-        count.group
+        part.group
         for site in found.sites
         if site.name and not _is_permuted(layers[site.name])
-        for count in (site.inputs, site.outputs)
+        for part in (*site.inputs.parts, *site.outputs.parts)
     }
     alike: dict[tuple[int, ...], list[Slot]] = defaultdict(list)
     for slot in _slots(found, layers):
@@ -136,25 +138,28 @@ def _slots(found: Trace, layers: dict[str, nn.Module]) -> list[Slot]:
         return node
 
     for site in found.sites:
-        pad, narrow = layers.get(site.name), site.inputs.group
-        if isinstance(pad, ChannelPad) and narrow is not None:
-            for channel in range(found.groups[narrow].maximum):
-                wide = site.outputs.column, pad.before + channel
+        pad, inputs = layers.get(site.name), site.inputs.parts
+        if isinstance(pad, ChannelPad) and len(inputs) == 1 and inputs[0].group is not None:
+            for channel in range(inputs[0].maximum):
+                wide = site.outputs.parts[0].column, pad.before + channel
                 parent.setdefault(wide, wide)
-                parent[root(wide)] = root((narrow, channel))
+                parent[root(wide)] = root((inputs[0].group, channel))
     slots: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for node in sorted(parent):
         slots[root(node)].append(node)
     return [tuple(slot) for slot in slots.values() if slot[0][0] >= 0]
 
 
-def _permute(tensor: Tensor, dimension: int, count: FeatureCount, orders: list[Tensor]) -> None:
-    """Put the features along a dimension in the order of their group; each has all its positions.
+def _permute(tensor: Tensor, dimension: int, features: Features, orders: list[Tensor]) -> None:
+    """Put the features along a dimension in the order of their groups; each has all its positions.
 
     A tensor without that dimension, such as a counter of batches, stays as it is.
     """
-    if count.group is None or tensor.dim() <= dimension:
+    if tensor.dim() <= dimension:
         return
-    first = orders[count.group].unsqueeze(1) * count.factor
-    order = (first + torch.arange(count.factor)).flatten().to(tensor.device)
-    tensor.copy_(tensor.index_select(dimension, order))
+    order, start = [], 0
+    for part in features.parts:
+        first = torch.arange(part.full).view(-1, part.factor)
+        order.append(start + (first if part.group is None else first[orders[part.group]]).flatten())
+        start += part.full
+    tensor.copy_(tensor.index_select(dimension, torch.cat(order).to(tensor.device)))

@@ -14,9 +14,9 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
 from torch import Tensor, fx, nn
 
-from pareco.cost import FeatureCount, Kind, Site
-from pareco.slimmable.channels import Tag, Variable
-from pareco.slimmable.forms import Form, form_of
+from pareco.cost import ONE, Kind, Site
+from pareco.slimmable.channels import Tag, Variable, keep_blocks
+from pareco.slimmable.forms import Form, form_of, norm_groups
 from pareco.slimmable.layers import ChannelPad
 from pareco.slimmable.nodes import (
     argument,
@@ -30,6 +30,8 @@ from pareco.slimmable.nodes import (
 from pareco.slimmable.operations import (
     ADAPTIVE_POOLS,
     ELEMENTWISE_FUNCTIONS,
+    JOINS,
+    NARROWS,
     NOT_ELEMENTWISE,
     NOTHING_IN_INFERENCE,
     PERMUTATIONS,
@@ -38,19 +40,14 @@ from pareco.slimmable.operations import (
     REDUCTIONS,
     SOFTMAX,
     SPATIAL,
+    SPLITS,
     TRANSPOSITIONS,
+    UNBINDS,
 )
 from pareco.slimmable.shapes import Shapes, tie
 from pareco.slimmable.vectors import READ, READ_ADVICE, Vectors
 
-_CONCATENATION_ADVICE = (
-    "Concatenation mixes channel groups: make the parts residual sums, or choose a network "
-    "without it (ResNet, MobileNet, EfficientNet, MNASNet)"
-)
 _ACT_ADVICE = "Give the norm no activation, and call the activation after it"
-_GROUPED_ADVICE = (
-    "Whole groups of channels are left away: put out a multiple of the channels that a group takes"
-)
 
 
 def elementwise_module(module: nn.Module) -> bool:
@@ -94,7 +91,7 @@ class Propagation(Shapes):
         self.vectors = Vectors(held)
         self.kinds: dict[fx.Node, Kind] = {}
         self.in_place: set[fx.Node] = set()
-        self.wider: list[tuple[Variable, Variable]] = []
+        self.wider: list[tuple[Tag, Tag]] = []
         self.gating: set[fx.Node] = set()
         self.products: dict[fx.Node, int] = {}
         self._normalized: list[fx.Node] = []
@@ -106,14 +103,14 @@ class Propagation(Shapes):
             shape = shape_of(node)
             if self.tags:
                 refuse(node, "it is a second input", "The network must take the images alone")
-            self._set(node, Tag(Variable(shape[1], positions_of(node), fixed=True)))
+            self._set(node, Tag.of(Variable(shape[1], positions_of(node), fixed=True)))
         elif node.op == "output":
             result = node.args[0]
             if not isinstance(result, fx.Node) or result not in self.tags:
                 refuse(node, "the network must return one tensor of class scores")
-            self.tags[result].variable.root.fixed = True
+            self.tags[result].fix()
             for softmax in self._normalized:
-                if not self.tags[softmax].variable.root.fixed:
+                if self.tags[softmax].variables:
                     refuse(softmax, "a softmax over channels that are not the classes")
         elif node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
@@ -147,13 +144,25 @@ class Propagation(Shapes):
         return Site(
             name=name,
             kind=self.kinds[node],
-            inputs=FeatureCount(None) if one_for_all else self.input_of(node).count(),
-            outputs=FeatureCount(None) if one_for_all else self.tags[node].count(),
+            inputs=ONE if one_for_all else self.input_of(node).count(),
+            outputs=ONE if one_for_all else self.tags[node].count(),
             positions=positions_of(node),
             kernel=self.kernel_of(node),
             vectors=0 if whole else len(own),
             repeated=whole or repeated,
         )
+
+    def steps(self) -> dict[Variable, int]:
+        """Return for each variable how many of its group's channels it counts as one.
+
+        That is the greatest number that divides all its factors: those of an expansion count as
+        several for each channel, those of a block only where the whole block is put out.
+        """
+        found: dict[Variable, int] = {}
+        for tag in self.tags.values():
+            for each in tag.leaves:
+                found[each.variable] = math.gcd(found.get(each.variable, 0), each.factor)
+        return found
 
     def is_layers(self, tensor: Tensor) -> bool:
         """Return whether a parameter is that of a layer that is sliced."""
@@ -217,6 +226,9 @@ class Propagation(Shapes):
             ((torch.squeeze, "squeeze"), self._squeeze),
             ((torch.unsqueeze, "unsqueeze"), self._unsqueeze),
             ((operator.getitem,), self._getitem),
+            (NARROWS, self._narrow),
+            ((*SPLITS, *UNBINDS), self._split),
+            (JOINS, self._join),
         )
         if target in (getattr, "size", "dim"):
             return None
@@ -225,8 +237,6 @@ class Propagation(Shapes):
         for targets, rule in rules:
             if target in targets:
                 return rule(node)
-        if name in ("cat", "concat", "stack"):
-            refuse(node, f"no rule for '{name}'", _CONCATENATION_ADVICE)
         return refuse(node, f"no rule for '{name}'")
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
@@ -240,8 +250,8 @@ class Propagation(Shapes):
         if module.groups > 1:
             return self._record(node, "grouped", self._grouped(node, module, tag))
         positions = 0 if tag.pooled else positions_of(node)
-        variable = Variable(module.out_channels, positions)
-        return self._record(node, "convolution", Tag(variable, pooled=tag.pooled))
+        outputs = Tag.of(Variable(module.out_channels, positions), pooled=tag.pooled)
+        return self._record(node, "convolution", outputs)
 
     def _grouped(self, node: fx.Node, module: nn.Conv2d, tag: Tag) -> Tag:
         """Return what a grouped (or depthwise) convolution puts out; whole groups go.
@@ -252,15 +262,8 @@ class Propagation(Shapes):
         inputs, outputs = (
             count // module.groups for count in (module.in_channels, module.out_channels)
         )
-        if outputs % inputs:
-            sizes = f"{module.groups} groups, {module.in_channels} to {module.out_channels}"
-            refuse(node, f"grouped convolution ({sizes} channels)", _GROUPED_ADVICE)
-        self._keep_whole(tag, inputs)
-        return replace(tag, factor=tag.factor * (outputs // inputs))
-
-    def _keep_whole(self, tag: Tag, features: int) -> None:
-        """Keep groups of so many features whole."""
-        tag.variable.restrict(math.lcm(features, tag.factor) // tag.factor)
+        keep_blocks(tag.segments, inputs)
+        return tag.scaled(outputs, inputs)
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
         tag, shape = self.input_of(node), shape_of(node)
@@ -270,7 +273,7 @@ class Propagation(Shapes):
             refuse(node, reason)
         positions = 0 if tag.pooled or last == 1 else math.prod(positions_in(shape, last))
         variable = Variable(module.out_features, positions)
-        self._record(node, "linear", Tag(variable, pooled=tag.pooled, axis=last))
+        self._record(node, "linear", Tag.of(variable, pooled=tag.pooled, axis=last))
 
     def _norm(self, node: fx.Node, module: nn.modules.batchnorm._BatchNorm) -> None:
         if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d):
@@ -296,14 +299,12 @@ class Propagation(Shapes):
         if problem:
             refuse(node, f"no rule for {name} {problem}")
         self._check_parts(node, module)
-        groups = getattr(module, "num_groups", 1)
+        groups = norm_groups(module)
         if groups > 1:  # one group is all channels, however many there are
-            self._keep_whole(tag, tag.features // groups)
+            keep_blocks(tag.segments, tag.features // groups)
         self._record(node, form.kind, tag)
 
     def _record(self, node: fx.Node, kind: Kind, outputs: Tag) -> None:
-        if kind in ("convolution", "linear"):
-            outputs.variable.producers += 1
         if kind == "norm":
             self.in_place.add(node)
         node.args, node.kwargs = (source_of(node),), {}  # whatever its layer calls its input
@@ -345,7 +346,7 @@ class Propagation(Shapes):
             if ranks[0] != ranks[1] or self.tags[operand].axis != self.tags[first].axis:
                 refuse(node, "features that must agree are laid out differently")
             if self.tags[operand].single and not self.tags[first].single:
-                self.tags[operand].variable.root.fixed = True  # one channel goes with any number
+                self.tags[operand].fix()  # one channel goes with any number
             elif operand is not first:
                 tie(node, self.tags[first], self.tags[operand])
         self.in_place.add(node)
@@ -403,8 +404,8 @@ class Propagation(Shapes):
         alone = weights in self.tags and self.tags[weights].single
         alike = before[:-2] == others[:-2] and len(before) == rank == len(others)
         if not (alone and alike) or tag.axis != rank - 2 or self.tags[source].single:
-            reason = "a matrix product that is none of features by weights of their positions"
-            refuse(node, reason)
+            product = "a matrix product that is none of features by weights of their positions"
+            refuse(node, f"attention over positions has no rule: {product}")
         self.products[node] = before[-1]
         self._set(node, replace(tag, pooled=shape_of(node)[-1] == 1))
 
@@ -426,6 +427,7 @@ class Propagation(Shapes):
         inputs = self._channels_first(node)
         if len(shape_of(node)) != 4:
             refuse(node, "it must pad the channels of n x c x h x w")
-        outputs = Tag(Variable(shape_of(node)[1], positions_of(node)), pooled=inputs.pooled)
-        self.wider.append((inputs.variable, outputs.variable))
+        variable = Variable(shape_of(node)[1], positions_of(node))
+        outputs = Tag.of(variable, pooled=inputs.pooled)
+        self.wider.append((inputs, outputs))
         self._record(node, "pad", outputs)

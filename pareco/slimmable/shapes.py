@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx
 
-from pareco.slimmable.channels import Tag, Variable
+from pareco.slimmable.channels import Tag, Variable, cut, keep_blocks, unify
 from pareco.slimmable.nodes import (
     AXIS,
+    INDEX_ADVICE,
+    PIECES,
+    RESHAPE_ADVICE,
     argument,
-    check_index,
+    block_of,
     expanded_sizes,
-    positions_of,
+    index_parts,
+    known_slice,
     refuse,
     reshaped_sizes,
     rewrite,
@@ -24,7 +30,7 @@ from pareco.slimmable.nodes import (
     spatial_dimensions,
     written_sizes,
 )
-from pareco.slimmable.operations import REDUCTIONS
+from pareco.slimmable.operations import REDUCTIONS, SPLITS, UNBINDS
 
 _FIRST = "its channels must be dimension 1, and they are dimension {}"
 _FIRST_ADVICE = "Permute the features back to n x channels x height x width before it"
@@ -37,21 +43,25 @@ def tie(node: fx.Node, first: Tag, second: Tag, why: str = "") -> None:
     sizes = first.features, second.features
     if sizes[0] != sizes[1]:
         refuse(node, f"{sizes[0]} and {sizes[1]} channels cannot be tied{why}")
-    whole = first.variable.unify(second.variable, first.factor, second.factor)
-    if first.axis != second.axis or not whole:
+    if first.axis != second.axis:
         refuse(node, f"features that must agree are laid out differently{why}")
+    unify(first.segments, second.segments)
 
 
 class Shapes:
     """Assigns a `Tag` to every tensor, and passes it on where dimensions change.
 
-    `views` has the nodes that need no memory of their own. Sizes that hold for the example input
-    alone are rewritten in the graph.
+    `views` has the nodes that need no memory of their own, `pieces` the tags of each piece that a
+    node splits its input into. `splits` has the nodes that split channels: into how many at full
+    width, and which piece alone the node takes, if it is not all. Sizes that hold for the example
+    input alone are rewritten in the graph.
     """
 
     def __init__(self) -> None:
         self.tags: dict[fx.Node, Tag] = {}
         self.views: set[fx.Node] = set()
+        self.pieces: dict[fx.Node, list[Tag]] = {}
+        self.splits: dict[fx.Node, tuple[list[int], int | None]] = {}
         self._averaged: dict[fx.Node, set[int]] = {}
 
     def input_of(self, node: fx.Node) -> Tag:
@@ -111,7 +121,7 @@ class Shapes:
         if tag.axis in over and 0 not in over and len(over) == len(listed):
             if len(after) != len(before):
                 refuse(node, _KEPT, _KEPT_ADVICE)
-            one = Tag(Variable(1, fixed=True), axis=tag.axis, pooled=tag.pooled)
+            one = Tag.of(Variable(1, fixed=True), axis=tag.axis, pooled=tag.pooled)
             return self._set(node, one)
         averaged = set(spatial_dimensions(node, dimensions, len(before), tag.axis))
         axis = tag.axis
@@ -127,42 +137,49 @@ class Shapes:
         self._flatten(node, argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1))
 
     def _flatten(self, node: fx.Node, start: Any, end: Any) -> None:
-        tag, before = self.input_of(node), shape_of(source_of(node))
-        first, last = (dimension % len(before) for dimension in (start, end))
-        beside = first == 1 == tag.axis and last == len(before) - 1  # positions beside channels
-        if first == 0 or (first <= tag.axis <= last and first < last and not beside):
+        if start % len(shape_of(source_of(node))) == 0:
             refuse(node, f"flatten from {start} to {end}", "Flatten from dimension 1 to the last")
-        if beside:
-            factor = tag.factor * positions_of(source_of(node))
-            return self._set(node, replace(tag, factor=factor), view=True)
-        axis = tag.axis - (last - first if last < tag.axis else 0)
-        return self._set(node, replace(tag, axis=axis), view=True)
+        self._set(node, self._regrouped(node), view=True)
 
     def _reshape(self, node: fx.Node) -> None:
-        if self._moves_features(node):
-            return
-        tag = self._channels_first(node)
-        channels = tag.variable.size
-        sizes = written_sizes(node, "size" if node.target == "view" else "shape")
-        source = source_of(node)
-        rewrite(node, source, reshaped_sizes(node, source, sizes, channels))
-        self._set(node, replace(tag, factor=shape_of(node)[1] // channels), view=True)
-
-    def _moves_features(self, node: fx.Node) -> bool:
-        """Return whether a reshape puts the features of one position at another dimension."""
         tag, source = self.input_of(node), source_of(node)
-        after = shape_of(node)
-        places = [at for at, size in enumerate(after) if at and size == tag.features > 1]
-        one = positions_of(source) == 1 and math.prod(after[1:]) == tag.features
-        if not one or len(places) != 1 or (tag.axis == 1 and places == [1]):
-            return False
-        with node.graph.inserting_before(node):
-            sizes = [node.graph.call_method("size", (source, 0)), *[1] * (len(after) - 1)]
-        sizes[places[0]] = -1
-        rewrite(node, source, sizes)
-        node.target = "reshape" if isinstance(node.target, str) else node.target
-        self._set(node, replace(tag, axis=places[0]), view=True)
-        return True
+        sizes = written_sizes(node, "size" if node.target == "view" else "shape")
+        found = self._regrouped(node)
+        rewrite(node, source, reshaped_sizes(node, sizes, block_of(node, tag.axis), found.axis))
+        self._set(node, found, view=True)
+
+    def _regrouped(self, node: fx.Node) -> Tag:
+        """Return the tag of what has the features in the same order, in other dimensions.
+
+        Of several that take the place of the channels, these are the first if those behind it are
+        what each has side by side. Else they are the largest: those before it repeat channels that
+        must be alike, and those behind it are blocks of them.
+        """
+        tag, before, after = self.input_of(node), shape_of(source_of(node)), shape_of(node)
+        held, taken = block_of(node, tag.axis)
+        beside = math.prod(before[tag.axis + 1 : held.stop])
+        repeats = math.prod(before[held.start : tag.axis])
+        tag = tag.scaled(beside)
+        tag = replace(tag, segments=repeats * tag.segments)
+        axis = self._place(tag, after, taken, unflattened=len(before) == 2 or beside > 1)
+        if axis > taken.start and beside > 1:
+            refuse(node, "a reshape that mixes channels with positions", RESHAPE_ADVICE)
+        copies = math.prod(after[taken.start : axis])
+        width = math.prod(after[axis + 1 : taken.stop])
+        first, *others = cut(tag.segments, [tag.features // copies] * copies)
+        for other in others:
+            unify(first, other)
+        keep_blocks(first, width)
+        return replace(replace(tag, segments=first).scaled(1, width), axis=axis)
+
+    @staticmethod
+    def _place(tag: Tag, after: tuple[int, ...], taken: range, *, unflattened: bool) -> int:
+        """Return which of several dimensions get the channels, which had positions beside them."""
+        width = math.prod(after[taken.start + 1 : taken.stop])
+        free = [each.factor for each in tag.leaves if not each.variable.fixed]
+        if unflattened and free and not any(factor % width for factor in free):
+            return taken.start
+        return max(taken, key=lambda each: after[each])
 
     def _expand(self, node: fx.Node) -> None:
         tag, source = self._channels_first(node), source_of(node)
@@ -201,6 +218,95 @@ class Shapes:
         self._set(node, replace(tag, axis=axis), view=True)
 
     def _getitem(self, node: fx.Node) -> None:
-        tag = self._channels_first(node)
-        check_index(node, node.args[1], len(shape_of(source_of(node))))
+        source, index = source_of(node), node.args[1]
+        if source in self.pieces:
+            if not isinstance(index, int):
+                refuse(node, f"pieces of a tensor are indexed with {index}", "Take them by numbers")
+            return self._set(node, self.pieces[source][index], view=True)
+        tag, shape = self.input_of(node), shape_of(source)
+        parts = index_parts(node, index, len(shape), tag.axis)
+        place = axis = 0
+        for at, part in enumerate(parts):
+            if place == tag.axis and part is not None:
+                axis = at - sum(isinstance(each, (int, fx.Node)) for each in parts[:at])
+                tag = self._taken(node, tag, parts, at)
+                break
+            place += part is not None
+        return self._set(node, replace(tag, axis=axis), view=True)
+
+    def _taken(self, node: fx.Node, tag: Tag, parts: list[Any], at: int) -> Tag:
+        """Return the tag of what the slice at a place of an index takes of the channels."""
+        chosen = range(tag.features)[known_slice(node, parts[at])]
+        if len(chosen) == tag.features and chosen.step == 1:
+            parts[at] = slice(None)
+            node.args = (source_of(node), tuple(parts))
+            return tag
+        if chosen.step != 1 or not chosen:
+            refuse(node, "indexing takes channels that are no run", INDEX_ADVICE)
+        sizes = [chosen.start, len(chosen), tag.features - chosen.stop]
+        piece = int(chosen.start > 0)
+        pieces = cut(tag.segments, sizes)
+        self.splits[node] = [size for size in sizes if size], piece
+        rest = [slice(None) if place == at else part for place, part in enumerate(parts)]
+        node.args = (source_of(node), tuple(rest))
+        return replace(tag, segments=pieces[1])
+
+    def _split(self, node: fx.Node) -> None:
+        """Tag the pieces of a tensor, which are as many as at full width."""
+        tag, shapes = self.input_of(node), node.meta[PIECES]
+        rank = len(shape_of(source_of(node)))
+        dimension = argument(node, 2 if node.target in SPLITS else 1, "dim", 0)
+        axis = dimension % rank if isinstance(dimension, int) else 0
+        if axis == 0:
+            refuse(node, "it splits the batch, or no known dimension", "Name the dimension")
+        tags = [tag] * len(shapes)
+        if node.target in UNBINDS:
+            if axis == tag.axis:
+                refuse(node, "it takes the channels one by one", INDEX_ADVICE)
+            tags = [replace(tag, axis=tag.axis - (axis < tag.axis))] * len(shapes)
+        elif axis == tag.axis:
+            sizes = [shape[axis] for shape in shapes]
+            tags = [replace(tag, segments=each) for each in cut(tag.segments, sizes)]
+            self.splits[node] = sizes, None
+        self.pieces[node] = tags
         self._set(node, tag, view=True)
+
+    def _narrow(self, node: fx.Node) -> None:
+        """Take a narrowing for the index that it is."""
+        source = source_of(node)
+        names = enumerate(("dim", "start", "length"), start=1)
+        dimension, start, length = (argument(node, at, name) for at, name in names)
+        rank = len(shape_of(source))
+        if not all(type(each) is int for each in (dimension, start, length)):
+            refuse(node, "it narrows by what is no number", INDEX_ADVICE)
+        parts = [slice(None)] * rank
+        parts[dimension % rank] = slice(start, start + length)
+        node.op, node.target, node.args, node.kwargs = (
+            "call_function",
+            operator.getitem,
+            (source, tuple(parts)),
+            {},
+        )
+        self._getitem(node)
+
+    def _join(self, node: fx.Node) -> None:
+        """Tag tensors one behind the other, along the channels or along another dimension."""
+        listed = argument(node, 0, "tensors")
+        whole = isinstance(listed, (tuple, list)) and all(each in self.tags for each in listed)
+        if not whole or any(each in self.pieces for each in listed):
+            refuse(node, "it joins what is no traced tensor", "Join features alone")
+        first, *others = (self.tags[each] for each in listed)
+        dimension = argument(node, 1, "dim", 0)
+        if not isinstance(dimension, int) or dimension % len(shape_of(node)) == 0:
+            refuse(node, "it joins batches, or along no known dimension", "Name the dimension")
+        dimension %= len(shape_of(node))
+        if any(other.axis != first.axis for other in others):
+            refuse(node, "features that must agree are laid out differently")
+        pooled = first.pooled and all(other.pooled for other in others)
+        if dimension == first.axis and node.target is not torch.stack:
+            segments = sum((other.segments for other in others), first.segments)
+            return self._set(node, replace(first, segments=segments, pooled=pooled))
+        for other in others:
+            tie(node, first, other)
+        axis = first.axis + (node.target is torch.stack and dimension <= first.axis)
+        return self._set(node, replace(first, axis=axis, pooled=pooled))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -15,9 +17,11 @@ from pareco.randomness import global_streams_kept
 from pareco.slimmable.channels import Tag, Variable
 from pareco.slimmable.forms import SlicedTensor
 from pareco.slimmable.graphs import graph_in_both_modes, sharing_copy
-from pareco.slimmable.layers import ChannelPad
+from pareco.slimmable.layers import ChannelPad, ChannelSplit
 from pareco.slimmable.modes import BY_MODE, identity_in_evaluation, module_by_mode
 from pareco.slimmable.nodes import (
+    PIECES,
+    VALUE,
     TracingError,
     argument,
     owner,
@@ -42,13 +46,17 @@ _BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every tensor at its node."""
+    """Runs a graph and notes the shape of every tensor at its node, and the value of numbers."""
 
     def run_node(self, n: fx.Node) -> Any:
         self.current = n
         result = super().run_node(n)
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
+        elif isinstance(result, (tuple, list)) and all(isinstance(x, Tensor) for x in result):
+            n.meta[PIECES] = [tuple(each.shape) for each in result]
+        elif type(result) is int:
+            n.meta[VALUE] = result
         return result
 
 
@@ -68,7 +76,7 @@ def trace(
     """
     _check_example(example_input)
     name = type(model).__name__
-    model, graph, whole = graph_in_both_modes(model)
+    model, graph, whole = graph_in_both_modes(model, _several(example_input))
     held = _held(model, {model.get_submodule(path) for path in _called(graph)}, {})
     _modularize(held, graph, model)
     tried = sharing_copy(held)
@@ -100,6 +108,7 @@ def trace(
     groups = _groups(propagation)
     if not groups:
         raise TracingError(name, "no free channel group: all channels must stay", _NONE_ADVICE)
+    live = _live(graph, propagation)
     tensors = tuple(_slice_tensors(held, graph, propagation, model))
     found = Trace(
         groups=groups,
@@ -107,8 +116,9 @@ def trace(
             *map(propagation.site, propagation.kinds),
             *map(propagation.product_site, propagation.products),
             *tensors,
+            *_split_channels(held, graph, propagation, model),
         ),
-        live=_live(graph, propagation),
+        live=live,
         width_independent_parameters=propagation.width_independent_parameters(),
     )
     return held, graph, found
@@ -263,7 +273,7 @@ def _slice_tensors(
         node.replace_all_uses_with(part, lambda user: user is not part)  # noqa: B023
         own = isinstance(vector.tensor, nn.Parameter) and id(vector.tensor) not in counted
         counted.add(id(vector.tensor))
-        channels = Tag(vector.channels).count()
+        channels = vector.tag.count()
         yield Site(
             name=path,
             kind="tensor",
@@ -276,57 +286,88 @@ def _slice_tensors(
         )
 
 
+def _split_channels(
+    held: nn.Module, graph: fx.Graph, propagation: Propagation, model: nn.Module
+) -> Iterator[Site]:
+    """Put a layer in the place of each node that splits or indexes channels; yield sites."""
+    for node, (sizes, piece) in propagation.splits.items():
+        source = source_of(node)
+        tag = propagation.tags[source]
+        path = _added(
+            held, ChannelSplit(sizes, tag.axis), owner(node), f"{node.name}_in_use", model
+        )
+        with graph.inserting_before(node):
+            pieces = graph.call_module(path, (source,))
+            if piece is None:
+                node.replace_all_uses_with(pieces)
+                graph.erase_node(node)
+            else:
+                part = graph.call_function(operator.getitem, (pieces, piece))
+                node.args = (part, *node.args[1:])
+        yield Site(
+            name=path,
+            kind="split",
+            inputs=tag.count(),
+            outputs=tag.count(),
+            positions=0,
+            kernel=0,
+            vectors=0,
+            repeated=True,
+        )
+
+
 def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
     """Fix what keeps its width: heads, squeeze bottlenecks, and what pads a fixed width."""
     kinds, tags = propagation.kinds, propagation.tags
-    consumers: dict[Variable, list[fx.Node]] = {}
+    consumers: dict[Variable, list[fx.Node]] = defaultdict(list)
+    producers: dict[Variable, list[fx.Node]] = defaultdict(list)
     for node, kind in kinds.items():
-        if kind in ("convolution", "linear", "pad"):
-            consumers.setdefault(propagation.input_of(node).variable.root, []).append(node)
-    squeezes = _squeezes(propagation)
-    classifiers = {node for node in kinds if tags[node].variable.root.fixed}
-    for node, kind in kinds.items():
-        if kind not in ("convolution", "linear"):
-            continue
-        variable = tags[node].variable.root
-        users = consumers.get(variable, [])
-        only_classifies = bool(users) and classifiers.issuperset(users)
-        head = only_classifies and propagation.kernel_of(node) == 1 and variable.producers == 1
-        if (head and not slim_head) or variable in squeezes:
+        for variable in propagation.input_of(node).variables:
+            consumers[variable] += [node] if kind in ("convolution", "linear", "pad") else []
+        for variable in tags[node].variables:
+            producers[variable] += [node] if kind in ("convolution", "linear") else []
+    classifiers = {node for node in kinds if not tags[node].variables}
+    for variable, made in producers.items():
+        users = consumers[variable]
+        alone = all(len(propagation.input_of(node).leaves) == 1 for node in users)
+        only_classifies = bool(users) and alone and classifiers.issuperset(users)
+        head = only_classifies and [propagation.kernel_of(node) for node in made] == [1]
+        squeeze = propagation.gating.issuperset([*made, *map(source_of, made)])
+        if made and ((head and not slim_head) or squeeze):
             variable.fixed = True
-    for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].size):
-        several = narrow.ratio > 1 or wide.ratio > 1  # bounds are between counts of groups
-        wide.root.fixed |= narrow.root.fixed or several
-        narrow.root.fixed |= several
-
-
-def _squeezes(propagation: Propagation) -> set[Variable]:
-    """Return the channels of squeeze bottlenecks: all that puts them out works towards a gate."""
-    produced: dict[Variable, list[fx.Node]] = {}
-    for node, kind in propagation.kinds.items():
-        if kind in ("convolution", "linear"):
-            produced.setdefault(propagation.tags[node].variable.root, []).append(node)
-    return {
-        variable
-        for variable, nodes in produced.items()
-        if propagation.gating.issuperset([*nodes, *map(source_of, nodes)])
-    }
+    steps = propagation.steps()
+    for narrow, wide in sorted(propagation.wider, key=lambda pair: pair[0].features):
+        bound = True  # which is between counts of groups
+        for tag in (narrow, wide):
+            bound &= [steps[each.variable] for each in tag.leaves] == [tag.leaves[0].factor]
+        if not (bound and narrow.variables):
+            wide.fix()
+        if not bound:
+            narrow.fix()
 
 
 def _groups(propagation: Propagation) -> tuple[ChannelGroup, ...]:
-    """Number the free variables in the order of their first producers; return their groups."""
+    """Number the free variables in the order of their first producers; return their groups.
+
+    A part of what a layer puts out is named after the layer and the part.
+    """
     names: dict[Variable, str] = {}
     for node in propagation.kinds:
-        variable = propagation.tags[node].variable.root
-        if not variable.fixed:
-            names.setdefault(variable, str(node.target))
+        tag, start = propagation.tags[node], 0
+        for each in tag.leaves:
+            stop = start + each.features
+            part = f"[{start}:{stop}]" if len(tag.variables) > 1 else ""
+            if not each.variable.fixed:
+                names.setdefault(each.variable, f"{node.target}{part}")
+            start = stop
+    steps = propagation.steps()
     for index, variable in enumerate(names):
-        variable.group = index
+        variable.group, variable.step = index, steps[variable]
     stages = sorted({variable.positions for variable in names}, reverse=True)
     return tuple(
         ChannelGroup(
             name=name,
-            maximum=variable.size,
+            maximum=variable.size * variable.step,
             stage=stages.index(variable.positions),
             step=variable.step,
             at_least=tuple(dict.fromkeys(_narrower(variable, propagation.wider))),
@@ -335,12 +376,13 @@ def _groups(propagation: Propagation) -> tuple[ChannelGroup, ...]:
     )
 
 
-def _narrower(variable: Variable, wider: Sequence[tuple[Variable, Variable]]) -> Iterator[int]:
+def _narrower(variable: Variable, wider: Sequence[tuple[Tag, Tag]]) -> Iterator[int]:
     """Yield the groups that zero-padding makes this one of, directly or through others."""
     for narrow, wide in wider:
-        if wide.root is variable and narrow.root.group is not None:
-            yield narrow.root.group
-            yield from _narrower(narrow.root, wider)
+        for each in narrow.variables if variable in wide.variables else ():
+            assert each.group is not None
+            yield each.group
+            yield from _narrower(each, wider)
 
 
 def _live(graph: fx.Graph, propagation: Propagation) -> tuple[tuple[FeatureCount, ...], ...]:
@@ -366,7 +408,8 @@ def _live(graph: fx.Graph, propagation: Propagation) -> tuple[tuple[FeatureCount
     for now, node in enumerate(nodes):
         if owners[node] is node:
             alive = [n for n in nodes[: now + 1] if owners[n] is n and held_until[n] >= now]
-            steps.append(tuple(propagation.tags[n].count(positions_of(n)) for n in alive))
+            counts = (propagation.tags[n].count(positions_of(n)) for n in alive)
+            steps.append(tuple(part for each in counts for part in each.parts))
     return tuple(steps)
 
 

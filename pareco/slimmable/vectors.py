@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from pareco.slimmable.channels import Tag, Variable
+from pareco.slimmable.channels import Segment, Tag, Variable, unify
 from pareco.slimmable.nodes import refuse, shape_of, source_of
 from pareco.slimmable.operations import ELEMENTWISE_FUNCTIONS, in_place
 
@@ -40,6 +40,11 @@ class Vector:
     def per_channel(self) -> int:
         """How many numbers it has for each channel."""
         return self.tensor.numel() // self.tensor.shape[self.axis or 0]
+
+    @property
+    def tag(self) -> Tag:
+        """Its channels."""
+        return Tag((Segment(self.channels),))
 
 
 class Vectors:
@@ -95,7 +100,7 @@ class Vectors:
         variable = Variable(shape_of(node)[long[0]] if long else 1)
         for each in known:
             if _long(shape_of(each)):
-                variable.unify(self._variables[each])
+                unify([Segment(variable)], [Segment(self._variables[each])])
         self._variables[node] = variable
 
     def meet(self, node: fx.Node, operand: fx.Node, features: fx.Node, tag: Tag) -> None:
@@ -105,25 +110,23 @@ class Vectors:
         alters = in_place(node) and source_of(node) is operand
         if alters or len(shape) > rank or (len(shape) == rank and shape[0] != 1):
             refuse(node, READ, READ_ADVICE)
-        channels = self._variables[operand].root
+        channels = Tag((Segment(self._variables[operand]),))
         if axis < 0 or shape[axis] == 1:
-            channels.fixed = True  # it is one number for all channels: other dimensions are long
+            channels.fix()  # it is one number for all channels: other dimensions are long
             return
-        fixed = tag.variable.root.fixed
         if shape[axis] != tag.features:
             refuse(node, READ, READ_ADVICE)
         vector = self._nodes.get(operand)
         if vector is not None and vector.axis is None:
-            vector.axis, channels.size = axis, shape[axis]
+            vector.axis, vector.channels.size = axis, shape[axis]
         if vector is not None and vector.axis != axis:
             refuse(node, "a tensor has its channels at two dimensions", READ_ADVICE)
-        if fixed or not channels.unify(tag.variable, 1, tag.factor):
-            channels.root.fixed = tag.variable.root.fixed = True
+        unify(channels.segments, tag.segments)
 
     def sliced(self) -> Iterator[tuple[fx.Node, Vector]]:
         """Yield the nodes that read a part, once the channel groups are numbered."""
         for node, vector in self._nodes.items():
-            if vector.channels.root.group is not None:
+            if vector.tag.variables:
                 yield node, vector
 
     def whole(self) -> dict[int, nn.Parameter]:

@@ -8,10 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pareco.slimmable import SlimmableNet, make_slimmable
-from pareco.slimmable.corners import corners
+from pareco.slimmable.corners import Size, corner, corners
 from tests.conftest import tiny_net
 
-SIZES = ((2, 3), (3,), (4, 1), (3, 2))
+SIZES: tuple[Size, ...] = ((2, 3), (3,), (4, 1), (3, 2))
+RUNS: tuple[Size, ...] = (
+    (2, ((0, 1), (3, 5))),
+    (((1, 2), (3, 6)),),
+    (4, 1),
+    (((0, 1), (2, 3)), ((0, 2), (3, 4))),
+)
+"""What is in use of concatenated features."""
 
 
 def parameters() -> list[nn.Parameter]:
@@ -23,8 +30,17 @@ def parameters() -> list[nn.Parameter]:
     ]
 
 
-def sliced(held: Sequence[nn.Parameter]) -> list[Tensor]:
-    return [p[tuple(map(slice, size))] for p, size in zip(held, SIZES, strict=True)]
+def sliced(held: Sequence[nn.Parameter], sizes: Sequence[Size] = SIZES) -> list[Tensor]:
+    """Return what is in use, by indices of torch."""
+    found = []
+    for tensor, size in zip(held, sizes, strict=True):
+        part: Tensor = tensor
+        for dimension, each in enumerate(size):
+            runs = ((0, each),) if isinstance(each, int) else each
+            index = [at for first, stop in runs for at in range(first, stop)]
+            part = part.index_select(dimension, torch.tensor(index))
+        found.append(part)
+    return found
 
 
 def loss(parts: Sequence[Tensor]) -> Tensor:
@@ -45,9 +61,19 @@ def test_values_are_views_of_the_first_entries() -> None:
     assert [each.data_ptr() for each in ours] == [each.data_ptr() for each in held]
 
 
+def test_runs_are_put_together() -> None:
+    held = parameters()
+    ours = corners(held, RUNS)
+    assert same(ours, sliced(held, RUNS))
+    assert corner(held[0], (4, 5, 3)) is held[0]
+
+
+@pytest.mark.parametrize("sizes", [SIZES, RUNS], ids=["first", "runs"])
 @pytest.mark.parametrize("hook", ["none", "gradient", "accumulated"])
 @pytest.mark.parametrize("before", [False, True])
-def test_gradients_add_up_as_those_of_slices(hook: str, before: bool) -> None:
+def test_gradients_add_up_as_those_of_slices(
+    hook: str, before: bool, sizes: Sequence[Size]
+) -> None:
     found, calls = [], 0
 
     def doubled(gradient: Tensor) -> Tensor:
@@ -59,7 +85,7 @@ def test_gradients_add_up_as_those_of_slices(hook: str, before: bool) -> None:
         nonlocal calls
         calls += 1
 
-    for way in (lambda held: corners(held, SIZES), sliced):
+    for way in (corners, sliced):
         held = parameters()
         if before:
             for each in held:
@@ -69,7 +95,7 @@ def test_gradients_add_up_as_those_of_slices(hook: str, before: bool) -> None:
         if hook == "accumulated":
             held[0].register_post_accumulate_grad_hook(noted)
         for _ in range(2):
-            loss(way(held)).backward()
+            loss(way(held, sizes)).backward()
         found.append([each.grad for each in held])
     assert same(*found)
     assert calls == (0 if hook == "none" else 4)
@@ -108,14 +134,15 @@ def test_gradients_that_are_asked_for_are_returned_and_added_to_nothing() -> Non
     assert not any(each.grad is None or each.grad.any() for each in held[1:])
 
 
-def test_gradients_of_gradients() -> None:
+@pytest.mark.parametrize("sizes", [SIZES, RUNS], ids=["first", "runs"])
+def test_gradients_of_gradients(sizes: Sequence[Size]) -> None:
     held = parameters()
 
     def second(parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         firsts = torch.autograd.grad(loss(parts), held, create_graph=True)
         return torch.autograd.grad(sum(each.square().sum() for each in firsts), held)  # type: ignore[arg-type]
 
-    assert same(second(corners(held, SIZES)), second(sliced(held)))
+    assert same(second(corners(held, sizes)), second(sliced(held, sizes)))
 
 
 class Tied(nn.Module):

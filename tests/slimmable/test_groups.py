@@ -1,12 +1,14 @@
 """Convolutions in groups: whole groups go, and what stays is a prefix of the channels."""
 
+import copy
+
 import pytest
 import torch
 from timm.models.regnet import RegNet, RegNetCfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from pareco.slimmable import TracingError, make_slimmable
+from pareco.slimmable import make_slimmable
 from pareco.widths import Widths
 from tests.slimmable.proofs import assert_proven
 
@@ -92,22 +94,24 @@ def test_sums_of_features_of_several_factors() -> None:
     assert shapes == [8, 24]
 
 
-def test_sums_of_counts_with_a_broken_ratio_are_refused() -> None:
-    """Twice the one is three times the other: no width of either is sure to suit."""
+def test_a_sum_of_counts_with_a_broken_ratio() -> None:
+    """Twice the one is three times the other: three channels and two stay or go as one."""
 
     class Broken(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 4, 1)
-            self.twice = nn.Conv2d(6, 12, 1, groups=6)
-            self.thrice, self.fc = nn.Conv2d(4, 12, 1, groups=4), nn.Linear(12, 4)
+            self.a, self.b = nn.Conv2d(3, 12, 1), nn.Conv2d(3, 8, 1)
+            self.twice = nn.Conv2d(12, 24, 1, groups=12)
+            self.thrice, self.fc = nn.Conv2d(8, 24, 1, groups=8), nn.Linear(24, 4)
 
         def forward(self, images: Tensor) -> Tensor:
             both = self.twice(self.a(images)) + self.thrice(self.b(images))
             return self.fc(both.mean((2, 3)))
 
-    with pytest.raises(TracingError, match="'add': features that must agree are laid out diff"):
-        make_slimmable(Broken(), torch.zeros(1, 3, 8, 8))
+    net = assert_proven(Broken(), 8)
+    assert net.space.maxima == (4,)
+    plain = net.extract(Widths([2]))
+    assert [len(plain.get_parameter(f"{name}.weight")) for name in "ab"] == [6, 4]
 
 
 def test_groups_of_the_image_stay() -> None:
@@ -117,12 +121,13 @@ def test_groups_of_the_image_stay() -> None:
     assert net.space.names == ("1", "2")
 
 
-def test_refused_groups_and_widths() -> None:
-    """What a group puts out is no multiple of what it takes in; a width with part of a group."""
+def test_widths_between_groups_are_refused() -> None:
+    """Of a convolution whose groups put out more than they take in, too: 4 of 2 channels make 3."""
     convs = (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 8, 3))
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    with pytest.raises(TracingError, match=r"'1': grouped .*4 groups, 8 to 12 .* a multiple of"):
-        make_slimmable(nn.Sequential(*convs, *head), torch.zeros(1, 3, 8, 8))
+    net = assert_proven(nn.Sequential(*convs, *copy.deepcopy(head)), 8)
+    assert net.space.maxima == (4, 8)
+    assert net.extract(Widths([3, 8])).get_parameter("1.weight").shape == (9, 2, 3, 3)
     convs = (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 8, 3))
     net = make_slimmable(nn.Sequential(*convs, *head), torch.zeros(1, 3, 8, 8))
     assert net.space.names == ("0", "2")

@@ -98,11 +98,7 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
 @pytest.mark.parametrize(
     ("body", "options", "message"),
     [
-        (lambda m, x: torch.cat([x, x], 1), {"features": 16}, "'cat'.*no rule.*residual sums"),
-        (lambda m, x: x.chunk(2, 1)[0], {"features": 4}, "'chunk'.*no rule for 'chunk'.*Rewrite"),
-        (lambda m, x: torch.split(x, 4, 1)[0], {"features": 4}, "'split'.*no rule.*Rewrite"),
-        (lambda m, x: x[:, :4], {"features": 4}, "'getitem'.*of the channels.*Rewrite"),
-        (lambda m, x: x[:1], {}, "'getitem'.*indexing.*spatial dimensions only"),
+        (lambda m, x: x[:1], {}, "'getitem'.*part of the batch.*Index spatial"),
         (lambda m, x: x * m.scale.expand(8, 16, 16), {}, "'scale'.*parameter or buffer.*Rewrite"),
         (lambda m, x: x * m.scale[:1], {}, "'getitem'.*parameter or buffer.*one number for all"),
         (lambda m, x: F.linear(x, m.scale), {}, "'scale'.*parameter or buffer|not run"),
@@ -111,7 +107,6 @@ def assert_slims(model: nn.Module, image: Tensor = IMAGE) -> SlimmableNet:
         (lambda m, x: x + m.part(x), {"part": nn.Conv2d(8, 4, 1)}, "'add'.*do|'add'.*8 and 4"),
         (lambda m, x: x.mean(1)[:, None], {"features": 1}, "'mean'.*keep the batch.*keepdim=True"),
         (lambda m, x: x * x.mean(), {}, "'mean'.*keep the batch and channel.*Rewrite"),
-        (lambda m, x: x.flatten(1, 2).mean(2), {"flat": True}, "'flatten'.*from 1.*dimension 1"),
         (lambda m, x: x.view(1, 8, -1).mean(2), {"flat": True}, "'view'.*keep the batch.*flatten"),
         (lambda m, x: F.pad(x, (0,) * 5 + (x.shape[1],)), {}, "'pad'.*channel padd.*by constants"),
         (lambda m, x: F.pad(x, (0, 0, 0, 0, -2, 0)), {}, "'pad'.*channel padd.*by constants"),
@@ -134,7 +129,6 @@ def test_refused_functions(body: Callable, options: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (nn.Conv2d(8, 12, 3, groups=4), r"grouped convolution \(4 groups, 8 to 12 .*a multiple"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect padding.*Rewrite"),
         (nn.LayerNorm(16), "LayerNorm acts on dimension 3, and the channels are dimension 1.*Perm"),
         (nn.LayerNorm([16, 16]), "LayerNorm acts on dimension 3.*Permute"),
@@ -157,8 +151,6 @@ def named(name: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (lambda: named("densenet121"), (3, 64, 64), "cat in features.denseblock1.*rule.*without"),
-        (lambda: named("resnest14d"), (3, 64, 64), "layer1.0.conv2.*mixes channels"),
         (lambda: named("vit_tiny_patch16_224"), (3, 64, 64), "_assert.*match model.*example input"),
         (
             lambda: Attention(identity),
