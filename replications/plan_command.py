@@ -19,6 +19,7 @@ from replications.catalogue import (
     takes_any_images,
 )
 from replications.run import RunCommand
+from replications.scales import FAST, PUBLISHED
 
 if TYPE_CHECKING:
     from pareco.methods import Method
@@ -187,6 +188,7 @@ class CostsCommand:
         """Print the page; return 0."""
         print(_INTRODUCTION)
         print("\n".join(map(section, planned_names())))
+        print("\n".join([_FAST, *map(fast_row, planned_names())]))
         return 0
 
 
@@ -204,6 +206,29 @@ and search losses once training has ended, *decoded* are images read and decoded
 while a run is under way, *kept* once it has finished. What a plan is, and how near it comes:
 [what is compared](comparison.md).
 """
+
+
+_FAST = """## The scale `fast`
+
+MACs of an image through the full network and the smallest one, and of the training with random
+uniform multipliers: as published, then with channel counts in multiples of 8, as at the scale
+`fast`. The full network is the same.
+
+| experiment | full | smallest | fast | training | fast | fast / published |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def fast_row(name: str) -> str:
+    """Return the row of an experiment in the table of the scale `fast`."""
+    from pareco.reporting.records import amount
+    from pareco.training.preparation import planner_before
+
+    published, fast = (planner_before(experiment_named(name, scale)) for scale in (PUBLISHED, FAST))
+    full = published.cost.macs_at(published.space.largest)
+    smallest = [each.cost.macs_at(each.space.smallest) for each in (published, fast)]
+    training = [each.nominal_training for each in (published, fast)]
+    cells = [name, *map(amount, (full, *smallest, *training)), f"{training[1] / training[0]:.3f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def section(name: str) -> str:

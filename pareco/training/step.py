@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pareco.evaluation import exact
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
 
@@ -60,15 +61,15 @@ def accumulate_gradients(
     with net.at(largest):
         with forward():
             scores = net(images)
-            loss = F.cross_entropy(_exact(scores), labels, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(exact(scores), labels, label_smoothing=label_smoothing)
         backward(loss)
-    learned, soft_labels = [loss.detach()], _exact(scores.detach()).softmax(1)
+    learned, soft_labels = [loss.detach()], exact(scores.detach()).softmax(1)
     on_labels = [_label_loss(scores, labels)]
     for each in others:
         with net.at(each):
             with forward():
                 scores = net(images)
-                loss = F.cross_entropy(_exact(scores), soft_labels)
+                loss = F.cross_entropy(exact(scores), soft_labels)
             backward(loss)
         learned.append(loss.detach())
         on_labels.append(_label_loss(scores, labels))
@@ -76,9 +77,4 @@ def accumulate_gradients(
 
 
 def _label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(_exact(scores.detach()), labels)
-
-
-def _exact(scores: Tensor) -> Tensor:
-    """Return scores of mixed precision in float32."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return F.cross_entropy(exact(scores.detach()), labels)

@@ -117,7 +117,7 @@ LIGHT = {
     "searches --help": (0, "--make-table"),
     "searches --problems tabel": (2, "unknown 'tabel'"),
     "searches --make-table": (2, "--make-table needs the finished run"),
-    "list": (0, "scales (--scale): paper, short, smoke, cpu"),
+    "list": (0, "scales (--scale): paper, fast, short, smoke, cpu"),
     "pareco --help": (0, "profile"),
     "pareco profile --help": (0, "--alpha-min"),
     "pareco profile": (2, "NETWORK"),
