@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from replications.scales import FAST, PUBLISHED
 if TYPE_CHECKING:
     from pareco.methods import Method
     from pareco.training.plan import Planner, RunPlan
+    from replications.plan_times import PlanTimes
 
 _PARTS = ("training", "search", "choice", "test", "total")
 
@@ -32,12 +34,16 @@ _PARTS = ("training", "search", "choice", "test", "total")
 class PlanCommand(RunCommand):
     """Show what the runs of an experiment will take: steps, images, MACs by phase, disk.
 
-    Nothing is trained, and no image is opened. It takes the flags of run, and plans what that would
-    run.
+    Nothing is trained, and no image is opened, unless --measure asks how long that takes here. It
+    takes the flags of run, and plans what that would run.
     """
 
     json: Flag = False
     """Print JSON, with a plan for each run."""
+
+    measure: Flag = False
+    """Time some steps, search losses, asks and evaluation of a throwaway network on this machine,
+    and decoding where --images says of what; say how many hours each method takes, and on what."""
 
     def carried_out(self, console: Console) -> int:
         """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
@@ -50,12 +56,29 @@ class PlanCommand(RunCommand):
         seeds = tuple(dict.fromkeys(self.seed or experiment.seeds))
         planner = planner_before(experiment, self.machine)
         plans = run_plans(planner, methods, seeds)
+        times = chosen._times(planner, methods, plans) if self.measure else None
         if self.json:
-            print(json.dumps(as_json(planner, plans), indent=1))
+            found = as_json(planner, plans)
+            if times is not None:
+                found["measured"] = times.as_json()
+            console.out(json.dumps(found, indent=1))
             return 0
-        for line in lines(planner, plans):
+        for line in (*lines(planner, plans), *(times.lines() if times is not None else ())):
             console.out(line)
         return 0
+
+    def _times(
+        self, planner: Planner, methods: Mapping[str, type[Method]], plans: Plans
+    ) -> PlanTimes:
+        """Return how long the runs take here, as many at a time as `run` would do."""
+        from replications.measuring import Stopwatch
+        from replications.plan_times import PlanTimes
+
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        runs = 1 if together else min(self._workers(), len(plans))
+        first = {method: plan for (method, _), plan in reversed(plans.items())}
+        measured = Stopwatch(planner=planner, machine=self.machine).measured(first, methods, runs)
+        return PlanTimes.of(planner, methods, plans, measured, runs)
 
 
 Plans = dict[tuple[str, int], "RunPlan"]

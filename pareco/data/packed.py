@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -48,7 +48,7 @@ class PackedReader:
     def filename(self, index: int, basename: bool = False) -> str:
         """Return a file's name, with its folders unless `basename`."""
         name = self._names[index]
-        return PurePosixPath(name).name if basename else name
+        return name.rpartition("/")[2] if basename else name
 
 
 def tar_part(tar: Path, listed: Labels) -> Part:
