@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from statistics import median
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -174,7 +174,7 @@ class Stopwatch:
             work = [paced.work(kind, batch) for kind in range(len(paced.kinds))]
         if not self.processes.main:
             return []
-        return fitted(work, [median(each) / _BLOCK for each in zip(*seconds, strict=True)])
+        return fitted(work, [fmean(each[1:]) / _BLOCK for each in zip(*seconds, strict=True)])
 
     def _round(self) -> tuple[_Paced, list[float]]:
         """Return what was done, in a block of steps of each kind, and what each block took."""
@@ -270,7 +270,7 @@ class Stopwatch:
                     evaluator.counts_on(images, some, Counts(), lambda counts: None)
                     seconds[-1] += [middle - begun, self.clock() - middle]
                     work += [[len(some), macs, len(some), macs], [0, 0, len(some), macs]]
-        return fitted(work, [median(each) for each in zip(*seconds, strict=True)])
+        return fitted(work, [fmean(each[1:]) for each in zip(*seconds, strict=True)])
 
     def _asks(
         self, plans: Mapping[str, RunPlan], methods: Mapping[str, type[Method]]
@@ -290,11 +290,11 @@ class Stopwatch:
         }
 
     def _ask(self, config: SearchConfig, count: int, entries: int) -> float:
-        """Return the mean seconds of asks for so many, from one fit of the model to the next."""
+        """Return the mean seconds of asks for so many, over several fits of the model."""
         mobo = searcher(self.planner, config)
         mobo.tell(*history(self.planner, entries))
         mobo.ask(count)
-        asks = max(config.fit_every or 1, 2)
+        asks = 2 * max(config.fit_every or 1, 2)
         begun = self.clock()
         for _ in range(asks):
             mobo.ask(count)
