@@ -250,7 +250,7 @@ class Stopwatch:
         config = EvaluationConfig(calibration_images=len(images), batch_size=size)
         spread = list(net.space.spread(100))
         precision = self.experiment.training.precision
-        work: list[list[float]] = []
+        work: list[Sequence[float]] = []
         seconds: list[list[float]] = []
         ledger = Ledger()
         net.book_in(ledger)
