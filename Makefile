@@ -85,7 +85,7 @@ help:  ## Show this list
 	@printf '  %s\n' $(EXPERIMENTS)
 	@printf '\nand each may be followed by\n'
 	@printf '  %-32s %s\n' \
-	  'SCALE=smoke' 'paper (published; default), fast (bf16), short (1/10 of the epochs), smoke, cpu' \
+	  'SCALE=smoke' 'paper (default), fast (bf16), short (1/10 of the epochs), smoke, cpu' \
 	  'IMAGENET=FOLDER or DATA=FOLDER' 'where the images lie: a folder, or hfds/NAME of the Hugging Face hub' \
 	  'IMAGES=FOLDER (replicate-own)' 'where your own images lie; with NETWORK=lcnet_050 SIZE=64' \
 	  'DATA_NAME=flowers' 'what images are called that are no known data set' \
