@@ -19,6 +19,7 @@ DATA ?=
 DATA_NAME ?=
 NETWORK ?=
 SIZE ?=
+MEASURE ?=
 SET ?=
 NAME ?=
 
@@ -78,13 +79,13 @@ endif
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 	@printf '  %-18s %s\n' replicate-NAME 'Train and measure the methods of an experiment; tables and figures'
-	@printf '  %-18s %s\n' plan-NAME 'Say what that will take, in MACs, images and disk; nothing is trained'
+	@printf '  %-18s %s\n' plan-NAME 'Say what that will take, in MACs, images, disk (and hours: MEASURE=1)'
 	@printf '  %-18s %s\n' report-NAME 'Make its results again from the finished runs (with its SCALE)'
 	@printf '\nNAME is one of\n'
 	@printf '  %s\n' $(EXPERIMENTS)
 	@printf '\nand each may be followed by\n'
 	@printf '  %-32s %s\n' \
-	  'SCALE=smoke' 'paper (as published, default), short (1/10 of the epochs), smoke, cpu' \
+	  'SCALE=smoke' 'paper (default), fast (bf16), short (1/10 of the epochs), smoke, cpu' \
 	  'IMAGENET=FOLDER or DATA=FOLDER' 'where the images lie: a folder, or hfds/NAME of the Hugging Face hub' \
 	  'IMAGES=FOLDER (replicate-own)' 'where your own images lie; with NETWORK=lcnet_050 SIZE=64' \
 	  'DATA_NAME=flowers' 'what images are called that are no known data set' \
@@ -94,6 +95,7 @@ help:  ## Show this list
 	  'GPUS=8' 'one process for each GPU of this machine, all on one network' \
 	  'LAUNCH="srun torchrun ..."' 'any other launcher; GPUS= is then how many processes it starts' \
 	  'WORKERS=16' 'runs at a time; otherwise one on each GPU, or for each CPU core' \
+	  'MEASURE=1 (plan-NAME)' 'time some steps here, and say how many hours and device hours it takes' \
 	  'DECODERS=8' 'processes of each run that decode images; otherwise its part of the cores' \
 	  'SET="--training.epochs 50"' 'any other flags; $(BIN)/python -m replications run digits --help'
 
@@ -113,7 +115,7 @@ $(REPORT): report-%: $(INSTALLED)
 	$(BIN)/python -m replications report $(if $(call given,NAME),$(call quoted,$(NAME)),$(subst -,_,$*)) $(scale)
 
 $(PLAN): plan-%: $(INSTALLED)
-	$(BIN)/python -m replications plan $(subst -,_,$*) $(flags)
+	$(if $(call given,MEASURE),$(launcher) -m,$(BIN)/python -m) replications plan $(subst -,_,$*) $(flags) $(if $(call given,MEASURE),--measure)
 
 replicate-% report-% plan-%:
 	$(error unknown experiment $*; known: $(EXPERIMENTS))

@@ -7,10 +7,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
+
+from pareco.search_config import SearchConfig as SearchConfig
+from pareco.search_config import at_least, require
 
 Granularity = Literal["network", "stage", "layer"]
 Counted = Literal["macs", "params", "activations", "peak_activations"]
@@ -28,22 +30,9 @@ _PLACE = {"place": True}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def _check_name(field_name: str, value: str) -> None:
     named = _NAME.fullmatch(value)
-    _require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
-
-
-def _at_least(least: float, config: Any, *names: str) -> None:
-    """Raise `ValueError` naming the first of these fields that is set and less than `least`."""
-    bound = f"be at least {least}" if least else "not be negative"
-    for name in names:
-        value = getattr(config, name)
-        _require(value is None or value >= least, f"{name} must {bound}, got {value}")
+    require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +78,12 @@ class NetworkConfig:
     ones, which narrow networks keep, have the largest filters. Fresh weights stay as they are."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
-        _at_least(1, self, "divisor", "base_width")
-        _at_least(0, self, "undone_strides")
+        require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
+        at_least(1, self, "divisor", "base_width")
+        at_least(0, self, "undone_strides")
         both = self.pretrained and self.weights is not None
-        _require(not both, "network.pretrained and network.weights: give one of them")
-        _require(
+        require(not both, "network.pretrained and network.weights: give one of them")
+        require(
             self.order_channels or self.pretrained or bool(self.weights or self.started_from),
             "network.order_channels False is about weights to start from: give network.pretrained "
             "or network.weights",
@@ -168,18 +157,18 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_name("data.name", self.name)
-        _at_least(8, self, "image_size")
-        _at_least(1, self, "search_images", "test_images", "train_images")
-        _at_least(0, self, "crop_padding", "lighting", "split_seed")
-        _require(self.split_seed < 2**32, f"split_seed must be below 2^32, got {self.split_seed}")
-        _require(0 < self.central_crop <= 1, "central_crop must be in (0, 1]")
+        at_least(8, self, "image_size")
+        at_least(1, self, "search_images", "test_images", "train_images")
+        at_least(0, self, "crop_padding", "lighting", "split_seed")
+        require(self.split_seed < 2**32, f"split_seed must be below 2^32, got {self.split_seed}")
+        require(0 < self.central_crop <= 1, "central_crop must be in (0, 1]")
         scale = self.crop_scale
-        _require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
-        _require(0 <= self.colour_jitter <= 1, "colour_jitter must be in [0, 1]")
-        _require(len(self.mean) == len(self.std), "mean and std must have the same length")
-        _require(all(value > 0 for value in self.std), "std must be positive")
+        require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
+        require(0 <= self.colour_jitter <= 1, "colour_jitter must be in [0, 1]")
+        require(len(self.mean) == len(self.std), "mean and std must have the same length")
+        require(all(value > 0 for value in self.std), "std must be positive")
         decoded_anew = scale is not None or self.colour_jitter > 0
-        _require(
+        require(
             not (self.in_memory and decoded_anew),
             "crop_scale and colour_jitter work on images as they are decoded: set in_memory=False",
         )
@@ -230,6 +219,10 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward passes; weights and their sums stay in fp32."""
 
+    tf32: bool = True
+    """Whether convolutions and matrix products in fp32 may round their factors to ten bits (TF32)
+    on GPUs that can: several times faster there. Elsewhere it changes nothing."""
+
     channels_last: bool = False
     """Whether images and weights lie in memory with the channel last (faster on GPUs)."""
 
@@ -244,19 +237,19 @@ class TrainingConfig:
     """CPU threads of one run; fixed, as sums in another order give other floats."""
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "epochs", "batch_size", "ask_every_steps", "macs", "cpu_threads")
-        _at_least(0, self, "sampled_per_step", "weight_decay")
-        _require(self.lr_per_256 > 0, f"lr_per_256 must be positive, got {self.lr_per_256}")
+        at_least(1, self, "epochs", "batch_size", "ask_every_steps", "macs", "cpu_threads")
+        at_least(0, self, "sampled_per_step", "weight_decay")
+        require(self.lr_per_256 > 0, f"lr_per_256 must be positive, got {self.lr_per_256}")
         for name in ("lr_per_256", "weight_decay"):
-            _require(math.isfinite(getattr(self, name)), f"{name} must be finite")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
-        _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
-        _require(
+            require(math.isfinite(getattr(self, name)), f"{name} must be finite")
+        require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
+        require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        require(
             self.optimizer == "sgd" or not self.nesterov,
             f"training.nesterov is of sgd alone: with training.optimizer {self.optimizer}, set it "
             "to False (--training.no-nesterov)",
         )
-        _require(
+        require(
             0 <= self.warmup_epochs < self.epochs,
             f"training.warmup_epochs must be from 0 to below training.epochs {self.epochs}, got "
             f"{self.warmup_epochs}",
@@ -274,142 +267,9 @@ class EvaluationConfig:
     """Images per forward pass; calibration takes whole batches."""
 
     def __post_init__(self) -> None:
-        _at_least(2, self, "batch_size")
+        at_least(2, self, "batch_size")
         whole = self.calibration_images >= 1 and self.calibration_images % self.batch_size == 0
-        _require(whole, "calibration_images must be a positive multiple of evaluation.batch_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """Settings of the search; the defaults are the paper's where it names them."""
-
-    budget: float | None = None
-    """Most MACs that a method spends on choosing widths before the test, in training and after it,
-    as a part of those of training; None for the method's own or, where it has none, for what
-    PareCO's own search is planned to spend."""
-
-    part_in_training: float | None = None
-    """Part of a budget, set here or the method's own, that may be spent in training; what is left
-    is for choosing the front. None for the part that PareCO's search, fed alike, is planned to."""
-
-    initial_widths: int = 20
-    """Most entries drawn as network-wise uniform multipliers before the largest and the GPs."""
-
-    beta: float = 0.1
-    """Exploration: the optimistic bounds are mu - sqrt(beta) sigma."""
-
-    reference: float = -3.0
-    """Reference point b of the scalarization, in standard deviations."""
-
-    augmentation: float = 1e-6
-    """Weight of the sum that augments the Tchebyshev maximum."""
-
-    target_bins: int = 50
-    """Bins of the cost range from which a target cost is drawn."""
-
-    trials: int = 10
-    """Most trials of the binary search on the cost's weight."""
-
-    tolerance: float = 0.02
-    """Accepted distance from the target cost, as a fraction of the full network's cost."""
-
-    solver: Literal["tchebyshev", "exact"] | None = None
-    """The paper's, or ours where the cost is known exactly; None for the method's own."""
-
-    targets: int = 3
-    """Most target costs that are drawn for a proposal while minimizers are known, or miss."""
-
-    draws: int = 100
-    """Random draws after which it is taken that there is nothing new."""
-
-    raw_samples: int | None = None
-    """Points from which the inner optimizer's starts are picked; None for 1024, exact 512."""
-
-    starts: int = 4
-    """Points that the inner optimizer refines for each weight or target, in one batch."""
-
-    iterations: int = 30
-    """Most iterations of the inner optimizer."""
-
-    precision: float = 1e-4
-    """What the inner optimizer must still promise to go on, in standard deviations."""
-
-    first_iterations: int = 40
-    """Most iterations of a fit that starts from default hyperparameters."""
-
-    warm_iterations: int = 10
-    """Most iterations of a fit that starts from the last hyperparameters."""
-
-    fit_every: int | None = None
-    """Asks from one fit of the hyperparameters to the next; None for 1, exact 5."""
-
-    restart_every: int = 5
-    """Fits after which one also starts from the defaults; the likelier hyperparameters stay."""
-
-    fit_entries: int = 256
-    """Most entries of the history that a fit of hyperparameters sees."""
-
-    losses_from: Literal["refresh", "training"] | None = None
-    """Where the losses of the history come from in training: measured anew at each request, or from
-    the training's own passes, compared with both ends on the same batch, which costs nothing. None
-    for the method's own; the paper's are measured anew."""
-
-    refresh_images: int | None = None
-    """Images that losses are refreshed on, where more than a training batch in whole ones; None for
-    the method's own, or those of a batch."""
-
-    visits_per_ask: int | None = None
-    """New widths at each request, M of which train at a time; None for the method's own, or M."""
-
-    trains: Literal["newest", "front"] | None = None
-    """Which train between two requests: the newest, or in each step a draw of the front's for half
-    of M and of the newest for the rest. None for the method's own; the paper's are the newest."""
-
-    target_costs: Literal["area", "uniform"] | None = None
-    """Costs are aimed at where the front leaves much area, or as those of random network-wise
-    uniform multipliers are spread; None for the method's own; the paper's go by area."""
-
-    half_life: float | None = None
-    """Part of the training after which a loss that was known counts half against one that is
-    measured; 0: not at all, as in the paper. None for the method's own."""
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")
-        _at_least(1, self, "targets", "draws", "first_iterations", "warm_iterations")
-        _at_least(1, self, "fit_every", "restart_every", "visits_per_ask")
-        _at_least(2, self, "fit_entries", "refresh_images")
-        _at_least(0, self, "budget", "initial_widths", "beta", "augmentation")
-        _at_least(0, self, "tolerance", "precision", "half_life")
-        part = self.part_in_training
-        _require(part is None or 0 <= part <= 1, f"part_in_training must be in [0, 1], got {part}")
-        _require(self.reference < 0, f"reference must be negative, got {self.reference}")
-        finite = ("budget", "beta", "augmentation", "tolerance", "reference", "precision")
-        for name in (*finite, "half_life"):
-            value = getattr(self, name)
-            _require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
-
-    def resolved(self, own: Mapping[str, Any] = MappingProxyType({})) -> SearchConfig:
-        """Return the settings with what is None set: to a method's own values, else its solver's.
-
-        `own` are by the field's name. None stays where it means what is had anyway: the budget,
-        images of a batch, M visits.
-        """
-        mine = {name: value for name, value in vars(self).items() if value is not None}
-        chosen = _PAPERS | dict(own) | mine
-        return replace(self, **(_OF_SOLVERS[chosen["solver"]] | chosen))
-
-
-_PAPERS: dict[str, Any] = {
-    "solver": "tchebyshev",
-    "losses_from": "refresh",
-    "trains": "newest",
-    "target_costs": "area",
-    "half_life": 0.0,
-}
-_OF_SOLVERS: dict[str, dict[str, Any]] = {
-    "tchebyshev": {"raw_samples": 1024, "fit_every": 1},
-    "exact": {"raw_samples": 512, "fit_every": 5},
-}
+        require(whole, "calibration_images must be a positive multiple of evaluation.batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,17 +309,17 @@ class Experiment:
         _check_name("name", self.name)
         for field_name in ("methods", "seeds"):
             values = getattr(self, field_name)
-            _require(bool(values), f"{field_name} must name at least one")
+            require(bool(values), f"{field_name} must name at least one")
             again = ", ".join(str(each) for each, times in Counter(values).items() if times > 1)
-            _require(not again, f"{field_name} must name none twice, and they do {again}")
-        _require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
+            require(not again, f"{field_name} must name none twice, and they do {again}")
+        require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
         tables = self.latency_table or self.latency_from
-        _require(
+        require(
             tables is None or self.cost not in COSTS,
             f"latency_table is for cost latency, and cost is {self.cost}: leave one of them out",
         )
         most = max(self.seeds)
-        _require(most < 2**63, f"seeds must be below 2^63, as records hold them, got {most}")
+        require(most < 2**63, f"seeds must be below 2^63, as records hold them, got {most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,8 +345,8 @@ class Machine:
     processes also heed signals and the clock then. None for 1 on a CPU, 20 on an accelerator."""
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "decoding_workers", "checkpoint_minutes")
-        _at_least(1, self, "read_every_steps")
+        at_least(0, self, "decoding_workers", "checkpoint_minutes")
+        at_least(1, self, "read_every_steps")
 
 
 def check_location(data: DataConfig, images: str | None) -> None:
@@ -495,12 +355,10 @@ def check_location(data: DataConfig, images: str | None) -> None:
     It names the nearest data set that is known.
     """
     embedded, known = data.name in EMBEDDED, data.name in DATA_SETS
-    _require(
-        images is None or not embedded, f"{data.name} is embedded in scikit-learn: no --images"
-    )
+    require(images is None or not embedded, f"{data.name} is embedded in scikit-learn: no --images")
     near = difflib.get_close_matches(data.name, DATA_SETS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    _require(
+    require(
         images is not None or known,
         f"data.name: unknown data set {data.name!r}.{hint} Known: {', '.join(DATA_SETS)}; one of "
         "your own needs --images FOLDER",

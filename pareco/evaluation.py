@@ -131,7 +131,7 @@ def batch_losses(
     with normalized_by_batch(net):
         for each in widths:
             with net.at(each):
-                own = [F.cross_entropy(net(images), labels) for images, labels in parts]
+                own = [F.cross_entropy(exact(net(images)), labels) for images, labels in parts]
             sizes = [len(labels) / count for _, labels in parts]
             losses.append(sum(each * size for each, size in zip(own, sizes, strict=True)))
     return torch.stack(losses)
@@ -146,12 +146,17 @@ class Measurement:
     top5_error: float
 
 
+def exact(scores: Tensor) -> Tensor:
+    """Return scores of mixed precision in float32, for losses; others as they are."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
 def counted(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of losses, the numbers right at first and in five, and of images, `4`.
 
     `scores` is `n x classes`, `labels` `n`; in float32 at least, where they are.
     """
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = exact(scores)
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(scores, labels, reduction="sum")
     images = loss.new_tensor(float(len(labels)))

@@ -64,6 +64,11 @@ def file_identity(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def cache_folder() -> Path:
+    """Return the folder of what is kept for this user and can be had again; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pareco"
+
+
 def sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk, so that they survive a power cut."""
     if path.is_dir() and os.name != "posix":

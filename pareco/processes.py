@@ -19,6 +19,8 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
+from pareco.config import TrainingConfig
+
 
 @dataclass(frozen=True)
 class Share:
@@ -202,6 +204,19 @@ class Processes:
         """Return a context in which forward passes compute in this precision."""
         dtype = _DTYPES[precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def set_arithmetic(training: TrainingConfig) -> None:
+    """Let this process compute as the recipe says: by so many CPU threads, with TF32 or without."""
+    torch.set_num_threads(training.cpu_threads)
+    torch.backends.cuda.matmul.allow_tf32 = training.tf32
+    torch.backends.cudnn.allow_tf32 = training.tf32
+
+
+def tf32_in_use(device: torch.device) -> bool:
+    """Return whether convolutions in fp32 compute in TF32 there: it is let, and the GPU has it."""
+    allowed = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return allowed and torch.cuda.is_tf32_supported()
 
 
 def _digest(tensor: Tensor) -> str:

@@ -295,6 +295,7 @@ class Environment(TypedDict):
     cpu_instructions: NotRequired[str]
     cpu_cores: NotRequired[int | None]
     device: NotRequired[str]
+    tf32: NotRequired[bool]
     processes: NotRequired[int]
     data_fingerprint: NotRequired[str]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from replications.catalogue import (
     takes_any_images,
 )
 from replications.run import RunCommand
+from replications.scales import FAST, PUBLISHED
 
 if TYPE_CHECKING:
     from pareco.methods import Method
     from pareco.training.plan import Planner, RunPlan
+    from replications.plan_times import PlanTimes
 
 _PARTS = ("training", "search", "choice", "test", "total")
 
@@ -31,12 +34,16 @@ _PARTS = ("training", "search", "choice", "test", "total")
 class PlanCommand(RunCommand):
     """Show what the runs of an experiment will take: steps, images, MACs by phase, disk.
 
-    Nothing is trained, and no image is opened. It takes the flags of run, and plans what that would
-    run.
+    Nothing is trained, and no image is opened, unless --measure asks how long that takes here. It
+    takes the flags of run, and plans what that would run.
     """
 
     json: Flag = False
     """Print JSON, with a plan for each run."""
+
+    measure: Flag = False
+    """Time some steps, search losses, asks and evaluation of a throwaway network on this machine,
+    and decoding where --images says of what; say how many hours each method takes, and on what."""
 
     def carried_out(self, console: Console) -> int:
         """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
@@ -49,12 +56,29 @@ class PlanCommand(RunCommand):
         seeds = tuple(dict.fromkeys(self.seed or experiment.seeds))
         planner = planner_before(experiment, self.machine)
         plans = run_plans(planner, methods, seeds)
+        times = chosen._times(planner, methods, plans) if self.measure else None
         if self.json:
-            print(json.dumps(as_json(planner, plans), indent=1))
+            found = as_json(planner, plans)
+            if times is not None:
+                found["measured"] = times.as_json()
+            console.out(json.dumps(found, indent=1))
             return 0
-        for line in lines(planner, plans):
+        for line in (*lines(planner, plans), *(times.lines() if times is not None else ())):
             console.out(line)
         return 0
+
+    def _times(
+        self, planner: Planner, methods: Mapping[str, type[Method]], plans: Plans
+    ) -> PlanTimes:
+        """Return how long the runs take here, as many at a time as `run` would do."""
+        from replications.measuring import Stopwatch
+        from replications.plan_times import PlanTimes
+
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        runs = 1 if together else min(self._workers(), len(plans))
+        first = {method: plan for (method, _), plan in reversed(plans.items())}
+        measured = Stopwatch(planner=planner, machine=self.machine).measured(first, methods, runs)
+        return PlanTimes.of(planner, methods, plans, measured, runs)
 
 
 Plans = dict[tuple[str, int], "RunPlan"]
@@ -187,6 +211,7 @@ class CostsCommand:
         """Print the page; return 0."""
         print(_INTRODUCTION)
         print("\n".join(map(section, planned_names())))
+        print("\n".join([_FAST, *map(fast_row, planned_names())]))
         return 0
 
 
@@ -204,6 +229,29 @@ and search losses once training has ended, *decoded* are images read and decoded
 while a run is under way, *kept* once it has finished. What a plan is, and how near it comes:
 [what is compared](comparison.md).
 """
+
+
+_FAST = """## The scale `fast`
+
+MACs of an image through the full network and the smallest one, and of the training with random
+uniform multipliers: as published, then with channel counts in multiples of 8, as at the scale
+`fast`. The full network is the same.
+
+| experiment | full | smallest | fast | training | fast | fast / published |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def fast_row(name: str) -> str:
+    """Return the row of an experiment in the table of the scale `fast`."""
+    from pareco.reporting.records import amount
+    from pareco.training.preparation import planner_before
+
+    published, fast = (planner_before(experiment_named(name, scale)) for scale in (PUBLISHED, FAST))
+    full = published.cost.macs_at(published.space.largest)
+    smallest = [each.cost.macs_at(each.space.smallest) for each in (published, fast)]
+    training = [each.nominal_training for each in (published, fast)]
+    cells = [name, *map(amount, (full, *smallest, *training)), f"{training[1] / training[0]:.3f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def section(name: str) -> str:

@@ -73,8 +73,9 @@ class RunCommand:
     """Train and measure every method of an experiment with every seed, then report.
 
     Any field of the configuration is a flag; they change what --scale names: paper (as published),
-    short (a tenth of the epochs), cpu (small images, few of them) or smoke (embedded data, a few
-    steps). An interrupted run goes on where it was, a finished one is skipped.
+    fast (the same in bf16, channels in multiples of 8), short (a tenth of the epochs), cpu (small
+    images, few of them) or smoke (embedded data, a few steps). An interrupted run goes on where it
+    was, a finished one is skipped.
     """
 
     of: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]

@@ -18,7 +18,12 @@ from pareco.evaluation import (
 )
 from pareco.ledger import Ledger
 from pareco.processes import Processes, Share
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import (
+    SlimmableNet,
+    calibrated_statistics,
+    make_slimmable,
+    normalized_by_batch,
+)
 from pareco.widths import Widths
 from tests.conftest import tiny_net
 
@@ -119,6 +124,22 @@ def test_an_evaluator_computes_in_the_precision_it_is_given(net: SlimmableNet) -
     assert scores.dtype == torch.bfloat16
     # The same operations; a mean of 32 losses in float32.
     assert rounded == pytest.approx(float(F.cross_entropy(scores.float(), labels)), rel=1e-6)
+
+
+def test_losses_and_statistics_of_mixed_precision_are_in_float32(net: SlimmableNet) -> None:
+    """Bfloat16 has three digits: a loss of it would differ from that of its own scores."""
+    images, labels = some_images(32, 1).normalized(torch.arange(32))
+    widths = net.space.uniform(0.6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = batch_losses(net, (images, labels), [widths])
+        with normalized_by_batch(net), net.at(widths):
+            scores = net(images)
+        statistics = calibrated_statistics(net, widths, [images])
+    assert (found.dtype, scores.dtype) == (torch.float32, torch.bfloat16)
+    # The same operations on the same scores.
+    assert float(found) == pytest.approx(float(F.cross_entropy(scores.float(), labels)), rel=1e-6)
+    for tensors in (statistics.means, statistics.variances):
+        assert {each.dtype for each in tensors.values()} == {torch.float32}
 
 
 def test_calibration_images_are_read_once_for_sub_networks_together(

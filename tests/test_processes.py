@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,9 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pareco import processes as processes_module
-from pareco.processes import Processes, Share, visible_devices
+from pareco.processes import (
+    Processes,
+    Share,
+    set_arithmetic,
+    tf32_in_use,
+    visible_devices,
+)
 from pareco.slimmable.layers import SlicedBatchNorm
 from tests.conftest import tiny_net
+from tests.experiments import TINY
 from tests.two_processes import MEASURED, observed_run
 
 ROOT = Path(__file__).parent.parent
@@ -372,3 +380,18 @@ def test_gpus_have_the_names_by_which_one_is_chosen(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_devices() == names
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_let_or_not_and_in_use_where_the_gpu_has_it(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends, here = torch.backends, replace(TINY.training, cpu_threads=torch.get_num_threads())
+    set_arithmetic(replace(here, tf32=not allowed))
+    set_arithmetic(replace(here, tf32=allowed))
+    assert (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32) == (allowed, allowed)
+    assert (torch.get_float32_matmul_precision() == "high") is allowed
+    for has_it in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda has_it=has_it: has_it)
+        assert tf32_in_use(torch.device("cuda")) is (allowed and has_it)
+        assert tf32_in_use(torch.device("cpu")) is False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from pareco.bundle.sealed import BundleError
 from pareco.config import Machine
 from pareco.data import DataSet, load_data
 from pareco.evaluation import Evaluator
-from pareco.processes import joined_processes
+from pareco.processes import joined_processes, set_arithmetic
 from pareco.reporting.records import read_json
 from pareco.schema import CONFIGURATION, RESULT, SESSIONS
 from pareco.slimmable import SlimmableNet
@@ -47,7 +46,7 @@ class Recalibration:
         On the machine and versions of the run these are what it measured with, bit for bit.
         Raises `BundleError` for a run with batch-norm weights for each network.
         """
-        torch.set_num_threads(self.experiment.training.cpu_threads)
+        set_arithmetic(self.experiment.training)
         sets = len(list((self.folder / "weights").glob("*.safetensors")))
         if sets not in (1, len(front)):
             raise BundleError(f"{self.folder}: {sets} sets of weights, {len(front)} networks")

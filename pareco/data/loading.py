@@ -202,13 +202,15 @@ def _check_memory(images: int, channels: int, config: DataConfig) -> None:
         )
 
 
-def decoding_speed(location: str, processes: int, image_size: int, images: int) -> float:
-    """Return how many images a second so many processes decode, as for training on ImageNet.
+def decoding_speed(
+    location: str, processes: int, image_size: int, images: int, data: DataConfig | None = None
+) -> float:
+    """Return how many images a second so many processes decode, as for this training on `data`.
 
-    In random crops of `image_size` pixels, with colour jitter; timed over so many images, in
-    batches of 64, once each process has begun. Raises as of `load_data`.
+    By default in random crops of `image_size` pixels, with colour jitter, as on ImageNet; timed
+    over so many images, in batches of 64, once each process has begun. Raises as of `load_data`.
     """
-    config = DataConfig(
+    config = data or DataConfig(
         name="speed",
         image_size=image_size,
         in_memory=False,

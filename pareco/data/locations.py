@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from pareco.data.label_lists import BESIDE, are_official, listed_labels, without
 from pareco.data.packed import shard_part, tar_part
 from pareco.data.pixels import HIDDEN, is_hidden, name_order
 from pareco.data.sources import LeftOut, Part, Remainder, Source, numbered_part
+from pareco.data.tar_index import ENDING
+from pareco.files import cache_folder
 
 _NETWORK_SECONDS = 30
 _TEST_NAMES = ("val", "validation", "test")
@@ -89,7 +90,8 @@ def _beside(folder: Path, places: Sequence[Path]) -> tuple[LeftOut, ...]:
     """Return what lies in the folder of a data set beside its splits, and is not read."""
     rest = Remainder("")
     for path in sorted(folder.iterdir()):
-        if path not in places and path.name not in BESIDE:
+        known = path in places or path.name in BESIDE or path.name.endswith(ENDING)
+        if not known:
             rest.add(path.name, HIDDEN if is_hidden(path.name) else "neither of the two splits")
     return rest.listed()
 
@@ -234,7 +236,7 @@ def torchvision_source(name: str) -> Source:
 
     Raises `FileNotFoundError` if the download fails.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pareco"
+    cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f".{name}.lock"), _limited_waiting():

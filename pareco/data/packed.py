@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from pareco.data.class_folders import Labels, kept, labelled
 from pareco.data.pixels import HIDDEN, image_extensions, is_hidden
 from pareco.data.sources import Part, Remainder, counted_classes
+from pareco.data.tar_index import TarIndex, kept_index
 
 _BLOCK = 512
 _FIELD = "a field that is not read"
@@ -34,11 +35,10 @@ class PackedReader:
     Nothing stays open, so that processes share no position in a tar.
     """
 
-    def __init__(self, tars: Sequence[Path], places: Iterable[tuple[int, str, Place]]) -> None:
-        """Take where each file is: its tar's number, its name, its place there."""
-        numbers, names, bounds = zip(*places, strict=True)
+    def __init__(self, tars: Sequence[Path], names: Sequence[str], numbers: np.ndarray) -> None:
+        """Take the names of files, and where each is: its tar's number, and its place there."""
         self._tars, self._names = list(tars), names
-        self._numbers, self._bounds = np.array(numbers), np.array(bounds)
+        self._numbers, self._bounds = numbers[:, 0], numbers[:, 1:3]
 
     def __getitem__(self, index: int) -> tuple[io.BytesIO]:
         """Return a file's content."""
@@ -48,7 +48,7 @@ class PackedReader:
     def filename(self, index: int, basename: bool = False) -> str:
         """Return a file's name, with its folders unless `basename`."""
         name = self._names[index]
-        return PurePosixPath(name).name if basename else name
+        return name.rpartition("/")[2] if basename else name
 
 
 def tar_part(tar: Path, listed: Labels) -> Part:
@@ -58,15 +58,22 @@ def tar_part(tar: Path, listed: Labels) -> Part:
     `FileNotFoundError` if there are no images, `ValueError` if some have no class, or the tar is
     damaged.
     """
+    index = kept_index("class folders", [tar], lambda: _index_of(tar))
     rest = Remainder(tar.name)
-    places = {
-        name: place for name, place in _files_in(tar, rest, nested=True).items() if kept(name, rest)
-    }
-    depth = _depth_of_classes(places)
-    inner = {name.split("/", depth)[depth]: place for name, place in places.items()}
+    rows = {name: row for row, name in enumerate(index.names) if kept(name, rest)}
+    depth = _depth_of_classes(rows)
+    inner = {name.split("/", depth)[depth]: row for name, row in rows.items()}
     names, labels, classes = labelled(inner, listed, str(tar))
-    reader = PackedReader([tar], ((0, name, inner[name]) for name in names))
-    return Part(reader, labels, classes, tar.name, rest.listed())
+    reader = PackedReader([tar], names, index.numbers[[inner[name] for name in names]])
+    return Part(reader, labels, classes, tar.name, (*index.left_out, *rest.listed()))
+
+
+def _index_of(tar: Path) -> TarIndex:
+    """Return the files in a tar, each with the tar's number, which is 0, its offset and size."""
+    rest = Remainder(tar.name)
+    files = _files_in(tar, rest, nested=True)
+    numbers = np.array([(0, *place) for place in files.values()]).reshape(-1, 3)
+    return TarIndex([*files], numbers, rest.listed())
 
 
 def _depth_of_classes(names: Iterable[str]) -> int:
@@ -85,18 +92,22 @@ def shard_part(shards: Sequence[Path]) -> Part:
     `KEY.json` (with "label"); the key ends at the first dot of the file's name, and other fields
     are not read. Raises `ValueError`, naming the shard, where something else is found.
     """
-    place = shards[0].parent.name
-    rest = Remainder(place)
-    samples = [
-        ((number, f"{shard.name}/{name}", bounds), label)
-        for number, shard in enumerate(shards)
-        for name, bounds, label in _samples(shard, rest)
-    ]
-    if not samples:
+    index = kept_index("shards", shards, lambda: _index_of_shards(shards))
+    if not index.names:
         raise ValueError(f"{shards[0]}: there are no images in it, or in those beside it")
-    places, numbers = zip(*samples, strict=True)
-    labels, classes = counted_classes(np.array(numbers), None, shards[0].name)
-    return Part(PackedReader(shards, places), labels, classes, place, rest.listed())
+    labels, classes = counted_classes(index.numbers[:, 3], None, shards[0].name)
+    reader = PackedReader(shards, index.names, index.numbers)
+    return Part(reader, labels, classes, shards[0].parent.name, index.left_out)
+
+
+def _index_of_shards(shards: Sequence[Path]) -> TarIndex:
+    """Return the images in shards, each with the shard's number, its offset, size, and label."""
+    rest, names, numbers = Remainder(shards[0].parent.name), list[str](), list[tuple[int, ...]]()
+    for number, shard in enumerate(shards):
+        for name, place, label in _samples(shard, rest):
+            names.append(f"{shard.name}/{name}")
+            numbers.append((number, *place, label))
+    return TarIndex(names, np.array(numbers).reshape(-1, 4), rest.listed())
 
 
 def _samples(shard: Path, rest: Remainder) -> Iterator[tuple[str, Place, int]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -65,10 +65,9 @@ def is_hidden(name: str) -> bool:
 
 def reason_to_leave_out(name: str) -> str | None:
     """Return why a file, given with its folders, is not read; None for an image by its name."""
-    path = PurePosixPath(name)
-    if any(map(is_hidden, path.parts)):
+    if any(is_hidden(each) for each in name.split("/") if each != "."):
         return HIDDEN
-    return None if path.suffix.lower() in image_extensions() else NO_IMAGE
+    return None if os.path.splitext(name)[1].lower() in image_extensions() else NO_IMAGE
 
 
 def natural_key(name: str) -> list[str | int]:

@@ -327,8 +327,9 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         calls = into.calls[self.name] = into.calls.get(self.name, 0) + 1
         if calls == 1:
             like = input if self.running_mean is None else self.running_mean
+            exact = torch.promote_types(like.dtype, torch.float32)  # as in mixed precision
             for kind in (into.means, into.variances):
-                kind[self.name] = like.new_zeros(self.used_outputs)
+                kind[self.name] = like.new_zeros(self.used_outputs, dtype=exact)
         return into.means[self.name], into.variances[self.name], 1.0 / calls
 
     def plain(self) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pareco.processes import Processes
+from pareco.processes import Processes, tf32_in_use
 
 _PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate"),
@@ -29,6 +29,7 @@ def environment(data_fingerprint: str, processes: Processes) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": _versions(),
         **hardware(processes.device),
+        "tf32": tf32_in_use(processes.device),
         "processes": processes.share.count,
         "data_fingerprint": data_fingerprint,
     }

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from pareco.cost import CostModel
 from pareco.evaluation import OverBudget, SearchEvaluations, final_front
 from pareco.methods import Method, Task, checked_widths
 from pareco.randomness import derived_generator
-from pareco.schema import Phase
+from pareco.schema import PHASES, Phase
 from pareco.search import Mobo
 from pareco.search.mobo import Proposal
 from pareco.search.problem import Key, first_unknown, key
@@ -65,8 +65,11 @@ class RunPlan:
     gradient_steps: int
     images: int
     """That are trained on, each by every network of its step."""
-    evaluations: int
-    """Search losses, those of the choice included."""
+    networks: Mapping[Phase, int]
+    """How many run in each phase: one for each part of a gradient step, each search loss, each of
+    the choice, and each that is tested."""
+    asks: Sequence[tuple[int, int]]
+    """Of each request to the search's models: entries of the history, and how many it asks for."""
     macs: Mapping[Phase, tuple[int, int]]
     decoded: int
     """Images that are read and decoded, as often as they are."""
@@ -74,6 +77,11 @@ class RunPlan:
     """Bytes in the run's folder once it has finished: weights and metrics file."""
     disk_most: int
     """Bytes while it runs: these, and three checkpoints, of which one is being written."""
+
+    @property
+    def evaluations(self) -> int:
+        """Search losses, those of the choice included."""
+        return self.networks["search"] + self.networks["choice"]
 
     @property
     def total(self) -> int:
@@ -236,12 +244,12 @@ class Planner:
     def played(self, kind: type[Method], seed: int, limits: Limits) -> RunPlan:
         """Return what a run within these limits will spend. Raises `OverBudget` if it asks more."""
         spaces = kind.spaces(self.space, self.experiment.training.sampled_per_step)
-        total, every = Counter[str](), self._asks_per_played(kind)
+        total, every, asked = Counter[str](), self._asks_per_played(kind), list[tuple[int, int]]()
         for space in spaces:
             evaluations = SearchEvaluations(self._macs.__getitem__)
             task = method_task(
                 *(self.experiment, space, self.cost, evaluations, seed, self.steps),
-                optimizer=ForeseenMobo,
+                optimizer=partial(ForeseenMobo, asked),
             )
             tau, visited = every * task.ask_every_steps, -(-task.widths_budget // every)
             method = kind(replace(task, ask_every_steps=tau, widths_budget=visited))
@@ -249,14 +257,14 @@ class Planner:
             played = _Played(method, evaluations, limits, every)
             total.update(self._trained(played))
             total.update(self._chosen(played))
-            total["evaluations"] += evaluations.count * every
         images = total["steps"] * self.experiment.training.batch_size
         weights = _FLOAT_BYTES * self.parameters
         kept = len(spaces) * weights + _METRICS_BYTES * total["steps"]
         return RunPlan(
             gradient_steps=total["steps"],
             images=images,
-            evaluations=total["evaluations"],
+            networks={phase: total[f"{phase} networks"] for phase in PHASES},
+            asks=[(every * entries, count) for entries, count in asked for _ in range(every)],
             macs={
                 "training": (total["training"], 2 * total["training"]),
                 "search": (total["search"], 0),
@@ -292,7 +300,7 @@ class Planner:
         config, limits = self.experiment.training, played.limits
         space, evaluations = played.method.task.space, played.evaluations
         images = self._search_batch(type(played.method))
-        forward = search = done = 0.0
+        forward = search = done = trained = measured = 0.0
         asks = 0
         for step, weight in self._steps_played(limits.training is None, played.every):
             part = done / self.steps
@@ -301,10 +309,12 @@ class Planner:
             if part >= 1:
                 break
             evaluations.begin(self._losses, images=images, limit=limits.at(part, self.steps))
-            before = evaluations.spent
+            before, counted = evaluations.spent, evaluations.count
             given = played.method.widths_for_step(step)
             between = checked_widths(played.method, given, "widths_for_step")
-            search += played.every**2 * weight * (evaluations.spent - before)
+            often = played.every**2 * weight
+            search += often * (evaluations.spent - before)
+            measured += often * (evaluations.count - counted)
             asks += evaluations.spent > before
             networks = list(dict.fromkeys((space.largest, *between, space.smallest)))
             if type(played.method).hear is not Method.hear:
@@ -313,12 +323,15 @@ class Planner:
             if limits.training is not None and weight > 1:
                 weight = min(weight, math.ceil(limits.training * (1 - part) / (3 * macs)))
             forward += weight * macs
+            trained += weight * len(networks)
             done += weight
         return {
             "steps": round(done),
             "asks": asks * played.every,
             "training": round(forward),
+            "training networks": round(trained),
             "search": round(min(search, limits.at(1, self.steps))),
+            "search networks": round(measured),
         }
 
     def _steps_played(self, ends: bool, every: int) -> Iterator[tuple[int, float]]:
@@ -335,13 +348,16 @@ class Planner:
     def _chosen(self, played: _Played) -> dict[str, int]:
         """Play what comes after training; return forward MACs."""
         data, evaluations = self.experiment.data, played.evaluations
-        before, limit = evaluations.spent, played.limits.after(evaluations.spent)
+        before, counted = evaluations.spent, evaluations.count
+        limit = played.limits.after(before)
         evaluations.begin(self._final_losses, images=self._choice_images, limit=limit, final=True)
         front = final_front(played.method, evaluations, lambda: None)
         tested = self.test_images + (data.search_split == "holdout") * self.search_images
         return {
             "choice": round(min(played.every * (evaluations.spent - before), limit)),
+            "choice networks": played.every * (evaluations.count - counted),
             "test": tested * sum(self._macs[widths] for widths, _ in front),
+            "test networks": len(front),
         }
 
     @cached_property
@@ -391,13 +407,21 @@ def _noise(widths: Widths) -> float:
 
 
 class ForeseenMobo(Mobo):
-    """Asks as MOBO-RS does, with a draw in the place of its models: no time, and like costs."""
+    """Asks as MOBO-RS does, with a draw in the place of its models: no time, and like costs.
+
+    It notes in `asked` the entries of its history when it is asked, and for how many.
+    """
+
+    def __init__(self, asked: list[tuple[int, int]], *box: Any, **options: Any) -> None:
+        super().__init__(*box, **options)
+        self._asked = asked
 
     def _fitted(self) -> bool:
         return True
 
     def _modelled(self, count: int, known: set[Key]) -> list[Proposal]:
         """Return random coordinates, moved along the diagonal to costs that are aimed at."""
+        self._asked.append((len(self.alphas), count))
         problem, proposals = self._problem(), []
         assert self._cost is not None
         shifts = torch.linspace(-1, 1, _SHIFTS, dtype=torch.double).unsqueeze(1)

@@ -18,6 +18,7 @@ from pareco.data.splits import split_sizes
 from pareco.evaluation import calibration_images
 from pareco.files import file_identity
 from pareco.latency_table import check_table, read_latency_table
+from pareco.processes import set_arithmetic
 from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet, make_slimmable
 from pareco.starting import start_known, started_model
@@ -149,7 +150,7 @@ def planner_before(experiment: Experiment, machine: Machine = Machine()) -> Plan
     `ValueError`, naming the field, for images that do not suffice; `FileNotFoundError`.
     """
     data = experiment.data
-    torch.set_num_threads(experiment.training.cpu_threads)
+    set_arithmetic(experiment.training)
     classes, channels, images, own_test = sizes_before(data, machine)
     sizes = split_sizes(images, own_test, data)
     if sizes[0] < experiment.training.batch_size:

@@ -23,7 +23,7 @@ from pareco.evaluation import (
 )
 from pareco.ledger import Ledger
 from pareco.methods import Method, Task, checked_widths, code_digest
-from pareco.processes import Processes, joined_processes
+from pareco.processes import Processes, joined_processes, set_arithmetic
 from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
 from pareco.slimmable import SlimmableNet
@@ -79,7 +79,7 @@ def execute_run(
     )
     if processes.led(folder.finished):
         return
-    torch.set_num_threads(experiment.training.cpu_threads)
+    set_arithmetic(experiment.training)
     with explained(path), interruptible(), ExitStack() as held:
         session = _Session(folder, method, machine, processes, on_step)
         held.callback(session.data.close)
@@ -314,12 +314,7 @@ class _Session:
         config = self.experiment.evaluation
         train, search = self.data.train, self.data.search
         return Evaluator(
-            net,
-            train,
-            search,
-            config,
-            self.seed,
-            self.processes,
+            *(net, train, search, config, self.seed, self.processes),
             check=check,
             due=self.due,
             tell=lambda: self.data.store.tell(self.processes),

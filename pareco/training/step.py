@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pareco.evaluation import exact
 from pareco.slimmable import SlimmableNet
 from pareco.widths import Widths
 
@@ -71,9 +72,9 @@ def accumulate_gradients(
     def passed(smoothing: float, images: Tensor, labels: Tensor, taught: Tensor) -> Outputs:
         with forward():
             scores = net(images)
-            loss = F.cross_entropy(_exact(scores), taught, label_smoothing=smoothing)
+            loss = F.cross_entropy(exact(scores), taught, label_smoothing=smoothing)
         backward(loss)
-        scores = _exact(scores.detach())
+        scores = exact(scores.detach())
         return loss.detach(), F.cross_entropy(scores, labels), scores
 
     largest, *others = widths
@@ -86,8 +87,3 @@ def accumulate_gradients(
             *losses, _ = run(each, partial(passed, 0.0), images, labels, soft_labels)
         every.append(losses)
     return StepLosses(*map(torch.stack, zip(*every, strict=True)))
-
-
-def _exact(scores: Tensor) -> Tensor:
-    """Return scores of mixed precision in float32."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -6,7 +6,7 @@ import pytest
 
 from pareco.config import Experiment
 from replications.catalogue import experiment_named, experiment_names, name_at, scales_of
-from replications.scales import on_cpu, short, smoke
+from replications.scales import fast, on_cpu, short, smoke
 from tests.experiments import TINY
 
 FIVE = {"pareco", "us_net", "s_net", "random_widths", "two_stage"}
@@ -22,8 +22,8 @@ def test_the_experiments() -> None:
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *OURS])
-def test_every_experiment_has_four_scales_that_say_so_and_keep_what_is_compared(name: str) -> None:
-    assert list(scales_of(name)) == ["paper", "short", "smoke", "cpu"]
+def test_every_experiment_has_five_scales_that_say_so_and_keep_what_is_compared(name: str) -> None:
+    assert list(scales_of(name)) == ["paper", "fast", "short", "smoke", "cpu"]
     published = experiment_named(name)
     assert set(published.methods) >= FIVE or name in OURS
     for scale in ("short", "smoke", "cpu"):
@@ -136,13 +136,32 @@ def test_the_recipes_are_those_of_the_authors_commands(name: str) -> None:
     ("name", "scale", "message"),
     [
         ("imagenet_mbv1", "paper", "unknown experiment 'imagenet_mbv1'. Did you mean 'imagenet_mb"),
-        ("digits", "smok", "unknown scale 'smok'. Did you mean 'smoke'? Known: paper, short, smo"),
+        (
+            "digits",
+            "smok",
+            "unknown scale 'smok'. Did you mean 'smoke'? Known: paper, fast, short, smo",
+        ),
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name: str, scale: str, message: str) -> None:
     with pytest.raises(ValueError, match="Known: ") as refusal:
         experiment_named(name, scale)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_fast_is_the_published_experiment_in_other_arithmetic(name: str) -> None:
+    """Divisors are left as they are where the first stage has no two multiples of 8."""
+    published = experiment_named(name)
+    scaled = experiment_named(name, "fast")
+    narrow = (published.network.base_width or 16) < 16
+    divisor, says = (1, "") if narrow else (8, ", channel counts in multiples of 8")
+    assert scaled.scale == f"fast: bf16{says}"
+    training = replace(published.training, precision="bf16", channels_last=True)
+    network = replace(published.network, divisor=divisor)
+    others = {"name": f"{name}-fast", "scale": scaled.scale}
+    assert scaled == replace(published, network=network, training=training, **others)
+    assert (fast(published).network.divisor == 1) is (name == "digits")
 
 
 def test_short_is_a_tenth_with_the_root_of_as_many_requests() -> None:

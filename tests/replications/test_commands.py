@@ -123,7 +123,7 @@ LIGHT = {
     "feeding --help": (0, "--budgets"),
     "feeding --ways bas": (2, "--ways: unknown 'bas'. Known: base, refresh_images"),
     "feeding --budgets 0": (2, "budgets above 0"),
-    "list": (0, "scales (--scale): paper, short, smoke, cpu"),
+    "list": (0, "scales (--scale): paper, fast, short, smoke, cpu"),
     "pareco --help": (0, "profile"),
     "pareco profile --help": (0, "--alpha-min"),
     "pareco profile": (2, "NETWORK"),

@@ -50,6 +50,14 @@ def test_options_become_flags(options: list[str], flags: str) -> None:
     assert given("replicate-imagenet-mbv2", *options) == [asked]
 
 
+def test_a_plan_is_measured_by_as_many_processes_as_will_train() -> None:
+    asked = ["-m", "replications", "plan", "imagenet_mbv2", "--measure"]
+    assert given("plan-imagenet-mbv2", "MEASURE=1") == [[PYTHON[0], *asked]]
+    torchrun = [".venv/bin/torchrun", "--standalone", "--nproc-per-node", "8"]
+    assert given("plan-imagenet-mbv2", "MEASURE=1", "GPUS=8") == [[*torchrun, *asked]]
+    assert given("plan-imagenet-mbv2", "GPUS=8", MEASURE="1") == [[PYTHON[0], *asked[:-1]]]
+
+
 @pytest.mark.parametrize("variable", ["IMAGENET", "DATA"])
 def test_a_path_may_hold_blanks_and_quotes(tmp_path: Path, variable: str) -> None:
     folder = tmp_path / "my  images, Ann's"

@@ -18,7 +18,7 @@ from replications.catalogue import (
     experiment_names,
     method_named,
 )
-from replications.plan_command import PlanCommand, planned_names, section
+from replications.plan_command import PlanCommand, fast_row, planned_names, section
 from replications.run import RunCommand
 from tests.experiments import TINY
 
@@ -139,5 +139,7 @@ def test_the_page_of_costs_is_what_the_code_says() -> None:
     page = (ROOT / "docs" / "cost-of-the-paper.md").read_text()
     for name in ("digits", "cifar10_resnet20"):
         assert section(name) in page
+        assert f"\n{fast_row(name)}\n" in page
     for name in experiment_names():
-        assert (f"\n## {name}: " in page) != (name not in planned_names() or name == "tiny")
+        planned = name in planned_names() and name != "tiny"
+        assert (f"\n## {name}: " in page) is (f"\n| {name} | " in page) is planned

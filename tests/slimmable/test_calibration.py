@@ -175,6 +175,11 @@ def test_norm_without_running_statistics() -> None:
         torch.testing.assert_close(net(images[0]), net.extract(widths)(images[0]))
     with net.at(widths, found):
         torch.testing.assert_close(net(images[0]), net.extract(widths, found)(images[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = calibrated_statistics(net, widths, images)
+    assert mixed.means["norm"].dtype == mixed.variances["norm"].dtype == torch.float32
+    # Bfloat16 has three digits.
+    torch.testing.assert_close(mixed.means["norm"], found.means["norm"], rtol=0.05, atol=0.05)
 
 
 def test_no_batch_is_refused(net: SlimmableNet) -> None:
