@@ -48,7 +48,9 @@ class PlanCommand(RunCommand):
         methods = {name: chosen.kind_of(name) for name in chosen.method or experiment.methods}
         seeds = tuple(dict.fromkeys(self.seed or experiment.seeds))
         planner = planner_before(experiment, self.machine)
+        asked = {(job.method, job.seed) for job in chosen.jobs()}
         plans = run_plans(planner, methods, seeds)
+        plans = {run: plan for run, plan in plans.items() if run in asked}
         if self.json:
             print(json.dumps(as_json(planner, plans), indent=1))
             return 0
