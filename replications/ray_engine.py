@@ -88,14 +88,16 @@ class RayEngine(AbstractContextManager[Any]):
         signal.signal(signal.SIGTERM, before)  # which Ray has taken
         gpus = 0 if self._on_cpu else int(ray.cluster_resources().get("GPU", 0))
         runs = math.ceil((self._workers or 1) / max(gpus, 1))  # on each GPU
-        asked = {"num_cpus": 0, "num_gpus": 1 / runs} if gpus else {"num_cpus": self._threads}
+        place, options = f"{self._threads} of its CPU cores", {"num_cpus": self._threads}
+        if gpus:
+            place = "a GPU" if runs == 1 else f"1/{runs} of a GPU"
+            options = {"num_cpus": 0, "num_gpus": 1 / runs}
+        # A process for each run, as on this machine; one that a signal ends on its node is retried.
+        again: dict[str, Any] = {"max_calls": 1, "retry_exceptions": [Interrupted]}
+        self._do: Any = ray.remote(**again, **options)(_do)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._telling = ray.remote(_Telling).options(num_cpus=0, scheduling_strategy=here).remote()
-        # A process for each run, as on this machine; one that a signal ends on its node is retried.
-        self._do = ray.remote(max_calls=1, retry_exceptions=[Interrupted], **asked)(_do)
-        place = f"1/{runs} GPU" if runs > 1 else "a GPU"
-        place = place if gpus else f"{self._threads} CPU cores"
-        self._console.print(f"Ray: {len(ray.nodes())} nodes; each run gets {place}")
+        self._console.print(f"Ray: nodes {len(ray.nodes())}; each run gets {place}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -142,7 +144,7 @@ class _Telling:
 def _do(job: Job, number: int, telling: Any, folder: Path) -> JobResult:
     """Do a job, in a process of its own on any node, from the folder that all paths start from."""
     os.chdir(folder)
-    again = ray.get(telling.begin.remote(number)) > 1
+    times: Any = ray.get(telling.begin.remote(number))
     context = ray.get_runtime_context()
     assigned = context.get_assigned_resources()
     kind = "GPU" if assigned.get("GPU") else "CPU"
@@ -151,7 +153,7 @@ def _do(job: Job, number: int, telling: Any, folder: Path) -> JobResult:
     machine = replace(
         job.machine,
         decoding_workers=decoding_workers(job.machine, beside),
-        claim_seconds=_CLAIM_SECONDS if again else job.machine.claim_seconds,
+        claim_seconds=_CLAIM_SECONDS if times > 1 else job.machine.claim_seconds,
     )
     result = job_result(replace(job, machine=machine), partial(telling.tell.remote, number))
     if result.ending == "interrupted":

@@ -81,17 +81,21 @@ class Underway(Protocol):
     @property
     def job(self) -> Job:
         """The job."""
+        ...
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come of it."""
+        ...
 
     @property
     def result(self) -> JobResult:
         """How it ended, once it has."""
+        ...
 
     def reports(self) -> Iterator[StepReport | None]:
         """Yield the steps told of since it was last asked; None where it begins, or goes on."""
+        ...
 
     def stop(self) -> None:
         """Ask it to save and end."""
@@ -105,6 +109,7 @@ class Engine(AbstractContextManager[Any], Protocol):
 
     def begin(self, job: Job, beside: Sequence[Any]) -> Underway:
         """Take on a job, beside others that are under way."""
+        ...
 
     def wait(self, underway: Sequence[Any]) -> None:
         """Return once one of them has ended, or a moment later."""

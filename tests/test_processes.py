@@ -25,6 +25,7 @@ from tests.two_processes import MEASURED, observed_run
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc-per-node=2",
+    "restarting": "torch.distributed.run --standalone --max-restarts=1 --nproc-per-node=2",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
     "--mixed_precision=no --dynamo_backend=no --num_cpu_threads_per_process=1 "
     "--main_process_port=0",
@@ -293,6 +294,22 @@ def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -
     said = ended(launched("torchrun", tmp_path, f"run=us_net/{how}"))
     assert ("SIGKILL" if how == "kill" else "RuntimeError: this process dies") in said
     assert "RuntimeError: this process dies" in (two / "died.txt").read_text()  # of rank 1
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_no_result_where_its_launcher_restarts_it(
+    two: Path, tmp_path: Path
+) -> None:
+    """Bit for bit: both processes go on from the checkpoint after the fourth step."""
+    result = launched("restarting", tmp_path, "us_net=us_net/die-once")
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "SIGKILL" in result.stderr
+    whole, restarted = two / "us_net", tmp_path / "us_net"
+    assert notes(restarted)["widths"] == notes(whole)["widths"][4:]
+    assert largest_difference(weights(whole), weights(restarted, 1)) == 0
+    for name in ("front.csv", "metrics.jsonl"):
+        assert (restarted / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+    assert len(json.loads((restarted / "run/env.json").read_text())) == 2
 
 
 @pytest.mark.parametrize("positions", [(4, 4), (6,), ()])
