@@ -82,21 +82,24 @@ class RayEngine(AbstractContextManager[Any]):
         self._tasks: list[RayTask] = []
 
     def __enter__(self) -> Self:
-        """Join the cluster, or start one on this machine."""
+        """Join the cluster, or start one on this machine; `ConnectionError` says why not."""
         before = signal.getsignal(signal.SIGTERM)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        except Exception as error:  # of any kind, for a cluster that cannot be reached or started
+            raise ConnectionError(f"Ray: {' '.join(f'{error}'.split())}") from error
         signal.signal(signal.SIGTERM, before)  # which Ray has taken
         gpus = 0 if self._on_cpu else int(ray.cluster_resources().get("GPU", 0))
         runs = math.ceil((self._workers or 1) / max(gpus, 1))  # on each GPU
-        place, options = f"{self._threads} of its CPU cores", {"num_cpus": self._threads}
+        place, resources = f"{self._threads} of its CPU cores", {"num_cpus": self._threads}
         if gpus:
             place = "a GPU" if runs == 1 else f"1/{runs} of a GPU"
-            options = {"num_cpus": 0, "num_gpus": 1 / runs}
-        # A process for each run, as on this machine; one that a signal ends on its node is retried.
-        again: dict[str, Any] = {"max_calls": 1, "retry_exceptions": [Interrupted]}
-        self._do: Any = ray.remote(**again, **options)(_do)
+            resources = {"num_cpus": 0, "num_gpus": 1 / runs}
+        remote: Any = ray.remote  # of whose options the types are not declared
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._telling = ray.remote(_Telling).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._telling = remote(num_cpus=0, scheduling_strategy=here)(_Telling).remote()
+        # A process for each run, as on this machine; one that a signal ends on its node is retried.
+        self._do = remote(max_calls=1, retry_exceptions=[Interrupted], **resources)(_do)
         self._console.print(f"Ray: nodes {len(ray.nodes())}; each run gets {place}")
         return self
 

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,22 @@ def cluster() -> Iterator[Cluster]:
         for name, value in (slowly | own).items():
             patch.setenv(name, value)
         node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-        nodes = Cluster(initialize_head=True, head_node_args=node)
+        nodes = started(lambda: Cluster(initialize_head=True, head_node_args=node))
         try:
             for _ in range(2):
-                nodes.add_node(**node)
+                started(lambda: nodes.add_node(**node))
             patch.setenv("RAY_ADDRESS", f"{nodes.address}")
             yield nodes
         finally:
             nodes.shutdown()
+
+
+def started(start: Callable[[], Any]) -> Any:
+    """Return a node, once it has started: Ray itself allows for half a minute, and raises."""
+    for _ in range(9):
+        with suppress(Exception):
+            return start()
+    return start()
 
 
 def engine(console: Console) -> RayEngine:

@@ -272,7 +272,7 @@ def test_a_signal_before_the_workers_hear_is_not_lost(
 ) -> None:
     """It comes while their processes start, and is asked of them once."""
     monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 10_000.0)
-    monkeypatch.setattr(sweep, "_SECONDS_BETWEEN_LOOKS", 0.001)
+    monkeypatch.setattr(sweep, "SECONDS_BETWEEN_LOOKS", 0.001)
     (job,) = jobs_in(tmp_path, "us_net")
 
     def work() -> None:
