@@ -138,7 +138,7 @@ class Processes:
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over processes of a tensor, in double precision, on the CPU."""
-        summed = values.detach().to("cpu", torch.double)
+        summed = values.detach().to("cpu", torch.double, copy=True)  # reduced in place
         if self.several:
             dist.all_reduce(summed, group=self.group)
         return summed
