@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -100,7 +101,8 @@ class RayEngine(AbstractContextManager[Any]):
         self._telling = remote(num_cpus=0, scheduling_strategy=here)(_Telling).remote()
         # A process for each run, as on this machine; one that a signal ends on its node is retried.
         self._do = remote(max_calls=1, retry_exceptions=[Interrupted], **resources)(_do)
-        self._console.print(f"Ray: nodes {len(ray.nodes())}; each run gets {place}")
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        self._console.print(f"Ray: {nodes} nodes; each run gets {place}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -147,7 +149,8 @@ class _Telling:
 def _do(job: Job, number: int, telling: Any, folder: Path) -> JobResult:
     """Do a job, in a process of its own on any node, from the folder that all paths start from."""
     os.chdir(folder)
-    times: Any = ray.get(telling.begin.remote(number))
+    with ThreadPoolExecutor(1) as thread:  # while a task waits in its main one, its cores are lent
+        times = thread.submit(ray.get, telling.begin.remote(number)).result()
     context = ray.get_runtime_context()
     assigned = context.get_assigned_resources()
     kind = "GPU" if assigned.get("GPU") else "CPU"

@@ -104,7 +104,7 @@ def test_runs_are_those_of_the_local_way_though_a_node_is_lost(
     shown = capsys.readouterr().out
     assert failed == [held], shown
     assert "is in use by another process" in shown
-    assert "Ray: nodes 3; each run gets 1 of its CPU cores" in shown
+    assert "Ray: 3 nodes; each run gets 1 of its CPU cores" in shown
     local = jobs_in(Path("local"))
     assert not run_jobs(local, workers=1, console=Console())
     (gone,) = [job for job in jobs if job.folder.resolve() == lost[0].resolve()]
@@ -119,22 +119,24 @@ def test_a_signal_ends_all_with_a_checkpoint(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those that Ray has not begun do not begin."""
-    jobs = jobs_in(tmp_path / "runs", LONG)
+    room = 1 + len(cluster.worker_nodes)
+    (job, *_) = jobs_in(tmp_path / "runs", LONG)
+    jobs = [replace(job, seed=seed) for seed in range(room + 1)]
     begun: list[Job] = []
 
     def work() -> None:
-        wait_for(lambda: sum(steps(job.folder) > 0 for job in jobs) == 2)
+        wait_for(lambda: sum(steps(job.folder) > 0 for job in jobs) == room)
         begun.extend(job for job in jobs if job.folder.exists())
         os.kill(os.getpid(), signal.SIGTERM)
 
     console = Console(width=200)
     with meanwhile(work), pytest.raises(Interrupted) as interrupted:
-        run_jobs(jobs, workers=3, console=console, engine=engine(console))
+        run_jobs(jobs, workers=len(jobs), console=console, engine=engine(console))
     assert interrupted.value.exit_status == 143
     shown = capsys.readouterr().out
-    assert "stopping: 2 runs save their state" in shown
+    assert f"stopping: {room} runs save their state" in shown
     assert [job.folder.exists() for job in jobs] == [job in begun for job in jobs]
-    assert len(begun) == 2
+    assert len(begun) == room
     for job in begun:
         assert checkpoints(job.folder)[-1] == steps(job.folder)
         assert f"interrupted {job} after" in shown
