@@ -150,7 +150,7 @@ def _do(job: Job, number: int, telling: Any, folder: Path) -> JobResult:
     """Do a job, in a process of its own on any node, from the folder that all paths start from."""
     os.chdir(folder)
     with ThreadPoolExecutor(1) as thread:  # while a task waits in its main one, its cores are lent
-        times = thread.submit(ray.get, telling.begin.remote(number)).result()
+        times: Any = thread.submit(ray.get, telling.begin.remote(number)).result()
     context = ray.get_runtime_context()
     assigned = context.get_assigned_resources()
     kind = "GPU" if assigned.get("GPU") else "CPU"
