@@ -12,6 +12,8 @@ EQUAL ?=
 GPUS ?=
 LAUNCH ?=
 WORKERS ?=
+ENGINE ?=
+PART ?=
 DECODERS ?=
 IMAGENET ?=
 IMAGES ?=
@@ -40,13 +42,15 @@ imagenet = $(if $(filter replicate-imagenet-% plan-imagenet-%,$(goal)),$(IMAGENE
 told = $(or $(call given,IMAGES),$(call given,DATA))
 images = $(or $(told),$(if $(smoke),,$(or $(if $(own),$(IMAGES)),$(DATA),$(imagenet))))
 several = $(filter-out 1,$(GPUS))
-launcher = $(or $(LAUNCH),$(BIN)/$(if $(several),torchrun --standalone --nproc-per-node $(GPUS),python))
+launcher = $(or $(LAUNCH),$(BIN)/$(if $(several),torchrun --standalone --max-restarts 3 --nproc-per-node $(GPUS),python))
 scale = $(if $(SCALE),--scale $(SCALE))
 flags = $(scale) \
 	$(if $(METHODS),--methods $(METHODS)) \
 	$(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(call given,EQUAL),--equal $(EQUAL)) \
 	$(if $(call given,WORKERS),--workers $(WORKERS)) \
+	$(if $(call given,ENGINE),--engine $(ENGINE)) \
+	$(if $(call given,PART),--part $(PART)) \
 	$(if $(call given,DECODERS),--decoding-workers $(DECODERS)) \
 	$(if $(images),--images $(call quoted,$(images))) \
 	$(if $(call given,DATA_NAME),--data.name $(call quoted,$(DATA_NAME))) \
@@ -96,6 +100,8 @@ help:  ## Show this list
 	  'LAUNCH="srun torchrun ..."' 'any other launcher; GPUS= is then how many processes it starts' \
 	  'WORKERS=16' 'runs at a time; otherwise one on each GPU, or for each CPU core' \
 	  'MEASURE=1 (plan-NAME)' 'time some steps here, and say how many hours and device hours it takes' \
+	  'ENGINE=ray' 'runs on the cluster of Ray that RAY_ADDRESS names, or on this machine' \
+	  'PART=2/4' 'every fourth run from the second on; four such commands do all' \
 	  'DECODERS=8' 'processes of each run that decode images; otherwise its part of the cores' \
 	  'SET="--training.epochs 50"' 'any other flags; $(BIN)/python -m replications run digits --help'
 

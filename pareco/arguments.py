@@ -30,6 +30,15 @@ def chosen_command(
     return tyro.cli(kind, prog=prog, description=description, args=arguments)
 
 
+def every_nth(part: str | None) -> slice:
+    """Return what a part K/N takes of a list: every N-th, from the K-th on; None: all."""
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", part or "1/1")
+    first, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= parts:
+        raise ValueError(f"part must be K/N with K from 1 to N, such as 2/4, got {part}")
+    return slice(first - 1, None, parts)
+
+
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """Raise `ValueError` in place of the box of lines with which tyro refuses arguments."""

@@ -344,8 +344,12 @@ class Machine:
     """Steps after which their losses are read, so that an accelerator is seldom waited for; several
     processes also heed signals and the clock then. None for 1 on a CPU, 20 on an accelerator."""
 
+    claim_seconds: float = 0.0
+    """Seconds to wait for a run's folder that another process holds, before it is refused: file
+    systems may take that long to notice that a machine which held it is gone."""
+
     def __post_init__(self) -> None:
-        at_least(0, self, "decoding_workers", "checkpoint_minutes")
+        at_least(0, self, "decoding_workers", "checkpoint_minutes", "claim_seconds")
         at_least(1, self, "read_every_steps")
 
 

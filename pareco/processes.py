@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from pareco.config import TrainingConfig
 
@@ -140,7 +141,7 @@ class Processes:
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over processes of a tensor, in double precision, on the CPU."""
-        summed = values.detach().to("cpu", torch.double)
+        summed = values.detach().to("cpu", torch.double, copy=True)  # reduced in place
         if self.several:
             dist.all_reduce(summed, group=self.group)
         return summed
@@ -253,7 +254,7 @@ def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     announced, variable = _announced()
     try:
-        state = PartialState(cpu=on_cpu, timeout=_TIMEOUT)
+        state = PartialState(cpu=on_cpu, timeout=_TIMEOUT, **_meeting_place(announced))
     except ValueError as error:  # it knows of others, and not where they meet
         if announced == 1:
             raise
@@ -265,6 +266,18 @@ def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
         return Processes(own_device)
     share = Share(state.process_index, state.num_processes)
     return Processes(own_device, share, dist.new_group(backend="gloo", timeout=_TIMEOUT))
+
+
+def _meeting_place(announced: int) -> dict[str, Any]:
+    """Return what PartialState needs for several processes of `torchrun` to meet anew.
+
+    In the store that it keeps they would find where those were that it has restarted, and wait.
+    """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if start is None or announced == 1:
+        return {}
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    return {"store": dist.PrefixStore(start, store), "rank": rank, "world_size": count}
 
 
 # What launchers set: torchrun and accelerate; Open MPI; MPICH and Intel MPI; MVAPICH; srun.

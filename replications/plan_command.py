@@ -55,7 +55,9 @@ class PlanCommand(RunCommand):
         methods = {name: chosen.kind_of(name) for name in chosen.method or experiment.methods}
         seeds = tuple(dict.fromkeys(self.seed or experiment.seeds))
         planner = planner_before(experiment, self.machine)
+        asked = {(job.method, job.seed) for job in chosen.jobs()}
         plans = run_plans(planner, methods, seeds)
+        plans = {run: plan for run, plan in plans.items() if run in asked}
         times = chosen._times(planner, methods, plans) if self.measure else None
         if self.json:
             found = as_json(planner, plans)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -15,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from pareco.arguments import Flag
+from pareco.arguments import Flag, every_nth
 from pareco.config import COSTS, Experiment, Machine, as_json, check_location
 from pareco.schema import LATENCY_TABLE, NORMALIZED_APART
 from replications.catalogue import (
@@ -33,7 +31,7 @@ from replications.scales import PUBLISHED
 
 if TYPE_CHECKING:
     from pareco.methods import Method
-    from replications.sweep import Job
+    from replications.sweep import Engine, Job
 
 _START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
 _FREE = ("name", "methods", "seeds", "scale", "training.macs", "latency_from", *_START)
@@ -98,6 +96,13 @@ class RunCommand:
     """What is equal for all methods: epochs and passes (paper), or the MACs before the test: those
     of training.macs or, unless set, what the first method is planned to spend."""
 
+    part: str | None = None
+    """K/N: only every N-th run, from the K-th on; N such commands together do all."""
+
+    engine: Literal["local", "ray"] = "local"
+    """Where runs are done: on this machine, or as tasks of Ray on the cluster that RAY_ADDRESS
+    names, which is this machine where it names none."""
+
     workers: int | None = None
     """Runs at a time; by default one on each GPU, else one for each training.cpu_threads cores."""
 
@@ -139,6 +144,7 @@ class RunCommand:
             raise ValueError(f"seed must not be negative, got {min(self.seed)}")
         if any(seed >= 2**63 for seed in self.seed):
             raise ValueError(f"seed must be below 2^63, got {max(self.seed)}")
+        every_nth(self.part)
 
     def carried_out(self, console: Console) -> int:
         """Run what is left, then report; return the exit status.
@@ -262,8 +268,12 @@ class RunCommand:
         count = self.check or joined_processes(self.machine.device).share.count
         return f"{NORMALIZED_APART} {count} processes" if count > 1 else ""
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> Sequence[Job]:
         """Return the runs that are asked for."""
+        return self.every_job()[every_nth(self.part)]
+
+    def every_job(self) -> Sequence[Job]:
+        """Return the runs of all parts."""
         from replications.sweep import Job
 
         experiment = self.experiment
@@ -276,7 +286,8 @@ class RunCommand:
 
     def all_jobs(self) -> list[Job]:
         """Return the runs that the experiment's report needs, and those that are asked for."""
-        return list(dict.fromkeys((*replace(self, method=(), seed=()).jobs(), *self.jobs())))
+        whole = replace(self, method=(), seed=())
+        return list(dict.fromkeys((*whole.every_job(), *self.every_job())))
 
     def hear_of(self, job: Job) -> None:
         """Hear that a job is done, before the report: nothing, unless a study wants it."""
@@ -299,11 +310,9 @@ class RunCommand:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             failed = sweep.run_jobs_together(asked, console=console)
         else:
-            workers, devices = self._workers(), self._devices()
-            if devices:
-                console.print(f"{workers} runs at a time, in turn on {len(devices)} GPUs")
+            engine, workers = self._engine(len(jobs), console)
             failed = sweep.run_jobs(
-                jobs, workers=workers, devices=devices, console=console, on_done=self.hear_of
+                jobs, workers=workers, engine=engine, console=console, on_done=self.hear_of
             )
         if failed:
             console.print(f"{len(failed)} of {len(jobs)} runs failed, see run.log in:")
@@ -315,7 +324,9 @@ class RunCommand:
             console.print(f"No report yet: {count} runs not finished (such as {waiting[0]}).")
             console.print("With --add the others are reported, together with those on record.")
         elif sweep.is_main_process():
-            self._report(console)
+            from replications.site import write_measured_report
+
+            write_measured_report(self.experiment, self.folders, self.machine, console)
         return 0
 
     def _subject(self) -> str:
@@ -340,37 +351,27 @@ class RunCommand:
             )
         )
 
-    def _report(self, console: Console) -> None:
-        """Measure latencies where a network is new, then write the results."""
-        from pareco.latency import LATENCY_FILE, measure_latencies
-        from pareco.reporting.records import FOLDER, InvalidRecord, read_records
-        from replications.site import write_report
-
-        name, runs, results = self.experiment.name, self.folders.runs, self.folders.results
-        network, here = self.experiment.network.name, runs / name / LATENCY_FILE
-        recorded: list[str] = []
-        with suppress(InvalidRecord):  # then there is nothing to keep
-            made = read_records(results / name)
-            same = (network, self.experiment.data.image_size) == (
-                made.experiment.network,
-                made.experiment.image_size,
-            )
-            if same and made.latency is not None and not here.exists():
-                shutil.copyfile(results / name / FOLDER / LATENCY_FILE, here)
-            if same and self.folders.add:
-                recorded = made.fronts["widths"].tolist()
-        try:
-            with console.status("measuring the latency of the networks on the fronts"):
-                measure_latencies(self.experiment, runs, self.machine, recorded)
-        except (RuntimeError, MemoryError) as error:
-            console.print(f"no latency: {error}", style="yellow", markup=False)
-        write_report(name, self.folders, console)
-
     def _devices(self) -> list[str]:
         """Return the GPUs that runs are spread over."""
         from pareco.processes import visible_devices
 
         return [] if self.machine.device == "cpu" else visible_devices()
+
+    def _engine(self, count: int, console: Console) -> tuple[Engine, int]:
+        """Return what so many runs are done on, and how many it is given at a time."""
+        if self.engine == "ray":
+            try:
+                from replications.ray_engine import RayEngine
+            except ImportError:
+                raise ValueError("--engine ray needs Ray: pip install 'pareco[ray]'") from None
+            engine = RayEngine(self.experiment, self.machine, self.workers, console)
+            return engine, self.workers or count
+        from replications.sweep import LocalPool
+
+        workers, devices = self._workers(), self._devices()
+        if devices:
+            console.print(f"{workers} runs at a time, in turn on {len(devices)} GPUs")
+        return LocalPool(devices), workers
 
     def _workers(self) -> int:
         """Return how many runs go side by side: by default one on each GPU."""
@@ -386,6 +387,10 @@ class RunCommand:
         from pareco.data.loading import decoding_workers
 
         together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.engine == "ray":
+            if together or (self.check or 1) > 1:
+                raise ValueError("--engine ray trains each run in one process: without GPUS=N")
+            return self.machine  # each of Ray's has cores of its own
         runs = 1 if together else min(self._workers(), len(self.jobs()))
         return replace(self.machine, decoding_workers=decoding_workers(self.machine, runs))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from pareco.config import DATA_SETS
+from pareco.config import DATA_SETS, Experiment, Machine
 from pareco.files import write_text
+from pareco.latency import LATENCY_FILE, measure_latencies
 from pareco.reporting import InvalidRecord
 from pareco.reporting.figures import (
     FIGURE_FILES,
@@ -17,7 +20,13 @@ from pareco.reporting.figures import (
     write_figure,
 )
 from pareco.reporting.page import Section, page_html
-from pareco.reporting.records import FOLDER, PUBLISHED_SCALE, ExperimentRecord, Records
+from pareco.reporting.records import (
+    FOLDER,
+    PUBLISHED_SCALE,
+    ExperimentRecord,
+    Records,
+    read_records,
+)
 from pareco.reporting.rendering import terminal
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
@@ -65,6 +74,31 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     for path in written.paths:
         console.out(path)
     write_site(results, console)
+
+
+def write_measured_report(
+    experiment: Experiment, folders: Folders, machine: Machine, console: Console
+) -> None:
+    """Measure latencies where a network is new, then write the results of one experiment."""
+    name, runs, results = experiment.name, folders.runs, folders.results
+    network, here = experiment.network.name, runs / name / LATENCY_FILE
+    recorded: list[str] = []
+    with suppress(InvalidRecord):  # then there is nothing to keep
+        made = read_records(results / name)
+        same = (network, experiment.data.image_size) == (
+            made.experiment.network,
+            made.experiment.image_size,
+        )
+        if same and made.latency is not None and not here.exists():
+            shutil.copyfile(results / name / FOLDER / LATENCY_FILE, here)
+        if same and folders.add:
+            recorded = made.fronts["widths"].tolist()
+    try:
+        with console.status("measuring the latency of the networks on the fronts"):
+            measure_latencies(experiment, runs, machine, recorded)
+    except (RuntimeError, MemoryError) as error:
+        console.print(f"no latency: {error}", style="yellow", markup=False)
+    write_report(name, folders, console)
 
 
 def planned_seeds(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Runs of an experiment: side by side in workers, or each by all processes of a launcher."""
+"""Runs of an experiment: side by side on an engine, or each by all processes of a launcher."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -35,7 +35,7 @@ Ending = Literal["done", "failed", "interrupted", "killed"]
 _STYLES = {"failed": "red", "interrupted": "yellow"}
 _MUCH_WAITING = 10.0  # percent of the time of training
 _SECONDS_TO_SAVE = 300.0
-_SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +83,67 @@ class JobResult:
     problem: str = ""
 
 
+class Underway(Protocol):
+    """A job that an engine has taken on."""
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        ...
+
+    @property
+    def result(self) -> JobResult:
+        """How it ended, once it has."""
+        ...
+
+    def reports(self) -> Iterator[StepReport | None]:
+        """Yield the steps told of since it was last asked; None where it begins, or goes on."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Engine(AbstractContextManager[Any], Protocol):
+    """Where jobs are done; used in a `with`, at whose end nothing is under way."""
+
+    def begin(self, job: Job, beside: Sequence[Any]) -> Underway:
+        """Take on a job, beside others that are under way."""
+        ...
+
+    def wait(self, underway: Sequence[Any]) -> None:
+        """Return once one of them has ended, or a moment later."""
+
+
 def run_jobs(
     jobs: Sequence[Job],
     *,
     workers: int,
     console: Console,
-    devices: Sequence[str] = (),
+    engine: Engine | None = None,
     on_done: Callable[[Job], None] = lambda job: None,
 ) -> list[Job]:
     """Do all jobs, `workers` at a time; return those that failed. Finished runs cost nothing.
 
-    Where GPUs are named each run sees one of them alone, the one that has the fewest. How each ends
-    is shown at once, and `on_done` hears of each that is done. A run whose process is killed is
-    tried again, alone. On SIGTERM or SIGINT no further run is begun, those under way save and end,
-    and `Interrupted` is raised; a second signal, or five minutes, end them at once.
+    They are done on the engine, by default this machine without GPUs of its own for each run. How
+    each ends is shown at once, and `on_done` hears of each that is done. A run whose process is
+    killed is tried again, alone, unless the engine has. On SIGTERM or SIGINT no further run is
+    begun, those under way save and end, and `Interrupted` is raised; a second signal, or five
+    minutes, end them at once.
     """
     if not jobs:
         return []
-    with SweepBars(console, len(jobs)) as bars, interruptible():
-        sweep = _Sweep(bars, devices, on_done)
+    engine = engine or LocalPool()
+    with engine, SweepBars(console, len(jobs)) as bars, interruptible():
+        sweep = _Sweep(bars, engine, on_done)
         try:
             sweep.do(jobs, workers)
             for job in sweep.ended("killed"):
@@ -152,13 +194,25 @@ class SweepBars(Progress):
         self._waited: dict[Job, tuple[int, float]] = {}  # reports, and the sum of their percents
         self._of: dict[Job, TaskID] = {}
 
+    @property
+    def shown(self) -> int:
+        """How many runs have a bar."""
+        return len(self._of)
+
     def begin(self, job: Job) -> None:
-        """Show a bar for a run."""
+        """Show a bar for a run; one that has a bar was cut off, and goes on."""
+        if job in self._of:
+            line = f"the process or machine of {job} was lost: it goes on from its checkpoint"
+            self.console.print(line, markup=False)
+            return
         self._waited[job] = 0, 0.0
         self._of[job] = self.add_task(str(job), total=None, status="starting")
 
-    def show(self, job: Job, report: StepReport) -> None:
-        """Show how far a run is."""
+    def show(self, job: Job, report: StepReport | None) -> None:
+        """Show how far a run is; without a report, that it begins."""
+        if report is None:
+            self.begin(job)
+            return
         reports, percents = self._waited[job]
         self._waited[job] = reports + 1, percents + report.waiting_percent
         status = (
@@ -171,6 +225,10 @@ class SweepBars(Progress):
 
     def end(self, job: Job, result: JobResult) -> None:
         """Replace the bar of a run by a line that says how it ended."""
+        if job not in self._of:
+            if result.ending == "interrupted":
+                return  # it had not begun
+            self.begin(job)
         seconds = self.tasks[self.task_ids.index(self._of[job])].elapsed or 0.0
         self.remove_task(self._of.pop(job))
         if result.ending == "killed":
@@ -194,7 +252,7 @@ class SweepBars(Progress):
         )
 
 
-_KILLED = JobResult(
+KILLED = JobResult(
     "killed", "its worker process was killed (out of memory?); the same command goes on with it"
 )
 
@@ -204,14 +262,19 @@ class Worker:
 
     def __init__(self, job: Job, context: Any, device: str | None) -> None:
         """Begin a process, by a context of `multiprocessing`, on this GPU if one is named."""
-        self.job, self.device, self.result = job, device, _KILLED
+        self.job, self.device, self.result = job, device, KILLED
         self._pipe, theirs = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(job, theirs, device))
         self.process.start()
         theirs.close()
 
-    def reports(self) -> Iterator[StepReport]:
-        """Yield the steps that it has told of since it was last asked."""
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return not self.process.is_alive()
+
+    def reports(self) -> Iterator[StepReport | None]:
+        """Yield the steps that it has told of since it was last asked; None where it begins."""
         with suppress(EOFError, OSError):
             while self._pipe.poll():
                 match self._pipe.recv():
@@ -220,17 +283,43 @@ class Worker:
                     case report:
                         yield report
 
+    def stop(self) -> None:
+        """Ask it to save and end."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+
+class LocalPool(AbstractContextManager[Any]):
+    """The engine of this machine: a process for each run, which sees one of the GPUs named."""
+
+    def __init__(self, devices: Sequence[str] = ()) -> None:
+        """Prepare for runs that get the GPU with the fewest, where any is named."""
+        self._devices, self._context = devices, worker_context(__name__)
+
+    def __exit__(self, *error: object) -> None:
+        """Return; a sweep leaves no worker."""
+
+    def begin(self, job: Job, beside: Sequence[Worker]) -> Worker:
+        """Begin a process for a job, beside others."""
+        used = [worker.device for worker in beside]
+        return Worker(job, self._context, min(self._devices, key=used.count, default=None))
+
+    def wait(self, underway: Sequence[Worker]) -> None:
+        """Return once a process has ended, or a moment later."""
+        processes = [worker.process.sentinel for worker in underway]
+        connection.wait(processes, SECONDS_BETWEEN_LOOKS)
+
 
 class _Sweep:
     """Jobs on their way, and how those that have ended did."""
 
-    def __init__(
-        self, bars: SweepBars, devices: Sequence[str], on_done: Callable[[Job], None]
-    ) -> None:
-        self._bars, self._context, self._devices = bars, worker_context(__name__), devices
-        self._on_done = on_done
+    def __init__(self, bars: SweepBars, engine: Engine, on_done: Callable[[Job], None]) -> None:
+        self._bars, self._engine, self._on_done = bars, engine, on_done
         self._results: dict[Job, JobResult] = {}
-        self._underway: list[Worker] = []
+        self._underway: list[Underway] = []
         self._stopped_by: float | None = None
 
     def ended(self, ending: Ending) -> list[Job]:
@@ -242,30 +331,22 @@ class _Sweep:
         waiting = deque(jobs)
         while self._underway or (waiting and requested() is None):
             while waiting and len(self._underway) < workers and requested() is None:
-                worker = Worker(waiting.popleft(), self._context, self._free_device())
-                self._underway.append(worker)
-                self._bars.begin(worker.job)
-            processes = [worker.process.sentinel for worker in self._underway]
-            connection.wait(processes, _SECONDS_BETWEEN_LOOKS)
+                self._underway.append(self._engine.begin(waiting.popleft(), self._underway))
+            self._engine.wait(self._underway)
             if requested() is not None:
                 self._stop()
-            for worker in list(self._underway):
-                ended = not worker.process.is_alive()
-                for report in worker.reports():
-                    self._bars.show(worker.job, report)
+            for each in list(self._underway):
+                ended = each.ended
+                for report in each.reports():
+                    self._bars.show(each.job, report)
                 if ended:
-                    self._underway.remove(worker)
-                    self._end(worker.job, worker.result, last_try)
-
-    def _free_device(self) -> str | None:
-        """Return the GPU on which the fewest runs are under way; None where none is named."""
-        used = [worker.device for worker in self._underway]
-        return min(self._devices, key=used.count, default=None)
+                    self._underway.remove(each)
+                    self._end(each.job, each.result, last_try)
 
     def kill(self) -> None:
         """End what is under way, at once; the last checkpoints stay."""
-        for worker in self._underway:
-            worker.process.kill()
+        for each in self._underway:
+            each.kill()
 
     def _end(self, job: Job, result: JobResult, last_try: bool) -> None:
         """Note how a job has ended: cut off without a signal to the sweep, it has failed."""
@@ -282,10 +363,10 @@ class _Sweep:
         """Ask what is under way to save and end; do not wait for it forever."""
         if self._stopped_by is None:
             self._stopped_by = time.monotonic() + _SECONDS_TO_SAVE
-            for worker in self._underway:
-                worker.process.terminate()
+            for each in self._underway:
+                each.stop()
             self._bars.console.print(
-                f"stopping: {len(self._underway)} runs save their state "
+                f"stopping: {self._bars.shown} runs save their state "
                 "(a second signal ends them at once)"
             )
         elif insisted() or time.monotonic() > self._stopped_by:
@@ -307,10 +388,11 @@ def _work(job: Job, pipe: connection.Connection, device: str | None) -> None:
     with suppress(Interrupted), interruptible():
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        pipe.send(_result(job, pipe.send))
+        pipe.send(None)
+        pipe.send(job_result(job, pipe.send))
 
 
-def _result(job: Job, on_step: Callable[[StepReport], None]) -> JobResult:
+def job_result(job: Job, on_step: Callable[[StepReport], None]) -> JobResult:
     """Do a job; return how it ended."""
     try:
         _execute(job, on_step)

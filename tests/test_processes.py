@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from tests.two_processes import MEASURED, observed_run
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc-per-node=2",
+    "restarting": "torch.distributed.run --standalone --max-restarts=1 --nproc-per-node=2",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
     "--mixed_precision=no --dynamo_backend=no --num_cpu_threads_per_process=1 "
     "--main_process_port=0",
@@ -294,6 +296,14 @@ def test_a_batch_that_processes_cannot_share_is_refused(two: Path) -> None:
         assert "training.batch_size 99" in (two / f"odd/refused{rank}").read_text()
 
 
+def test_a_total_leaves_what_it_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a measurement under way, which goes on from there once it is kept."""
+    monkeypatch.setattr(dist, "all_reduce", lambda summed, group: summed.mul_(2))
+    counts = torch.tensor([3.0, 4.0], dtype=torch.double)
+    total = Processes(torch.device("cpu"), Share(0, 2)).total(counts)
+    assert (counts.tolist(), total.tolist()) == ([3, 4], [6, 8])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "raise-main"])
 def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -> None:
@@ -301,6 +311,22 @@ def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -
     said = ended(launched("torchrun", tmp_path, f"run=us_net/{how}"))
     assert ("SIGKILL" if how == "kill" else "RuntimeError: this process dies") in said
     assert "RuntimeError: this process dies" in (two / "died.txt").read_text()  # of rank 1
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_no_result_where_its_launcher_restarts_it(
+    two: Path, tmp_path: Path
+) -> None:
+    """Bit for bit: both processes go on from the checkpoint after the fourth step."""
+    result = launched("restarting", tmp_path, "us_net=us_net/die-once")
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "exitcode: -9" in result.stderr
+    whole, restarted = two / "us_net", tmp_path / "us_net"
+    assert notes(restarted)["widths"] == notes(whole)["widths"][4:]
+    assert largest_difference(weights(whole), weights(restarted, 1)) == 0
+    for name in ("front.csv", "metrics.jsonl"):
+        assert (restarted / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+    assert len(json.loads((restarted / "run/env.json").read_text())) == 2
 
 
 @pytest.mark.parametrize("positions", [(4, 4), (6,), ()])

@@ -74,7 +74,9 @@ def observed_run(folder: Path, method: str, *, rank: int, accident: str = "") ->
     ):
         often = replace(MACHINE, checkpoint_minutes=0)
         seldom = replace(MACHINE, read_every_steps=3)
-        machine = {"differ": often, "late": seldom, "terminate": seldom}.get(accident, MACHINE)
+        machine = {"differ": often, "die-once": often, "late": seldom, "terminate": seldom}.get(
+            accident, MACHINE
+        )
         options: Any = {"on_step": lambda report: None, "machine": machine}
         experiment = replace(GENTLE, training=training)
         execute_run(experiment, kind, 0, folder / "run", **options)
@@ -107,8 +109,9 @@ def happen(accident: str, rank: int) -> None:
     """Let this process come to grief, or ask it to end."""
     if (accident, rank) in (("raise", 1), ("raise-main", 0)):
         raise RuntimeError("this process dies")
-    ends = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}
-    if rank == 1 and accident in ends:
+    ends = {"kill": signal.SIGKILL, "die-once": signal.SIGKILL, "terminate": signal.SIGTERM}
+    again = accident == "die-once" and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+    if rank == 1 and accident in ends and not again:
         os.kill(os.getpid(), ends[accident])
 
 

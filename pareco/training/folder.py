@@ -174,15 +174,15 @@ class RunFolder:
         return self.done
 
     @contextmanager
-    def claimed(self, data: DataSet, processes: Processes) -> Iterator[None]:
+    def claimed(self, data: DataSet, processes: Processes, seconds: float = 0.0) -> Iterator[None]:
         """Hold the folder inside the `with` block; write configuration, splits and environment.
 
-        Raises `RunError` if another process holds it, or it holds a run of another configuration
-        or of other data.
+        Raises `RunError` if another process holds it, so many seconds on still, or it holds a run
+        of another configuration or of other data.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            held = FileLock(self.path / ".lock", timeout=0).acquire()
+            held = FileLock(self.path / ".lock", timeout=seconds).acquire()
         except Timeout:
             raise RunError(f"{self.path} is in use by another process") from None
         with held:  # and not the lock itself, which would count a second time

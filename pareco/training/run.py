@@ -86,7 +86,7 @@ def execute_run(
         session.check_same_images()
 
         def left_to_do() -> bool:
-            held.enter_context(folder.claimed(session.data, processes))
+            held.enter_context(folder.claimed(session.data, processes, machine.claim_seconds))
             return not folder.done  # another process may have ended it meanwhile
 
         if processes.led(left_to_do):

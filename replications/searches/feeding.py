@@ -118,8 +118,8 @@ class FeedingCommand(RunCommand):
                 )
         return found
 
-    def jobs(self) -> list[FedRun]:  # type: ignore[override]
-        """Return the runs that are asked for, seed by seed."""
+    def every_job(self) -> Sequence[FedRun]:
+        """Return the runs of all parts, seed by seed."""
         from replications.searches.fed_runs import FedRun
 
         return [
@@ -151,7 +151,7 @@ class FeedingCommand(RunCommand):
         from pareco.training.preparation import planner_before
 
         least = min(self.budgets)  # what this pays for, more will
-        left = {job.way: job for job in self.jobs() if job.budget == least and not job.done}
+        left = {job.way: job for job in self.every_job() if job.budget == least and not job.done}
         if not left:
             return
         planner = planner_before(self.experiment, self.machine)
@@ -208,7 +208,7 @@ class FeedingCommand(RunCommand):
         """Write the record of all runs that have finished, and what is made of it."""
         from replications.searches.comparison import write_search_results
 
-        if finished := [run for run in self.jobs() if run.done]:
+        if finished := [run for run in self.every_job() if run.done]:
             self._record(finished)
         write_search_results(self._folder)
         console.out(self._folder)

@@ -93,6 +93,11 @@ LIGHT = {
     "run digits --network.no-order-channels": (2, "network.order_channels False is about weights"),
     "run digits --network.pretrained --network.weights a.pt": (2, "give one of them"),
     "run digits --workers 0": (2, "workers must be at least 1"),
+    "run digits --part 0/4": (2, "part must be K/N with K from 1 to N, such as 2/4, got 0/4"),
+    "run digits --part 5/4": (2, "part must be K/N with K from 1 to N, such as 2/4, got 5/4"),
+    "run digits --part half": (2, "part must be K/N with K from 1 to N, such as 2/4, got half"),
+    "run digits --engine rey": (2, "'--engine'. Expected one of ('local', 'ray')"),
+    "run digits --claim-seconds -1": (2, "claim_seconds must not be negative"),
     "run digits --device gpu": (2, "'--device'. Expected one of ('auto', 'cpu')"),
     "run digits --checkpoint-minutes -1": (2, "checkpoint_minutes must not be negative"),
     "run digits --images /no/where": (2, "--images /no/where: no such folder; meanwhile, on emb"),
@@ -201,6 +206,7 @@ def test_a_bad_request_is_one_line_and_status_2(light: dict[str, Any], line: str
             "data.in_memory: 1797 images of ",
         ),
         (["run", "tiny", "--seed", f"{2**63}"], "seed must be below 2^63"),
+        (["run", "tiny", "--engine", "ray", "--check", "2"], "--engine ray trains each run in one"),
         (["run", "tiny", "--evaluation.calibration-images", "800"], "calibration_images: 800"),
         (
             ["run", "tiny", "--methods", "s_net", "--training.sampled-per-step", "30"],
@@ -329,6 +335,29 @@ def chosen_by(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> list[Job
     monkeypatch.setattr(sweep, "run_jobs", lambda jobs, **options: asked.extend(jobs) or [])
     assert main(["run", "tiny", *arguments]) == 0
     return asked
+
+
+def test_parts_are_every_nth_run_and_together_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--seeds", "3", "4", "5"]
+    jobs = [str(job) for job in chosen_by(monkeypatch, flags)]
+    parts = [
+        [str(job) for job in chosen_by(monkeypatch, [*flags, "--part", f"{k}/4"])]
+        for k in (1, 2, 3, 4)
+    ]
+    assert parts == [[jobs[0], jobs[4]], [jobs[1], jobs[5]], [jobs[2]], [jobs[3]]]
+    assert not chosen_by(monkeypatch, [*flags, "--part", "8/9"])
+
+
+@pytest.mark.slow
+def test_the_last_part_reports_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny", "--part", "2/2"]) == 0
+    assert "No report yet: 1 of 2 runs not finished" in capsys.readouterr().out
+    assert main(["plan", "tiny", "--part", "2/2", "--json"]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)["runs"]
+    assert planned["method"] == "us_net"
+    assert main(["run", "tiny", "--part", "1/2"]) == 0
+    fronts = (tmp_path / "results/tiny/records/fronts.csv").read_text().splitlines()
+    assert {line.split(",")[1] for line in fronts[1:]} == {"pareco", "us_net"}
 
 
 def test_a_scale_is_the_default_that_other_flags_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def test_every_experiment_can_be_replicated_and_reported(name: str) -> None:
         (["SCALE=short", "METHODS=us_net s_net"], "--scale short --methods us_net s_net"),
         (["SEEDS=0 1", "SET=--workers 1 --device cpu"], "--seeds 0 1 --workers 1 --device cpu"),
         (["WORKERS=16", "DECODERS=8"], "--workers 16 --decoding-workers 8"),
+        (["ENGINE=ray", "PART=2/4"], "--engine ray --part 2/4"),
         (["IMAGENET=hfds/a/b"], "--images hfds/a/b"),  # a data set of the hub is no folder
         (["GPUS=1"], ""),
     ],
@@ -88,7 +89,7 @@ def test_ones_own_images_network_and_size_become_flags(tmp_path: Path) -> None:
 def test_what_the_environment_holds_for_others_leaks_into_no_command(
     goal: list[str], flags: list[str], tmp_path: Path
 ) -> None:
-    names = ("IMAGENET", "IMAGES", "NETWORK", "SIZE", "NAME", "DATA_NAME")
+    names = ("IMAGENET", "IMAGES", "NETWORK", "SIZE", "NAME", "DATA_NAME", "ENGINE", "PART")
     assert given(*goal, **dict.fromkeys(names, str(tmp_path))) == [[*PYTHON, *flags]]
 
 
@@ -110,7 +111,7 @@ def test_images_given_to_a_scale_that_has_its_own_are_told_so_that_they_are_refu
 @pytest.mark.parametrize(
     ("options", "launcher"),
     [
-        (["GPUS=8"], ".venv/bin/torchrun --standalone --nproc-per-node 8"),
+        (["GPUS=8"], ".venv/bin/torchrun --standalone --max-restarts 3 --nproc-per-node 8"),
         (["GPUS=8", "LAUNCH=srun torchrun --nnodes 2"], "srun torchrun --nnodes 2"),
     ],
 )

@@ -28,7 +28,7 @@ from pareco.training import NonFiniteLoss, RunError, StepReport
 from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
-from replications.sweep import Job, JobResult, run_jobs
+from replications.sweep import Job, JobResult, LocalPool, run_jobs
 from tests.experiments import TINY
 
 ROOT = Path(sweep.__file__).parent.parent
@@ -110,15 +110,17 @@ class Underway:
     context: Any
     device: str | None
     result: JobResult = field(default_factory=lambda: JobResult("done"))
-    lives: int = 3
+    lives: int = 2
+
+    process: Any = field(default_factory=lambda: SimpleNamespace(sentinel=0))
 
     @property
-    def process(self) -> Any:
+    def ended(self) -> bool:
         self.lives -= 1
-        return SimpleNamespace(sentinel=0, is_alive=lambda: self.lives > 0)
+        return self.lives == 0
 
-    def reports(self) -> list[StepReport]:
-        return []
+    def reports(self) -> list[StepReport | None]:
+        return [None]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_each_run_gets_the_gpu_with_the_fewest(
     monkeypatch.setattr(sweep, "Worker", worker)
     monkeypatch.setattr(sweep.connection, "wait", lambda *_: None)
     jobs = [replace(job, seed=n) for n in range(5) for job in jobs_in(tmp_path, "us_net")]
-    assert not run_jobs(jobs, workers=workers, console=Console(), devices=devices)
+    assert not run_jobs(jobs, workers=workers, console=Console(), engine=LocalPool(devices))
     assert [each.device for each in begun] == expected
 
 
@@ -154,11 +156,11 @@ def test_a_run_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     forever = SimpleNamespace(join=threading.Event().wait)
     monkeypatch.setattr(sweep.multiprocessing, "parent_process", lambda: forever)
     seen = []
-    monkeypatch.setattr(sweep, "_result", lambda *_: os.environ["CUDA_VISIBLE_DEVICES"])
+    monkeypatch.setattr(sweep, "job_result", lambda *_: os.environ["CUDA_VISIBLE_DEVICES"])
     pipe = SimpleNamespace(send=seen.append)
     sweep._work(jobs_in(tmp_path, "us_net")[0], pipe, "5")  # type: ignore[arg-type]
     sweep._work(jobs_in(tmp_path, "us_net")[0], pipe, None)  # type: ignore[arg-type]
-    assert seen == ["5", "5"]
+    assert seen == [None, "5", None, "5"]
 
 
 def test_a_run_that_waits_for_its_images_says_what_helps(
@@ -270,7 +272,7 @@ def test_a_signal_before_the_workers_hear_is_not_lost(
 ) -> None:
     """It comes while their processes start, and is asked of them once."""
     monkeypatch.setattr(sweep, "_SECONDS_TO_SAVE", 10_000.0)
-    monkeypatch.setattr(sweep, "_SECONDS_BETWEEN_LOOKS", 0.001)
+    monkeypatch.setattr(sweep, "SECONDS_BETWEEN_LOOKS", 0.001)
     (job,) = jobs_in(tmp_path, "us_net")
 
     def work() -> None:
@@ -319,7 +321,7 @@ def test_what_is_expected_to_go_wrong_is_told_without_a_traceback(
 
     monkeypatch.setattr(sweep, "execute_run", fails)
     (job,) = jobs_in(tmp_path, METHODS[0])
-    result = sweep._result(job, lambda report: None)
+    result = sweep.job_result(job, lambda report: None)
     assert (result.ending, "Traceback" in result.problem) == ("failed", kind is ArithmeticError)
     assert "why" in result.problem
 

@@ -1,12 +1,14 @@
 import json
 import logging
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from pareco.config import Experiment
@@ -113,6 +115,17 @@ def test_one_claim_at_a_time(begun: RunFolder) -> None:
         pytest.fail("claimed twice")
     with begun.claimed(data, ALONE):
         pass
+
+
+def test_a_claim_may_wait_for_one_that_ends(begun: RunFolder) -> None:
+    """As of a machine that is lost, whose lock the file system gives up in the end."""
+    data, held = load_data(TINY.data), FileLock(begun.path / ".lock", thread_local=False)
+    held.acquire()
+    timer = threading.Timer(0.2, held.release)
+    timer.start()
+    with folder(begun.path).claimed(data, ALONE, seconds=600):
+        assert not held.is_locked
+    timer.join()
 
 
 def test_a_claim_ends_with_its_block_though_its_error_is_kept(begun: RunFolder) -> None:
