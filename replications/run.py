@@ -391,7 +391,7 @@ class RunCommand:
             if together or (self.check or 1) > 1:
                 raise ValueError("--engine ray trains each run in one process: without GPUS=N")
             return self.machine  # each of Ray's has cores of its own
-        runs = 1 if together else min(self._workers(), len(self.jobs()))
+        runs = 1 if together else max(1, min(self._workers(), len(self.jobs())))
         return replace(self.machine, decoding_workers=decoding_workers(self.machine, runs))
 
     def _check_images(self) -> None:
