@@ -61,7 +61,7 @@ def served(
     bundle: Bundle, requests: Iterable[Tensor], pace: Pace
 ) -> Iterator[tuple[Tensor, float, float]]:
     """Yield the scores of each request, the MACs allowed for it, and the milliseconds it took."""
-    level, network = None, bundle.switch()
+    level, network = -1, bundle.switch()
     for images in requests:
         begun = time.perf_counter()
         if level != pace.level:
@@ -96,9 +96,9 @@ def tried(bundle: Bundle, images: Tensor, seconds: float, target: float) -> pd.D
     try:
         for _, budget, milliseconds in served(bundle, forever(images), pace):
             now = time.perf_counter() - begun
-            chosen = front.loc[bundle.choice(macs=budget)]
+            chosen = bundle.choice(macs=budget)
             row = {"seconds": now, "loaded": bool(busy), "target_ms": target_ms}
-            row |= {"macs": int(chosen.macs), "error": chosen.test_top1_error}
+            row |= {"macs": front.macs[chosen], "error": front.test_top1_error[chosen]}
             rows.append({**row, "paced_ms": milliseconds, "fixed_ms": fixed_ms()})
             if seconds / 3 <= now < 2 * seconds / 3 and not busy:
                 busy = [subprocess.Popen(BUSY) for _ in range(os.cpu_count() or 1)]
