@@ -1,6 +1,7 @@
 """The command `bench`: what running many widths of one network costs beyond running plain ones.
 
-And what the search takes: `replications.bench_search`; on a GPU: `replications.bench_gpu`.
+And what the search takes: `replications.bench_search`; a deployed network:
+`replications.bench_deployed`; on a GPU: `replications.bench_gpu`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pareco.files import write_text
-from pareco.reporting.rendering import Cell
+from pareco.reporting.rendering import Cell, markdown_table
 from pareco.reporting.rendering import Table as Cells
 
 if TYPE_CHECKING:
+    from replications.bench_deployed import DeployedRow
     from replications.bench_gpu import GpuRow
     from replications.bench_search import SearchRow
+
+    Rows = Sequence["BenchRow"] | Sequence[SearchRow] | Sequence[GpuRow] | Sequence[DeployedRow]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +92,9 @@ class BenchRow:
 class BenchCommand:
     """Time sandwich steps, refreshes and switches against plain networks, and the search's asks.
 
-    By one thread of a CPU. Tables, and `bench/step.csv` and `bench/search.csv` in the results, with
-    the environment beside each. On a GPU: `bench/gpu.csv`, of training steps.
+    By one thread of a CPU; deployed networks too. Tables, and `bench/step.csv`, `bench/search.csv`
+    and `bench/deployed.csv` in the results, with the environment beside each. On a GPU:
+    `bench/gpu.csv`, of training steps.
     """
 
     results: Path = Path("results")
@@ -98,8 +103,9 @@ class BenchCommand:
     repetitions: int = 9
     """How often a step is timed, in turns with what it is compared with."""
 
-    only: Literal["step", "search"] | None = None
-    """Measure one of them: steps, refreshes and switches, or the search's asks and its share."""
+    only: Literal["step", "search", "deployed"] | None = None
+    """Measure one of them: steps, refreshes and switches, the search's asks and its share, or
+    deployed networks: extracted, switched, compiled, and in ONNX Runtime."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda: in place of all that, time training steps on a GPU: as they are, as CUDA graphs
@@ -124,6 +130,13 @@ class BenchCommand:
             self._write("search", asks)
             console.print(as_search_table(asks))
             met = met and all(row.met for row in asks)
+        if self.only in (None, "deployed"):
+            from replications.bench_deployed import deployed_table, measured_networks
+
+            deployed = measured_networks(self.repetitions)
+            self._write("deployed", deployed)
+            console.out(markdown_table(deployed_table(self.results)))
+            met = met and all(row.met for row in deployed)
         return int(not met)
 
     def _on_a_gpu(self, console: Console) -> int:
@@ -137,9 +150,7 @@ class BenchCommand:
         console.print(as_gpu_table(rows))
         return 0
 
-    def _write(
-        self, name: str, rows: Sequence[BenchRow] | Sequence[SearchRow] | Sequence[GpuRow]
-    ) -> None:
+    def _write(self, name: str, rows: Rows) -> None:
         from pareco.processes import joined_processes
         from pareco.training.environment import environment
 
@@ -152,7 +163,7 @@ class BenchCommand:
         write_text(folder / f"{name}.json", json.dumps(found, indent=1) + "\n")
 
 
-def as_csv(rows: Sequence[BenchRow] | Sequence[SearchRow] | Sequence[GpuRow]) -> str:
+def as_csv(rows: Rows) -> str:
     """Return the rows with a header, numbers with four digits after the point."""
     text = io.StringIO()
     writer: Any = None
@@ -195,7 +206,7 @@ def goals_table(results: Path) -> Cells | None:
     Less is better, but for the proposals that met their targets.
     """
     rows, machines = [], {}
-    for name in ("step", "search"):
+    for name in ("step", "search", "deployed"):
         if not (path := results / "bench" / f"{name}.csv").exists():
             continue
         found = json.loads(path.with_suffix(".json").read_text())
@@ -212,7 +223,8 @@ def _goal_cells(row: dict[str, str]) -> tuple[str, ...]:
     median, goal = float(row["median"]), float(row["goal"])
     more = row.get("more_is_better") == "True"
     if "network" in row:
-        of = f"{row['network']}, {row['images']} images of {row['image_size']} px"
+        macs = f", {int(row['macs']):,} MACs" if "macs" in row else ""
+        of = f"{row['network']}, {row['images']} images of {row['image_size']} px{macs}"
     else:
         entries = f", {row['entries']} entries" if row["entries"] else ""
         of = f"{row['solver']}, {row['experiment']}{entries}"

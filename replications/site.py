@@ -31,6 +31,7 @@ from pareco.reporting.rendering import terminal
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
 from replications.bench import goals_table
+from replications.bench_deployed import deployed_table
 from replications.catalogue import (
     FOCUS,
     OPENING,
@@ -132,6 +133,8 @@ def write_site(results: Path, console: Console) -> None:
         rows = summary_rows(found)
         sheets = _write_sheets([each.records for each in found], results)
         measured = [table for table in (goals_table(results),) if table]
+        if (results / "bench" / "deployed.csv").exists():
+            measured.append(deployed_table(results))
         write_text(results / "README.md", summary_markdown(rows, claims, sheets, measured))
         sections = [section(each, results) for each in found]
         write_text(results / "index.html", page_html(sections, claims, rows, measured))
