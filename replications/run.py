@@ -324,10 +324,14 @@ class RunCommand:
             console.print(f"No report yet: {count} runs not finished (such as {waiting[0]}).")
             console.print("With --add the others are reported, together with those on record.")
         elif sweep.is_main_process():
-            from replications.site import write_measured_report
-
-            write_measured_report(self.experiment, self.folders, self.machine, console)
+            self.report(console)
         return 0
+
+    def report(self, console: Console) -> None:
+        """Write what is made of the runs."""
+        from replications.site import write_measured_report
+
+        write_measured_report(self.experiment, self.folders, self.machine, console)
 
     def _subject(self) -> str:
         """Return what the runs learn from, and how long."""

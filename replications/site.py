@@ -30,8 +30,8 @@ from pareco.reporting.records import (
 from pareco.reporting.rendering import terminal
 from pareco.reporting.report import Report, collect_records, loaded_report, render_report
 from pareco.reporting.summary import SummaryRow, summary_markdown, summary_row
-from replications.bench import goals_table
 from replications.bench_deployed import deployed_table
+from replications.bench_goals import goals_table
 from replications.catalogue import (
     FOCUS,
     OPENING,

@@ -204,7 +204,7 @@ class FeedingCommand(RunCommand):
         order = (*WAYS, *self.experiment.methods)
         results.write_fed(self._folder, [run.row() for run in runs], order)
 
-    def _report(self, console: Console) -> None:
+    def report(self, console: Console) -> None:
         """Write the record of all runs that have finished, and what is made of it."""
         from replications.searches.comparison import write_search_results
 

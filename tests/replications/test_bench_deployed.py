@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 
 from pareco.reporting.rendering import markdown_table
-from replications import bench, bench_deployed
+from replications import bench_deployed
 from replications.bench import BenchCommand
+from replications.bench_goals import goals_table
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_what_is_missing_is_left_out_with_the_reason(
     table = markdown_table(bench_deployed.deployed_table(tmp_path))
     assert table in capsys.readouterr().out
     assert table.count("install g++") == 3
-    shown = bench.goals_table(tmp_path)
+    shown = goals_table(tmp_path)
     assert shown is not None
     assert [row[0].text for row in shown.rows] == ["switched", "switch (ms)"] * 3
 

@@ -54,7 +54,8 @@ def test_options_become_flags(options: list[str], flags: str) -> None:
 def test_a_plan_is_measured_by_as_many_processes_as_will_train() -> None:
     asked = ["-m", "replications", "plan", "imagenet_mbv2", "--measure"]
     assert given("plan-imagenet-mbv2", "MEASURE=1") == [[PYTHON[0], *asked]]
-    torchrun = [".venv/bin/torchrun", "--standalone", "--nproc-per-node", "8"]
+    torchrun = [".venv/bin/torchrun", "--standalone", "--max-restarts", "3"]
+    torchrun += ["--nproc-per-node", "8"]
     assert given("plan-imagenet-mbv2", "MEASURE=1", "GPUS=8") == [[*torchrun, *asked]]
     assert given("plan-imagenet-mbv2", "GPUS=8", MEASURE="1") == [[PYTHON[0], *asked[:-1]]]
 

@@ -148,7 +148,7 @@ def test_images_of_ones_own_are_trained_on_and_reported(
         ),
         (
             ["own", "--scale", "smoke", "--images", "pets"],
-            "images take --scale paper or short or cpu",
+            "images take --scale paper or fast or short or cpu",
         ),
         (
             ["imagenet_mbv2", "--scale", "smoke", "--images", "pets"],
