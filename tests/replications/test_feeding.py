@@ -263,3 +263,6 @@ def test_a_run_says_how_it_is_fed(finished: Path) -> None:
     assert configuration["scale"].endswith(", fed: base, search budget 0.5")
     assert configuration["search.budget"] == 0.5
     assert configuration["search.losses_from"] == "refresh"
+
+
+pytestmark = pytest.mark.slow
