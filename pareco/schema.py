@@ -277,6 +277,9 @@ class RunResult(Subject):
     """In the order of the labels; None of a run from before they were kept."""
     ledger: Annotated[Mapping[str, Spending] | None, AfterValidator(_whole_ledger)] = None
     """By phases; None of a run that was begun before there were ledgers."""
+    parts: Mapping[str, float] | None = None
+    """Seconds by phase but what was lost, and those of training that went to `images` that were
+    waited for and to the `reduction` of gradients; None of a run from before they were kept."""
 
 
 class Environment(TypedDict):

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from pareco.config import Experiment, Machine
 from pareco.data import DamagedImages
 from pareco.processes import SIGNALS, ProcessesDiffer, see_device, worker_context
+from pareco.schema import RESULT
 from pareco.tracking import Publication
 from pareco.training import NonFiniteLoss, RunError, RunFolder, StepReport, execute_run
 from pareco.training.interruption import Interrupted, insisted, interruptible, requested
@@ -33,7 +34,8 @@ from replications.catalogue import method_at
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, DamagedImages, ProcessesDiffer, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
 _STYLES = {"failed": "red", "interrupted": "yellow"}
-_MUCH_WAITING = 10.0  # percent of the time of training
+_MUCH_WAITING = 10.0  # percent of a run's time
+_LITTLE = 1.0
 _SECONDS_TO_SAVE = 300.0
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -191,7 +193,6 @@ class SweepBars(Progress):
         )
         super().__init__(*columns, console=console, transient=True)
         self._jobs, self._ended = jobs, 0
-        self._waited: dict[Job, tuple[int, float]] = {}  # reports, and the sum of their percents
         self._of: dict[Job, TaskID] = {}
 
     @property
@@ -205,7 +206,6 @@ class SweepBars(Progress):
             line = f"the process or machine of {job} was lost: it goes on from its checkpoint"
             self.console.print(line, markup=False)
             return
-        self._waited[job] = 0, 0.0
         self._of[job] = self.add_task(str(job), total=None, status="starting")
 
     def show(self, job: Job, report: StepReport | None) -> None:
@@ -213,8 +213,6 @@ class SweepBars(Progress):
         if report is None:
             self.begin(job)
             return
-        reports, percents = self._waited[job]
-        self._waited[job] = reports + 1, percents + report.waiting_percent
         status = (
             f"loss {report.loss_largest:.3f} / {report.loss_smallest:.3f}  "
             f"lr {report.learning_rate:.3f}  {report.images_per_second:.0f} images/s"
@@ -237,19 +235,22 @@ class SweepBars(Progress):
             self._ended += 1
             place = f"{self._ended} of {self._jobs} runs"
             line = f"{result.ending} {job} after {seconds:.0f} s, {place}"
-            line += f": {result.problem}" if result.problem else self._held_back(job)
+            line += f": {result.problem}" if result.problem else time_split(job.folder)
         self.console.print(line, style=_STYLES.get(result.ending), markup=False)
 
-    def _held_back(self, job: Job) -> str:
-        """Return what to say of a run that waited for its images, in the mean over its steps."""
-        reports, percents = self._waited[job]
-        percent = percents / max(reports, 1)
-        if percent < _MUCH_WAITING:
-            return ""
-        return (
-            f"; {percent:.0f}% of its training waited for images: more --decoding-workers (or a"
-            " smaller data.image_size) would help"
-        )
+
+def time_split(folder: Path) -> str:
+    """Return what to say of what the time of a finished run went to, the most first."""
+    seconds: Mapping[str, float] = {}
+    with suppress(OSError, ValueError):
+        seconds = RESULT.validate_json((folder / "result.json").read_bytes()).parts or {}
+    whole = sum(seconds.values()) or 1.0
+    percents = {part: 100 * each / whole for part, each in seconds.items()}
+    most = sorted(percents, key=percents.__getitem__, reverse=True)
+    said = [f"{part} {percents[part]:.0f}%" for part in most if percents[part] >= _LITTLE]
+    if percents.get("images", 0.0) >= _MUCH_WAITING:
+        said.append("more --decoding-workers (or a smaller data.image_size) would help")
+    return f": {', '.join(said)}" if said else ""
 
 
 KILLED = JobResult(

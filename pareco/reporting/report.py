@@ -1,5 +1,6 @@
 """One command's work: from finished runs, or from their records, to a folder of results."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pareco.reporting.records import (
     InvalidRecord,
     Records,
     published_for,
+    read_json,
     read_published,
     read_records,
     write_records,
@@ -22,7 +24,7 @@ from pareco.reporting.rendering import Tables, latex, markdown
 from pareco.reporting.statistics import check_equal_budgets, run_measures
 from pareco.reporting.tables import experiment_tables, measure_csv
 from pareco.reporting.work import spending
-from pareco.schema import BUDGET_TYPES, PUBLISHED_TYPES
+from pareco.schema import BUDGET_TYPES, PUBLISHED_TYPES, RESULT
 from pareco.tracking import Publication
 
 _RECORDS = ("config.json", "env.json", "splits.json", "front.csv", "visits.csv", "result.json")
@@ -50,9 +52,15 @@ def run_publication(folder: Path) -> Publication:
             **{f"error/{name}": float(value) for name, value in measures.items()},
             **{f"budget/{name}": int(records.fronts[name].iloc[0]) for name in BUDGET_TYPES},
             **_spent(records),
+            **{f"seconds/{part}": each for part, each in _parts(folder).items()},
             "scale": experiment.scale,
         },
     )
+
+
+def _parts(folder: Path) -> Mapping[str, float]:
+    """What the time of a run went to, as far as its result says so."""
+    return read_json(folder / "result.json", RESULT).parts or {}
 
 
 def _spent(records: Records) -> dict[str, float]:

@@ -35,6 +35,7 @@ from pareco.schema import (
     LATENCY_TABLE,
     MEANT,
     OBJECTIVES,
+    PHASES,
     VISIT_TYPES,
 )
 from pareco.slimmable import SlimmableNet
@@ -58,10 +59,11 @@ class RunState:
     from the moment that network and data are there to the end of the last measurement; steps that
     an interruption has lost are not in it. `images` were trained on, each by every network of a
     step, in `training_seconds`: these are of the gradient steps alone, with the waiting for images
-    (`waiting_seconds`) and, where a method searches in training, its search. They leave out what
-    is decoded into memory before the first step, the metrics file, checkpoints, and all that comes
-    after the last step: choosing and testing the front. `damaged` tells why images could not be
-    read, in any process, by their index. `counts` are those of the front that is being
+    (`waiting_seconds`), the averaging of gradients over processes (`reduction_seconds`: on an
+    accelerator the time to ask for it) and, where a method searches in training, its search. They
+    leave out what is decoded into memory before the first step, the metrics file, checkpoints, and
+    all that comes after the last step: choosing and testing the front. `damaged` tells why images
+    could not be read, in any process, by their index. `counts` are those of the front that is being
     measured, as of `pareco.evaluation.Counts`, by the images. `ledger` is the state of a
     `pareco.ledger.Ledger`; None for a run that was begun before there were ledgers. `limits` are
     what the run may spend, as of `pareco.training.plan.Limits`, from its first session on.
@@ -78,10 +80,21 @@ class RunState:
     images: int = 0
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
+    reduction_seconds: float = 0.0
     damaged: dict[str, str] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     ledger: dict[str, dict[str, Any]] | None = field(default_factory=dict)
     limits: dict[str, int | None] | None = None
+
+    @property
+    def parts(self) -> dict[str, float] | None:
+        """What the time went to, in seconds, as of `RunResult.parts`; None without a ledger."""
+        if self.ledger is None:
+            return None
+        spent = {phase: self.ledger[phase]["seconds"] for phase in PHASES if phase != "lost"}
+        beside = {"images": self.waiting_seconds, "reduction": self.reduction_seconds}
+        spent["training"] -= sum(beside.values())
+        return {name: round(seconds, 1) for name, seconds in (spent | beside).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +331,7 @@ class RunFolder:
                 "images_per_second": round(done.images / spent, 1) if spent else None,
                 "data_waiting_percent": round(100 * waited / spent, 1) if spent else None,
             },
+            "parts": done.parts,
             "damaged_images": len(done.damaged),
             "ledger": done.ledger,
         }

@@ -21,8 +21,8 @@ class NonFiniteLoss(RuntimeError):
 class StepReport:
     """What a training step tells: `step` counts from 1, losses in nats, MACs are those so far.
 
-    `images_per_second` and `waiting_percent`, the part of the time spent waiting for images, are
-    means over the last steps, over the same time as a `RunState`'s `training_seconds`.
+    `images_per_second` is a mean over the last steps, over the same time as a `RunState`'s
+    `training_seconds`.
     """
 
     step: int
@@ -33,7 +33,6 @@ class StepReport:
     forward_macs: int
     backward_macs: int
     images_per_second: float
-    waiting_percent: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Outcome:
                 "A lower training.lr_per_256 or a longer training.warmup_epochs may help"
             )
 
-    def report(self, images_per_second: float, waiting_percent: float) -> StepReport:
+    def report(self, images_per_second: float) -> StepReport:
         """Return what to tell of the step, whose losses are read, at this speed."""
         return StepReport(
             step=self.step,
@@ -74,7 +73,6 @@ class Outcome:
             forward_macs=self.forward_macs,
             backward_macs=self.backward_macs,
             images_per_second=images_per_second,
-            waiting_percent=waiting_percent,
         )
 
 

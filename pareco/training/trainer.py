@@ -70,7 +70,7 @@ class StepClock:
     def __init__(self, spent: RunState, read_every_steps: int) -> None:
         """Add to the images and seconds of this state; the last steps have some that wait."""
         self._spent = spent
-        self._last: deque[tuple[int, float, float]] = deque(maxlen=max(20, read_every_steps))
+        self._last: deque[tuple[int, float]] = deque(maxlen=max(20, read_every_steps))
         self._begun = self._waited = 0.0
 
     def waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -81,15 +81,15 @@ class StepClock:
             yield batch
             self._begun = time.perf_counter()
 
-    def step_done(self, images: int) -> tuple[float, float]:
-        """Note the end of a step; return images a second and percent waited over the last steps."""
+    def step_done(self, images: int) -> float:
+        """Note the end of a step; return images a second over the last steps."""
         seconds = time.perf_counter() - self._begun
         self._spent.images += images
         self._spent.training_seconds += seconds
         self._spent.waiting_seconds += self._waited
-        self._last.append((images, seconds, self._waited))
-        images_of_last, seconds_of_last, waited = map(sum, zip(*self._last, strict=True))
-        return images_of_last / seconds_of_last, 100 * waited / seconds_of_last
+        self._last.append((images, seconds))
+        images_of_last, seconds_of_last = map(sum, zip(*self._last, strict=True))
+        return images_of_last / seconds_of_last
 
 
 @dataclass(kw_only=True, eq=False)
@@ -157,7 +157,7 @@ class Trainer:
                 wishes, read = self._read(wishes)
             speed = self.clock.step_done(len(batch[1]) * self.processes.share.count)
             if read is not None:
-                self._tell(read, *speed)
+                self._tell(read, speed)
                 self._grant(wishes)
 
     def _step(self, batch: Batch) -> None:
@@ -200,12 +200,12 @@ class Trainer:
             self.loader.images.store.tell(self.processes)
         return wishes, self.outcomes.read()
 
-    def _tell(self, outcomes: Sequence[Outcome], images_per_second: float, waiting: float) -> None:
+    def _tell(self, outcomes: Sequence[Outcome], images_per_second: float) -> None:
         """Tell of steps, in order; raise `NonFiniteLoss`, in all processes, at the first such."""
         for each in outcomes:
             each.check()
             if self.processes.main:
-                self.on_step(each.report(images_per_second, waiting))
+                self.on_step(each.report(images_per_second))
         if not self._listens:
             return
 
@@ -293,7 +293,9 @@ class Trainer:
                 run=self._passes.run,
             )
         gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
+        begun = time.perf_counter()
         self.processes.average_gradients(gradients)
+        self.spent.reduction_seconds += time.perf_counter() - begun
         return losses
 
     def _update(self) -> float:

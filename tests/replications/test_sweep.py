@@ -163,22 +163,28 @@ def test_a_run_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert seen == [None, "5", None, "5"]
 
 
-def test_a_run_that_waits_for_its_images_says_what_helps(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (6.2, ": images 62%, training 38%, more --decoding-workers (or a smaller data.image_size)"),
+        (0.08, ": training 99%\n"),
+    ],
+)
+def test_a_run_says_what_its_time_went_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: float, said: str
 ) -> None:
-    console = Console(width=200)
-    job, quick = jobs_in(Path(), "us_net", "s_net")
-    report = StepReport(**dict.fromkeys(StepReport.__dataclass_fields__, 1))
-    with sweep.SweepBars(console, 2) as bars:
-        for each, waited in ((job, (90.0, 34.0)), (quick, (0.0, 19.0))):
-            bars.begin(each)
-            for percent in waited:
-                bars.show(each, replace(report, waiting_percent=percent))
-            bars.end(each, JobResult("done"))
-    shown = capsys.readouterr().out.splitlines()
-    first, second = [line for line in shown if line.startswith("done ")]
-    assert "62% of its training waited for images: more --decoding-workers" in first
-    assert "waited" not in second
+    job = replace(jobs_in(tmp_path, "random_widths")[0], experiment=TINY)
+    assert not run_jobs([job], workers=1, console=Console(width=200))
+    path = job.folder / "result.json"
+    result = json.loads(path.read_text())
+    assert result["parts"].keys() == {"training", "search", "choice", "test", "images", "reduction"}
+    spent = [result["ledger"][phase]["seconds"] for phase in ("training", "choice", "test")]
+    assert sum(result["parts"].values()) == pytest.approx(sum(spent), abs=0.3)  # rounded to 0.1 s
+    result["parts"] = {"training": 10 - images, "images": images}
+    path.write_text(json.dumps(result))
+    with sweep.SweepBars(Console(width=200), 1) as bars:
+        bars.end(job, JobResult("done"))
+    assert said in capsys.readouterr().out
 
 
 def test_a_signal_to_a_worker_alone_fails_its_run_only(
