@@ -171,7 +171,7 @@ class BundleCommand:
         from pareco.bundle.from_run import write_bundle
         from pareco.bundle.sealed import BundleError
         from pareco.config import Machine
-        from pareco.reporting.records import InvalidRecord
+        from pareco.reporting.reading import InvalidRecord
 
         try:
             front = write_bundle(self.run, self.output, Machine(images=self.images)).front

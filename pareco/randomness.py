@@ -33,7 +33,8 @@ def seeded_globally(seed: int, *purpose: str | int, device: torch.device) -> Ite
     accelerators = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
     with torch.random.fork_rng(devices=accelerators, device_type=kind):
-        torch.manual_seed(derived_seed(seed, *purpose))
+        seeded = torch.manual_seed if accelerators else torch.default_generator.manual_seed
+        seeded(derived_seed(seed, *purpose))
         yield
 
 

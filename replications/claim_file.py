@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_valida
 
 from pareco.config import Cost, Experiment
 from pareco.reporting.claims import About, Gains, area_gains, budget_gains, gains_at_costs
-from pareco.reporting.records import Records, blaming
+from pareco.reporting.reading import blaming
+from pareco.reporting.records import Records
 from replications.catalogue import (
     equal_compute_name,
     experiment_named,

@@ -20,7 +20,8 @@ from pareco.data.pixels import printable
 from pareco.files import write_bytes
 from pareco.models import create_model
 from pareco.randomness import global_streams_kept
-from pareco.reporting.records import blaming, read_json, read_latency, read_table
+from pareco.reporting.reading import blaming, read_json, read_table
+from pareco.reporting.records import read_latency
 from pareco.schema import CONFIGURATION, FRONT_TYPES, RESULT, SESSIONS
 from pareco.widths import Widths
 

@@ -13,7 +13,7 @@ from pareco.config import Machine
 from pareco.data import DataSet, load_data
 from pareco.evaluation import Evaluator
 from pareco.processes import joined_processes, set_arithmetic
-from pareco.reporting.records import read_json
+from pareco.reporting.reading import read_json
 from pareco.schema import CONFIGURATION, RESULT, SESSIONS
 from pareco.slimmable import SlimmableNet
 from pareco.training.preparation import stored_experiment, untrained_network

@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 
 from pareco.config import completed
-from pareco.reporting.records import (
-    ExperimentRecord,
+from pareco.reporting.reading import (
     InvalidRecord,
-    Records,
     blaming,
-    check_front,
     read_if_there,
     read_json,
-    read_latency,
     read_table,
     table_text,
+)
+from pareco.reporting.records import (
+    ExperimentRecord,
+    Records,
+    check_front,
+    read_latency,
     with_latency,
     without_latency,
 )

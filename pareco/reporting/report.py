@@ -10,12 +10,11 @@ import pandas as pd
 from pareco.files import write_text
 from pareco.reporting.collection import collected_runs, joined, records_of, with_kept_times
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
+from pareco.reporting.reading import InvalidRecord, read_json
 from pareco.reporting.records import (
     FOLDER,
-    InvalidRecord,
     Records,
     published_for,
-    read_json,
     read_published,
     read_records,
     write_records,

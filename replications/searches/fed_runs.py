@@ -10,7 +10,7 @@ import pandas as pd
 
 from pareco.evaluation import Counts
 from pareco.files import write_text
-from pareco.reporting.records import read_json, read_table
+from pareco.reporting.reading import read_json, read_table
 from pareco.reporting.statistics import area_under_front, errors_at
 from pareco.schema import FRONT_TYPES, PHASES, RESULT, SESSIONS, VISIT_TYPES
 from pareco.widths import Widths

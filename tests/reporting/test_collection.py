@@ -9,13 +9,8 @@ import pytest
 
 from pareco.config import COSTS
 from pareco.reporting.collection import collected_runs, records_of, with_kept_times
-from pareco.reporting.records import (
-    LATENCY,
-    InvalidRecord,
-    Records,
-    read_records,
-    write_records,
-)
+from pareco.reporting.reading import InvalidRecord
+from pareco.reporting.records import LATENCY, Records, read_records, write_records
 from pareco.schema import (
     BUDGET_TYPES,
     COUNTS,

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from pareco.config import COSTS
+from pareco.reporting.reading import InvalidRecord
 from pareco.reporting.records import (
     COST_WORDS,
     LATENCY,
-    InvalidRecord,
     Records,
     amount,
     published_for,
