@@ -28,7 +28,7 @@ NETWORKS = (
     *CIFAR_RESNETS,
     "cifar_vgg16",
 )
-# Beyond issue 2's list: TensorFlow's "same" padding, squeeze-excite in a ResNet, torchvision's
+# Beside those: TensorFlow's "same" padding, squeeze-excite in a ResNet, torchvision's
 # stochastic depth, batch norm of vectors.
 OTHERS = ("tf_efficientnet_b0", "seresnet50", "torchvision/efficientnet_b0", "repvit_m1")
 
