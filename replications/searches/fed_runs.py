@@ -29,6 +29,8 @@ class FedRun(Job):
 
     way: str
     budget: float
+    on_record: bool = False
+    """Whether the record has it already, from wherever it was done."""
 
     def __str__(self) -> str:
         """Return way, budget and seed."""
@@ -36,8 +38,8 @@ class FedRun(Job):
 
     @property
     def done(self) -> bool:
-        """Whether the run has finished, and the losses of its visits are tested."""
-        return super().done and (self.folder / TESTED).exists()
+        """Whether it is on record, or has finished and the losses of its visits are tested."""
+        return self.on_record or (super().done and (self.folder / TESTED).exists())
 
     def follow_up(self) -> None:
         """Test the networks of visits, which are in a file of the run's folder then."""

@@ -76,8 +76,8 @@ class FeedingCommand(RunCommand):
     """Train a search fed in each of several ways, at each of several budgets, and compare.
 
     The first of --methods is fed, the others are for reference. `search/` in the results gets a
-    record, which grows with each run, a table and a figure. It takes the flags of run; an
-    interrupted study goes on where it was.
+    record, which grows with each run, a table and a figure. What the record has already is not
+    trained again. It takes the flags of run; an interrupted study goes on where it was.
     """
 
     of: Annotated[str, tyro.conf.Suppress] = _OF
@@ -121,7 +121,9 @@ class FeedingCommand(RunCommand):
     def every_job(self) -> Sequence[FedRun]:
         """Return the runs of all parts, seed by seed."""
         from replications.searches.fed_runs import FedRun
+        from replications.searches.feeding_results import KEY, read_fed
 
+        there = read_fed(self._folder).set_index(KEY).index
         return [
             FedRun(
                 experiment=experiment,
@@ -132,6 +134,7 @@ class FeedingCommand(RunCommand):
                 place=self.places.get(method),
                 way=way,
                 budget=budget,
+                on_record=(way, budget, seed) in there,
             )
             for seed in dict.fromkeys(self.seed or self.experiment.seeds)
             for (way, budget), experiment in self._experiments().items()
@@ -208,7 +211,7 @@ class FeedingCommand(RunCommand):
         """Write the record of all runs that have finished, and what is made of it."""
         from replications.searches.comparison import write_search_results
 
-        if finished := [run for run in self.every_job() if run.done]:
+        if finished := [run for run in self.every_job() if run.done and not run.on_record]:
             self._record(finished)
         write_search_results(self._folder)
         console.out(self._folder)

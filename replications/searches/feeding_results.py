@@ -24,7 +24,7 @@ PERCENTS = (20, 40, 60, 80, 100)
 RECORD = "feeding.csv"
 ORIGIN = "feeding.json"
 FIGURE = "feeding"
-_KEY = ["way", "budget", "seed"]
+KEY = ["way", "budget", "seed"]
 
 
 class Fed(NamedTuple):
@@ -67,7 +67,7 @@ def write_fed(folder: Path, rows: Sequence[Fed], ways: Sequence[str]) -> None:
     Ways that are not among them come last.
     """
     new, before = pd.DataFrame(rows, columns=list(Fed._fields)), read_fed(folder)
-    kept = before[~before.set_index(_KEY).index.isin(new.set_index(_KEY).index)]
+    kept = before[~before.set_index(KEY).index.isin(new.set_index(KEY).index)]
     table = pd.concat([each for each in (kept, new) if len(each)] or [new])
     ranks = {way: rank for rank, way in enumerate(ways)}
     order = [ranks.get(str(way), len(ranks)) for way in table["way"]]

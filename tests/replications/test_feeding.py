@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -122,9 +123,20 @@ def test_a_finished_study_trains_nothing_and_makes_a_lost_record_again(
     assert record.read_bytes() == before
 
 
+def test_what_is_on_record_is_not_trained_again_wherever_it_was(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_execute", lambda job, _: pytest.fail(f"{job}"))
+    shutil.copytree(finished / "results", tmp_path / "results")
+    before = (tmp_path / "results" / "search" / results.RECORD).read_bytes()
+    assert "3 of 3 runs have finished before" in carried_out(command(tmp_path))
+    assert (tmp_path / "results" / "search" / results.RECORD).read_bytes() == before
+
+
 def test_a_run_whose_visits_are_not_tested_yet_is_not_done(finished: Path) -> None:
     job = command(finished).with_methods_placed()
-    runs = replace(job, experiment=job.configured()).jobs()
+    there = replace(job, experiment=job.configured()).jobs()
+    runs = [replace(run, on_record=False) for run in there]  # type: ignore[call-arg]
     assert [run.done for run in runs] == [True] * 3
     tested = runs[0].folder / TESTED
     text = tested.read_text()
