@@ -96,7 +96,7 @@ def cut(segments: Iterable[Segment], sizes: Sequence[int]) -> list[tuple[Segment
     for size in sizes:
         piece: list[Segment] = []
         while size:
-            if rest[0].features > size:
+            while rest[0].features > size:
                 rest = [*rest[0].divided(size), *leaves(rest[1:])]
             piece.append(rest[0])
             size -= rest[0].features

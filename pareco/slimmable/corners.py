@@ -50,9 +50,10 @@ class _Corners(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.sizes, *ctx.parameters = inputs
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         parameters: list[Tensor] = ctx.parameters
         edges = ctx.next_functions[-len(parameters) :]
         if torch.is_grad_enabled() or not all(map(_only_added_to, parameters, edges)):
@@ -60,6 +61,7 @@ class _Corners(torch.autograd.Function):
         places = [
             pair
             for parameter, gradient, size in zip(parameters, gradients, ctx.sizes, strict=True)
+            if gradient is not None
             for pair in _places(parameter.grad, gradient, size)  # type: ignore[arg-type]
         ]
         torch._foreach_add_(*zip(*places, strict=True))
@@ -98,8 +100,10 @@ def _only_added_to(parameter: Tensor, edge: tuple[Any, int]) -> bool:
         return False
 
 
-def _padded(gradient: Tensor, parameter: Tensor, size: Size) -> Tensor:
-    """Return the gradient with zeros for what is not in use."""
+def _padded(gradient: Tensor | None, parameter: Tensor, size: Size) -> Tensor | None:
+    """Return the gradient with zeros for what is not in use; None if there is none."""
+    if gradient is None:
+        return None
     for dimension, each in enumerate(size):
         if not isinstance(each, int):
             index = torch.cat([torch.arange(*run, device=gradient.device) for run in each])

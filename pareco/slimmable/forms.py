@@ -79,6 +79,10 @@ def _normalized(layer: Any) -> dict[str, Any]:
     return {"normalized_shape": (layer.used_outputs,)}
 
 
+def _normalized_alone(layer: Any) -> dict[str, Any]:
+    return {"num_features": layer.used_outputs}
+
+
 def _norm_groups(layer: Any) -> dict[str, Any]:
     groups = max(layer.num_groups * layer.used_outputs // layer.num_channels, 1)
     return {"num_channels": layer.used_outputs, "num_groups": groups}
@@ -107,6 +111,14 @@ def _blurred(layer: Any) -> dict[str, Any]:
     return {"channels": layer.channels and layer.used_outputs}
 
 
+def _blurring(layer: Any) -> int:
+    return layer.filt[0].numel()
+
+
+def _along(layer: Any) -> int:
+    return layer.weight.numel()
+
+
 def _over_channels(layer: Any) -> str:
     """Return why a convolution has no rule that runs along the channels, themselves one feature."""
     one = layer.in_channels == layer.out_channels == 1 and layer.padding_mode == "zeros"
@@ -130,17 +142,15 @@ FORMS: dict[type[nn.Module], Form] = {
     **dict.fromkeys((timm.FilterResponseNormTlu2d, timm.FilterResponseNormAct2d), Form()),
     **dict.fromkeys(
         (nn.InstanceNorm1d, nn.InstanceNorm2d),
-        Form(lambda layer: {"num_features": layer.used_outputs}, problem=_of_its_image),
+        Form(_normalized_alone, problem=_of_its_image),
     ),
     **dict.fromkeys((FrozenBatchNorm2d, timm.FrozenBatchNormAct2d), Form()),
     **dict.fromkeys((timm.StdConv2d, StdConv2dSame), Form(_standardized, kind="convolution")),
     **dict.fromkeys(
         (timm.ScaledStdConv2d, ScaledStdConv2dSame), Form(_standardized, kind="convolution")
     ),
-    timm.BlurPool2d: Form(_blurred, kind="grouped", kernel=lambda layer: layer.filt[0].numel()),
-    nn.Conv1d: Form(
-        axis=2, kind="filter", kernel=lambda layer: layer.weight.numel(), problem=_over_channels
-    ),
+    timm.BlurPool2d: Form(_blurred, kind="grouped", kernel=_blurring),
+    nn.Conv1d: Form(axis=2, kind="filter", kernel=_along, problem=_over_channels),
 }
 """Types of layers -> how they follow their width."""
 

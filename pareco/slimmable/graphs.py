@@ -31,14 +31,21 @@ from pareco.slimmable.modes import (
     returned,
     without_marks,
 )
-from pareco.slimmable.nodes import ARITHMETIC, TracingError, argument
+from pareco.slimmable.nodes import (
+    ARITHMETIC,
+    COMPARISONS,
+    TracingError,
+    argument,
+    measured_by,
+    owner,
+)
 
 _LEAVES = (
     *(nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm),
     *(DropBlock2d, DropPath, StochasticDepth),
 )
 _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
-_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+_HOLDS = "holds"  # in a node's meta: whether a condition holds for the example
 _UNTRACED = nn.Module.__call__, nn.Module.__getattr__
 _OTHER = "it does other things in training than in evaluation, or with gradients than without"
 _CONTEXT = "it changes gradients or number types (no_grad, autocast, an autograd.Function)"
@@ -82,7 +89,8 @@ class _Tracer(fx.Tracer):
             known = sharing_copy(self.root).eval()
             self._known = _Known(known, garbage_collect_values=False, graph=self.graph)
         with torch.no_grad(), global_streams_kept(), _untraced():
-            return bool(self._known.value(obj.node, self.images))
+            obj.node.meta[_HOLDS] = bool(self._known.value(obj.node, self.images))
+        return obj.node.meta[_HOLDS]
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(m, ConvMlp):
@@ -157,7 +165,7 @@ def _of_shapes(node: Any) -> bool:
         sizes, index = node.args
         measured = sizes.target == "size" or (sizes.target, sizes.args[1:]) == (getattr, ("shape",))
         return measured and type(index) is int and index != 0
-    numbers = node.op == "call_function" and node.target in (*ARITHMETIC, *_COMPARISONS)
+    numbers = node.op == "call_function" and node.target in (*ARITHMETIC, *COMPARISONS)
     return numbers and bool(node.all_input_nodes) and all(map(_of_shapes, node.all_input_nodes))
 
 
@@ -201,6 +209,22 @@ def graph_in_both_modes(
             if not path or any(True for _ in (*module.parameters(), *module.buffers())):
                 raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE)
         whole |= differing.keys()
+
+
+def guard_conditions(graph: fx.Graph) -> None:
+    """Let a traced network fail on images for whose size a condition is not as for the example.
+
+    Those on channels are as in the full network at every width.
+    """
+    for node in list(graph.nodes):
+        if _HOLDS not in node.meta or measured_by(node) & {0, 1}:
+            continue
+        holds = node.meta[_HOLDS]
+        said = f"images of another size than the example's: '{node.name}' is no longer {holds}"
+        place = f" in '{owner(node)}'" if owner(node) else ""
+        with graph.inserting_before(node.next):
+            kept = node if holds else graph.call_function(operator.eq, (node, False))
+            graph.call_function(torch._assert, (kept, f"{said}{place}; trace the network for them"))
 
 
 def sharing_copy(model: Any) -> Any:

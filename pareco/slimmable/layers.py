@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -394,23 +395,31 @@ class ChannelPad(SlicedLayer):
 
 
 class ChannelSplit(SlicedLayer):
-    """Pieces of the channels, which are so many at full width: of each what is in use."""
+    """Pieces of the channels, which are so many at full width, or one: of each what is in use."""
 
-    def __init__(self, sizes: Sequence[int], axis: int) -> None:
+    def __init__(self, sizes: Sequence[int], axis: int, piece: int | None) -> None:
         super().__init__()
         self.bounds, self.axis = list(itertools.accumulate(sizes, initial=0)), axis
+        self.piece = piece
 
-    def sizes(self) -> list[int]:
-        """Return how many channels of each piece are in use."""
+    def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the function that does it at these widths, and its arguments but for the first.
+
+        One piece is a view of its own, which may be changed in place.
+        """
         runs = self.inputs.runs(self.setting.widths)
-        return [
+        sizes = [
             sum(max(0, min(stop, last) - max(start, first)) for start, stop in runs)
             for first, last in itertools.pairwise(self.bounds)
         ]
+        if self.piece is None:
+            return torch.split, (sizes, self.axis)
+        return torch.narrow, (self.axis, sum(sizes[: self.piece]), sizes[self.piece])
 
-    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-        """Return the pieces of the input, in their order."""
-        return torch.split(input, self.sizes(), self.axis)
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the pieces of the input, in their order; or the one."""
+        function, arguments = self.call()
+        return function(input, *arguments)
 
     def extracted(self, copies: dict[int, Tensor]) -> nn.Module:
         """Return nothing that does the same: that is a function."""
@@ -418,8 +427,9 @@ class ChannelSplit(SlicedLayer):
 
     def inlined(self, node: fx.Node) -> fx.Node:
         """Return a node that does what this one, which calls this layer, does at its widths."""
+        function, arguments = self.call()
         with node.graph.inserting_before(node):
-            return node.graph.call_function(torch.split, (node.args[0], self.sizes(), self.axis))
+            return node.graph.call_function(function, (node.args[0], *arguments))
 
 
 def _constant(features: int) -> Features:

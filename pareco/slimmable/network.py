@@ -48,7 +48,8 @@ def make_slimmable(
     `model` is any convolutional classifier that torch.fx can trace; it is not changed. Parts of it
     that do not run are kept, in their place; costs do not count them, and `extract` drops them.
     Groups of channels, of grouped convolutions and group norms, stay whole (`ChannelGroup.step`).
-    `example_input` is an image batch `n x c x h x w`: costs hold for its size. The other
+    `example_input` is an image batch `n x c x h x w`: costs hold for its size, and conditions on
+    shapes are as for it; a size for which one is not raises an `AssertionError`. The other
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
     `order_channels` is for trained weights: the channels of each group are put in the order of the
     L1 norms of their filters, largest first, so that narrow networks keep those; the state dict is

@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 _GENERAL_ADVICE = (
-    "Rewrite this part with convolutions, batch norm, linear layers, sums, products, pooling, "
-    "activations and flatten, as torch modules"
+    "Rewrite this part with convolutions, linear layers and norms as torch modules, and with sums, "
+    "products, concatenation, splitting, pooling, activations and flatten"
 )
 RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
 INDEX_ADVICE = "Index spatial dimensions by slices or numbers, and channels by slices"
@@ -20,6 +20,7 @@ ARITHMETIC = (
     *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
     *(operator.mod, operator.neg, torch.sym_max, torch.sym_min, torch.sym_int),
 )
+COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
 AXIS = "axis"  # in a node's meta: which dimension has the channels
 PIECES = "pieces"  # in a node's meta: the shapes of several tensors
 VALUE = "value"  # in a node's meta: the number that it is for the example
@@ -79,37 +80,39 @@ def positions_in(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def measured_by(size: Any) -> set[int]:
-    """Return from which dimensions of tensors a size is computed; none for a number.
+    """Return from which dimensions of tensors sizes are computed; none for numbers.
 
     The batch is 0 and the channels are 1, wherever they lie. What is not understood counts as both.
     """
+    if isinstance(size, (tuple, list)):
+        return set().union(*map(measured_by, size))
     if not isinstance(size, fx.Node):
         return set()
-    if size.target in ARITHMETIC:
-        return set().union(*(measured_by(part) for part in size.args))
-    if size.target == "size" and isinstance(argument(size, 1, "dim"), int):
-        named = _named_dimensions(source_of(size))
-        return {named[argument(size, 1, "dim") % len(named)]} if named else {0, 1}
-    if size.target is operator.getitem and isinstance(size.args[1], int):
-        tensor, dimensions = _measured(size.args[0])
-        named = _named_dimensions(tensor) if dimensions else []
-        return {named[dimensions[size.args[1]]]} if named else {0, 1}
-    return {0, 1}
+    if size.target in (*ARITHMETIC, *COMPARISONS):
+        return measured_by(size.args)
+    tensor, dimensions = _measured(size)
+    named = _named_dimensions(tensor) if dimensions else []
+    return {named[each] for each in dimensions} if named else {0, 1}
 
 
 def _measured(sizes: Any) -> tuple[Any, Sequence[int]]:
     """Return of which tensor and dimensions the sizes are, if they are those of one; else none."""
     if not isinstance(sizes, fx.Node):
         return None, ()
-    if sizes.target is operator.getitem and isinstance(sizes.args[1], slice):
+    if sizes.target is operator.getitem:
         tensor, dimensions = _measured(sizes.args[0])
-        numbers = not any(isinstance(bound, fx.Node) for bound in _bounds(sizes.args[1]))
-        return tensor, dimensions[sizes.args[1]] if numbers else ()
-    whole = sizes.target == "size" and argument(sizes, 1, "dim") is None
-    shape = sizes.target is getattr and sizes.args[1] == "shape"
-    if not (whole or shape):
+        index = sizes.args[1]
+        numbers = not any(isinstance(bound, fx.Node) for bound in _bounds(index))
+        if not (dimensions and numbers):
+            return None, ()
+        return tensor, dimensions[index] if isinstance(index, slice) else (dimensions[index],)  # type: ignore[index]
+    if sizes.target != "size" and (sizes.target, sizes.args[1:]) != (getattr, ("shape",)):
         return None, ()
-    return source_of(sizes), range(len(shape_of(source_of(sizes))))
+    tensor, dimension = source_of(sizes), argument(sizes, 1, "dim")
+    dimensions = range(len(shape_of(tensor)))
+    if sizes.target is getattr or dimension is None:
+        return tensor, dimensions
+    return (tensor, (dimensions[dimension],)) if isinstance(dimension, int) else (None, ())
 
 
 def _named_dimensions(node: fx.Node) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from pareco.cost import ONE, Kind, Site
 from pareco.slimmable.channels import Tag, Variable, keep_blocks
@@ -44,7 +44,7 @@ from pareco.slimmable.operations import (
     TRANSPOSITIONS,
     UNBINDS,
 )
-from pareco.slimmable.shapes import Shapes, tie
+from pareco.slimmable.shapes import MEASURED, MEASURED_ADVICE, Shapes, tie
 from pareco.slimmable.vectors import READ, READ_ADVICE, Vectors
 
 _ACT_ADVICE = "Give the norm no activation, and call the activation after it"
@@ -164,9 +164,20 @@ class Propagation(Shapes):
                 found[each.variable] = math.gcd(found.get(each.variable, 0), each.factor)
         return found
 
-    def is_layers(self, tensor: Tensor) -> bool:
-        """Return whether a parameter is that of a layer that is sliced."""
-        return id(tensor) in self._first_users
+    def check_reads(self) -> None:
+        """Refuse a layer's tensor that is used by itself, too, unless both use all of it."""
+        layers = {
+            id(tensor): node
+            for node in self.kinds
+            for kind in ("_parameters", "_buffers")
+            for tensor in self.modules[str(node.target)].__dict__[kind].values()
+        }
+        for node, vector in self.vectors.read_at.items():
+            layer = layers.get(id(vector.tensor))
+            if layer is None:
+                continue
+            if any(tag.variables for tag in (vector.tag, self.tags[layer], self.input_of(layer))):
+                refuse(node, "a tensor of a layer is used by itself, too", READ_ADVICE)
 
     def width_independent_parameters(self) -> int:
         """Return how many parameters there are in no layer that is sliced."""
@@ -372,6 +383,11 @@ class Propagation(Shapes):
         tag, before, after = self._channels_first(node), shape_of(source_of(node)), shape_of(node)
         if len(before) != 4 or before[:2] != after[:2] or len(after) != 4:
             refuse(node, "it must keep the batch and channel dimensions of n x c x h x w")
+        if measured_by([each for each in node.all_input_nodes if each is not source_of(node)]) & {
+            0,
+            1,
+        }:
+            refuse(node, MEASURED, MEASURED_ADVICE)
         self._set(node, replace(tag, pooled=tag.pooled or everywhere))
 
     def _pool(self, node: fx.Node) -> None:

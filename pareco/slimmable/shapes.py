@@ -22,6 +22,7 @@ from pareco.slimmable.nodes import (
     expanded_sizes,
     index_parts,
     known_slice,
+    measured_by,
     refuse,
     reshaped_sizes,
     rewrite,
@@ -34,6 +35,8 @@ from pareco.slimmable.operations import REDUCTIONS, SPLITS, UNBINDS
 
 _FIRST = "its channels must be dimension 1, and they are dimension {}"
 _FIRST_ADVICE = "Permute the features back to n x channels x height x width before it"
+MEASURED = "sizes of positions depend on the batch or on the channels"
+MEASURED_ADVICE = "Give numbers, or compute them from heights and widths"
 _KEPT = "it must keep the batch and channel dimensions"
 _KEPT_ADVICE = "Give it keepdim=True, so that one feature stays in their place"
 
@@ -99,7 +102,11 @@ class Shapes:
 
     def _transpose(self, node: fx.Node) -> None:
         order = list(range(len(shape_of(node))))
-        first, second = (argument(node, 1 + i, name) for i, name in enumerate(("dim0", "dim1")))
+        first, second = (
+            argument(node, 1 + at, f"dim{at}", node.kwargs.get(f"axis{at}")) for at in (0, 1)
+        )
+        if not (isinstance(first, int) and isinstance(second, int)):
+            refuse(node, "it transposes dimensions that are no numbers", "Name them by numbers")
         order[first], order[second] = order[second], order[first]
         self._move(node, order)
 
@@ -137,7 +144,7 @@ class Shapes:
         self._flatten(node, argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1))
 
     def _flatten(self, node: fx.Node, start: Any, end: Any) -> None:
-        if start % len(shape_of(source_of(node))) == 0:
+        if not isinstance(start, int) or start % len(shape_of(source_of(node))) == 0:
             refuse(node, f"flatten from {start} to {end}", "Flatten from dimension 1 to the last")
         self._set(node, self._regrouped(node), view=True)
 
@@ -268,6 +275,8 @@ class Shapes:
             sizes = [shape[axis] for shape in shapes]
             tags = [replace(tag, segments=each) for each in cut(tag.segments, sizes)]
             self.splits[node] = sizes, None
+        elif measured_by(node.all_input_nodes[1:]) & {0, 1}:
+            refuse(node, MEASURED, MEASURED_ADVICE)
         self.pieces[node] = tags
         self._set(node, tag, view=True)
 
@@ -280,6 +289,7 @@ class Shapes:
         if not all(type(each) is int for each in (dimension, start, length)):
             refuse(node, "it narrows by what is no number", INDEX_ADVICE)
         parts = [slice(None)] * rank
+        start %= max(shape_of(source)[dimension], 1)
         parts[dimension % rank] = slice(start, start + length)
         node.op, node.target, node.args, node.kwargs = (
             "call_function",
@@ -296,7 +306,7 @@ class Shapes:
         if not whole or any(each in self.pieces for each in listed):
             refuse(node, "it joins what is no traced tensor", "Join features alone")
         first, *others = (self.tags[each] for each in listed)
-        dimension = argument(node, 1, "dim", 0)
+        dimension = argument(node, 1, "dim", node.kwargs.get("axis", 0))
         if not isinstance(dimension, int) or dimension % len(shape_of(node)) == 0:
             refuse(node, "it joins batches, or along no known dimension", "Name the dimension")
         dimension %= len(shape_of(node))

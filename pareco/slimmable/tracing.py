@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from pareco.cost import FeatureCount, Site, Trace
 from pareco.randomness import global_streams_kept
 from pareco.slimmable.channels import Tag, Variable
 from pareco.slimmable.forms import SlicedTensor
-from pareco.slimmable.graphs import graph_in_both_modes, sharing_copy
+from pareco.slimmable.graphs import graph_in_both_modes, guard_conditions, sharing_copy
 from pareco.slimmable.layers import ChannelPad, ChannelSplit
 from pareco.slimmable.modes import BY_MODE, identity_in_evaluation, module_by_mode
 from pareco.slimmable.nodes import (
@@ -31,7 +30,6 @@ from pareco.slimmable.nodes import (
     source_of,
 )
 from pareco.slimmable.rules import Propagation
-from pareco.slimmable.vectors import READ_ADVICE
 from pareco.widths import ChannelGroup
 
 HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
@@ -108,6 +106,7 @@ def trace(
     groups = _groups(propagation)
     if not groups:
         raise TracingError(name, "no free channel group: all channels must stay", _NONE_ADVICE)
+    guard_conditions(graph)
     live = _live(graph, propagation)
     tensors = tuple(_slice_tensors(held, graph, propagation, model))
     found = Trace(
@@ -211,9 +210,11 @@ def _modularize(held: nn.Module, graph: fx.Graph, model: nn.Module) -> None:
             module, place = module_by_mode(node)
             _replace(held, node, module, place, model)
         elif node.target is F.pad:
-            padding = tuple(argument(node, 1, "pad"))
-            if len(padding) == 6 and any(padding[4:]):
-                _replace(held, node, _channel_pad(node, padding), owner(node), model)
+            padding = argument(node, 1, "pad")
+            if not isinstance(padding, (tuple, list)):
+                refuse(node, "its padding is not written out", "Pad by numbers, each by itself")
+            if any(padding[4:]):
+                _replace(held, node, _channel_pad(node, tuple(padding)), owner(node), model)
 
 
 def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
@@ -221,7 +222,7 @@ def _channel_pad(node: fx.Node, padding: tuple[Any, ...]) -> ChannelPad:
     numbers = all(isinstance(part, int) for part in padding)
     if value is not None and not isinstance(value, (int, float)):
         refuse(node, "it pads with what is no number", "Pad with a number")
-    if mode != "constant" or not numbers or min(padding) < 0:
+    if mode != "constant" or not numbers or min(padding) < 0 or len(padding) != 6:
         advice = "Pad by constants, by numbers of channels that do not depend on shapes"
         refuse(node, f"channel padding {padding} in mode {mode}", advice)
     return ChannelPad(padding[:4], padding[4], padding[5], float(value or 0.0))
@@ -261,10 +262,9 @@ def _slice_tensors(
 ) -> Iterator[Site]:
     """Put a layer behind each node that reads a tensor of which not all is in use; yield sites."""
     counted: set[int] = set()
+    propagation.check_reads()
     for node, vector in propagation.vectors.sliced():
         place, _, tensor = str(node.target).rpartition(".")
-        if propagation.is_layers(vector.tensor):
-            refuse(node, "a parameter of a layer is used by itself, too", READ_ADVICE)
         assert vector.axis is not None
         layer = SlicedTensor(tensor, vector.axis)
         path = _added(held, layer, place, f"{tensor}_in_use", model)
@@ -294,7 +294,7 @@ def _split_channels(
         source = source_of(node)
         tag = propagation.tags[source]
         path = _added(
-            held, ChannelSplit(sizes, tag.axis), owner(node), f"{node.name}_in_use", model
+            held, ChannelSplit(sizes, tag.axis, piece), owner(node), f"{node.name}_in_use", model
         )
         with graph.inserting_before(node):
             pieces = graph.call_module(path, (source,))
@@ -302,8 +302,7 @@ def _split_channels(
                 node.replace_all_uses_with(pieces)
                 graph.erase_node(node)
             else:
-                part = graph.call_function(operator.getitem, (pieces, piece))
-                node.args = (part, *node.args[1:])
+                node.args = (pieces, *node.args[1:])
         yield Site(
             name=path,
             kind="split",

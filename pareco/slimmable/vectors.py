@@ -51,14 +51,15 @@ class Vectors:
     """Follows what is computed of parameters and buffers alone, to where it meets features.
 
     A tensor with one dimension of more than one entry may be reshaped and combined with others,
-    element by element; any other one only meets features as it is.
+    element by element; any other one only meets features as it is. `read_at` has the vectors at the
+    nodes that read them.
     """
 
     def __init__(self, held: nn.Module) -> None:
         self._tensors: dict[str, Tensor] = dict(held.named_parameters(remove_duplicate=False))
         self._tensors |= dict(held.named_buffers(remove_duplicate=False))
         self._read: dict[int, Vector] = {}
-        self._nodes: dict[fx.Node, Vector] = {}
+        self.read_at: dict[fx.Node, Vector] = {}
         self._variables: dict[fx.Node, Variable] = {}
 
     def among(self, nodes: Iterable[fx.Node]) -> bool:
@@ -80,7 +81,7 @@ class Vectors:
         size = tensor.shape[long[0]] if len(long) == 1 else 1
         channels = Variable(size, fixed=not long)
         new = Vector(tensor, channels, long[0] if len(long) == 1 else None)
-        self._nodes[node] = vector = self._read.setdefault(id(tensor), new)
+        self.read_at[node] = vector = self._read.setdefault(id(tensor), new)
         self._variables[node] = vector.channels
 
     def compute(self, node: fx.Node) -> None:
@@ -116,7 +117,7 @@ class Vectors:
             return
         if shape[axis] != tag.features:
             refuse(node, READ, READ_ADVICE)
-        vector = self._nodes.get(operand)
+        vector = self.read_at.get(operand)
         if vector is not None and vector.axis is None:
             vector.axis, vector.channels.size = axis, shape[axis]
         if vector is not None and vector.axis != axis:
@@ -125,7 +126,7 @@ class Vectors:
 
     def sliced(self) -> Iterator[tuple[fx.Node, Vector]]:
         """Yield the nodes that read a part, once the channel groups are numbered."""
-        for node, vector in self._nodes.items():
+        for node, vector in self.read_at.items():
             if vector.tag.variables:
                 yield node, vector
 
@@ -142,8 +143,10 @@ def _long(shape: tuple[int, ...]) -> list[int]:
 
 
 def _whole(node: fx.Node) -> bool:
-    """Return whether a reshape of one tensor keeps all its entries."""
-    (source,) = node.all_input_nodes[:1]
-    return len(node.all_input_nodes) == 1 and math.prod(shape_of(node)) == math.prod(
-        shape_of(source)
-    )
+    """Return whether a reshape of one tensor keeps all its entries, in their order."""
+    source, *others = node.all_input_nodes
+    arguments = (*node.args[1:], *node.kwargs.values())
+    several = tuple if node.target is operator.getitem else (tuple, list)  # a list picks entries
+    listed = [each for x in arguments for each in (x if isinstance(x, several) else (x,))]
+    plain = all(each in (None, Ellipsis) or isinstance(each, (int, slice)) for each in listed)
+    return plain and not others and math.prod(shape_of(node)) == math.prod(shape_of(source))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
+from pareco.slimmable.forms import FORMS
 from tests.conftest import Network, tiny_net
 from tests.slimmable.test_tracing import Net
 
@@ -73,6 +74,11 @@ def test_a_copy_gives_the_same_outputs(way: str, training: bool) -> None:
         plain, other = net.extract(widths).eval(), twin.extract(widths).eval()
         assert torch.equal(plain(IMAGES), other(IMAGES))
     assert torch.equal(by_pickle(twin).eval()(IMAGES), net.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_layers_can_be_pickled(form: type[nn.Module]) -> None:
+    assert pickle.loads(pickle.dumps(FORMS[form])) == FORMS[form]
 
 
 @pytest.mark.parametrize("way", ["pickle", "torch", "deepcopy"])

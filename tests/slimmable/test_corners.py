@@ -190,6 +190,19 @@ def test_a_second_network_adds_what_it_would_alone(build, precision: torch.dtype
         assert torch.equal(both[name], full[name] + narrow[name]), name
 
 
+def test_what_the_scores_do_not_depend_on_has_no_gradient() -> None:
+    used, unused = (nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    parts = corners([used, unused], [(2,), (3, 1)])
+    parts[0].sum().backward()
+    assert used.grad is not None
+    assert used.grad.sum() == 6
+    assert unused.grad is None
+    unused.grad = torch.ones(4, 3)
+    corners([used, unused], [(2,), (3, 1)])[0].sum().backward()
+    assert used.grad.sum() == 12
+    assert torch.equal(unused.grad, torch.ones(4, 3))
+
+
 def test_no_pass_leaves_what_is_in_use_behind() -> None:
     net = tiny_net()
     with net.at(net.space.smallest):

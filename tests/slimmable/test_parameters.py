@@ -417,6 +417,8 @@ def test_tensors_that_go_with_any_width(case: str) -> None:
         (lambda m, x: scored(m, x - m.mean.view(1, 3, 1, 1)), "no parameter or buffer.*register"),
         (lambda m, x: scored(m, x - m.tint.mul_(2)), "'mul_'.*outside"),
         (lambda m, x: scored(m, x - m.tint.cumsum(0)), "'tint'.*outside convolution"),
+        (lambda m, x: scored(m, x - m.tint[[2, 1, 0]]), "'getitem'.*outside convolution"),
+        (lambda m, x: scored(m, x)[:, :1] * m.stem(x).mean((2, 3)) * m.part[0].bias, "layer is"),
         (lambda m, x: scored(m, x) * m.part[1].weight.mean(), "'part_1_weight.*outside conv"),
         (lambda m, x: m.part(m.stem(x) * m.part[1].weight[:, None, None]).mean((2, 3)), "layer is"),
         (lambda m, x: scored(m, F.pad(x, (1, 1, 1, 1), value=m.gamma)), "'gamma'.*outside|not run"),

@@ -133,6 +133,33 @@ def test_a_cut_between_channels_and_through_a_block() -> None:
     assert counts(blocks.segments) == [(2, 3, False), (1, 3, True), (1, 3, False)]
 
 
+def test_a_cut_at_less_than_a_block() -> None:
+    blocks = Tag(free(4)).scaled(3)
+    first, second = cut(blocks.segments, [1, 11])
+    assert counts(first) == [(1, 1, True)]
+    assert counts(second) == [(2, 1, True), (3, 3, False)]
+
+
+class Flat(nn.Module):
+    """Slices of flattened positions, one of them changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 8, 3, stride=4), nn.LazyLinear(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        part = features[:, 2:6]
+        part.mul_(2)
+        return self.last(torch.flatten(features, 1)[:, 3:-70])
+
+
+def test_slices_of_flattened_positions_and_in_place() -> None:
+    model = Flat()
+    model(torch.zeros(1, 3, 32, 32))
+    assert assert_proven(model).space.maxima == (1, 4, 1)  # the first and the seventh are cut
+
+
 def test_a_cut_through_channels_that_a_list_has_twice() -> None:
     whole = free(4)
     first, second = cut(whole + whole, [3, 5])
