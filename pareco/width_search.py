@@ -184,11 +184,12 @@ class WidthSearch:
 
         Of the whole history, or of these.
         """
+        visited = self.visited
         if among is None:
-            return [self.visited[index] for index in self._mobo.front()]
-        kept = [index for index, each in enumerate(self.visited) if each in among]
+            return [visited[index] for index in self._mobo.front()]
+        kept = [index for index, each in enumerate(visited) if each in among]
         best = front(self._mobo.losses[kept], self._mobo.costs[kept])
-        return [self.visited[kept[index]] for index in best]
+        return [visited[kept[index]] for index in best]
 
     def state(self) -> dict[str, Any]:
         """Return the history, ready for JSON."""

@@ -13,6 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from pareco.models import CIFAR_RESNETS, create_model
 from pareco.slimmable import SlimmableNet, make_slimmable
+from tests.experiments import quick
 
 NETWORKS = (
     "mobilenetv2_100",
@@ -31,6 +32,8 @@ NETWORKS = (
 # Beside those: TensorFlow's "same" padding, squeeze-excite in a ResNet, torchvision's
 # stochastic depth, batch norm of vectors.
 OTHERS = ("tf_efficientnet_b0", "seresnet50", "torchvision/efficientnet_b0", "repvit_m1")
+# Others like them are proven without them.
+SELDOM = {"resnet34", "efficientnet_b0", "mnasnet_100", *CIFAR_RESNETS} - {"cifar_resnet20"}
 
 
 def pytest_sessionfinish() -> None:
@@ -65,7 +68,10 @@ class Network:
     images: Tensor
 
 
-@pytest.fixture(scope="module", params=(*NETWORKS, *OTHERS))
+@pytest.fixture(
+    scope="module",
+    params=quick((*NETWORKS, *OTHERS), *{*NETWORKS, *OTHERS} - SELDOM),
+)
 def network(request: pytest.FixtureRequest) -> Network:
     """Return each network in turn, with batch-norm weights and statistics that are not trivial."""
     name = request.param

@@ -1,5 +1,10 @@
 """A tiny experiment that goes through every part of the pipeline in seconds."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
 from pareco.config import (
     DataConfig,
     EvaluationConfig,
@@ -34,3 +39,12 @@ TINY = Experiment(
     search=SearchConfig(initial_widths=4, raw_samples=16, starts=1, iterations=5),
     methods=("pareco", "us_net"),
 )
+
+
+def quick(values: Iterable[Any], *chosen: Any) -> list[Any]:
+    """Return the parameters of a test, of which all but the chosen ones are slow."""
+    known = list(values)
+    assert all(each in known for each in chosen)
+    return [
+        each if each in chosen else pytest.param(each, marks=pytest.mark.slow) for each in known
+    ]

@@ -26,7 +26,7 @@ from pareco.width_search import WidthSearch
 from pareco.widths import Widths
 from replications.catalogue import method_named, method_names
 from tests.conftest import tiny_net
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_pareco_refreshes_all_it_visited_every_tau_steps(net: SlimmableNet) -> N
     assert set(losses.asked[-4:]) == set(losses.asked[:2]) | set(losses.asked[4:6])
 
 
-@pytest.mark.parametrize("objective", ["macs", "peak_activations"])
+@pytest.mark.parametrize("objective", quick(["macs", "peak_activations"], "peak_activations"))
 def test_pareco_reports_the_front_of_its_history(net: SlimmableNet, objective: Cost) -> None:
     losses = Losses()
     method = method_named("pareco")(task_of(net, losses, objective=objective))

@@ -71,17 +71,20 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of runs that two processes did; `parts` was interrupted once."""
+    """Return the folder of runs that two processes did."""
     folder = tmp_path_factory.mktemp("two")
-    plain = ("us_net=us_net", "s_net=s_net", "alone=us_net/alone", "odd=us_net/odd")
-    more = (
-        "late=us_net/late",
-        "whole=pareco",
-        "differ=us_net/differ",
-        "choice=us_net/choosing",
-        "choice=us_net",
-    )
-    said = ended(launched("torchrun", folder, *plain, *more, "parts=pareco/terminate"))
+    runs = ("us_net=us_net", "alone=us_net/alone", "odd=us_net/odd", "whole=pareco")
+    result = launched("torchrun", folder, *runs)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more(two: Path) -> Path:
+    """Return the folder of `two`, with more runs; `parts` was interrupted once."""
+    folder, choices = two, ("choice=us_net/choosing", "choice=us_net")
+    runs = ("s_net=s_net", "late=us_net/late", "differ=us_net/differ", *choices)
+    said = ended(launched("torchrun", folder, *runs, "parts=pareco/terminate"))
     assert (folder / "parts/run/checkpoints").exists(), said
     assert not (folder / "parts/run/DONE").exists()
     rest = ("random_widths=random_widths", "parts=pareco", "died=us_net/raise")
@@ -102,11 +105,19 @@ def largest_difference(weights: dict[str, Tensor], others: dict[str, Tensor]) ->
     return max(float((weights[name] - others[name]).abs().max()) for name in weights)
 
 
-@pytest.mark.parametrize("method", ["us_net", "s_net", "random_widths"])
+METHODS = [
+    ("two", "us_net"),
+    pytest.param("more", "s_net", marks=pytest.mark.slow),
+    pytest.param("more", "random_widths", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("fixture", "method"), METHODS)
 def test_two_processes_train_the_weights_of_one_with_the_joined_batch(
-    one: Path, two: Path, method: str
+    one: Path, fixture: str, method: str, request: pytest.FixtureRequest
 ) -> None:
     """The last of them under `accelerate launch`, the others under `torchrun`."""
+    two: Path = request.getfixturevalue(fixture)
     for rank in (0, 1):
         assert notes(two / method, rank)["widths"] == notes(one / method)["widths"]
         difference = largest_difference(weights(one / method), weights(two / method, rank))
@@ -130,9 +141,12 @@ def macs(folder: Path) -> dict[str, tuple[float, float]]:
     return {phase: (each["forward_macs"], each["backward_macs"]) for phase, each in spent.items()}
 
 
-@pytest.mark.parametrize("method", ["us_net", "s_net", "random_widths"])
-def test_two_processes_spend_what_one_does(one: Path, two: Path, method: str) -> None:
+@pytest.mark.parametrize(("fixture", "method"), METHODS)
+def test_two_processes_spend_what_one_does(
+    one: Path, fixture: str, method: str, request: pytest.FixtureRequest
+) -> None:
     """To the MAC, before the front is known, whose test has as many images for each network."""
+    two: Path = request.getfixturevalue(fixture)
     single, joint = macs(one / method), macs(two / method)
     fronts = [pd.read_csv(each / method / "run/front.csv") for each in (one, two)]
     tested = [997 * sum(front["macs"]) for front in fronts]  # rounding may choose another one
@@ -142,14 +156,15 @@ def test_two_processes_spend_what_one_does(one: Path, two: Path, method: str) ->
         assert each["device_seconds"] == pytest.approx(2 * each["seconds"])
 
 
-def test_an_interrupted_run_of_two_processes_has_the_same_ledger(two: Path) -> None:
-    front = pd.read_csv(two / "choice/run/front.csv")
+@pytest.mark.slow
+def test_an_interrupted_run_of_two_processes_has_the_same_ledger(more: Path) -> None:
+    front = pd.read_csv(more / "choice/run/front.csv")
     space = tiny_net().space
     order = dict.fromkeys([space.largest, space.smallest, *space.spread(16)])  # the ends first
     before = [str(widths) for widths in order][:MEASURED]
     again = 200 * int(front[front["widths"].isin(before)]["macs"].sum())  # calibrated twice
     for whole, parts in (("whole", "parts"), ("us_net", "choice")):
-        ledgers = [macs(two / run) for run in (whole, parts)]
+        ledgers = [macs(more / run) for run in (whole, parts)]
         spent = [each.pop("lost") for each in ledgers]
         assert ledgers[0] == ledgers[1]
         assert spent[0] == (0, 0)
@@ -177,45 +192,49 @@ def test_processes_agree_bit_for_bit(two: Path) -> None:
     assert budget["gradient_steps"] == STEPS
 
 
-def test_a_run_of_two_processes_goes_on_where_it_was_interrupted(two: Path) -> None:
-    assert 0 < len(notes(two / "parts")["widths"]) < STEPS
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_where_it_was_interrupted(more: Path) -> None:
+    assert 0 < len(notes(more / "parts")["widths"]) < STEPS
     for name in ("front.csv", "metrics.jsonl"):
-        texts = [(two / run / "run" / name).read_text() for run in ("whole", "parts")]
+        texts = [(more / run / "run" / name).read_text() for run in ("whole", "parts")]
         assert texts[0] == texts[1]
-    assert largest_difference(weights(two / "whole", 0), weights(two / "parts", 1)) == 0
+    assert largest_difference(weights(more / "whole", 0), weights(more / "parts", 1)) == 0
 
 
-def test_the_choice_of_two_processes_goes_on_where_it_was_interrupted(two: Path) -> None:
+@pytest.mark.slow
+def test_the_choice_of_two_processes_goes_on_where_it_was_interrupted(more: Path) -> None:
     """In the same two processes, which may claim the folder again; no step is done twice."""
     for rank in (0, 1):
-        assert "interrupted by SIGTERM" in (two / f"choice/refused{rank}").read_text()
+        assert "interrupted by SIGTERM" in (more / f"choice/refused{rank}").read_text()
     for name in ("front.csv", "metrics.jsonl"):
-        texts = [(two / run / "run" / name).read_text() for run in ("us_net", "choice")]
+        texts = [(more / run / "run" / name).read_text() for run in ("us_net", "choice")]
         assert texts[0] == texts[1]
-    results = [two / run / "run/result.json" for run in ("us_net", "choice")]
+    results = [more / run / "run/result.json" for run in ("us_net", "choice")]
     budgets = [json.loads(result.read_text())["budget"] for result in results]
     assert budgets[0] == budgets[1]
 
 
-def test_losses_of_two_processes_that_are_read_later_are_the_same(one: Path, two: Path) -> None:
+@pytest.mark.slow
+def test_losses_of_two_processes_that_are_read_later_are_the_same(one: Path, more: Path) -> None:
     """Every third step; the first process's method hears what one process would tell it."""
-    texts = [(two / run / "run/metrics.jsonl").read_text() for run in ("us_net", "late")]
+    texts = [(more / run / "run/metrics.jsonl").read_text() for run in ("us_net", "late")]
     assert texts[0] == texts[1]
-    assert largest_difference(weights(two / "us_net"), weights(two / "late", 1)) == 0
-    single, joint = notes(one / "late")["heard"], notes(two / "late")["heard"]
-    assert notes(two / "late", 1)["heard"] == []
+    assert largest_difference(weights(more / "us_net"), weights(more / "late", 1)) == 0
+    single, joint = notes(one / "late")["heard"], notes(more / "late")["heard"]
+    assert notes(more / "late", 1)["heard"] == []
     assert [step for step, _, _ in joint] == [*range(STEPS)]
     for alone, together in zip(single, joint, strict=True):
         assert together[:2] == alone[:2]
         assert together[2] == pytest.approx(alone[2], rel=1e-3)
 
 
-def test_processes_are_compared_at_every_checkpoint(two: Path) -> None:
+@pytest.mark.slow
+def test_processes_are_compared_at_every_checkpoint(more: Path) -> None:
     """One weight of one process was changed in the fifth step; nothing was saved after it."""
-    saved = [int(file.stem) for file in (two / "differ/run/checkpoints").glob("*.safetensors")]
+    saved = [int(file.stem) for file in (more / "differ/run/checkpoints").glob("*.safetensors")]
     assert sorted(saved) == [3, 4]
     for rank in (0, 1):
-        said = (two / f"differ/refused{rank}").read_text()
+        said = (more / f"differ/refused{rank}").read_text()
         assert "process 1 in " in said
         assert " tensors, " in said
         assert "goes on from the checkpoint before" in said
@@ -306,11 +325,11 @@ def test_a_total_leaves_what_it_sums(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "raise-main"])
-def test_a_process_that_dies_ends_the_run(two: Path, tmp_path: Path, how: str) -> None:
+def test_a_process_that_dies_ends_the_run(more: Path, tmp_path: Path, how: str) -> None:
     """With its traceback, where it has one."""
     said = ended(launched("torchrun", tmp_path, f"run=us_net/{how}"))
     assert ("SIGKILL" if how == "kill" else "RuntimeError: this process dies") in said
-    assert "RuntimeError: this process dies" in (two / "died.txt").read_text()  # of rank 1
+    assert "RuntimeError: this process dies" in (more / "died.txt").read_text()  # of rank 1
 
 
 @pytest.mark.slow

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from replications.verdicts import claim_outcomes
+from tests.experiments import quick
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -21,16 +24,20 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_results_are_made_again_from_their_records_byte_for_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", quick(["digits", "--all"], "digits"))
+def test_results_are_made_again_from_their_records_byte_for_byte(
+    tmp_path: Path, which: str
+) -> None:
     again = tmp_path / "results"
     for path in RESULTS.rglob("*"):
         if path.is_file() and set(path.relative_to(RESULTS).parts) & set(INPUTS):
             (again / path.relative_to(RESULTS)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, again / path.relative_to(RESULTS))
-    command = [sys.executable, "-m", "replications", "report", "--all", "--results", str(again)]
+    command = [sys.executable, "-m", "replications", "report", which, "--results", str(again)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    expected, found = files(RESULTS), files(again)
+    folder = "." if which == "--all" else which
+    expected, found = files(RESULTS / folder), files(again / folder)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
 

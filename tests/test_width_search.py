@@ -20,7 +20,7 @@ from pareco.slimmable import SlimmableNet
 from pareco.width_search import PareCO, WidthSearch
 from pareco.widths import Widths
 from tests.conftest import tiny_net
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_more_visits_than_networks_of_a_step_take_turns(net: SlimmableNet) -> No
     assert drawn == newest
 
 
-@pytest.mark.parametrize("sampled", [1, 3])
+@pytest.mark.parametrize("sampled", quick([1, 3], 3))
 def test_of_an_odd_number_the_front_has_half_on_average(net: SlimmableNet, sampled: int) -> None:
     task = replace(
         task_of(net, Losses(), trains="front", visits_per_ask=4), sampled_per_step=sampled
@@ -364,7 +364,7 @@ FED = (
 )
 
 
-@pytest.mark.parametrize("search", FED)
+@pytest.mark.parametrize("search", quick(FED, *FED[1:]))
 def test_a_fed_search_goes_on_from_its_state(net: SlimmableNet, search: dict[str, Any]) -> None:
     losses = Losses()
     whole, first, second = (PareCO(task_of(net, losses, left=9, **search)) for _ in range(3))
@@ -398,12 +398,12 @@ def test_uniform_targets_reach_from_the_smallest_network_to_the_largest(net: Sli
     """Although few uniform networks are distinct, and none is near the largest."""
     task = task_of(net, Losses(), visits_per_ask=8, solver="exact", target_costs="uniform")
     method = PareCO(task)
-    trained(method, range(3 * 30))
+    trained(method, range(3 * 15))
     drawn = sorted(each.target_cost for each in method.visits() if each.target_cost is not None)
     ends = task.costs([net.space.smallest, net.space.largest]).tolist()
     assert ends[0] <= drawn[0] < ends[0] + 0.1 * (ends[1] - ends[0])
     assert ends[1] >= drawn[-1] > ends[1] - 0.1 * (ends[1] - ends[0])
-    assert len(set(drawn)) == len(drawn) > 100
+    assert len(set(drawn)) == len(drawn) > 50
 
 
 def test_settings_that_are_left_unset_are_the_methods_then_the_papers() -> None:

@@ -87,8 +87,8 @@ class Posynomial:
         return float(np.log(total)), terms @ self.powers.numpy() / total
 
 
-def analytic() -> SearchProblem:
-    """Return a problem in 24 dimensions whose front is that of geometric programs.
+def analytic(targets: int = _TARGETS) -> SearchProblem:
+    """Return a problem in 24 dimensions whose front is that of geometric programs, at some costs.
 
     The cost is a chain of layers' multiply-accumulates, products of neighbouring widths. The loss
     is a power of inverse widths, and of products of two, of layers that differ in importance: it is
@@ -108,7 +108,7 @@ def analytic() -> SearchProblem:
 
     lower, upper = torch.full((d,), LEAST).double(), torch.ones(d).double()
     reference = float(loss(lower.unsqueeze(0)))
-    costs, losses = geometric_front(cost, damage)
+    costs, losses = geometric_front(cost, damage, targets)
     best = np.trapezoid(reference - 0.5 * losses**0.75, costs)
     return SearchProblem(
         name="analytic",

@@ -93,7 +93,7 @@ def test_a_geometric_front_is_the_one_in_closed_form() -> None:
 
 
 def test_nothing_random_lies_below_the_analytic_front() -> None:
-    problem = analytic()
+    problem = analytic(targets=50)
     assert problem.dimensions == 24
     generator = torch.Generator().manual_seed(0)
     common = torch.rand(4000, 1, dtype=torch.double, generator=generator)

@@ -6,6 +6,7 @@ from timm.models.vgg import VGG
 
 from pareco.slimmable import make_slimmable
 from tests.conftest import shapes_only
+from tests.experiments import quick
 from tests.slimmable.test_rules import assert_right
 
 # name -> how many channel groups it has, and channels in all of them
@@ -30,7 +31,10 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+FEW = ("repghostnet_050", "semnasnet_050", "vgg11_bn", "torchvision/mobilenet_v3_small")
+
+
+@pytest.mark.parametrize("name", quick(FAMILIES, *FEW))
 def test_groups_do_not_depend_on_the_image_size(name: str) -> None:
     """Not where features end at 1 x 1 either, nor on the number of images."""
     spaces = [shapes_only(name, size, images=images).space for size, images in SIZES]

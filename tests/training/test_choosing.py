@@ -21,7 +21,7 @@ from pareco.training.interruption import Interrupted
 from pareco.widths import Widths
 from replications.catalogue import method_named, method_names
 from tests.conftest import tiny_net
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 from tests.test_evaluation import ALONE, some_images
 from tests.training.attempts import SELDOM
 from tests.training.conftest import Whole
@@ -89,7 +89,7 @@ def interrupted(watch: Watch, method: str, path: Path, kind: str, number: int) -
     assert not (path / "DONE").exists()
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", quick(method_names(), "pareco_exact", "two_stage"))
 def test_no_width_is_measured_twice(
     tmp_path: Path, method: str, whole: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,8 +107,12 @@ class Listener(Fixed):
         return ()
 
 
+CASES = [("pareco", RARELY), ("pareco_exact", HEARING), ("us_net", RARELY)]
+
+
 @pytest.mark.parametrize(
-    ("method", "experiment"), [("pareco", RARELY), ("pareco_exact", HEARING), ("us_net", RARELY)]
+    ("method", "experiment"),
+    [CASES[1], *(pytest.param(*each, marks=pytest.mark.slow) for each in (CASES[0], CASES[2]))],
 )
 def test_when_losses_are_read_changes_no_byte(
     tmp_path: Path, method: str, experiment: Experiment
@@ -245,7 +249,7 @@ def test_losses_of_several_processes_are_averaged_in_one_reduction(
         assert first.learned == [3.0, 6.0]
         assert first.on_labels == ([3.75, 6.75] if wanted else [])
         first.check()
-        report = first.report(50.0, 3.0)
+        report = first.report(50.0)
         assert (report.step, report.loss_largest, report.loss_smallest) == (1, 3.0, 6.0)
         assert (report.forward_macs, report.backward_macs) == (1, 2)
         with pytest.raises(NonFiniteLoss, match=r"at step 1, at the widths 3\. "):

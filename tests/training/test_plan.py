@@ -23,7 +23,7 @@ from pareco.training.plan import Limits, RunPlan
 from pareco.training.preparation import planner_before
 from pareco.widths import Widths, WidthSpace
 from replications.catalogue import experiment_named, method_named, method_names
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 from tests.training.attempts import SELDOM
 from tests.training.conftest import Whole
 
@@ -52,7 +52,10 @@ def planned(experiment: Experiment, method: str, seed: int = 0) -> RunPlan:
     return planner_before(experiment).plan(method_named(method), seed)
 
 
-@pytest.mark.parametrize("method", [name for name in method_names() if "pareco" not in name])
+PLAIN = [name for name in method_names() if "pareco" not in name]
+
+
+@pytest.mark.parametrize("method", quick(PLAIN, "two_stage", "s_net"))
 def test_a_plan_is_what_a_run_has_spent_where_losses_decide_nothing(
     whole: Runs, method: str
 ) -> None:
@@ -123,7 +126,7 @@ def test_a_method_that_insists_is_refused_before_training(tmp_path: Path) -> Non
         execute_run(TINY, Insisting, 0, tmp_path / "run", machine=SELDOM)
 
 
-@pytest.mark.parametrize("part", [0.07, 0.15])
+@pytest.mark.parametrize("part", quick([0.07, 0.15], 0.07))
 def test_a_smaller_budget_measures_less_from_the_beginning(tmp_path: Path, part: float) -> None:
     experiment = replace(TINY, search=replace(TINY.search, budget=part))
     planner, path = planner_before(experiment), tmp_path / "run"
@@ -183,7 +186,7 @@ def test_a_budget_that_does_not_pay_the_ends_is_refused() -> None:
         planned(tiny, "us_net")
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", quick(method_names(), "pareco_exact", "us_net", "independent"))
 def test_with_equal_compute_methods_train_until_it_is_spent(tmp_path: Path, method: str) -> None:
     """Totals agree within one step and its search; a choice that is searched for may leave some."""
     macs = planned(TINY, "pareco").before_test

@@ -14,6 +14,7 @@ import pytest
 
 from pareco.training.folder import load_checkpoint, save_checkpoint
 from replications.catalogue import method_names
+from tests.experiments import quick
 from tests.training.attempts import SELDOM, Accident, attempt, said, states, steps_of
 from tests.training.conftest import Whole
 
@@ -95,13 +96,7 @@ def accidents(method: str) -> list[Accident]:
     return [Accident(kind, step) for kind, step in zip(kinds, steps, strict=True)]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=() if name in ("pareco", "s_net") else pytest.mark.slow)
-        for name in method_names()
-    ],
-)
+@pytest.mark.parametrize("method", quick(method_names(), "pareco"))
 def test_killed_runs_go_on_exactly(
     tmp_path: Path, method: str, whole: Callable[[str], Whole]
 ) -> None:
@@ -125,7 +120,7 @@ def test_a_run_killed_just_before_its_end_mark_ends(tmp_path: Path, us_net: Path
     assert_same(path, us_net)
 
 
-@pytest.mark.parametrize("kind", WRITING)
+@pytest.mark.parametrize("kind", quick(WRITING, WRITING[0], WRITING[-1]))
 def test_a_kill_while_writing_costs_one_checkpoint_at_most(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "run"
     assert attempt(path, "us_net", Accident(kind, 5)) == -9
