@@ -27,6 +27,8 @@ TRANSPOSITIONS = (
 SPLITS = (torch.split, torch.chunk, torch.tensor_split, "split", "chunk", "tensor_split")
 UNBINDS = (torch.unbind, "unbind")
 NARROWS = (torch.narrow, "narrow")
+PIXEL_SHUFFLES = {torch.pixel_shuffle: True, torch.pixel_unshuffle: False}
+"""Functions -> whether they put channels side by side, as positions, or positions apart."""
 JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
 POOLS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d)
 ADAPTIVE_POOLS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)

@@ -35,6 +35,7 @@ from pareco.slimmable.operations import (
     NOT_ELEMENTWISE,
     NOTHING_IN_INFERENCE,
     PERMUTATIONS,
+    PIXEL_SHUFFLES,
     POOLS,
     PRODUCTS,
     REDUCTIONS,
@@ -197,6 +198,8 @@ class Propagation(Shapes):
             self._norm(node, module)
         elif isinstance(module, nn.Flatten):
             self._flatten(node, module.start_dim, module.end_dim)
+        elif isinstance(module, (nn.PixelShuffle, nn.PixelUnshuffle)):
+            self._shuffling_module(node, module)
         elif isinstance(module, ChannelPad):
             self._channel_pad(node)
         elif isinstance(module, SPATIAL):
@@ -240,6 +243,7 @@ class Propagation(Shapes):
             (NARROWS, self._narrow),
             ((*SPLITS, *UNBINDS), self._split),
             (JOINS, self._join),
+            (PIXEL_SHUFFLES, self._pixel_shuffle),
         )
         if target in (getattr, "size", "dim"):
             return None
@@ -383,10 +387,8 @@ class Propagation(Shapes):
         tag, before, after = self._channels_first(node), shape_of(source_of(node)), shape_of(node)
         if len(before) != 4 or before[:2] != after[:2] or len(after) != 4:
             refuse(node, "it must keep the batch and channel dimensions of n x c x h x w")
-        if measured_by([each for each in node.all_input_nodes if each is not source_of(node)]) & {
-            0,
-            1,
-        }:
+        sizes = [each for each in node.all_input_nodes if each is not source_of(node)]
+        if measured_by(sizes) & {0, 1}:
             refuse(node, MEASURED, MEASURED_ADVICE)
         self._set(node, replace(tag, pooled=tag.pooled or everywhere))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from pareco.slimmable.channels import Tag, Variable, cut, keep_blocks, unify
 from pareco.slimmable.nodes import (
@@ -31,7 +31,7 @@ from pareco.slimmable.nodes import (
     spatial_dimensions,
     written_sizes,
 )
-from pareco.slimmable.operations import REDUCTIONS, SPLITS, UNBINDS
+from pareco.slimmable.operations import PIXEL_SHUFFLES, REDUCTIONS, SPLITS, UNBINDS
 
 _FIRST = "its channels must be dimension 1, and they are dimension {}"
 _FIRST_ADVICE = "Permute the features back to n x channels x height x width before it"
@@ -187,6 +187,29 @@ class Shapes:
         if unflattened and free and not any(factor % width for factor in free):
             return taken.start
         return max(taken, key=lambda each: after[each])
+
+    def _pixel_shuffle(self, node: fx.Node) -> None:
+        together = PIXEL_SHUFFLES[node.target]  # type: ignore[index]
+        name = "upscale_factor" if together else "downscale_factor"
+        self._shuffle_pixels(node, argument(node, 1, name), together=together)
+
+    def _shuffling_module(self, node: fx.Node, module: nn.PixelShuffle | nn.PixelUnshuffle) -> None:
+        if isinstance(module, nn.PixelShuffle):
+            self._shuffle_pixels(node, module.upscale_factor, together=True)
+        else:
+            self._shuffle_pixels(node, module.downscale_factor, together=False)
+
+    def _shuffle_pixels(self, node: fx.Node, factor: Any, *, together: bool) -> None:
+        """Tag what has `factor` times the height and width, of blocks of channels; or the reverse.
+
+        (Shi et al., arXiv 1609.05158.) A block of channels stays or goes as one.
+        """
+        tag = self._channels_first(node)
+        if type(factor) is not int or len(shape_of(node)) != 4:
+            refuse(node, "it shuffles positions by what is no number", "Give it a number")
+        if together:
+            keep_blocks(tag.segments, factor**2)
+        self._set(node, tag.scaled(1, factor**2) if together else tag.scaled(factor**2))
 
     def _expand(self, node: fx.Node) -> None:
         tag, source = self._channels_first(node), source_of(node)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import SelectiveKernel
 from timm.models.densenet import DenseNet
 from timm.models.fasternet import FasterNet
@@ -119,6 +120,35 @@ def counts(segments: tuple[Segment, ...]) -> list[tuple[int, int, bool]]:
     """Return size, factor and fixedness of each segment."""
     tag = Tag(segments)
     return [(x.variable.size, x.factor, x.variable.fixed) for x in tag.leaves]
+
+
+class Subpixel(nn.Module):
+    """Patches as channels, and sub-pixel convolution (ESPCN, arXiv 1609.05158), joined ones too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.stem = nn.PixelUnshuffle(2), nn.Conv2d(12, 8, 3, padding=1)
+        self.apart, self.norm = nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12)
+        self.larger, self.next = nn.PixelShuffle(2), nn.Conv2d(3, 6, 3, padding=1)
+        self.last = nn.Linear(8 + 24 + 5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        small = self.stem(self.patches(images)).relu()
+        large = self.next(self.larger(self.norm(self.apart(small))))
+        again = torch.pixel_unshuffle(large, 2)
+        joined = F.pixel_shuffle(torch.cat([small, again[:, :12]], 1), upscale_factor=2)
+        return self.last(torch.cat([small, again, F.max_pool2d(joined, 2)], 1).mean((2, 3)))
+
+
+def test_pixels_are_shuffled_in_blocks() -> None:
+    net = assert_proven(Subpixel(), 8)
+    # Of the 12 and 8 channels four become one, and four come of each of the other layer's 6.
+    assert {group.name: group.maximum for group in net.space.groups} == {
+        "stem": 2,
+        "apart": 3,
+        "next[0:3]": 3,
+        "next[3:6]": 3,
+    }
 
 
 def test_a_cut_between_channels_and_through_a_block() -> None:
