@@ -105,7 +105,8 @@ class Site:
     of weights per input and output channel (if grouped: of all those of an output channel),
     `vectors` the number of parameters per output channel alone (bias 1, affine batch norm 2) that
     no earlier site has, `repeated` whether an earlier site has the same weight (it calls the same
-    module, or a tied one) or it has none that grows with the width.
+    module, or a tied one) or it has none that grows with the width. `applied` is the number of
+    positions that the kernel is applied at, where it is not that of outputs (transposed).
     """
 
     name: str
@@ -116,6 +117,7 @@ class Site:
     kernel: int
     vectors: int
     repeated: bool
+    applied: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,8 @@ class CostModel:
                 # how many inputs each output is a weighted sum of, kernel aside
                 wide = site.kind in ("convolution", "linear")
                 summed = site.inputs if wide else ONE
-                macs.append((site.positions * site.kernel, summed, site.outputs))
+                applied = site.positions if site.applied is None else site.applied
+                macs.append((applied * site.kernel, summed, site.outputs))
                 if site.kind != "product":
                     activations.append((site.positions, ONE, site.outputs))
                 if not site.repeated:

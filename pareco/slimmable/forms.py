@@ -58,6 +58,7 @@ class Form:
     `sizes` returns what attributes of its `FormedLayer` are at the channels in use. `axis` is the
     dimension that it takes the channels at. `kernel` is how many weights each output has, beside
     those of its inputs. `problem` says why a layer of this type has no rule; "" if it has one.
+    `inputs_first` tells that the weight has its inputs before its outputs.
     """
 
     sizes: Callable[[Any], dict[str, Any]] = _none
@@ -65,6 +66,7 @@ class Form:
     kind: Kind = "norm"
     kernel: Callable[[Any], int] = _no_kernel
     problem: Callable[[Any], str] = _no_problem
+    inputs_first: bool = False
 
 
 def _of_one_dimension(layer: Any) -> str:
@@ -105,6 +107,12 @@ def _standardized(layer: Any) -> dict[str, Any]:
     if hasattr(layer, "scale"):
         sizes["scale"] = layer.scale * math.sqrt(in_group / min(in_group, inputs))
     return sizes
+
+
+def _transposed(layer: Any) -> dict[str, Any]:
+    inputs, outputs = layer.used_inputs, layer.used_outputs
+    groups = inputs // (layer.in_channels // layer.groups) if layer.groups > 1 else 1
+    return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
 
 
 def _blurred(layer: Any) -> dict[str, Any]:
@@ -149,6 +157,7 @@ FORMS: dict[type[nn.Module], Form] = {
     **dict.fromkeys(
         (timm.ScaledStdConv2d, ScaledStdConv2dSame), Form(_standardized, kind="convolution")
     ),
+    nn.ConvTranspose2d: Form(_transposed, kind="convolution", inputs_first=True),
     timm.BlurPool2d: Form(_blurred, kind="grouped", kernel=_blurring),
     nn.Conv1d: Form(axis=2, kind="filter", kernel=_along, problem=_over_channels),
 }
@@ -179,6 +188,14 @@ class FormedLayer(SlicedLayer):
         assert form is not None
         self.plain_type, self.form, self._held = type(layer), form, tuple(layer.__dict__)
         self.kinds = tuple(layer._parameters)
+
+    def size_in_use(self, parameter: Tensor) -> Size:
+        """Return what is in use of a tensor's first dimensions."""
+        if not (self.form.inputs_first and parameter.dim() > 1):
+            return super().size_in_use(parameter)
+        parts = zip((self.inputs, self.outputs), parameter.shape, strict=False)
+        widths = self.setting.widths
+        return [each.in_use(widths) if each.full == size else size for each, size in parts]
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layer makes of its channels in use."""

@@ -68,3 +68,10 @@ def in_place(node: fx.Node) -> bool:
     """Return whether the operation changes its first argument."""
     named = isinstance(node.target, str) and node.target.endswith("_")
     return named or node.target in _IN_PLACE
+
+
+def elementwise_module(module: nn.Module) -> bool:
+    """Return whether the module acts on each element alone (and so keeps the channels)."""
+    source = type(module).__module__
+    active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
+    return active and not isinstance(module, NOT_ELEMENTWISE)

@@ -32,7 +32,6 @@ from pareco.slimmable.operations import (
     ELEMENTWISE_FUNCTIONS,
     JOINS,
     NARROWS,
-    NOT_ELEMENTWISE,
     NOTHING_IN_INFERENCE,
     PERMUTATIONS,
     PIXEL_SHUFFLES,
@@ -44,18 +43,13 @@ from pareco.slimmable.operations import (
     SPLITS,
     TRANSPOSITIONS,
     UNBINDS,
+    elementwise_module,
 )
 from pareco.slimmable.shapes import MEASURED, MEASURED_ADVICE, Shapes, tie
 from pareco.slimmable.vectors import READ, READ_ADVICE, Vectors
 
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _ACT_ADVICE = "Give the norm no activation, and call the activation after it"
-
-
-def elementwise_module(module: nn.Module) -> bool:
-    """Return whether the module acts on each element alone (and so keeps the channels)."""
-    source = type(module).__module__
-    active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
-    return active and not isinstance(module, NOT_ELEMENTWISE)
 
 
 def _is_one(output_size: Any) -> bool:
@@ -128,11 +122,11 @@ class Propagation(Shapes):
         Of a grouped convolution, that is as many as each output is a weighted sum of.
         """
         module = self.modules[str(node.target)]
-        if not isinstance(module, nn.Conv2d):
+        if not isinstance(module, _CONVOLUTIONS):
             form = form_of(module)
             return 1 if form is None else form.kernel(module)
-        grouped = module.groups > 1
-        return math.prod(module.kernel_size) * (module.weight.shape[1] if grouped else 1)
+        summed = module.in_channels // module.groups if module.groups > 1 else 1
+        return math.prod(module.kernel_size) * summed
 
     def site(self, node: fx.Node) -> Site:
         """Return what a call of a sliced layer costs, once the channel groups are numbered."""
@@ -141,6 +135,7 @@ class Propagation(Shapes):
         weights, vectors = _parameters(self.modules[name])
         own = [vector for vector in vectors if self._first_users[vector] is node]
         whole = self.kinds[node] == "filter"
+        transposed = isinstance(self.modules[name], nn.ConvTranspose2d)
         repeated = not weights or any(self._first_users[each] is not node for each in weights)
         return Site(
             name=name,
@@ -151,6 +146,7 @@ class Propagation(Shapes):
             kernel=self.kernel_of(node),
             vectors=0 if whole else len(own),
             repeated=whole or repeated,
+            applied=positions_of(source_of(node)) if transposed else None,
         )
 
     def steps(self) -> dict[Variable, int]:
@@ -190,7 +186,7 @@ class Propagation(Shapes):
         return sum(each.numel() for each in whole.values())
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _CONVOLUTIONS):
             self._convolution(node, module)
         elif isinstance(module, nn.Linear):
             self._linear(node, module)
@@ -254,7 +250,9 @@ class Propagation(Shapes):
                 return rule(node)
         return refuse(node, f"no rule for '{name}'")
 
-    def _convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
+    def _convolution(self, node: fx.Node, module: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        if len(node.args) + len(node.kwargs) > 1:
+            refuse(node, "it is told the size that it puts out", "Give it output_padding")
         known = type(module) in (nn.Conv2d, Conv2dSame) or form_of(module)
         if not known or module.padding_mode != "zeros":
             kind = f"{type(module).__name__} with {module.padding_mode} padding"
@@ -263,12 +261,12 @@ class Propagation(Shapes):
         if len(shape_of(source_of(node))) != 4:
             refuse(node, "a convolution must act on n x channels x height x width")
         if module.groups > 1:
-            return self._record(node, "grouped", self._grouped(node, module, tag))
+            return self._record(node, "grouped", self._grouped(module, tag))
         positions = 0 if tag.pooled else positions_of(node)
         outputs = Tag.of(Variable(module.out_channels, positions), pooled=tag.pooled)
         return self._record(node, "convolution", outputs)
 
-    def _grouped(self, node: fx.Node, module: nn.Conv2d, tag: Tag) -> Tag:
+    def _grouped(self, module: nn.Conv2d | nn.ConvTranspose2d, tag: Tag) -> Tag:
         """Return what a grouped (or depthwise) convolution puts out; whole groups go.
 
         So a group keeps its width, the design parameter of RegNet (arXiv 2003.13678) and ResNeXt's

@@ -13,7 +13,7 @@ from timm.models.mambaout import MambaOut
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
-from pareco.slimmable import calibrated_statistics, make_slimmable
+from pareco.slimmable import TracingError, calibrated_statistics, make_slimmable
 from pareco.slimmable.channels import Segment, Tag, Variable, cut, keep_blocks, unify
 from tests.slimmable.proofs import assert_proven
 
@@ -149,6 +149,41 @@ def test_pixels_are_shuffled_in_blocks() -> None:
         "next[0:3]": 3,
         "next[3:6]": 3,
     }
+
+
+class Upsampled(nn.Module):
+    """Transposed convolutions (arXiv 1603.07285): of all channels, in groups, depthwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(12)
+        self.whole = nn.ConvTranspose2d(8, 12, 3, stride=2, padding=1, output_padding=1)
+        self.groups = nn.ConvTranspose2d(12, 8, 2, stride=2, groups=4, bias=False)
+        self.depthwise = nn.ConvTranspose2d(8, 8, 3, dilation=2, groups=8)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.whole(self.stem(images))).relu()
+        features = self.groups(features)
+        features = torch.cat([features, self.depthwise(features)[..., :-4, :-4]], 1)
+        return self.last(features.mean((2, 3)))
+
+
+def test_transposed_convolutions() -> None:
+    net = assert_proven(Upsampled(), 8)
+    steps = {group.name: (group.maximum, group.step) for group in net.space.groups}
+    assert steps == {"stem": (8, 1), "whole": (4, 1)}  # groups of three, which put out two
+    ordered = make_slimmable(Upsampled(), torch.zeros(1, 3, 8, 8), order_channels=True)
+    assert ordered.space.maxima == net.space.maxima
+
+
+def test_a_size_that_is_told_to_a_transposed_convolution_is_refused() -> None:
+    class Told(Upsampled):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.whole(self.stem(images), [8, 8]).mean((2, 3)))
+
+    with pytest.raises(TracingError, match=r"it is told the size .* Give it output_padding"):
+        make_slimmable(Told(), torch.zeros(1, 3, 8, 8))
 
 
 def test_a_cut_between_channels_and_through_a_block() -> None:
