@@ -21,6 +21,7 @@ Kind = Literal[
     "linear",
     "filter",
     "product",
+    "whole",
     "norm",
     "activation",
     "pad",
@@ -158,7 +159,7 @@ class CostModel:
         params: list[Term] = [(trace.width_independent_parameters, ONE, ONE)]
         activations: list[Term] = []
         for site in trace.sites:
-            if site.kind in ("convolution", "grouped", "linear", "filter", "product"):
+            if site.kind in ("convolution", "grouped", "linear", "filter", "product", "whole"):
                 # how many inputs each output is a weighted sum of, kernel aside
                 wide = site.kind in ("convolution", "linear")
                 summed = site.inputs if wide else ONE

@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -178,7 +178,7 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
         connection.send({"checked": not fault, "fault": fault})
 
 
-def fault_of(model: nn.Module, size: int) -> str:
+def fault_of(model: nn.Module, size: int, whole: Collection[str] = ()) -> str:
     """Return what is wrong with the slimmable form of a network, run in double precision; "": none.
 
     On small images, or on those it is made for, of `size` pixels: the full network must give the
@@ -200,7 +200,7 @@ def fault_of(model: nn.Module, size: int) -> str:
         shape = (2, 3, pixels, pixels)
         images = torch.randn(shape, generator=generator, dtype=torch.double)
         try:
-            net = make_slimmable(model, images[:1], alpha_min=0.3).eval()
+            net = make_slimmable(model, images[:1], alpha_min=0.3, whole=whole).eval()
         except ValueError:
             if pixels == size:
                 raise

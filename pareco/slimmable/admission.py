@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from pareco.slimmable.layers import HOOKS
 from pareco.slimmable.nodes import TracingError
+from pareco.slimmable.whole import check_whole
 
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _REPARAMETRIZED = (
@@ -30,8 +31,8 @@ _WRAPPED = {
 }
 
 
-def admitted_copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy of the model.
+def admitted_copy(model: nn.Module, whole: Collection[str] = ()) -> nn.Module:
+    """Return a deep copy of the model; modules at the paths in `whole` keep their `train` methods.
 
     Raises `TypeError` for what is no module, and `TracingError`, which names the module and what
     helps, for what would get lost or go wrong in a slimmable network: wrappers, compiled code,
@@ -39,8 +40,10 @@ def admitted_copy(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    check_whole(model, whole)
     for name, module in model.named_modules():
-        for reason, advice in _objections(module):
+        kept = any(f"{name}.".startswith(f"{path}.") for path in whole)
+        for reason, advice in _objections(module, own_modes=kept):
             raise TracingError(name or type(model).__name__, reason, advice)
     for name in model._modules:
         if hasattr(fx.GraphModule, name):
@@ -54,7 +57,7 @@ def admitted_copy(model: nn.Module) -> nn.Module:
         raise TracingError(_uncopied(model), f"copy.deepcopy fails ({problem})", advice) from error
 
 
-def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
+def _objections(module: nn.Module, *, own_modes: bool) -> Iterator[tuple[str, str]]:
     """Yield reasons, with advice, not to slim a network that holds this module."""
     torchs = [each for each in type(module).__mro__ if each.__module__.startswith("torch.")]
     names = {each.__name__ for each in torchs}
@@ -83,7 +86,8 @@ def _objections(module: nn.Module) -> Iterator[tuple[str, str]]:
     if held:
         advice = "Remove it, and register it on the same layer of the slimmable network"
         yield "it has a hook, which would get lost", advice
-    if "train" in module.__dict__ or type(module).train is not nn.Module.train:
+    told = "train" in module.__dict__ or type(module).train is not nn.Module.train
+    if told and not own_modes:
         advice = "Remove the method, and set the mode of the slimmable network's modules"
         yield "it has a train() of its own, which would get lost", advice
 

@@ -181,14 +181,14 @@ def _conv_mlp(head: Any, x: Any) -> Any:
 
 
 def graph_in_both_modes(
-    model: nn.Module, images: Tensor
+    model: nn.Module, images: Tensor, kept: Collection[str] = ()
 ) -> tuple[nn.Module, fx.Graph, frozenset[str]]:
     """Return a copy of the model, its graph for both modes, and the paths that it keeps whole.
 
-    Those are modules without parameters that do different things by mode, or things that a graph
-    does not hold. Tensors are those of the model. Conditions on shapes are as for the images.
+    Those are `kept` and modules without parameters that do different things by mode, or things that
+    a graph does not hold. Tensors are those of the model, conditions on shapes as for the images.
     """
-    whole: set[str] = set()
+    whole: set[str] = set(kept)
     while True:
         differing: dict[str, str] = {}
         evaluation, training = _Tracer(whole, images), _Tracer(whole, images)

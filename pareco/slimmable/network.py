@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +42,7 @@ def make_slimmable(
     granularity: Granularity = "layer",
     slim_head: bool = False,
     order_channels: bool = False,
+    whole: Collection[str] = (),
 ) -> SlimmableNet:
     """Return a slimmable copy of the model, at full width, with the same state dict.
 
@@ -53,12 +54,16 @@ def make_slimmable(
     arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
     `order_channels` is for trained weights: the channels of each group are put in the order of the
     L1 norms of their filters, largest first, so that narrow networks keep those; the state dict is
-    permuted, and the full network's outputs are the same but for the order of sums.
+    permuted, and the full network's outputs are the same but for the order of sums. `whole` has
+    the paths of modules, such as attention, that run as they are: what goes into them and comes out
+    keeps all its channels, and torch's flop counter says what they cost.
 
     Raises `TracingError` (a `ValueError`) naming the node that cannot be traced, sliced or ordered,
     and `TypeError` for what is no module or no tensor.
     """
-    held, graph, found = trace(admitted_copy(model), example_input, slim_head=slim_head)
+    held, graph, found = trace(
+        admitted_copy(model, whole), example_input, slim_head=slim_head, whole=whole
+    )
     if order_channels:
         put_in_order(held, found)
     space = WidthSpace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,7 @@ from pareco.slimmable.operations import (
 )
 from pareco.slimmable.shapes import MEASURED, MEASURED_ADVICE, Shapes, tie
 from pareco.slimmable.vectors import READ, READ_ADVICE, Vectors
+from pareco.slimmable.whole import parameters_of
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _ACT_ADVICE = "Give the norm no activation, and call the activation after it"
@@ -80,8 +81,9 @@ class Propagation(Shapes):
     that no rule covers.
     """
 
-    def __init__(self, held: nn.Module) -> None:
+    def __init__(self, held: nn.Module, whole: Collection[str] = ()) -> None:
         super().__init__()
+        self._whole = whole
         self.modules = dict(held.named_modules())
         self.vectors = Vectors(held)
         self.kinds: dict[fx.Node, Kind] = {}
@@ -180,6 +182,8 @@ class Propagation(Shapes):
         """Return how many parameters there are in no layer that is sliced."""
         read = self.vectors.whole()
         whole = {key: each for key, each in read.items() if key not in self._first_users}
+        sliced = self._first_users | {id(each.tensor): node for node, each in self.vectors.sliced()}
+        whole |= parameters_of({path: self.modules[path] for path in self._whole}, sliced)
         for node, kind in self.kinds.items():
             if kind == "filter":
                 whole |= {id(each): each for each in self.modules[str(node.target)].parameters()}

@@ -17,12 +17,14 @@ from pareco.slimmable.nodes import (
     INDEX_ADVICE,
     PIECES,
     RESHAPE_ADVICE,
+    VALUE,
     argument,
     block_of,
     expanded_sizes,
     index_parts,
     known_slice,
     measured_by,
+    positions_in,
     refuse,
     reshaped_sizes,
     rewrite,
@@ -65,6 +67,7 @@ class Shapes:
         self.views: set[fx.Node] = set()
         self.pieces: dict[fx.Node, list[Tag]] = {}
         self.splits: dict[fx.Node, tuple[list[int], int | None]] = {}
+        self.whole_calls: list[fx.Node] = []
         self._averaged: dict[fx.Node, set[int]] = {}
 
     def input_of(self, node: fx.Node) -> Tag:
@@ -95,6 +98,25 @@ class Shapes:
         if self.tags[source].axis != 1:
             refuse(node, _FIRST.format(self.tags[source].axis), _FIRST_ADVICE)
         self._set(node, self.tags[source], view=view)
+
+    def keep_whole(self, node: fx.Node) -> None:
+        """Tag the node of a module that runs as it is: all channels stay, before and behind it."""
+        features = [each for each in node.all_input_nodes if each in self.tags]
+        if not features or not node.meta.get("shape"):
+            refuse(node, "a module that runs whole must take features and return one tensor")
+        for each in node.all_input_nodes:
+            if each not in self.tags and type(each.meta.get(VALUE)) is not int:
+                refuse(node, "a module that runs whole may take features and numbers alone")
+            if each in self.tags:
+                self.tags[each].fix()
+        shape, first = shape_of(node), features[0]
+        alike = len(shape) == len(shape_of(first))
+        if not alike and len(shape) != 2:
+            refuse(node, "a module that runs whole must keep the layout, or return n x features")
+        axis = self.tags[first].axis if alike else 1
+        self.whole_calls.append(node)
+        channels = Variable(shape[axis], math.prod(positions_in(shape, axis)), fixed=True)
+        self._set(node, Tag.of(channels, axis=axis))
 
     def _permute(self, node: fx.Node) -> None:
         listed = node.args[1:] or (argument(node, 1, "dims"),)

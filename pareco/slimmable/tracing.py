@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,10 @@ from pareco.slimmable.nodes import (
     source_of,
 )
 from pareco.slimmable.rules import Propagation
+from pareco.slimmable.whole import first_image, norm_sites, spent_by, whole_site
 from pareco.widths import ChannelGroup
 
+_SPENT = "spent"  # in a node's meta: what `spent_by` returns of its call
 HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 """The attributes in which a module keeps what it holds."""
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
@@ -44,11 +47,22 @@ _BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every tensor at its node, and the value of numbers."""
+    """Runs a graph and notes the shape of every tensor at its node, and the value of numbers.
+
+    At the calls of modules in `whole` it notes what they spend on one image, of so many `images`.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, whole: Collection[str], images: int):
+        super().__init__(module, graph=graph)
+        self.whole, self.images = whole, images
 
     def run_node(self, n: fx.Node) -> Any:
         self.current = n
         result = super().run_node(n)
+        if n.op == "call_module" and n.target in self.whole:
+            called, own = self.fetch_attr(str(n.target)), self.fetch_args_kwargs_from_env(n)
+            args, kwargs = first_image(own, self.images)
+            n.meta[_SPENT] = spent_by(partial(called, *args, **kwargs), called)
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
         elif isinstance(result, (tuple, list)) and all(isinstance(x, Tensor) for x in result):
@@ -59,7 +73,11 @@ class _Shapes(fx.Interpreter):
 
 
 def trace(
-    model: nn.Module, example_input: Tensor, *, slim_head: bool = False
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    slim_head: bool = False,
+    whole: Collection[str] = (),
 ) -> tuple[nn.Module, fx.Graph, Trace]:
     """Return what the model holds, its graph, and its trace.
 
@@ -67,22 +85,26 @@ def trace(
     not; and modules that stand for functions that depend on the mode or on widths.
     `example_input` is one image batch `n x c x h x w`; costs hold for its size. Unless
     `slim_head`, a pointwise convolution or linear layer that feeds only the classifier keeps its
-    channels (US-Net's convention for the 1280 channels of MobileNets).
+    channels (US-Net's convention for the 1280 channels of MobileNets). `whole` has the paths of
+    modules that run as they are, with all their channels.
 
     Raises `TracingError` naming the node, the reason and what would help; `TypeError` for an
     example that is no tensor.
     """
     _check_example(example_input)
     name = type(model).__name__
-    model, graph, whole = graph_in_both_modes(model, _several(example_input))
+    images = _several(example_input)
+    model, graph, untraced = graph_in_both_modes(model, images, whole)
     held = _held(model, {model.get_submodule(path) for path in _called(graph)}, {})
     _modularize(held, graph, model)
     tried = sharing_copy(held)
-    shapes = _Shapes(tried, graph=graph)
-    propagation = Propagation(held)
+    shapes = _Shapes(tried, graph, whole, len(images))
+    propagation = Propagation(held, whole)
 
     def visit(node: fx.Node) -> None:
         if node.op == "call_module" and node.target in whole:
+            propagation.keep_whole(node)
+        elif node.op == "call_module" and node.target in untraced:
             module = held.get_submodule(str(node.target))
             propagation.pass_through(node, view=identity_in_evaluation(node, module))
         else:
@@ -91,7 +113,7 @@ def trace(
     with torch.no_grad(), global_streams_kept():
         tried.eval()
         try:
-            shapes.run(_several(example_input))
+            shapes.run(images)
         except Exception as error:
             for node in _run_before(shapes.current):
                 visit(node)  # one of them may be the cause, and is refused then
@@ -116,6 +138,8 @@ def trace(
             *map(propagation.product_site, propagation.products),
             *tensors,
             *_split_channels(held, graph, propagation, model),
+            *(whole_site(node.meta[_SPENT]) for node in propagation.whole_calls),
+            *(site for each in whole for site in norm_sites(each, held.get_submodule(each))),
         ),
         live=live,
         width_independent_parameters=propagation.width_independent_parameters(),

@@ -1,6 +1,7 @@
 """The proof that a slimmable network is its sub-networks, for networks of a few layers."""
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,9 @@ def randomized(model: nn.Module) -> nn.Module:
     return model.double()
 
 
-def assert_proven(model: nn.Module, size: int = 32, *, slim_head: bool = False) -> SlimmableNet:
+def assert_proven(
+    model: nn.Module, size: int = 32, *, slim_head: bool = False, whole: Collection[str] = ()
+) -> SlimmableNet:
     """Check a network against the model, and three sub-networks against the extracted ones.
 
     Outputs and gradients, multiply-accumulates by torch's counter, parameters by their count, and
@@ -33,7 +36,7 @@ def assert_proven(model: nn.Module, size: int = 32, *, slim_head: bool = False) 
     """
     model = randomized(model)
     images = torch.randn(2, 3, size, size, dtype=torch.double)
-    net = make_slimmable(model, images[:1], alpha_min=0.3, slim_head=slim_head)
+    net = make_slimmable(model, images[:1], alpha_min=0.3, slim_head=slim_head, whole=whole)
     for mode in (False, True):
         expected, found = model.train(mode)(images), net.train(mode)(images)
         assert torch.equal(found, expected)
@@ -44,7 +47,7 @@ def assert_proven(model: nn.Module, size: int = 32, *, slim_head: bool = False) 
     for widths in (net.space.smallest, *(net.space.sample(generator) for _ in range(2))):
         _assert_extracted(net, widths, images)
     assert net.extract(net.space.largest).state_dict().keys() == model.state_dict().keys()
-    _assert_states_load(model, net)
+    _assert_states_load(model, net, images)
     return net
 
 
@@ -83,13 +86,12 @@ def _assert_extracted(net: SlimmableNet, widths: Widths, images: Tensor) -> None
         assert not unused, f"{name}: unused channels get a gradient"
 
 
-def _assert_states_load(model: nn.Module, net: SlimmableNet) -> None:
+def _assert_states_load(model: nn.Module, net: SlimmableNet, images: Tensor) -> None:
     state = copy.deepcopy(model.state_dict())
     assert list(net.state_dict()) == list(state)
     net.load_state_dict({name: each * 2 for name, each in state.items()})
     model.load_state_dict(net.state_dict())
     assert all(torch.equal(model.state_dict()[name], each * 2) for name, each in state.items())
     net.load_state_dict(state, assign=True)
-    images = torch.ones(2, 3, 32, 32, dtype=torch.double)
     with net.eval().at(net.space.smallest):
         torch.testing.assert_close(net(images), net.extract(net.space.smallest).eval()(images))

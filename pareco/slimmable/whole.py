@@ -1,0 +1,120 @@
+"""Modules that run as they are, with all their channels: what they cost, and the norms in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from timm.layers import BatchNormAct2d
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+from torch.utils.flop_counter import FlopCounterMode
+
+from pareco.cost import ONE, FeatureCount, Features, Site
+from pareco.slimmable.nodes import TracingError
+
+_COUNTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
+_NAME_ADVICE = "Name modules as in model.named_modules(), by the first name of one that has several"
+
+
+def check_whole(model: nn.Module, whole: Collection[str]) -> None:
+    """Raise `TracingError` for a path that is no module's, or that lies in another one's."""
+    names = {name for name, _ in model.named_modules() if name}
+    for path in whole:
+        if path not in names:
+            raise TracingError(path or type(model).__name__, "it is no part", _NAME_ADVICE)
+        outer = [other for other in whole if path.startswith(f"{other}.")]
+        if outer:
+            raise TracingError(path, f"it is a part of {outer[0]}, which is whole", "Name that")
+
+
+def spent_by(call: Callable[[], Any], module: nn.Module) -> tuple[int, int]:
+    """Return the multiply-accumulates of a module's call, and the elements that its layers put out.
+
+    Those of convolutions and linear layers, as everywhere; torch counts the first.
+    """
+    put_out: list[int] = []
+    hooks = [
+        each.register_forward_hook(lambda *told: put_out.append(told[2].numel()))
+        for each in module.modules()
+        if isinstance(each, _COUNTED)
+    ]
+    try:
+        with FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counter.get_total_flops() // 2, sum(put_out)
+
+
+def first_image(arguments: Any, images: int) -> Any:
+    """Return the arguments of a call for the first image of so many alone."""
+
+    def first(value: Any) -> Any:
+        of_all = isinstance(value, Tensor) and value.shape[:1] == (images,)
+        return value[:1] if of_all else value
+
+    return map_aggregate(arguments, first)
+
+
+def whole_site(spent: tuple[int, int]) -> Site:
+    """Return what a call costs that `spent_by` has told of, at every width."""
+    macs, elements = spent
+    return Site(
+        name="",
+        kind="whole",
+        inputs=ONE,
+        outputs=ONE,
+        positions=elements,
+        kernel=1,
+        vectors=0,
+        repeated=True,
+        applied=macs,
+    )
+
+
+def norm_sites(path: str, module: nn.Module) -> Iterator[Site]:
+    """Yield the batch norms in a module that runs whole: each network has statistics of its own.
+
+    Raises `TracingError` for one of a kind that has no rule.
+    """
+    for name, norm in module.named_modules(prefix=path):
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        if type(norm) not in _NORMS:
+            raise TracingError(name, f"no rule for the norm {type(norm).__name__}", _NAME_ADVICE)
+        channels = Features((FeatureCount(None, norm.num_features),))
+        yield Site(
+            name=name,
+            kind="norm",
+            inputs=channels,
+            outputs=channels,
+            positions=0,
+            kernel=1,
+            vectors=sum(each is not None for each in norm._parameters.values()),
+            repeated=True,
+        )
+
+
+def parameters_of(
+    modules: Mapping[str, nn.Module], sliced: Mapping[Any, fx.Node]
+) -> dict[int, nn.Parameter]:
+    """Return the parameters of modules that run whole but for those of their batch norms, by ids.
+
+    `sliced` has those of which layers take a part, by ids; a shared one is refused.
+    """
+    found: dict[int, nn.Parameter] = {}
+    for path, module in modules.items():
+        for part in module.modules():
+            norm = isinstance(part, nn.modules.batchnorm._BatchNorm)
+            for parameter in part._parameters.values():
+                if parameter is None:
+                    continue
+                if id(parameter) in sliced:
+                    reason = f"a parameter of it is '{sliced[id(parameter)].target}''s, too"
+                    raise TracingError(path, reason, "Give each its own")
+                if not norm:
+                    found[id(parameter)] = parameter
+    return found

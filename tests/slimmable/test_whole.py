@@ -1,0 +1,106 @@
+"""Modules that run as they are, with all their channels, while the others are slimmed."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from pareco.slimmable import TracingError, calibrated_statistics, make_slimmable
+from pareco.survey import fault_of
+from tests.slimmable.proofs import assert_proven
+
+
+class Attention(nn.Module):
+    """Attention over positions, with batch norm in it, and a mode of its own as in timm's LeViT."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.BatchNorm2d(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.bias = nn.Parameter(torch.zeros(1, 16, 16))
+        self.cached: Tensor | None = None
+
+    def train(self, mode: bool = True) -> "Attention":
+        self.cached = None
+        return super().train(mode)
+
+    def forward(self, features: Tensor) -> Tensor:
+        queries, keys, values = self.qkv(self.norm(features)).flatten(2).chunk(3, 1)
+        if not self.training and self.cached is None:
+            self.cached = (2 * self.bias).detach()
+        bias = 2 * self.bias if self.training else self.cached
+        weights = (queries.transpose(1, 2) @ keys + bias).softmax(-1)
+        return (values @ weights).view_as(features)
+
+
+class Attending(nn.Module):
+    """A bottleneck of attention (BoTNet, arXiv 2101.11605) in a residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.narrow = nn.Conv2d(3, 10, 3, stride=2, padding=1), nn.Conv2d(10, 6, 1)
+        self.attention, self.wide = Attention(6), nn.Conv2d(6, 10, 1)
+        self.norm, self.more, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        attended = self.attention(self.narrow(features).relu())
+        features = self.norm(self.wide(attended)) + features
+        return self.last(self.more(features.relu()).mean((2, 3)))
+
+
+def test_attention_keeps_its_channels_and_the_rest_is_slimmed() -> None:
+    with pytest.raises(TracingError, match="train"):
+        make_slimmable(Attending(), torch.zeros(1, 3, 8, 8))
+    net = assert_proven(Attending(), 8, whole=("attention",))
+    assert {group.name: group.maximum for group in net.space.groups} == {"stem": 10, "more": 8}
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert other.cost.full_costs == net.cost.full_costs
+
+
+def test_norms_in_it_have_statistics_for_each_network() -> None:
+    torch.manual_seed(0)
+    net = make_slimmable(Attending(), torch.zeros(1, 3, 8, 8), whole=("attention",))
+    widths, images = net.space.smallest, torch.randn(16, 3, 8, 8)
+    before = {name: each.clone() for name, each in net.named_buffers()}
+    statistics = calibrated_statistics(net, widths, [images])
+    assert {"attention.norm", "norm"} <= statistics.means.keys()
+    with net.train().at(widths):
+        net(images)  # trains a narrow network: the full one's statistics stay
+    assert all(torch.equal(each, before[name]) for name, each in net.named_buffers())
+    plain = net.eval().extract(widths, statistics)
+    with net.at(widths, statistics):
+        torch.testing.assert_close(plain(images), net(images))
+    inner = plain.get_submodule("attention.norm")
+    assert torch.equal(inner.running_mean, statistics.means["attention.norm"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        (["attentions"], "'attentions': it is no part"),
+        (["attention", "attention.qkv"], r"'attention\.qkv': it is a part of attention"),
+    ],
+)
+def test_wrong_names_are_refused(whole: list[str], said: str) -> None:
+    with pytest.raises(TracingError, match=said):
+        make_slimmable(Attending(), torch.zeros(1, 3, 8, 8), whole=whole)
+
+
+def test_a_parameter_that_is_a_sliced_layers_too_is_refused() -> None:
+    model = Attending()
+    model.attention.qkv.bias = model.more.bias = nn.Parameter(torch.zeros(8))
+    model.attention.qkv = nn.Conv2d(6, 18, 1, bias=False)
+    model.attention.register_parameter("unused", model.more.bias)
+    with pytest.raises(TracingError, match="'attention': a parameter of it is 'more''s, too"):
+        make_slimmable(model, torch.zeros(1, 3, 8, 8), whole=["attention"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["halonet26t", "lambda_resnet26t", "botnet26t_256"])
+def test_networks_of_timm_with_attention_kept_whole(name: str) -> None:
+    model = timm.create_model(name, num_classes=10)
+    whole = [path for path, _ in model.named_modules() if path.endswith("self_attn")]
+    assert not fault_of(model, 256, whole=whole)
