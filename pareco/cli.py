@@ -57,6 +57,9 @@ class ProfileCommand:
     slim_head: Flag = False
     """Slim the last convolution before the classifier too."""
 
+    whole: tuple[str, ...] = ()
+    """Paths of modules that run as they are, with all their channels, such as attention."""
+
     json: Flag = False
     """Print JSON (activations in elements) in place of tables."""
 
@@ -87,6 +90,7 @@ class ProfileCommand:
                 alpha_min=self.alpha_min,
                 divisor=self.divisor,
                 slim_head=self.slim_head,
+                whole=self.whole,
             )
         except TracingError as error:
             return failed(error)

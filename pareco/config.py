@@ -61,6 +61,9 @@ class NetworkConfig:
     slim_head: bool = False
     """Whether the final head convolution may be slimmed too."""
 
+    whole: tuple[str, ...] = ()
+    """Paths of modules that run as they are, with all their channels, such as attention."""
+
     pretrained: bool = False
     """Whether to start from the weights that timm has for a network of its own, of the tag in its
     name, such as resnet18.a1_in1k, or its first one."""

@@ -127,13 +127,15 @@ class Trace:
 
     `live[t]` lists the size of every tensor held while step `t` runs, with elementwise operations
     and batch norm done in place where their input is not needed later.
-    `width_independent_parameters` counts those in no site.
+    `width_independent_parameters` counts those in no site. `whole` has the paths of modules that
+    run as they are.
     """
 
     groups: tuple[ChannelGroup, ...]
     sites: tuple[Site, ...]
     live: tuple[tuple[FeatureCount, ...], ...]
     width_independent_parameters: int = 0
+    whole: tuple[str, ...] = ()
 
 
 Term = tuple[int, Features, Features]

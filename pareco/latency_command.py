@@ -81,6 +81,9 @@ class LatencyCommand:
     slim_head: Flag = False
     """Slim the last convolution before the classifier too."""
 
+    whole: tuple[str, ...] = ()
+    """Paths of modules that run as they are, with all their channels, such as attention."""
+
     json: Flag = False
     """Print JSON in place of tables."""
 
@@ -203,6 +206,7 @@ class LatencyCommand:
             alpha_min=0.42 if self.alpha_min is None else self.alpha_min,
             divisor=self.divisor,
             slim_head=self.slim_head,
+            whole=self.whole,
         )
         return net, (self.channels, size, size)
 
@@ -233,7 +237,7 @@ class LatencyCommand:
 
 _OF_NAMED = (
     *("image_size", "num_classes", "channels", "base_width", "undone_strides"),
-    *("divisor", "slim_head"),
+    *("divisor", "slim_head", "whole"),
 )
 
 

@@ -77,6 +77,7 @@ def write_bundle(folder: Path, path: Path, machine: Machine = Machine()) -> Bund
     session = read_json(folder / "env.json", SESSIONS)[-1]
     description = {
         "architecture": architecture,
+        **({"whole": config["network.whole"]} if config["network.whole"] else {}),
         "reading": {
             "image_size": config["data.image_size"],
             "central_crop": config["data.central_crop"],

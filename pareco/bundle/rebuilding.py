@@ -56,7 +56,7 @@ def rebuilt(
     _check_weights(model, weights)
     example = torch.zeros(1, len(reading.mean), reading.image_size, reading.image_size)
     try:
-        first = make_slimmable(model, example, slim_head=True)
+        first = make_slimmable(model, example, slim_head=True, whole=description.whole)
     except ValueError as error:
         raise BundleError(f"its network cannot be made slimmable: {error}") from error
     nets = [first, *(copy.deepcopy(first) for _ in weights[1:])]

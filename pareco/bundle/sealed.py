@@ -83,6 +83,7 @@ class Description(_Strict):
     sha256: str
     format: str
     architecture: Architecture | None = None
+    whole: Annotated[tuple[str, ...], Field(max_length=10_000)] = ()
     builder: str | None = None
     """What built the network, for people: no file has it run."""
     reading: Reading

@@ -68,6 +68,7 @@ def save_bundle(
         shipped.append({"weights": 0, "widths": widths, **costs, **numbers})
     description = {
         "builder": builder,
+        **({"whole": list(net.whole)} if net.whole else {}),
         "reading": {
             "image_size": image_size,
             "central_crop": central_crop,

@@ -76,14 +76,14 @@ class SlimmableNet(nn.Module):
     """One set of weights that runs at many widths (PareCO, arXiv 2007.11752; US-Net).
 
     `space` holds the widths it can run at, `cost` their costs. A sub-network uses the first
-    channels of every layer.
+    channels of every layer, but all of the modules at the paths in `whole`.
     """
 
     def __init__(self, held: nn.Module, graph: fx.Graph, space: WidthSpace, found: Trace) -> None:
         """Take over what a traced network holds, and its graph; see `make_slimmable`."""
         super().__init__()
         self.training = held.training
-        self.space, self.cost = space, CostModel(space, found)
+        self.space, self.cost, self.whole = space, CostModel(space, found), found.whole
         self._program = _Program(graph)
         self._layers: dict[str, SlicedLayer] = {}
         self._setting = Setting(widths=space.largest)

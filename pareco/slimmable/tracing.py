@@ -143,6 +143,7 @@ def trace(
         ),
         live=live,
         width_independent_parameters=propagation.width_independent_parameters(),
+        whole=tuple(whole),
     )
     return held, graph, found
 

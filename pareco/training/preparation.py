@@ -66,6 +66,7 @@ def initial_network(experiment: Experiment, classes: int, channels: int, seed: i
         divisor=config.divisor,
         granularity=config.granularity,
         slim_head=config.slim_head,
+        whole=config.whole,
         order_channels=config.order_channels and remark is not None,
     )
     if experiment.latency_table is not None:

@@ -2,14 +2,19 @@
 
 import copy
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
+from pareco import FrontNetwork, load, save_bundle
 from pareco.slimmable import TracingError, calibrated_statistics, make_slimmable
 from pareco.survey import fault_of
+from pareco.training.preparation import initial_network
+from tests.experiments import TINY
 from tests.slimmable.proofs import assert_proven
 
 
@@ -96,6 +101,22 @@ def test_a_parameter_that_is_a_sliced_layers_too_is_refused() -> None:
     model.attention.register_parameter("unused", model.more.bias)
     with pytest.raises(TracingError, match="'attention': a parameter of it is 'more''s, too"):
         make_slimmable(model, torch.zeros(1, 3, 8, 8), whole=["attention"])
+
+
+def test_a_bundle_and_a_configuration_say_what_is_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = make_slimmable(Attending(), torch.zeros(1, 3, 8, 8), whole=["attention"])
+    widths, images = net.space.smallest, torch.randn(8, 3, 8, 8)
+    statistics = calibrated_statistics(net, widths, [images])
+    shipped = FrontNetwork(widths=widths, statistics=statistics, search_loss=1.0)
+    path, classes = tmp_path / "attending.pareco", ["a", "b", "c", "d"]
+    save_bundle(path, net, [shipped], builder="Attending", image_size=8, classes=classes)
+    served = load(path, builder=Attending).for_budget(macs=net.cost.macs_at(widths))
+    with net.eval().at(widths, statistics):
+        torch.testing.assert_close(served(images), net(images))
+    configured = replace(TINY, network=replace(TINY.network, whole=("layer2.0",)))
+    names = initial_network(configured, 10, 1, 0).space.names
+    assert names == ("layer1.0.conv1", "layer3.0.conv1")
 
 
 @pytest.mark.slow
