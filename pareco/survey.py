@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pareco.processes import worker_context
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pareco.slimmable import SlimmableNet
 
@@ -28,6 +28,7 @@ _CHECKED_AT = 64
 """Height and width of the images of a check, in pixels, unless the network wants its own."""
 _TOLERANCE = 1e-6
 """Of doubles, through at most hundreds of layers, in parts of the greatest score."""
+_TRIALS = 24
 _LONGEST = 118
 """Characters of a line of the document."""
 
@@ -38,6 +39,8 @@ class Surveyed:
 
     `reason` says why it cannot be made slimmable, and `node` where; "" if it can. `checked` tells
     that its sub-networks gave what the extracted ones give, `fault` what was wrong with them.
+    `whole` has the modules that run whole, # for the numbers in their paths, where it cannot
+    without.
     """
 
     network: str
@@ -49,6 +52,7 @@ class Surveyed:
     reason: str = ""
     checked: bool = False
     fault: str = ""
+    whole: Sequence[str] = ()
 
 
 def architecture(name: str) -> str:
@@ -141,7 +145,7 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
     import timm
     import torch
 
-    from pareco.slimmable import TracingError, make_slimmable
+    from pareco.slimmable import TracingError
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # that sub-networks are not calibrated
@@ -153,7 +157,7 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
             return
         size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
         image = torch.zeros(1, 3, size, size, device="meta")
-        net = make_slimmable(model, image, alpha_min=alpha_min)
+        net = slimmable_around(model, image, alpha_min=alpha_min)
     except TracingError as error:
         connection.send({"node": error.node, "reason": error.reason})
         return
@@ -168,14 +172,59 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
             "groups": len(space.groups),
             "full": macs(space.largest),
             "smallest": macs(space.smallest),
+            "whole": sorted(set(map(_pattern, net.whole))),
         }
     )
     if check:
         try:
-            fault = fault_of(timm.create_model(name, num_classes=10), size)
+            fault = fault_of(timm.create_model(name, num_classes=10), size, net.whole)
         except Exception as error:
             fault = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         connection.send({"checked": not fault, "fault": fault})
+
+
+def slimmable_around(model: nn.Module, image: Tensor, *, alpha_min: float) -> SlimmableNet:
+    """Return a slimmable copy of a network in which modules run whole that have no rule.
+
+    That is the module of the step that is refused or, where that cannot run whole, the one that it
+    is a part of; and those of its type whose paths differ from its own in numbers alone. Raises the
+    first `TracingError` where no channels are left.
+    """
+    from pareco.slimmable import TracingError, make_slimmable
+    from pareco.slimmable.whole import NOT_CALLED
+
+    modules = dict(model.named_modules())
+    whole: list[str] = []
+    refused: list[TracingError] = []
+    while len(refused) < _TRIALS:
+        try:
+            return make_slimmable(model, image, alpha_min=alpha_min, whole=whole)
+        except TracingError as error:
+            refused.append(error)
+        path = refused[-1].node.rpartition(" in ")[2]
+        if refused[-1].reason == NOT_CALLED:
+            whole.remove(path)
+            continue
+        while path in whole:
+            path = path.rpartition(".")[0]
+        if not path or path not in modules:
+            break
+        alike = [
+            name
+            for name, each in modules.items()
+            if _pattern(name) == _pattern(path) and type(each) is type(modules[path])
+        ]
+        named = {*whole, *alike}
+        whole = [each for each in modules if each in named and not _within(each, named)]
+    raise refused[0]
+
+
+def _pattern(path: str) -> str:
+    return re.sub(r"\d+", "#", path)
+
+
+def _within(path: str, others: Collection[str]) -> bool:
+    return any(path.startswith(f"{other}.") for other in others)
 
 
 def fault_of(model: nn.Module, size: int, whole: Collection[str] = ()) -> str:
@@ -235,21 +284,28 @@ def _fault(model: nn.Module, net: SlimmableNet, images: Any, generator: Any) -> 
 
 def document(found: Sequence[Surveyed], versions: str) -> str:
     """Return what was found as the text of docs/survey.md; `versions` are those used."""
-    slimmable = [each for each in found if each.groups]
+    slimmable = [each for each in found if each.groups and not each.whole]
+    around = [each for each in found if each.groups and each.whole]
     refused = [each for each in found if not each.groups]
-    checked = sum(each.checked for each in slimmable)
-    faults = [f"- `{each.network}`: {each.fault}" for each in slimmable if each.fault]
+    checked = sum(each.checked for each in found)
+    faults = [f"- `{each.network}`: {each.fault}" for each in found if each.fault]
     kinds = Counter(map(_kind, refused)).most_common()
     return "\n".join(
         [
             *_HEAD,
-            f"{versions}. Of {len(found)} networks **{len(slimmable)} can be made slimmable**;",
-            f"{checked} of them were checked as above, with {len(faults)} faults.",
+            f"{versions}. Of {len(found)} networks **{len(slimmable)} can be made slimmable, and",
+            f"{len(around)} more around modules that run whole**, such as attention, and keep all",
+            f"channels; {checked} of them were checked as above, with {len(faults)} faults.",
             *(["", "## Faults", "", *faults] if faults else []),
             *("", "## Slimmable", ""),
             *("| network | pixels | groups | MACs, full | smallest | checked |",),
             *("| --- | --: | --: | --: | --: | --- |",),
             *map(_slimmable_row, slimmable),
+            *("", "## Slimmable around modules that run whole", ""),
+            "`whole`: their paths, # for numbers; those of the type that has no rule.",
+            *("", "| network | pixels | groups | MACs, full | smallest | checked | whole |"),
+            *("| --- | --: | --: | --: | --: | --- | --- |",),
+            *map(_around_row, around),
             *("", "## Why others are refused", ""),
             *("| reason | networks |", "| --- | --: |"),
             *(f"| {_cell(kind, 100)} | {count} |" for kind, count in kinds),
@@ -281,6 +337,11 @@ def _slimmable_row(each: Surveyed) -> str:
     told = "yes" if each.checked else "**fault**" if each.fault else "no"
     sizes = f"{each.image_size} | {each.groups} | {each.full / 1e6:,.0f} M | {part}"
     return f"| {each.network} | {sizes} | {told} |"
+
+
+def _around_row(each: Surveyed) -> str:
+    start = f"{_slimmable_row(each)} "
+    return f"{start}{_cell(', '.join(each.whole), _LONGEST - len(start))} |"
 
 
 def _refused_row(each: Surveyed) -> str:

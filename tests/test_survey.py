@@ -15,9 +15,18 @@ from torch import nn
 
 from pareco import survey as surveys
 from pareco.cli import main
-from pareco.slimmable import SlimmableNet
+from pareco.slimmable import SlimmableNet, TracingError
 from pareco.slimmable.layers import SlicedConv2d
-from pareco.survey import Surveyed, architecture, architectures, convolutional, document, fault_of
+from pareco.survey import (
+    Surveyed,
+    architecture,
+    architectures,
+    convolutional,
+    document,
+    fault_of,
+    slimmable_around,
+)
+from tests.slimmable.test_whole import Attending, Attention
 
 
 def test_one_network_of_each_architecture() -> None:
@@ -57,6 +66,22 @@ def test_each_network_is_tried_and_checked(capsys: pytest.CaptureFixture[str]) -
     assert not found[2]["groups"]
 
 
+def test_what_has_no_rule_runs_whole_and_what_is_like_it() -> None:
+    net = slimmable_around(Attending(), torch.zeros(1, 3, 8, 8), alpha_min=0.4)
+    assert net.whole == ("attention",)
+    several = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        *(nn.Sequential(Attention(6), nn.Conv2d(6, 6, 1)) for _ in range(2)),
+        nn.Conv2d(6, 8, 1),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+    net = slimmable_around(several, torch.zeros(1, 3, 4, 4), alpha_min=0.4)
+    assert net.whole == ("1.0", "2.0")
+    assert net.space.names == ("2.1",)
+    with pytest.raises(TracingError, match=r"'1\.0': it has a train\(\) of its own"):
+        slimmable_around(several[:3], torch.zeros(1, 3, 4, 4), alpha_min=0.4)
+
+
 def test_an_unknown_network_and_a_wrong_limit(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["survey", "resnot18"]) == 2
     assert "timm has no 'resnot18'" in capsys.readouterr().err
@@ -75,7 +100,7 @@ def test_what_was_found_before_is_not_tried_again(
     file.write_text("".join(f"{json.dumps(asdict(row))}\n" for row in (*rows, again)))
     assert main(["survey", *names, "--found", str(file)]) == 0
     text = capsys.readouterr().out
-    assert "Of 2 networks **1 can be made slimmable**" in text
+    assert "Of 2 networks **1 can be made slimmable, and" in text
     assert "| vgg11 | 0 | 2 | 10 M | 0 M (0%) | yes |" in text
     assert "| resnet18 | n | r0 |" in text
     file.write_text('{"network": "vgg11", "colour": 3}\n')
@@ -95,10 +120,12 @@ def _dies(connection: Any, name: str, *others: Any) -> None:
 
 def test_a_process_that_dies_or_hangs_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surveys, "_answer", _dies)
-    found = list(surveys.survey(["dies", "hangs", "stops"], limit_s=2, check=True))
-    assert [each.reason for each in found] == ["its process ended (-9)", "no answer in 2 s", ""]
-    assert (found[2].groups, found[2].checked) == (3, False)
-    assert found[2].fault == "its process ended (-9)"
+    died, stopped = surveys.survey(["dies", "stops"], limit_s=100, check=True)
+    assert died.reason == "its process ended (-9)"
+    assert (stopped.reason, stopped.groups, stopped.checked) == ("", 3, False)
+    assert stopped.fault == "its process ended (-9)"
+    (hung,) = surveys.survey(["hangs"], limit_s=1, check=True)
+    assert hung.reason == "no answer in 1 s"
 
 
 def small() -> nn.Module:
@@ -133,12 +160,14 @@ def test_the_document() -> None:
             network="a", image_size=32, groups=3, full=4_000_000, smallest=900_000, checked=True
         ),
         Surveyed(network="b", groups=1, full=2_000_000, smallest=1_000_000, fault="wrong scores"),
+        Surveyed(network="w", groups=1, full=100, smallest=50, whole=["stages.#.attn", "y" * 99]),
         Surveyed(network="c", node="cat in c", reason="no rule for 'cat'"),
         Surveyed(network="d", node="e", reason="grouped convolution (4 groups | 8)" + "x" * 200),
         Surveyed(network="f", node="e", reason="no rule for 'cat'"),
     ]
     text = document(found, "timm 1")
-    assert "timm 1. Of 5 networks **2 can be made slimmable**" in text
+    assert "timm 1. Of 6 networks **2 can be made slimmable, and\n1 more around mod" in text
+    assert "| w | 0 | 1 | 0 M | 0 M (50%) | no | stages.#.attn, yyy" in text
     assert "1 of them were checked as above, with 1 faults" in text
     assert "| a | 32 | 3 | 4 M | 1 M (22%) | yes |" in text
     assert "- `b`: wrong scores" in text

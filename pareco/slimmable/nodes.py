@@ -12,7 +12,8 @@ from torch import fx
 
 _GENERAL_ADVICE = (
     "Rewrite this part with convolutions, linear layers and norms as torch modules, and with sums, "
-    "products, concatenation, splitting, pooling, activations and flatten"
+    "products, concatenation, splitting, pooling, activations and flatten; or let its module run "
+    "whole: make_slimmable(..., whole=[path])"
 )
 RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
 INDEX_ADVICE = "Index spatial dimensions by slices or numbers, and channels by slices"

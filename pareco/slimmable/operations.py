@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,3 +76,8 @@ def elementwise_module(module: nn.Module) -> bool:
     source = type(module).__module__
     active = source == "torch.nn.modules.activation" or source.startswith("timm.layers.activations")
     return active and not isinstance(module, NOT_ELEMENTWISE)
+
+
+def is_one(output_size: Any) -> bool:
+    """Return whether an adaptive pooling puts out one position, whatever the image's size."""
+    return output_size == 1 or output_size in ((1, 1), [1, 1])

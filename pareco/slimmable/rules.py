@@ -44,6 +44,7 @@ from pareco.slimmable.operations import (
     TRANSPOSITIONS,
     UNBINDS,
     elementwise_module,
+    is_one,
 )
 from pareco.slimmable.shapes import MEASURED, MEASURED_ADVICE, Shapes, tie
 from pareco.slimmable.vectors import READ, READ_ADVICE, Vectors
@@ -51,11 +52,6 @@ from pareco.slimmable.whole import parameters_of
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _ACT_ADVICE = "Give the norm no activation, and call the activation after it"
-
-
-def _is_one(output_size: Any) -> bool:
-    """Return whether an adaptive pooling puts out one position, whatever the image's size."""
-    return output_size == 1 or output_size in ((1, 1), [1, 1])
 
 
 def _one_for_all(module: nn.Module) -> bool:
@@ -203,7 +199,7 @@ class Propagation(Shapes):
         elif isinstance(module, ChannelPad):
             self._channel_pad(node)
         elif isinstance(module, SPATIAL):
-            self._spatial(node, everywhere=_is_one(getattr(module, "output_size", None)))
+            self._spatial(node, everywhere=is_one(getattr(module, "output_size", None)))
         elif isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)):
             self._softmax(node, module.dim)
         elif isinstance(module, NOTHING_IN_INFERENCE):
@@ -401,7 +397,7 @@ class Propagation(Shapes):
         self._spatial(node, everywhere=measured and positions_of(node) == 1)
 
     def _adaptive_pool(self, node: fx.Node) -> None:
-        self._spatial(node, everywhere=_is_one(argument(node, 1, "output_size")))
+        self._spatial(node, everywhere=is_one(argument(node, 1, "output_size")))
 
     def _softmax_call(self, node: fx.Node) -> None:
         self._softmax(node, argument(node, 1, "dim"))

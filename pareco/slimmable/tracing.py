@@ -31,7 +31,7 @@ from pareco.slimmable.nodes import (
     source_of,
 )
 from pareco.slimmable.rules import Propagation
-from pareco.slimmable.whole import first_image, norm_sites, spent_by, whole_site
+from pareco.slimmable.whole import NOT_CALLED, first_image, norm_sites, spent_by, whole_site
 from pareco.widths import ChannelGroup
 
 _SPENT = "spent"  # in a node's meta: what `spent_by` returns of its call
@@ -124,6 +124,10 @@ def trace(
             refuse(shapes.current, reason, _INPUT_ADVICE)
     for node in graph.nodes:
         visit(node)
+    called = {node.target for node in propagation.whole_calls}
+    for path in whole:
+        if path not in called:
+            raise TracingError(path, NOT_CALLED, "Name modules that the network calls")
     _fix_kept(propagation, slim_head)
     groups = _groups(propagation)
     if not groups:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pareco.cost import ONE, FeatureCount, Features, Site
 from pareco.slimmable.nodes import TracingError
 
+NOT_CALLED = "it is not called in what is traced"
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 _NAME_ADVICE = "Name modules as in model.named_modules(), by the first name of one that has several"
