@@ -54,16 +54,17 @@ def test_what_is_convolutional() -> None:
 
 @pytest.mark.slow
 def test_each_network_is_tried_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["test_convnext", "test_efficientnet_gn", "shvit_s1", "test_vit"]
+    names = ["test_convnext", "test_efficientnet_gn", "test_coatnet", "pit_ti_224", "test_vit"]
     assert main(["survey", *names, "--check", "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [each["network"] for each in found] == names[:3]  # a transformer is left out
-    for each in found[:2]:
+    assert [each["network"] for each in found] == names[:4]  # a transformer is left out
+    assert [each["whole"] for each in found] == [[], [], ["stages.#.blocks.#.attn"], []]
+    for each in found[:3]:
         assert (each["checked"], each["fault"], each["reason"]) == (True, "", "")
         assert 0 < each["smallest"] < each["full"]
-    assert "matmul" in found[2]["node"]
-    assert found[2]["reason"].startswith("attention over positions has no rule")
-    assert not found[2]["groups"]
+    assert found[3]["node"] == "cls_token"
+    assert found[3]["reason"].startswith("a parameter or buffer is used outside")
+    assert not found[3]["groups"]
 
 
 def test_what_has_no_rule_runs_whole_and_what_is_like_it() -> None:
