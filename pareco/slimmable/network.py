@@ -108,7 +108,8 @@ class SlimmableNet(nn.Module):
             self.__dict__[kind].update(held.__dict__[kind])  # they may be named as attributes here
         for layer in self._layers.values():
             if isinstance(layer, SlicedTensor):
-                layer.belong_to(self.get_submodule(layer.name.rpartition(".")[0]))
+                place = layer.name.rpartition(".")[0]
+                layer.belong_to(held.get_submodule(place) if place else self)
 
     @property
     def widths(self) -> Widths:

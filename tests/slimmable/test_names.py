@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerScale2d
 from timm.layers.drop import drop_path
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
@@ -98,14 +99,14 @@ def test_a_parameter_of_that_name_is_left_alone() -> None:
 
 OWN = sorted(
     name
-    for name in {*dir(SlimmableNet), "space", "cost"} - set(dir(torch.fx.GraphModule))
+    for name in {*dir(SlimmableNet), "space", "cost", "whole"} - set(dir(torch.fx.GraphModule))
     if not name.startswith("_")
 )
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_module_may_have_the_name_of_an_attribute_of_the_network(name: str) -> None:
-    part = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+    part = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), LayerScale2d(8))
     model = Net(lambda m, x: m.get_submodule(name)(x), **{name: part})  # type: ignore[arg-type]
     net = assert_slims(model)
     assert net.state_dict().keys() == model.state_dict().keys()
