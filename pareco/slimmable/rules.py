@@ -72,6 +72,7 @@ class Propagation(Shapes):
     `kinds` has the calls of these layers in order, `in_place` the nodes that, with `views`, need no
     memory of their own, `wider` the pairs (narrow, wide) that zero-padding ties, `gating` the nodes
     between a pooling and the features that its result is combined with again (squeeze-excitation).
+    `scores` are the channels that the network puts out.
     `products` has the products of features by weights of their positions, with how many these are.
     `vectors` has the parameters that are used as they are. Raises `TracingError` at the first node
     that no rule covers.
@@ -86,6 +87,7 @@ class Propagation(Shapes):
         self.in_place: set[fx.Node] = set()
         self.wider: list[tuple[Tag, Tag]] = []
         self.gating: set[fx.Node] = set()
+        self.scores: set[Variable] = set()
         self.products: dict[fx.Node, int] = {}
         self._normalized: list[fx.Node] = []
         self._first_users: dict[str | int, fx.Node] = {}
@@ -101,6 +103,7 @@ class Propagation(Shapes):
             result = node.args[0]
             if not isinstance(result, fx.Node) or result not in self.tags:
                 refuse(node, "the network must return one tensor of class scores")
+            self.scores |= {each.variable for each in self.tags[result].leaves}
             self.tags[result].fix()
             for softmax in self._normalized:
                 if self.tags[softmax].variables:

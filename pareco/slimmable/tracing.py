@@ -354,7 +354,10 @@ def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
             consumers[variable] += [node] if kind in ("convolution", "linear", "pad") else []
         for variable in tags[node].variables:
             producers[variable] += [node] if kind in ("convolution", "linear") else []
-    classifiers = {node for node in kinds if not tags[node].variables}
+    scores = propagation.scores
+    classifiers = {
+        node for node in kinds if scores.issuperset(each.variable for each in tags[node].leaves)
+    }
     for variable, made in producers.items():
         users = consumers[variable]
         alone = all(len(propagation.input_of(node).leaves) == 1 for node in users)

@@ -65,6 +65,30 @@ def test_attention_keeps_its_channels_and_the_rest_is_slimmed() -> None:
         assert other.cost.full_costs == net.cost.full_costs
 
 
+class Transformed(nn.Module):
+    """A block of attention and of two pointwise layers around its hidden channels, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.attention = nn.Conv2d(3, 6, 3, stride=2, padding=1), Attention(6)
+        self.hidden, self.back = nn.Conv2d(6, 12, 1), nn.Conv2d(12, 6, 1)
+        self.head, self.last = nn.Conv2d(6, 9, 1), nn.Linear(9, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        features = features + self.attention(features)
+        features = features + self.back(self.hidden(features).relu())
+        return self.last(self.head(features).relu().mean((2, 3)))
+
+
+def test_only_what_feeds_the_scores_alone_is_a_head() -> None:
+    """Not what feeds channels that stay for another reason."""
+    net = assert_proven(Transformed(), 8, whole=("attention",))
+    assert net.space.names == ("hidden",)
+    slim = assert_proven(Transformed(), 8, whole=("attention",), slim_head=True)
+    assert slim.space.names == ("hidden", "head")
+
+
 def test_norms_in_it_have_statistics_for_each_network() -> None:
     torch.manual_seed(0)
     net = make_slimmable(Attending(), torch.zeros(1, 3, 8, 8), whole=("attention",))
