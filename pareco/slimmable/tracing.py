@@ -143,7 +143,7 @@ def trace(
             *tensors,
             *_split_channels(held, graph, propagation, model),
             *(whole_site(node.meta[_SPENT]) for node in propagation.whole_calls),
-            *(site for each in whole for site in norm_sites(each, held.get_submodule(each))),
+            *norm_sites({path: held.get_submodule(path) for path in whole}),
         ),
         live=live,
         width_independent_parameters=propagation.width_independent_parameters(),

@@ -76,12 +76,14 @@ def whole_site(spent: tuple[int, int]) -> Site:
     )
 
 
-def norm_sites(path: str, module: nn.Module) -> Iterator[Site]:
-    """Yield the batch norms in a module that runs whole: each network has statistics of its own.
+def norm_sites(modules: Mapping[str, nn.Module]) -> Iterator[Site]:
+    """Yield the batch norms in modules that run whole: each network has statistics of its own.
 
-    Raises `TracingError` for one of a kind that has no rule.
+    Each once, by its first name. Raises `TracingError` for one of a kind that has no rule.
     """
-    for name, norm in module.named_modules(prefix=path):
+    seen: set[nn.Module] = set()
+    named = (each for path, x in modules.items() for each in x.named_modules(seen, path))
+    for name, norm in named:
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         if type(norm) not in _NORMS:

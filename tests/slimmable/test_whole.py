@@ -106,6 +106,23 @@ def test_norms_in_it_have_statistics_for_each_network() -> None:
     assert torch.equal(inner.running_mean, statistics.means["attention.norm"])  # type: ignore[arg-type]
 
 
+def test_a_norm_that_two_modules_share_is_counted_once() -> None:
+    class Twice(Attending):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = Attention(6)
+            self.again.norm = self.attention.norm
+
+        def forward(self, images: Tensor) -> Tensor:
+            attended = self.again(self.attention(self.narrow(self.stem(images))))
+            return self.last(self.more(self.wide(attended)).mean((2, 3)))
+
+    net = make_slimmable(Twice(), torch.zeros(1, 3, 8, 8), whole=["attention", "again"])
+    widths = net.space.smallest
+    expected = sum(each.numel() for each in net.extract(widths).parameters())
+    assert int(net.cost.params(widths)) == expected
+
+
 @pytest.mark.parametrize(
     ("whole", "said"),
     [
