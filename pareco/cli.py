@@ -58,7 +58,8 @@ class ProfileCommand:
     """Slim the last convolution before the classifier too."""
 
     whole: tuple[str, ...] = ()
-    """Paths of modules that run as they are, with all their channels, such as attention."""
+    """Paths of modules that run as they are, with all their channels, such as attention; or auto:
+    of those that have no rule."""
 
     json: Flag = False
     """Print JSON (activations in elements) in place of tables."""
@@ -119,6 +120,7 @@ class ProfileCommand:
                 for g in groups
             ],
             "batch_norm": bool(net.norms()),
+            "whole": list(net.whole),
             "networks": networks,
         }
 
@@ -130,6 +132,8 @@ def _tables(record: dict[str, Any]) -> tuple[Table, Table]:
     caption = "per image; activations in MiB of 32-bit floats"
     if not record["batch_norm"]:
         caption += "; no batch norm, so nothing to re-calibrate"
+    if record["whole"]:
+        caption += f"; run whole: {', '.join(record['whole'])}"
     costs = Table("cost", title=f"{title}: costs", caption=caption)
     groups.add_column("stage", justify="right")
     for name, network in record["networks"].items():

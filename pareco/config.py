@@ -62,7 +62,8 @@ class NetworkConfig:
     """Whether the final head convolution may be slimmed too."""
 
     whole: tuple[str, ...] = ()
-    """Paths of modules that run as they are, with all their channels, such as attention."""
+    """Paths of modules that run as they are, with all their channels, such as attention; or auto:
+    of those that have no rule."""
 
     pretrained: bool = False
     """Whether to start from the weights that timm has for a network of its own, of the tag in its

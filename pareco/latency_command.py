@@ -82,7 +82,8 @@ class LatencyCommand:
     """Slim the last convolution before the classifier too."""
 
     whole: tuple[str, ...] = ()
-    """Paths of modules that run as they are, with all their channels, such as attention."""
+    """Paths of modules that run as they are, with all their channels, such as attention; or auto:
+    of those that have no rule."""
 
     json: Flag = False
     """Print JSON in place of tables."""

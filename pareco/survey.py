@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pareco.processes import worker_context
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from pareco.slimmable import SlimmableNet
 
@@ -28,7 +28,6 @@ _CHECKED_AT = 64
 """Height and width of the images of a check, in pixels, unless the network wants its own."""
 _TOLERANCE = 1e-6
 """Of doubles, through at most hundreds of layers, in parts of the greatest score."""
-_TRIALS = 24
 _LONGEST = 118
 """Characters of a line of the document."""
 
@@ -145,7 +144,8 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
     import timm
     import torch
 
-    from pareco.slimmable import TracingError
+    from pareco.slimmable import TracingError, make_slimmable
+    from pareco.slimmable.whole import AUTO, pattern
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # that sub-networks are not calibrated
@@ -157,7 +157,7 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
             return
         size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
         image = torch.zeros(1, 3, size, size, device="meta")
-        net = slimmable_around(model, image, alpha_min=alpha_min)
+        net = make_slimmable(model, image, alpha_min=alpha_min, whole=[AUTO])
     except TracingError as error:
         connection.send({"node": error.node, "reason": error.reason})
         return
@@ -172,7 +172,7 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
             "groups": len(space.groups),
             "full": macs(space.largest),
             "smallest": macs(space.smallest),
-            "whole": sorted(set(map(_pattern, net.whole))),
+            "whole": sorted(set(map(pattern, net.whole))),
         }
     )
     if check:
@@ -181,50 +181,6 @@ def _answer(connection: Connection, name: str, check: bool, alpha_min: float) ->
         except Exception as error:
             fault = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         connection.send({"checked": not fault, "fault": fault})
-
-
-def slimmable_around(model: nn.Module, image: Tensor, *, alpha_min: float) -> SlimmableNet:
-    """Return a slimmable copy of a network in which modules run whole that have no rule.
-
-    That is the module of the step that is refused or, where that cannot run whole, the one that it
-    is a part of; and those of its type whose paths differ from its own in numbers alone. Raises the
-    first `TracingError` where no channels are left.
-    """
-    from pareco.slimmable import TracingError, make_slimmable
-    from pareco.slimmable.whole import NOT_CALLED
-
-    modules = dict(model.named_modules())
-    whole: list[str] = []
-    refused: list[TracingError] = []
-    while len(refused) < _TRIALS:
-        try:
-            return make_slimmable(model, image, alpha_min=alpha_min, whole=whole)
-        except TracingError as error:
-            refused.append(error)
-        path = refused[-1].node.rpartition(" in ")[2]
-        if refused[-1].reason == NOT_CALLED:
-            whole.remove(path)
-            continue
-        while path in whole:
-            path = path.rpartition(".")[0]
-        if not path or path not in modules:
-            break
-        alike = [
-            name
-            for name, each in modules.items()
-            if _pattern(name) == _pattern(path) and type(each) is type(modules[path])
-        ]
-        named = {*whole, *alike}
-        whole = [each for each in modules if each in named and not _within(each, named)]
-    raise refused[0]
-
-
-def _pattern(path: str) -> str:
-    return re.sub(r"\d+", "#", path)
-
-
-def _within(path: str, others: Collection[str]) -> bool:
-    return any(path.startswith(f"{other}.") for other in others)
 
 
 def fault_of(model: nn.Module, size: int, whole: Collection[str] = ()) -> str:

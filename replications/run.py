@@ -217,7 +217,7 @@ class RunCommand:
         their images apart from each other. Name, methods and seeds may differ; all else makes it
         another experiment, which must not be taken for the published one.
         """
-        chosen = self._with_files_known()
+        chosen = self._settled()
         default = self.default or experiment_named(self.of, chosen.scale)
         if self.equal == "compute":
             chosen = self._of_equal_compute(chosen)
@@ -239,14 +239,14 @@ class RunCommand:
             + self._normalization(),
         )
 
-    def _with_files_known(self) -> Experiment:
-        """Return the experiment with what its weights to start from and latency table are."""
+    def _settled(self) -> Experiment:
+        """Return the experiment with what its files and the modules that run whole are."""
         network, table = self.experiment.network, self.experiment.latency_table
-        if network.weights is None and not network.pretrained and table is None:
+        if not (network.weights or network.pretrained or network.whole or table):
             return self.experiment  # with nothing heavy imported
-        from pareco.training.preparation import with_files_known
+        from pareco.training.preparation import settled
 
-        return with_files_known(self.experiment)
+        return settled(self.experiment)
 
     def _of_equal_compute(self, chosen: Experiment) -> Experiment:
         """Return the experiment with MACs that every run may spend, and a name that says so."""

@@ -17,7 +17,7 @@ from pareco.latency_table import (
     read_latency_table,
 )
 from pareco.slimmable import SlimmableNet
-from pareco.training.preparation import initial_network, with_files_known
+from pareco.training.preparation import initial_network, settled
 from pareco.widths import Widths
 from tests.documents import python_in
 from tests.experiments import TINY
@@ -167,7 +167,7 @@ def test_a_network_with_a_table_has_latency_as_a_cost(
     with pytest.raises(ValueError, match=r"--latency-table FILE"):
         net.cost.of("latency", net.space.largest)
     assert net.cost.names == COSTS
-    experiment = with_files_known(replace(TINY, cost="latency", latency_table=str(path)))
+    experiment = settled(replace(TINY, cost="latency", latency_table=str(path)))
     known = initial_network(experiment, 10, 1, 0)
     largest = net.space.largest
     found = known.cost.of("latency", [largest, largest])
@@ -194,13 +194,13 @@ def test_an_experiment_names_its_table_and_refuses_another(
 ) -> None:
     path = written_table(table, tmp_path)
     given = replace(TINY, cost="latency", latency_table=str(path))
-    known = with_files_known(given)
+    known = settled(given)
     assert str(known.latency_from).startswith("sha256:")
-    assert with_files_known(known) == known
+    assert settled(known) == known
     path.write_text(replace(table, scale=3.0).to_json())
     with pytest.raises(ValueError, match=r"table.json: this is sha256:\w+, and not sha256:"):
-        with_files_known(known)
+        settled(known)
     with pytest.raises(ValueError, match=r"latency_table .*none: No such file"):
-        with_files_known(replace(given, latency_table=str(tmp_path / "none")))
+        settled(replace(given, latency_table=str(tmp_path / "none")))
     with pytest.raises(ValueError, match="latency_table is for cost latency, and cost is macs"):
         replace(TINY, latency_table=str(path))

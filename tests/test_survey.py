@@ -15,7 +15,7 @@ from torch import nn
 
 from pareco import survey as surveys
 from pareco.cli import main
-from pareco.slimmable import SlimmableNet, TracingError
+from pareco.slimmable import SlimmableNet
 from pareco.slimmable.layers import SlicedConv2d
 from pareco.survey import (
     Surveyed,
@@ -24,9 +24,7 @@ from pareco.survey import (
     convolutional,
     document,
     fault_of,
-    slimmable_around,
 )
-from tests.slimmable.test_whole import Attending, Attention
 
 
 def test_one_network_of_each_architecture() -> None:
@@ -65,22 +63,6 @@ def test_each_network_is_tried_and_checked(capsys: pytest.CaptureFixture[str]) -
     assert found[3]["node"] == "cls_token"
     assert found[3]["reason"].startswith("a parameter or buffer is used outside")
     assert not found[3]["groups"]
-
-
-def test_what_has_no_rule_runs_whole_and_what_is_like_it() -> None:
-    net = slimmable_around(Attending(), torch.zeros(1, 3, 8, 8), alpha_min=0.4)
-    assert net.whole == ("attention",)
-    several = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        *(nn.Sequential(Attention(6), nn.Conv2d(6, 6, 1)) for _ in range(2)),
-        nn.Conv2d(6, 8, 1),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
-    )
-    net = slimmable_around(several, torch.zeros(1, 3, 4, 4), alpha_min=0.4)
-    assert net.whole == ("1.0", "2.0")
-    assert net.space.names == ("2.1",)
-    with pytest.raises(TracingError, match=r"'1\.0': it has a train\(\) of its own"):
-        slimmable_around(several[:3], torch.zeros(1, 3, 4, 4), alpha_min=0.4)
 
 
 def test_an_unknown_network_and_a_wrong_limit(capsys: pytest.CaptureFixture[str]) -> None:

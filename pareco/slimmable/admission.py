@@ -14,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pareco.slimmable.layers import HOOKS
-from pareco.slimmable.nodes import TracingError
+from pareco.slimmable.nodes import OR_WHOLE, TracingError
 from pareco.slimmable.whole import check_whole
 
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -88,7 +88,7 @@ def _objections(module: nn.Module, *, own_modes: bool) -> Iterator[tuple[str, st
         yield "it has a hook, which would get lost", advice
     told = "train" in module.__dict__ or type(module).train is not nn.Module.train
     if told and not own_modes:
-        advice = "Remove the method, and set the mode of the slimmable network's modules"
+        advice = f"Remove the method, and set the mode of the slimmable network's modules{OR_WHOLE}"
         yield "it has a train() of its own, which would get lost", advice
 
 

@@ -34,6 +34,7 @@ from pareco.slimmable.modes import (
 from pareco.slimmable.nodes import (
     ARITHMETIC,
     COMPARISONS,
+    OR_WHOLE,
     TracingError,
     argument,
     measured_by,
@@ -207,7 +208,7 @@ def graph_in_both_modes(
         for path, reason in differing.items():
             module = model.get_submodule(path)
             if not path or any(True for _ in (*module.parameters(), *module.buffers())):
-                raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE)
+                raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE + OR_WHOLE)
         whole |= differing.keys()
 
 
@@ -251,7 +252,7 @@ def _marked_graph(tracer: _Tracer, model: nn.Module, *, training: bool) -> fx.Gr
             tracer.failed_in or type(model).__name__,
             f"torch.fx cannot trace it ({error})",
             "Control flow that depends on tensors' values or on the batch must become a module of "
-            "its own without it",
+            f"its own without it{OR_WHOLE}",
         ) from error
     for path, name in changed.items():
         tracer.lost.setdefault(path, f"it changes its attribute '{name}' when it runs")

@@ -30,6 +30,7 @@ from pareco.slimmable.modes import modes_kept
 from pareco.slimmable.nodes import TracingError
 from pareco.slimmable.ordering import put_in_order
 from pareco.slimmable.tracing import HELD, assembled, trace
+from pareco.slimmable.whole import made_around
 from pareco.widths import Widths, WidthSpace
 
 
@@ -56,13 +57,18 @@ def make_slimmable(
     L1 norms of their filters, largest first, so that narrow networks keep those; the state dict is
     permuted, and the full network's outputs are the same but for the order of sums. `whole` has
     the paths of modules, such as attention, that run as they are: what goes into them and comes out
-    keeps all its channels, and torch's flop counter says what they cost.
+    keeps all its channels, and torch's flop counter says what they cost. With "auto" in it so do
+    those that have no rule, and all like them; the network's own `whole` has their paths.
 
     Raises `TracingError` (a `ValueError`) naming the node that cannot be traced, sliced or ordered,
     and `TypeError` for what is no module or no tensor.
     """
-    held, graph, found = trace(
-        admitted_copy(model, whole), example_input, slim_head=slim_head, whole=whole
+    held, graph, found = made_around(
+        model,
+        lambda paths: trace(
+            admitted_copy(model, paths), example_input, slim_head=slim_head, whole=paths
+        ),
+        whole,
     )
     if order_channels:
         put_in_order(held, found)

@@ -12,9 +12,9 @@ from torch import fx
 
 _GENERAL_ADVICE = (
     "Rewrite this part with convolutions, linear layers and norms as torch modules, and with sums, "
-    "products, concatenation, splitting, pooling, activations and flatten; or let its module run "
-    "whole: make_slimmable(..., whole=[path])"
+    "products, concatenation, splitting, pooling, activations and flatten"
 )
+OR_WHOLE = ". Or let what has no rule run as it is: name it, or auto, in whole"
 RESHAPE_ADVICE = "Use torch.flatten(x, 1), or sizes of the input such as x.view(x.size(0), -1)"
 INDEX_ADVICE = "Index spatial dimensions by slices or numbers, and channels by slices"
 ARITHMETIC = (
@@ -36,10 +36,12 @@ class TracingError(ValueError):
         self.node, self.reason = node, reason
 
 
-def refuse(node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE) -> NoReturn:
+def refuse(
+    node: fx.Node, reason: str, advice: str = _GENERAL_ADVICE, *, more: str = OR_WHOLE
+) -> NoReturn:
     """Raise the `TracingError` of this node."""
     names = [str(node.target)] if node.op == "call_module" else [node.name, owner(node)]
-    raise TracingError(" in ".join(filter(None, names)), reason, advice)
+    raise TracingError(" in ".join(filter(None, names)), reason, f"{advice}{more}")
 
 
 def owner(node: fx.Node) -> str:

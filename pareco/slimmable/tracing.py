@@ -119,9 +119,11 @@ def trace(
                 visit(node)  # one of them may be the cause, and is refused then
             problem = str(error).partition("\n")[0]
             if len(example_input) == 1 and _runs(tried, graph, example_input):
-                refuse(shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE)
+                refuse(
+                    shapes.current, f"it runs on one image alone: {problem}", _BATCH_ADVICE, more=""
+                )
             reason = f"it does not run on the example input: {problem}"
-            refuse(shapes.current, reason, _INPUT_ADVICE)
+            refuse(shapes.current, reason, _INPUT_ADVICE, more="")
     for node in graph.nodes:
         visit(node)
     called = {node.target for node in propagation.whole_calls}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
@@ -13,10 +14,69 @@ from torch.utils.flop_counter import FlopCounterMode
 from pareco.cost import ONE, FeatureCount, Features, Site
 from pareco.slimmable.nodes import TracingError
 
+AUTO = "auto"
+"""In place of paths: of whatever modules have no rule."""
 NOT_CALLED = "it is not called in what is traced"
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 _NAME_ADVICE = "Name modules as in model.named_modules(), by the first name of one that has several"
+_TRIALS = 24
+_Made = TypeVar("_Made")
+
+
+def made_around(
+    model: nn.Module, make: Callable[[Collection[str]], _Made], whole: Collection[str]
+) -> _Made:
+    """Return what `make` makes of modules that run whole: those in `whole`, and with `AUTO` more.
+
+    Those are the module of each step that is refused or, where that cannot run whole, the one that
+    it is a part of; and those of its type whose paths differ from its own in numbers alone. Raises
+    a `TracingError` of the first node that is refused, where this does not help.
+    """
+    modules = dict(model.named_modules()) if AUTO in whole else {AUTO: model}
+    if AUTO in modules:
+        return make(whole)
+    chosen = [path for path in whole if path != AUTO]
+    check_whole(model, chosen)
+    refused: list[TracingError] = []
+    while len(refused) < _TRIALS:
+        try:
+            return make(chosen)
+        except TracingError as error:
+            refused.append(error)
+        path = refused[-1].node.rpartition(" in ")[2]
+        if refused[-1].reason == NOT_CALLED:
+            if path in whole:
+                raise refused[-1]
+            chosen.remove(path)
+            continue
+        while path in chosen:
+            path = path.rpartition(".")[0]
+        if not path or path not in modules:
+            break
+        named = {*chosen, *_alike(path, modules)}
+        chosen = [each for each in modules if each in named and not _within(each, named)]
+    first, last = refused[0], refused[-1]
+    if first is last:
+        raise first
+    tried = f"With modules around it whole it cannot, either: at '{last.node}', {last.reason}"
+    raise TracingError(first.node, first.reason, tried)
+
+
+def _alike(path: str, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Yield the paths of modules of one's type that differ from its own in numbers alone."""
+    for name, each in modules.items():
+        if pattern(name) == pattern(path) and type(each) is type(modules[path]):
+            yield name
+
+
+def pattern(path: str) -> str:
+    """Return a path with # in the place of its numbers."""
+    return re.sub(r"\d+", "#", path)
+
+
+def _within(path: str, others: Collection[str]) -> bool:
+    return any(path.startswith(f"{other}.") for other in others)
 
 
 def check_whole(model: nn.Module, whole: Collection[str]) -> None:

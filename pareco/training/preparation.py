@@ -21,18 +21,23 @@ from pareco.latency_table import check_table, read_latency_table
 from pareco.processes import set_arithmetic
 from pareco.randomness import seeded_globally
 from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable.whole import AUTO
 from pareco.starting import start_known, started_model
 from pareco.training.plan import Planner
 
 _LOGGER = logging.getLogger("pareco.training")
+_ANY_CLASSES, _ANY_CHANNELS = 2, 3  # what runs whole depends on neither
 
 
-def with_files_known(experiment: Experiment) -> Experiment:
-    """Return the experiment with what its files are: weights to start from, and a latency table.
+def settled(experiment: Experiment) -> Experiment:
+    """Return the experiment with what its files are, and which modules run whole, in place of auto.
 
-    So runs record them. Raises `ValueError`, naming the field, where a file lies nowhere or is
-    another than the experiment names.
+    Files of weights to start from, and a latency table. So runs record them. Raises `ValueError`,
+    naming the field, where a file lies nowhere or is another than the experiment names.
     """
+    if AUTO in experiment.network.whole:
+        whole = untrained_network(experiment, _ANY_CLASSES, _ANY_CHANNELS).whole
+        experiment = replace(experiment, network=replace(experiment.network, whole=whole))
     network, named = start_known(experiment.network), experiment.latency_from
     if experiment.latency_table is None:
         return replace(experiment, network=network)

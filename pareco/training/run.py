@@ -40,7 +40,7 @@ from pareco.training.interruption import (
 )
 from pareco.training.outcomes import StepReport
 from pareco.training.plan import Limits, Planner, method_task
-from pareco.training.preparation import initial_network, planner_of, with_files_known
+from pareco.training.preparation import initial_network, planner_of, settled
 from pareco.training.search_batches import SearchBatches
 from pareco.training.trainer import Trainer
 from pareco.widths import Widths, WidthSpace
@@ -68,7 +68,7 @@ def execute_run(
     `NonFiniteLoss` if training diverges, `Interrupted` once a signal's checkpoint is saved.
     """
     processes = joined_processes(machine.device)
-    experiment = with_files_known(experiment)
+    experiment = settled(experiment)
     folder = RunFolder(
         path=path,
         experiment=experiment,
@@ -105,7 +105,7 @@ def check_runnable(
     Raises `ValueError`, naming the field, if the configuration cannot run, by so many processes on
     one network (as many as there are, unless given).
     """
-    experiment = with_files_known(experiment)
+    experiment = settled(experiment)
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
     joined = joined_processes(machine.device)
     session = _Session(folder, method, machine, joined, lambda report: None)

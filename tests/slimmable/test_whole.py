@@ -1,6 +1,7 @@
 """Modules that run as they are, with all their channels, while the others are slimmed."""
 
 import copy
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pareco import FrontNetwork, load, save_bundle
+from pareco.cli import main
 from pareco.slimmable import TracingError, calibrated_statistics, make_slimmable
 from pareco.survey import fault_of
-from pareco.training.preparation import initial_network
+from pareco.training.preparation import initial_network, settled
 from tests.experiments import TINY
 from tests.slimmable.proofs import assert_proven
 
@@ -87,6 +89,45 @@ def test_only_what_feeds_the_scores_alone_is_a_head() -> None:
     assert net.space.names == ("hidden",)
     slim = assert_proven(Transformed(), 8, whole=("attention",), slim_head=True)
     assert slim.space.names == ("hidden", "head")
+
+
+def test_what_has_no_rule_runs_whole_and_what_is_like_it() -> None:
+    net = assert_proven(Attending(), 8, whole=("auto",))
+    assert net.whole == ("attention",)
+    several = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        *(nn.Sequential(Attention(6), nn.Conv2d(6, 6, 1)) for _ in range(2)),
+        nn.Conv2d(6, 8, 1),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+    image = torch.zeros(1, 3, 4, 4)
+    net = make_slimmable(several, image, whole=["auto"])
+    assert net.whole == ("1.0", "2.0")
+    assert net.space.names == ("2.1",)
+    net = make_slimmable(several, image, whole=["auto", "0"])  # and what is named besides
+    assert (net.whole, net.space.names) == (("0", "1.0", "2.0"), ("2.1",))
+    with pytest.raises(
+        TracingError, match=r"'1\.0': it has a train\(\) of its own.* no free channel"
+    ):
+        make_slimmable(several[:3], image, whole=["auto"])
+    with pytest.raises(TracingError, match=r"'3x': it is no part.* Name"):
+        make_slimmable(several, image, whole=["auto", "3x"])
+    assert (
+        make_slimmable(nn.Sequential(several[0], *several[3:]), image, whole=["auto"]).whole == ()
+    )
+
+
+def test_the_paths_are_what_an_experiment_records(capsys: pytest.CaptureFixture[str]) -> None:
+    network = replace(TINY.network, name="halonet26t", base_width=None, whole=("auto",))
+    found = settled(replace(TINY, network=network, data=replace(TINY.data, image_size=256)))
+    attention = [f"stages.{stage}.1.self_attn" for stage in (2, 3)]
+    assert set(attention) <= set(found.network.whole)
+    assert settled(found) == found
+    assert settled(replace(TINY, network=replace(TINY.network, whole=("auto",)))) == TINY
+    assert main(["profile", "halonet26t"]) == 1
+    assert "name it, or auto, in whole" in capsys.readouterr().err
+    assert main(["profile", "halonet26t", "--whole", "auto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["whole"] == list(found.network.whole)
 
 
 def test_norms_in_it_have_statistics_for_each_network() -> None:
