@@ -35,6 +35,10 @@ def _check_name(field_name: str, value: str) -> None:
     require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
 
 
+OF_SWEEP = ("methods", "seeds", "reference_methods", "reference_seeds")
+"""The fields of an experiment that no run of it depends on: a sweep may grow."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Which network, and the space of its widths."""
@@ -309,11 +313,19 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     """Each method runs once with each; it sets weights, batches and search."""
 
+    reference_methods: tuple[str, ...] = ()
+    """Methods that show where others are, by fewer seeds; of those that are compared."""
+
+    reference_seeds: int = 1
+    """How many of the seeds, from the first on, they run with."""
+
     def __post_init__(self) -> None:
         _check_name("name", self.name)
-        for field_name in ("methods", "seeds"):
+        at_least(1, self, "reference_seeds")
+        for field_name in ("methods", "seeds", "reference_methods"):
             values = getattr(self, field_name)
-            require(bool(values), f"{field_name} must name at least one")
+            optional = field_name == "reference_methods"
+            require(bool(values) or optional, f"{field_name} must name at least one")
             again = ", ".join(str(each) for each, times in Counter(values).items() if times > 1)
             require(not again, f"{field_name} must name none twice, and they do {again}")
         require(all(seed >= 0 for seed in self.seeds), "seeds must not be negative")
@@ -324,6 +336,11 @@ class Experiment:
         )
         most = max(self.seeds)
         require(most < 2**63, f"seeds must be below 2^63, as records hold them, got {most}")
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """Return the seeds that a method runs with."""
+        reference = method in self.reference_methods
+        return self.seeds[: self.reference_seeds] if reference else self.seeds
 
 
 @dataclass(frozen=True, kw_only=True)

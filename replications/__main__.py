@@ -48,7 +48,12 @@ class ListCommand:
             experiment = experiment_named(name)
             seeds = " ".join(map(str, experiment.seeds))
             summary = f"{experiment.network.name} on {experiment.data.name}, seeds {seeds}"
-            console.print(f"{name:<24} {summary}: {', '.join(experiment.methods)}")
+            fewer = f" ({experiment.reference_seeds} of the seeds)"
+            methods = (
+                f"{each}{fewer if each in experiment.reference_methods else ''}"
+                for each in experiment.methods
+            )
+            console.print(f"{name:<24} {summary}: {', '.join(methods)}")
         scales = dict.fromkeys(scale for _, _, scale in catalogued())
         console.print(f"\nscales (--scale): {', '.join(scales)}")
         return 0

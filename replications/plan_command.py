@@ -264,6 +264,8 @@ def section(name: str) -> str:
     experiment = planner.experiment
     methods = {name: method_named(name) for name in experiment.methods}
     plans = run_plans(planner, methods, experiment.seeds)
+    planned = {(name, seed) for name in methods for seed in experiment.seeds_of(name)}
+    plans = {run: plan for run, plan in plans.items() if run in planned}
     title, _, images = about(planner)
     header, *rows = table_of(plans)
     cells = [header, ["---", *["---:"] * (len(header) - 1)], *rows]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pareco.arguments import Flag, every_nth
-from pareco.config import COSTS, Experiment, Machine, as_json, check_location
+from pareco.config import COSTS, OF_SWEEP, Experiment, Machine, as_json, check_location
 from pareco.schema import LATENCY_TABLE, NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from replications.sweep import Engine, Job
 
 _START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
-_FREE = ("name", "methods", "seeds", "scale", "training.macs", "latency_from", *_START)
+_FREE = ("name", *OF_SWEEP, "scale", "training.macs", "latency_from", *_START)
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
 _MEANWHILE = "meanwhile, on embedded images: --scale smoke without --images (make: SCALE=smoke)"
 
@@ -64,6 +64,18 @@ def _first(
     data_name: Annotated[str | None, tyro.conf.arg(name="data.name")] = None,
 ) -> tuple[str, str | None, str | None]:
     return scale, images, data_name  # the flags that other flags' defaults depend on
+
+
+def _with_reference(chosen: Experiment, default: Experiment) -> Experiment:
+    """Return the experiment with all seeds for methods that are asked for by name.
+
+    Raises `ValueError` for methods of reference that are not compared.
+    """
+    if chosen.methods != default.methods and chosen.reference_methods == default.reference_methods:
+        return replace(chosen, reference_methods=())
+    if other := [each for each in chosen.reference_methods if each not in chosen.methods]:
+        raise ValueError(f"--reference-methods {' '.join(other)}: not among --methods")
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +237,7 @@ class RunCommand:
         others = {known for known, *which in catalogued() if which != [self.of, chosen.scale]}
         if name in others or name in _NO_NAMES:
             raise ValueError(f"--name {chosen.name}: {name} is taken in the results, take another")
+        chosen = _with_reference(chosen, default)
         ours, theirs, macs = as_json(chosen), as_json(default), chosen.training.macs
         changed = [
             f"{key} {ours[key]}" for key in ours if key not in _FREE and ours[key] != theirs[key]
@@ -282,6 +295,8 @@ class RunCommand:
             Job(**whole, method=method, seed=seed, place=self.places.get(method))
             for seed in dict.fromkeys(self.seed or experiment.seeds)
             for method in dict.fromkeys(self.method or experiment.methods)
+            if seed in experiment.seeds_of(method)
+            or (self.seed and (self.method or seed not in experiment.seeds))
         ]
 
     def all_jobs(self) -> list[Job]:

@@ -63,7 +63,7 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             results,
             allow_unequal_budgets=allowed,
             add=folders.add,
-            planned_seeds=planned_seeds(name),
+            planned=planned(name),
         )
     else:
         console.out(f"no runs in {runs / name}: from the records")
@@ -102,12 +102,12 @@ def write_measured_report(
     write_report(name, folders, console)
 
 
-def planned_seeds(name: str) -> int:
-    """Return how many seeds an experiment has in the catalogue; 0 where it isn't there."""
+def planned(name: str) -> Experiment | None:
+    """Return the experiment of this name in the catalogue; None where it isn't there."""
     for known, experiment, scale in catalogued():
         if name in (known, equal_compute_name(known, scale)):
-            return len(experiment_named(experiment, scale).seeds)
-    return 0
+            return experiment_named(experiment, scale)
+    return None
 
 
 def write_all_reports(results: Path, console: Console) -> None:

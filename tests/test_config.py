@@ -50,7 +50,8 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(
 
 
 def test_an_experiment_needs_methods_and_seeds() -> None:
-    for change in ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}, {"seeds": (2**63,)}):
+    changes = ({"methods": ()}, {"seeds": ()}, {"seeds": (-1,)}, {"seeds": (2**63,)})
+    for change in (*changes, {"reference_seeds": 0}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(TINY, **change)  # type: ignore[arg-type]
 

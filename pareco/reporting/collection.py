@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareco.config import completed
+from pareco.config import OF_SWEEP, completed
 from pareco.reporting.reading import (
     InvalidRecord,
     blaming,
@@ -242,7 +242,7 @@ def _finished_run(folder: Path) -> _FinishedRun:
         identity = (result.experiment, result.method, f"seed{result.seed}")
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-    own = ("method", "seed", "methods", "seeds")
+    own = ("method", "seed", *OF_SWEEP)
     meant = {key: configuration[key] for key in configuration if key.startswith(MEANT)}
     configured = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
     configured["data fingerprint"] = sessions[0].get("data_fingerprint")

@@ -131,6 +131,9 @@ class ExperimentRecord(Subject):
     planned_seeds: int = 0
     """How many seeds each method is to have; 0 where nobody has said."""
 
+    planned_fewer: Mapping[str, int] = field(default_factory=dict)
+    """How many seeds methods are to have that are to have fewer, by their names."""
+
     configuration: Mapping[str, str] = field(default_factory=dict)
     """Digests of the configuration and data that all runs have in common (`common`), and of what
     each method took for fields left unset. None in earlier records."""
@@ -140,7 +143,8 @@ class ExperimentRecord(Subject):
         absent = [
             name for name in (*COUNTS, "equal_macs", "started_from") if getattr(self, name) is None
         ]
-        absent += [name for name in ("configuration", "planned_seeds") if not getattr(self, name)]
+        whole = ("configuration", "planned_seeds", "planned_fewer")
+        absent += [name for name in whole if not getattr(self, name)]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         known = (name for name in (*COSTS, *OBJECTIVES) if name in self.full_costs)
         record["full_costs"] = {name: self.full_costs[name] for name in known}

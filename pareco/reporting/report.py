@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pareco.config import Experiment
 from pareco.files import write_text
 from pareco.reporting.collection import collected_runs, joined, records_of, with_kept_times
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
@@ -85,21 +86,24 @@ def collect_records(
     *,
     allow_unequal_budgets: bool = False,
     add: bool = False,
-    planned_seeds: int = 0,
+    planned: Experiment | None = None,
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
-    Each method is to have `planned_seeds` (0: not known). To `add` is to keep the runs there that
-    `runs` has not finished, which must be of the same configuration. Over earlier records, times,
-    environments and latencies stay as they are where no number of a front has changed, see
-    `with_kept_times`. Returns the folders of runs that were left out as they have not finished.
-    Raises InvalidRecord for runs that do not fit, and UnequalBudgets unless these are allowed,
-    before anything is written.
+    Each method is to have the seeds that it has in `planned` (None: not known). To `add` is to keep
+    the runs there that `runs` has not finished, which must be of the same configuration. Over
+    earlier records, times, environments and latencies stay as they are where no number of a front
+    has changed, see `with_kept_times`. Returns the folders of runs that were left out as they have
+    not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets unless these are
+    allowed, before anything is written.
     """
     records, unfinished = collected_runs(experiment, runs)
     if add and (results / experiment / FOLDER).exists():
         records = joined(records, read_records(results / experiment))
-    records = replace(records, experiment=replace(records.experiment, planned_seeds=planned_seeds))
+    if planned is not None:
+        fewer = {name: len(planned.seeds_of(name)) for name in planned.reference_methods}
+        told = {"planned_seeds": len(planned.seeds), "planned_fewer": fewer}
+        records = replace(records, experiment=replace(records.experiment, **told))
     if not allow_unequal_budgets:
         ran = records.experiment
         check_equal_budgets(records.fronts, ran.budget_exempt, ran.equal)

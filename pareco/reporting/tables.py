@@ -166,7 +166,8 @@ def _tables(
     errors = [name for name in names if name != HYPERVOLUME]
     budgets = budget_table(records.fronts, list(labels))
     shown = {name: place for place, name in enumerate(BUDGET_TYPES) if name != _COMPARES_NOTHING}
-    first, planned = next(iter(labels)), records.experiment.planned_seeds
+    first, ran = next(iter(labels)), records.experiment
+    planned = dict.fromkeys(labels, ran.planned_seeds) | dict(ran.planned_fewer)
     yield Table(
         title="Test top-1 error at a cost budget",
         columns=("method", "seeds", *errors),
@@ -253,7 +254,7 @@ def _rows(
     *,
     interval: bool,
     sign: str = "",
-    planned: int = 0,
+    planned: Mapping[str, int],
 ) -> Iterator[tuple[Cell, ...]]:
     """A row for each method that has one, with seeds and measures; bold the best of a measure.
 
@@ -271,7 +272,7 @@ def _rows(
                 for name in names
             )
             count = rows[method, names[0]]["n"]
-            seeds = f"{count} of {planned}" if count < planned else str(count)
+            seeds = f"{count} of {planned[method]}" if count < planned[method] else str(count)
             yield Cell(label), Cell(seeds), *cells
 
 

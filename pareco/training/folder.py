@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pareco.config import Experiment, as_json, completed
+from pareco.config import OF_SWEEP, Experiment, as_json, completed
 from pareco.data import DataSet
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
 from pareco.processes import Processes
@@ -45,7 +45,6 @@ from pareco.training.interruption import RunError
 from pareco.widths import Widths
 
 FORMAT = "pareco-checkpoint-3"
-_OF_SWEEP = ("methods", "seeds")  # of a configuration; a sweep may grow
 _LOGGER = logging.getLogger("pareco.training")
 
 Row = dict[str, Any]
@@ -136,7 +135,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _configuration(self) -> dict[str, Any]:
-        ours = {key: each for key, each in as_json(self.experiment).items() if key not in _OF_SWEEP}
+        ours = {key: each for key, each in as_json(self.experiment).items() if key not in OF_SWEEP}
         return ours | self.own
 
     @property
@@ -159,7 +158,7 @@ class RunFolder:
         """
         file, ours = self.path / "config.json", self._configuration()
         stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
-        there = {key: each for key, each in completed(stored).items() if key not in _OF_SWEEP}
+        there = {key: each for key, each in completed(stored).items() if key not in OF_SWEEP}
         both = ours.keys() & there.keys()
         known = {key for key in ours.keys() | there.keys() if not key.startswith(MEANT)}
         return [

@@ -11,8 +11,9 @@ from replications.digits.experiment import SCALES as SCALES
 EXPERIMENT = replace(
     PARENT,
     name="digits_latency",
-    network=replace(PARENT.network, base_width=32),
+    network=replace(PARENT.network, name="cifar_resnet8", base_width=32),
     cost="latency",
     methods=("pareco_exact", "pareco", "us_net"),
     seeds=(0, 1, 2),
+    reference_methods=(),
 )

@@ -420,6 +420,29 @@ def test_name_methods_and_seeds_change_no_scale(
     assert (job.experiment.name, job.experiment.scale) == (name, SCALES[scale](TINY).scale)
 
 
+def test_methods_of_reference_run_with_fewer_seeds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless they are asked for by name; then a user's seeds are all run."""
+
+    def runs(*flags: str) -> list[str]:
+        return [f"{job.method} {job.seed}" for job in chosen_by(monkeypatch, list(flags))]
+
+    fewer = ("--reference-methods", "us_net")
+    assert runs("--seeds", "3", "4", *fewer) == ["pareco 3", "us_net 3", "pareco 4"]
+    assert runs("--seeds", "3", "4", *fewer, "--seed", "4") == ["pareco 4"]
+    assert runs("--seeds", "3", "4", *fewer, "--seed", "5") == ["pareco 5", "us_net 5"]
+    picked = ("--seed", "4", "--method", "us_net")
+    assert runs("--seeds", "3", "4", *fewer, *picked) == ["us_net 4"]
+    assert main(["run", "tiny", "--reference-methods", "s_net"]) == 2
+    assert "--reference-methods s_net: not among --methods" in capsys.readouterr().err
+    plain = replace(TINY, seeds=(3, 4), reference_methods=("us_net",))
+    asked = replace(plain, methods=("us_net",))
+    command = RunCommand(of="tiny", experiment=asked, default=plain)
+    jobs = replace(command, experiment=command.configured()).every_job()
+    assert [(job.method, job.seed) for job in jobs] == [("us_net", 3), ("us_net", 4)]
+
+
 def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

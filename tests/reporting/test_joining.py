@@ -12,6 +12,7 @@ from pareco.reporting import InvalidRecord
 from pareco.reporting.collection import collected_runs, joined
 from pareco.reporting.records import Records, write_records
 from pareco.reporting.report import collect_records, render_report
+from tests.experiments import TINY
 from tests.reporting.conftest import changed, write_latency
 
 LATER = {name: completed({})[name] for name in ("network.divisor", "training.nesterov")}
@@ -104,7 +105,9 @@ def test_the_records_are_added_to(runs: Path, tmp_path: Path) -> None:
 
 def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path) -> None:
     shutil.rmtree(runs / "digits/uniform/seed1")
-    collect_records("digits", runs, tmp_path, planned_seeds=3)
+    planned = replace(TINY, seeds=(0, 1, 2), reference_methods=("random",), reference_seeds=2)
+    collect_records("digits", runs, tmp_path, planned=planned)
     text = (render_report(tmp_path / "digits", focus="pareco").paths[0]).read_text()
     assert "| pareco | 2 of 3 |" in text
     assert "| uniform | 1 of 3 |" in text
+    assert "| random | 2 |" in text
