@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pareco.reporting.records import read_records
+from pareco.reporting.statistics import comparison
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
 
@@ -66,3 +68,17 @@ def test_the_readme_opens_with_what_the_records_say() -> None:
         assert said in told
         assert told.partition(said)[2].startswith(after), claim
         assert before.split(", ")[0].strip() in told.partition(said)[0], claim
+
+
+def test_what_is_said_of_the_first_replication_is_what_its_records_say() -> None:
+    found = comparison(read_records(RESULTS / "digits"), "pareco_exact").differences
+    rows = found[found["measure"] == "area"].set_index("method")
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    own = " ".join((ROOT / "replications/digits/README.md").read_text().split())
+    us_net, s_net = rows.loc["us_net"], rows.loc["s_net"]
+    low, high = f"{us_net['low']:.2f}", f"{us_net['high']:.2f}"
+    assert f"{us_net['mean']:.2f} points less error than US-Net" in readme
+    assert f"(95% interval {low} to {high}, {us_net['n']} seeds)" in readme
+    assert f"us_net has {us_net['mean']:.2f} points more than pareco_exact ({low} to {high}" in own
+    said = f"{s_net['mean']:.2f} more than pareco_exact ({s_net['low']:.2f} to {s_net['high']:.2f})"
+    assert f"s_net {said}" in own

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -99,14 +100,17 @@ def method_looks(records: Records, focus: str) -> dict[str, MethodLook]:
     """The look of each method, the same in all figures of an experiment, in their order.
 
     `focus` is first (where it has no runs, the first in alphabetical order); then come methods of
-    its training budget, those of another one last, both by ascending area under the front over
-    the experiment's own cost.
+    its training budget, those that are planned with fewer seeds, and those of another budget, each
+    by ascending area under the front over the experiment's own cost.
     """
     experiment, fronts = records.experiment, records.fronts
     methods = method_order(fronts["method"], focus)
     marks = budget_marks(fronts, experiment.budget_exempt, methods, experiment.equal)
     areas = mean_areas(fronts, experiment.cost, experiment.full_cost)
-    last = {method: (method in marks, areas[method] != areas[method]) for method in methods}
+    last = {
+        method: (method in marks, method in experiment.planned_fewer, isnan(areas[method]))
+        for method in methods
+    }
     methods[1:] = sorted(methods[1:], key=lambda method: (*last[method], areas[method]))
     seeds = fronts.groupby("method")["seed"].nunique()
     labels = {method: f"{method} {marks.get(method, '')}".strip() for method in methods}

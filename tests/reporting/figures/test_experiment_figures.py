@@ -80,6 +80,8 @@ def test_a_method_looks_the_same_in_all_figures(records: Records) -> None:
     looks = method_looks(records, "uniform")
     assert list(looks) == ["uniform", "pareco", "random"]
     assert looks["uniform"].legend == "uniform (2 seeds)"
+    fewer = replace(records.experiment, planned_seeds=2, planned_fewer={"pareco": 1})
+    assert list(method_looks(replace(records, experiment=fewer), "uniform"))[-1] == "pareco"
     figures = experiment_figures(records, NONE, "uniform")
     for name in ("error_vs_flops", "error_vs_latency", "curves"):
         lines = {str(line.get_label()).split()[0]: line for line in figures[name].axes[0].lines}
