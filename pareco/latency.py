@@ -39,7 +39,7 @@ def measure_latencies(
     It holds the latency of every network on the fronts of the finished runs there, of those whose
     widths are `also` given, and of the full one: milliseconds for one image, as a plain network, in
     evaluation mode, with one CPU thread, on the machine's device; the least over five passes
-    through the networks, some at a time, of the median over repetitions (what else the machine does
+    through the networks, some at a time, of the mean over repetitions (what else the machine does
     only adds to a time, and not in every pass). Weights do not matter. Raises `RunError` where an
     earlier file is damaged.
     """
@@ -113,12 +113,13 @@ def _milliseconds(
 
     least = dict.fromkeys(widths, math.inf)
     for first in range(0, len(widths), _HELD):
-        timers = {}
+        timers, counts = {}, {}
         for each in widths[first : first + _HELD]:
             names = {"plain": net.extract(each).eval(), "image": image}
-            timers[each] = Timer("plain(image)", globals=names, num_threads=1)
+            timers[each] = timer = Timer("plain(image)", globals=names, num_threads=1)
+            once = min(timer.timeit(1).mean for _ in range(2))
+            counts[each] = math.ceil(_SECONDS / once)
         for _ in range(_PASSES):
             for each, timer in timers.items():
-                median = timer.blocked_autorange(min_run_time=_SECONDS).median
-                least[each] = min(least[each], 1000 * median)
+                least[each] = min(least[each], 1000 * timer.timeit(counts[each]).mean)
     return least
