@@ -48,7 +48,7 @@ class ListCommand:
             experiment = experiment_named(name)
             seeds = " ".join(map(str, experiment.seeds))
             summary = f"{experiment.network.name} on {experiment.data.name}, seeds {seeds}"
-            fewer = f" ({experiment.reference_seeds} of the seeds)"
+            fewer = f" (with {experiment.reference_seeds} of the seeds)"
             methods = (
                 f"{each}{fewer if each in experiment.reference_methods else ''}"
                 for each in experiment.methods

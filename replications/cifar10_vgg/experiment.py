@@ -14,8 +14,13 @@ EXPERIMENT = replace(
     PARENT,
     name="cifar10_vgg",
     network=replace(PARENT.network, name="cifar_vgg16", base_width=64),
-    methods=("pareco", "pareco_exact", "us_net", "s_net"),
+    methods=(
+        *("pareco", "pareco_exact", "us_net", "s_net"),
+        *("random_widths", "two_stage", "autoslim"),
+    ),
     seeds=tuple(range(100, 110)),
+    reference_methods=("random_widths", "two_stage", "autoslim"),
+    reference_seeds=3,
 )
 
 _SHORTENED = on_cpu(

@@ -43,7 +43,7 @@ def test_all_asks_are_written_beside_a_fit(tmp_path: Path, monkeypatch: pytest.M
         ("exact", "ask", "4"),
     ):
         row = found[f"{what} (s)", solver]
-        assert (row["entries"], row["values"], row["dimensions"]) == ("22", count, "6")
+        assert (row["entries"], row["values"], row["dimensions"]) == ("22", count, "8")
         ratio = float(found[f"{what} / fit", solver]["median"])
         assert ratio == pytest.approx(float(row["median"]) / fit, abs=0.01, rel=0.05)  # as written
     assert ("ask (s)", "tchebyshev") not in found  # each of its asks fits
