@@ -299,7 +299,7 @@ class Comparison:
     labels: Mapping[str, str]
     """The name of each method with its mark, if it has one."""
     compared: list[str]
-    """The methods without a mark."""
+    """The methods that are judged: without a mark, and not planned with fewer seeds."""
     measures: pd.DataFrame
     """The `run_measures`."""
     statistics: pd.DataFrame
@@ -316,7 +316,7 @@ def comparison(records: Records, focus: str) -> Comparison:
     measures = run_measures(fronts, experiment.cost, experiment.full_cost)
     return Comparison(
         labels={method: f"{method} {marks.get(method, '')}".strip() for method in methods},
-        compared=[method for method in methods if method not in marks],
+        compared=[each for each in methods if each not in {*marks, *experiment.planned_fewer}],
         measures=measures,
         statistics=seed_statistics(measures),
         differences=paired_differences(measures, methods[0]),

@@ -45,6 +45,7 @@ _NO_BATCH_NORM = "The networks have no batch norm: nothing is re-calibrated."
 _COMPARES_NOTHING = "search_evaluations"  # some are of a batch, some of calibrated networks
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
 _OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
+_REFERENCE = "Methods planned with fewer seeds are for reference: not in the running for bold."
 _OVER_SEEDS = (
     ", mean ± sample standard deviation over the seeds; in brackets Student's 95% t interval of"
     f" the mean ({MISSING} with one seed, and where all seeds agree to the last digit, as they say"
@@ -89,7 +90,7 @@ def experiment_tables(
     own = fronts[fronts["method"].isin(found.compared)] if found.compared else fronts
     seeds = own.groupby("method")["seed"].unique().map(frozenset)
     least_seeds = int(seeds.map(len).min())
-    labels = " ".join(found.labels.values())
+    labels, fewer = " ".join(found.labels.values()), experiment.planned_fewer.keys()
     return Tables(
         heading=experiment.title,
         warnings=(
@@ -104,6 +105,7 @@ def experiment_tables(
             *([_PUBLISHED] if len(published) else []),
             *(f"[{number}] {source}" for source, number in _sources(published).items()),
             *(f"{mark} {text}" for mark, text in _FOOTNOTES.items() if mark in labels),
+            *([_REFERENCE] if fewer & found.labels.keys() else []),
         ),
     )
 
@@ -118,7 +120,8 @@ def measure_csv(records: Records, focus: str) -> str:
     difference = f"difference to {next(iter(found.labels))}"
     parts = {"value": found.statistics, difference: found.differences}
     table = pd.concat([part.assign(statistic=name) for name, part in parts.items() if len(part)])
-    equal = table["method"].isin(found.compared).map({True: "yes", False: "no"})
+    unmarked = [method for method, label in found.labels.items() if label == method]
+    equal = table["method"].isin(unmarked).map({True: "yes", False: "no"})
     table = table.assign(cost=records.experiment.cost, equal_training_budget=equal)
     columns = ["method", "statistic", "cost", "measure", "n", "mean", "deviation", "low", "high"]
     return table[[*columns, "equal_training_budget"]].to_csv(

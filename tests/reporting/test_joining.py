@@ -111,3 +111,7 @@ def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path)
     assert "| pareco | 2 of 3 |" in text
     assert "| uniform | 1 of 3 |" in text
     assert "| random | 2 |" in text
+    assert "Methods planned with fewer seeds are for reference" in text
+    assert "| **" not in text  # two seeds, of the others
+    csv = (tmp_path / "digits" / "table.csv").read_text().splitlines()
+    assert {line.rpartition(",")[2] for line in csv if line.startswith("random,")} == {"yes"}
