@@ -101,7 +101,9 @@ def collect_records(
     if add and (results / experiment / FOLDER).exists():
         records = joined(records, read_records(results / experiment))
     if planned is not None:
+        ran = records.fronts.groupby("method")["seed"].nunique()
         fewer = {name: len(planned.seeds_of(name)) for name in planned.reference_methods}
+        fewer = {name: count for name, count in fewer.items() if ran.get(name, 0) <= count}
         told = {"planned_seeds": len(planned.seeds), "planned_fewer": fewer}
         records = replace(records, experiment=replace(records.experiment, **told))
     if not allow_unequal_budgets:

@@ -33,6 +33,7 @@ def made_around(
     it is a part of; and those of its type whose paths differ from its own in numbers alone. Raises
     a `TracingError` of the first node that is refused, where this does not help.
     """
+    whole = (whole,) if isinstance(whole, str) else whole
     modules = dict(model.named_modules()) if AUTO in whole else {AUTO: model}
     if AUTO in modules:
         return make(whole)

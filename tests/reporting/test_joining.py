@@ -10,7 +10,8 @@ import pytest
 from pareco.config import completed
 from pareco.reporting import InvalidRecord
 from pareco.reporting.collection import collected_runs, joined
-from pareco.reporting.records import Records, write_records
+from pareco.reporting.page.document import what_it_shows
+from pareco.reporting.records import Records, read_records, write_records
 from pareco.reporting.report import collect_records, render_report
 from tests.experiments import TINY
 from tests.reporting.conftest import changed, write_latency
@@ -111,6 +112,14 @@ def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path)
     assert "| pareco | 2 of 3 |" in text
     assert "| uniform | 1 of 3 |" in text
     assert "| random | 2 |" in text
+    records = read_records(tmp_path / "digits")
+    assert records.experiment.planned_fewer == {"random": 2}
+    every = replace(records.experiment, planned_fewer=dict.fromkeys(records.environment["runs"], 2))
+    assert what_it_shows(replace(records, experiment=every), "pareco")
+    shutil.copytree(tmp_path / "digits", tmp_path / "more" / "digits")
+    more = replace(planned, reference_seeds=1)  # asked for by name, and so run with two
+    collect_records("digits", runs, tmp_path / "more", planned=more)
+    assert not read_records(tmp_path / "more" / "digits").experiment.planned_fewer
     assert "Methods planned with fewer seeds are for reference" in text
     assert "| **" not in text  # two seeds, of the others
     csv = (tmp_path / "digits" / "table.csv").read_text().splitlines()

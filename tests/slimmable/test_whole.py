@@ -104,6 +104,7 @@ def test_what_has_no_rule_runs_whole_and_what_is_like_it() -> None:
     net = make_slimmable(several, image, whole=["auto"])
     assert net.whole == ("1.0", "2.0")
     assert net.space.names == ("2.1",)
+    assert make_slimmable(several, image, whole="auto").whole == net.whole
     net = make_slimmable(several, image, whole=["auto", "0"])  # and what is named besides
     assert (net.whole, net.space.names) == (("0", "1.0", "2.0"), ("2.1",))
     with pytest.raises(

@@ -128,14 +128,10 @@ def what_it_shows(records: Records, focus: str) -> str:
     fronts, full = records.fronts, records.experiment.full_costs["macs"]
     looks, areas = method_looks(records, focus), mean_areas(fronts, "macs", full)
     fewer = records.experiment.planned_fewer
-    equal = [
-        name
-        for name, look in looks.items()
-        if name == look.label and areas[name] > 0 and name not in fewer
-    ]
-    first, seeds = next(iter(looks)), seeds_text(fronts[~fronts["method"].isin([*fewer])])
-    few = min(look.seeds for name, look in looks.items() if name not in fewer) == 1
-    if few or first not in equal[:1] or len(equal) == 1:
+    judged = [name for name in looks if name not in fewer] or list(looks)
+    equal = [name for name in judged if name == looks[name].label and areas[name] > 0]
+    first, seeds = next(iter(looks)), seeds_text(fronts[fronts["method"].isin(judged)])
+    if min(looks[name].seeds for name in judged) == 1 or first not in equal[:1] or len(equal) == 1:
         errors = fronts["test_top1_error"]
         return (
             f"the {len(fronts)} networks of {len(looks)} methods have test errors of"
