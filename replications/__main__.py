@@ -24,6 +24,7 @@ from replications.catalogue import (
     experiment_names,
     name_at,
 )
+from replications.compare_command import CompareCommand
 from replications.data_command import DataCommand
 from replications.plan_command import CostsCommand, PlanCommand
 from replications.run import Folders, RunCommand
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
                 "costs": CostsCommand(),
                 "data": DataCommand(folder=tyro.MISSING),
                 "report": ReportCommand(),
+                "compare": CompareCommand(names=tyro.MISSING),
                 "claims": ClaimsCommand(),
                 "bench": BenchCommand(),
                 "searches": SearchesCommand(),

@@ -175,7 +175,7 @@ def _tables(
         title="Test top-1 error at a cost budget",
         columns=("method", "seeds", *errors),
         rows=(
-            *_rows(statistics, labels, errors, best, interval=False, planned=planned),
+            *measure_rows(statistics, labels, errors, best, interval=False, planned=planned),
             *_published_rows(published, errors, records.experiment.full_costs["macs"]),
         ),
     )
@@ -184,7 +184,9 @@ def _tables(
         title="The whole front" + (": mean and 95% interval" if statistics["n"].max() > 1 else ""),
         columns=("method", "seeds", AREA, HYPERVOLUME),
         rows=tuple(
-            _rows(statistics, labels, [AREA, HYPERVOLUME], best, interval=True, planned=planned)
+            measure_rows(
+                statistics, labels, [AREA, HYPERVOLUME], best, interval=True, planned=planned
+            )
         ),
     )
     yield _choice_table(records, labels)
@@ -194,7 +196,9 @@ def _tables(
             f" (positive errors: {first} is better)",
             columns=("method", "seeds", *names),
             rows=tuple(
-                _rows(found.differences, labels, names, interval=True, sign="+", planned=planned)
+                measure_rows(
+                    found.differences, labels, names, interval=True, sign="+", planned=planned
+                )
             ),
             wide=True,
         )
@@ -249,7 +253,7 @@ def _loss(value: Any) -> str:
     return MISSING if isnan(value) else f"{value:.3f}"
 
 
-def _rows(
+def measure_rows(
     statistics: pd.DataFrame,
     labels: Mapping[str, str],
     names: Sequence[str],

@@ -66,7 +66,7 @@ NOT_NAMED = "run needs the name of an experiment first; known: cifar100_resnet20
 LIGHT = {
     "": (
         2,
-        "Expected one of {list, run, plan, costs, data, report, claims, bench, searches, feeding",
+        "Expected one of {list, run, plan, costs, data, report, compare, claims, bench, searches",
     ),
     "lst": (2, "Unrecognized options: lst; known: list, run, plan, costs, data, report"),
     "list tiny": (2, "Unrecognized options: tiny"),
@@ -106,7 +106,7 @@ LIGHT = {
     "report nothing": (2, "no finished run in runs/nothing, no records in results (there are of "),
     "report longer --scale cpu": (2, "no finished run in runs/longer-cpu, no records in results"),
     "wandb-report": (2, "NAME"),
-    "--help": (0, "{list,run,plan,costs,data,report,claims,bench"),
+    "--help": (0, "{list,run,plan,costs,data,report,compare,claims"),
     "run --help": (0, "--training.epochs"),
     "data": (2, "FOLDER"),
     "data /no/where": (2, "--images /no/where: no such folder"),
@@ -117,6 +117,8 @@ LIGHT = {
     "run digits --images .": (2, "digits is embedded in scikit-learn: no --images"),
     "run digits --scale cpu --help": (0, "Passes over the training split. (default: 20)"),
     "report --help": (0, "--allow-unequal-budgets"),
+    "compare": (2, "give the names of two or more experiments, each once"),
+    "compare digits nothing": (2, "no records of 'nothing' in results. There are: cifar10_"),
     "claims --help": (0, "--file"),
     "wandb-report --help": (0, "--json"),
     "bench --help": (0, "--only"),
@@ -361,6 +363,24 @@ def test_the_last_part_reports_all(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["run", "tiny", "--part", "1/2"]) == 0
     fronts = (tmp_path / "results/tiny/records/fronts.csv").read_text().splitlines()
     assert {line.split(",")[1] for line in fronts[1:]} == {"pareco", "us_net"}
+
+
+@pytest.mark.usefixtures("done")
+def test_experiments_are_compared_in_the_terminal_and_as_markdown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree("results/tiny", "results/other")
+    network = Path("results/other/records/network.json")
+    network.write_text(network.read_text().replace('"experiment": "tiny"', '"experiment": "other"'))
+
+    assert main(["compare", "tiny", "other", "--cost", "params"]) == 0
+    assert "Difference to A, seed by seed" in capsys.readouterr().out
+    assert main(["compare", "tiny", "other", "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "# other beside tiny" in text
+    assert "| B | other | the same |" in text
+    assert main(["compare", "tiny", "other", "--cost", "mac"]) == 2
+    assert "tiny has no mac. It has: macs, params" in capsys.readouterr().err
 
 
 def test_a_scale_is_the_default_that_other_flags_change(monkeypatch: pytest.MonkeyPatch) -> None:
