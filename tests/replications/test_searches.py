@@ -196,12 +196,21 @@ def test_the_exact_search_begins_with_the_smallest_network() -> None:
 
 
 def test_qlognehvi_ends_where_all_of_a_table_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for again and again, a known point is replaced by one drawn, while there is one."""
     monkeypatch.setattr(searchers, "INITIAL", 3)
-    monkeypatch.setattr(searchers, "IDLE", 2)
+    monkeypatch.setattr(searchers, "IDLE", 20)
+    asked = []
+
+    def known(problem: SearchProblem, alphas: Tensor, losses: Tensor) -> Tensor:
+        asked.append(len(alphas))
+        return problem.lower.repeat(2, 1)
+
+    monkeypatch.setattr(searchers, "_improving", known)
     rows = tuple(GridRow(n, 2 - n / 10, 0.0, 1.0, 50.0) for n in (1, 2, 3, 4))
     table = Grid(2, torch.tensor([0.5, 1.0], dtype=torch.double), rows)
     alphas, _ = visited(tabulated(table, noisy=False), SEARCHERS["qlognehvi"], 5, seed=0)
-    assert len(alphas.unique(dim=0)) == len(alphas) <= 4
+    assert len(alphas.unique(dim=0)) == len(alphas) == 4
+    assert len(asked) > 1
 
 
 def test_a_table_whose_noise_is_unknown_has_losses_without_it() -> None:
