@@ -47,7 +47,8 @@ class NetworkConfig:
     """A model of timm, cifar_resnet<depth> (depth 6k + 2), or cifar_vgg<depth> (11, 13, 16, 19)."""
 
     base_width: int | None = None
-    """Channels of the first stage of a cifar_resnet (None for 16) or a cifar_vgg (None for 64)."""
+    """Channels of the first stage of a cifar_resnet (None for 16), a cifar_vgg (None for 64) or a
+    ConvNeXt of timm (None for its own); those of the other stages keep their ratio to it."""
 
     undone_strides: int = 0
     """How many of the first reductions of the resolution are undone, as small images need: the

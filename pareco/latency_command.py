@@ -67,7 +67,7 @@ class LatencyCommand:
     """Colour channels of the images."""
 
     base_width: int | None = None
-    """Channels of the first stage of a cifar_resnet or a cifar_vgg."""
+    """Channels of the first stage of a cifar_resnet, a cifar_vgg or a ConvNeXt of timm."""
 
     undone_strides: int = 0
     """How many of the first reductions of the resolution are undone."""

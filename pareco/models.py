@@ -169,7 +169,8 @@ def create_model(
     """Return a freshly initialized network or, where `pretrained`, one with timm's weights.
 
     `name` is `cifar_resnet<depth>` (depth 6k + 2, `base_width` 16 unless given), `cifar_vgg<depth>`
-    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm, which may have a tag. Timm's
+    (depth 11, 13, 16 or 19, 64 unless given) or a model of timm, which may have a tag; of a
+    ConvNeXt, `base_width` is that of the first stage, and the others keep their ratios. Timm's
     weights are adapted to `in_chans`; a classifier of another number of classes stays fresh. So
     many of the first reductions of the resolution are undone: the layers at the largest resolutions
     get a stride of 1, as small images need. Raises `ValueError` naming the nearest known names for
@@ -194,11 +195,11 @@ def _as_it_is(
         known = [*CIFAR_RESNETS, *CIFAR_VGGS, *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
-    if base_width is not None:
-        families = "cifar_resnet<depth> and cifar_vgg<depth>"
-        raise ValueError(f"base_width is for {families}; {name} comes from timm as it is")
+    widths = {} if base_width is None else {"dims": _stage_widths(name, base_width)}
+    if widths and pretrained:
+        raise ValueError(f"network.pretrained: timm's weights of {name} are of its own base_width")
     if not pretrained:
-        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **widths)
     tagged = tagged_name(name)
     try:
         with _hub_within_reach():
@@ -212,6 +213,17 @@ def _as_it_is(
             f"({type(error).__name__}: {why}). Run this once where there is a network, bring "
             "the cache of Hugging Face along, or give a file with network.weights"
         ) from error
+
+
+def _stage_widths(name: str, base_width: int) -> tuple[int, ...]:
+    """Return the channels of the stages of a ConvNeXt of timm whose first has so many."""
+    if timm.model_entrypoint(name).__module__ != "timm.models.convnext":
+        families = "cifar_resnet<depth>, cifar_vgg<depth> and timm's ConvNeXts"
+        raise ValueError(f"base_width is for {families}; {name} comes from timm as it is")
+    _check_width(base_width)
+    with torch.device("meta"):
+        stages = [int(stage["num_chs"]) for stage in timm.create_model(name).feature_info]
+    return tuple(width * base_width // stages[0] for width in stages)
 
 
 @contextmanager

@@ -98,7 +98,17 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, near: str) -> Non
         create_model(name, num_classes=10)
 
 
-def test_base_width_belongs_to_the_cifar_resnets() -> None:
+def test_base_width_of_a_convnext_keeps_the_ratios_of_its_stages() -> None:
+    model = create_model("test_convnext", num_classes=3, in_chans=1, base_width=12)
+    assert model.get_parameter("stem.0.weight").shape == (12, 1, 4, 4)
+    rows = [model.get_parameter(f"stages.{stage}.blocks.0.norm.weight") for stage in range(4)]
+    assert [len(row) for row in rows] == [12, 16, 24, 32]  # timm's: 24, 32, 48, 64
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+    with pytest.raises(ValueError, match="weights of convnext_atto are of its own base_width"):
+        create_model("convnext_atto", num_classes=10, base_width=20, pretrained=True)
+
+
+def test_base_width_belongs_to_networks_that_have_stages_in_proportion() -> None:
     assert create_model("cifar_resnet8", num_classes=10, base_width=8).get_parameter(
         "conv1.weight"
     ).shape == (8, 3, 3, 3)

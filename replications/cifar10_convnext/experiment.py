@@ -2,13 +2,16 @@
 
 Ours: the paper's networks have batch norm, this one has layer norm, so that no sub-network is
 re-calibrated. Its channels were set by scaling rules (arXiv 2201.03545): does a multiplier for each
-layer pay there? The stem cuts 32 x 32 pixels into 8 x 8 patches.
+layer pay there? The stem cuts 32 x 32 pixels into 8 x 8 patches. The scale for a CPU has half of
+the channels, in the same ratios.
 """
 
 from dataclasses import replace
 
+from pareco.config import Experiment
 from replications.cifar10_mbv2.experiment import at_size
 from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
+from replications.scales import HELD_OUT
 
 EXPERIMENT = replace(
     PARENT,
@@ -18,4 +21,17 @@ EXPERIMENT = replace(
     methods=("pareco", "us_net", "random_widths"),
 )
 
-SCALES = {"cpu": at_size(32)}
+_SHORTENED = at_size(32)
+
+
+def _cpu(experiment: Experiment) -> Experiment:
+    shortened = _SHORTENED(experiment)
+    return replace(
+        shortened,
+        scale=f"{shortened.scale.removesuffix(HELD_OUT)}, 1/2 of the channels{HELD_OUT}",
+        network=replace(shortened.network, base_width=20),
+        training=replace(shortened.training, channels_last=True),
+    )
+
+
+SCALES = {"cpu": _cpu}
