@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from replications.catalogue import (
     equal_compute_name,
     experiment_named,
     experiment_names,
+    name_at,
     takes_any_images,
 )
 from replications.run import Folders
@@ -219,8 +221,9 @@ def how_to_reproduce(record: ExperimentRecord) -> str:
 def _command(record: ExperimentRecord) -> str:
     name, own = record.experiment, record.data not in DATA_SETS
     for known, experiment, scale in catalogued():
-        if name == known:
+        if name in (known, equal_compute_name(known, scale)):
             target = f"make replicate-{experiment.replace('_', '-')}"
+            target += "" if name == known else " EQUAL=compute"
             target += "" if scale == PUBLISHED_SCALE else f" SCALE={scale}"
             return f"{target} DATA=FOLDER DATA_NAME={record.data}" if own else target
     scales = {scale for _, _, scale in catalogued() if name.endswith(f"-{record.data}-{scale}")}
@@ -229,10 +232,37 @@ def _command(record: ExperimentRecord) -> str:
         target = f"make replicate-{experiment} IMAGES=FOLDER DATA_NAME={record.data}"
         target = f"{target} NETWORK={record.network} SIZE={record.image_size}"
         return " SCALE=".join([target, *scales])
-    command = f"python -m replications run EXPERIMENT --name {name}"
+    known = (each for each in catalogued() if name.startswith(f"{each[1]}-"))
+    of = max((each for each in known if name_at(name, each[2]) == name), key=_length, default=None)
+    command = f"python -m replications run {'EXPERIMENT' if of is None else of[1]}"
+    scales = scales if of is None else {of[2]} - {PUBLISHED_SCALE}
+    plain = name.replace("-compute", "") if record.equal_macs else name
+    command = " ".join([command, *(f"--scale {scale}" for scale in scales), f"--name {plain}"])
     if own:
         command = f"{command} --images FOLDER --data.name {record.data}"
-    return " --scale ".join([command, *scales])
+    return " ".join([command, *_flags(record.scale)])
+
+
+def _length(experiment: tuple[str, str, str]) -> tuple[int, bool]:
+    """Return how much of a name it explains: the longest experiment, at a scale if it can be."""
+    return len(experiment[1]), experiment[2] != PUBLISHED_SCALE
+
+
+def _flags(scale: str) -> Iterator[str]:
+    """Yield the flags of what a scale's line says is changed, but for the name of the data."""
+    if ", equal compute: " in scale:
+        yield "--equal compute"
+    _, _, changed = scale.partition(", changed: ")
+    changed = re.split("; |, from given|, equal compute", changed)[0]
+    for name, value in re.findall(r"([a-z_.]+) ([\w.+-]+)(?:, |$)", changed):
+        flag = name.replace("_", "-")
+        if name == "data.name":
+            continue
+        if value in ("True", "False"):
+            section, dot, field = flag.rpartition(".")
+            yield f"--{flag}" if value == "True" else f"--{section}{dot}no-{field}"
+        else:
+            yield f"--{flag} {value}"
 
 
 def recorded(results: Path) -> list[str]:
