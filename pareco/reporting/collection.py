@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareco.config import OF_SWEEP, completed
+from pareco.config import OF_SWEEP, as_json, completed
 from pareco.reporting.reading import (
     InvalidRecord,
     blaming,
@@ -45,6 +45,7 @@ from pareco.schema import (
     RunResult,
     Subject,
 )
+from pareco.search_config import SearchConfig
 
 _CURVE_POINTS = 100
 
@@ -186,8 +187,11 @@ def _ordered(records: Records) -> Records:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """A digest of what is not at its default, so that a field of a later version changes none."""
-    default = completed({})
+    """A digest of what is not at its default, so that a field of a later version changes none.
+
+    What is left unset has the paper's value for a default: what a search did before it was a field.
+    """
+    default = completed({}) | as_json(SearchConfig().resolved(), MEANT)
     told = {key: value for key, value in content.items() if default.get(key, default) != value}
     text = json.dumps(told, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

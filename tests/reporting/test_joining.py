@@ -17,6 +17,8 @@ from tests.experiments import TINY
 from tests.reporting.conftest import changed, write_latency
 
 LATER = {name: completed({})[name] for name in ("network.divisor", "training.nesterov")}
+LATER |= {"unset.search.half_life": 0.0, "unset.search.part_in_training": None}
+"""Fields at their defaults, and what the paper's search takes for some that are left unset."""
 
 
 def written(records: Records, folder: Path) -> dict[str, bytes]:
@@ -78,6 +80,11 @@ def test_a_field_of_a_later_version_joins_at_its_default(runs: Path, tmp_path: P
     earlier = collected_runs("digits", tmp_path / "part0")[0]
     assert same.experiment.configuration == earlier.experiment.configuration
     assert len(joined(new, earlier).runs) == 6
+    for file in (tmp_path / "part0").rglob("config.json"):
+        changed(file, **{"unset.search.half_life": 0.1})
+    other = collected_runs("digits", tmp_path / "part0")[0]
+    with pytest.raises(InvalidRecord, match=r"another configuration \(pareco, random, uniform\)"):
+        joined(new, other)
 
 
 def test_latencies_stay_where_every_network_has_one(runs: Path, tmp_path: Path) -> None:
