@@ -195,9 +195,9 @@ def _as_it_is(
         known = [*CIFAR_RESNETS, *CIFAR_VGGS, *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
-    widths = {} if base_width is None else {"dims": _stage_widths(name, base_width)}
-    if widths and pretrained:
+    if base_width is not None and pretrained:
         raise ValueError(f"network.pretrained: timm's weights of {name} are of its own base_width")
+    widths = {} if base_width is None else {"dims": _stage_widths(name, base_width)}
     if not pretrained:
         return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **widths)
     tagged = tagged_name(name)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from replications.sweep import Engine, Job
 
 _START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
-_FREE = ("name", *OF_SWEEP, "scale", "training.macs", "latency_from", *_START)
+FREE = ("name", *OF_SWEEP, "scale", "training.macs", "latency_from", *_START)
+"""Fields that a scale's line does not say, or says in words."""
 _NO_NAMES = ("published", "README.md", "index.html")  # of the results, and no experiment's
 _MEANWHILE = "meanwhile, on embedded images: --scale smoke without --images (make: SCALE=smoke)"
 
@@ -240,7 +241,7 @@ class RunCommand:
         chosen = _with_reference(chosen, default)
         ours, theirs, macs = as_json(chosen), as_json(default), chosen.training.macs
         changed = [
-            f"{key} {ours[key]}" for key in ours if key not in _FREE and ours[key] != theirs[key]
+            f"{key} {ours[key]}" for key in ours if key not in FREE and ours[key] != theirs[key]
         ]
         return replace(
             chosen,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from pareco.config import DATA_SETS, Experiment, Machine
+from pareco.config import Experiment, Machine
 from pareco.files import write_text
 from pareco.latency import LATENCY_FILE, measure_latencies
 from pareco.reporting import InvalidRecord
@@ -24,7 +23,6 @@ from pareco.reporting.page import Section, page_html
 from pareco.reporting.records import (
     FOLDER,
     PUBLISHED_SCALE,
-    ExperimentRecord,
     Records,
     read_records,
 )
@@ -40,10 +38,8 @@ from replications.catalogue import (
     catalogued,
     equal_compute_name,
     experiment_named,
-    experiment_names,
-    name_at,
-    takes_any_images,
 )
+from replications.reproducing import how_to_reproduce
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
 
@@ -202,67 +198,9 @@ def section(report: Report, results: Path) -> Section:
             for name in FIGURE_FILES
             if (folder / f"{name}.svg").exists()
         },
-        how=how_to_reproduce(report.records.experiment),
+        how=how_to_reproduce(report.records),
         focus=FOCUS,
     )
-
-
-def how_to_reproduce(record: ExperimentRecord) -> str:
-    """Return the command that makes an experiment's results; images of one's own are in FOLDER.
-
-    A comment says that it takes the weights that training started from, if any.
-    """
-    given = (
-        "  # with --network.weights FILE, or --network.pretrained" if record.started_from else ""
-    )
-    return f"{_command(record)}{given}"
-
-
-def _command(record: ExperimentRecord) -> str:
-    name, own = record.experiment, record.data not in DATA_SETS
-    for known, experiment, scale in catalogued():
-        if name in (known, equal_compute_name(known, scale)):
-            target = f"make replicate-{experiment.replace('_', '-')}"
-            target += "" if name == known else " EQUAL=compute"
-            target += "" if scale == PUBLISHED_SCALE else f" SCALE={scale}"
-            return f"{target} DATA=FOLDER DATA_NAME={record.data}" if own else target
-    scales = {scale for _, _, scale in catalogued() if name.endswith(f"-{record.data}-{scale}")}
-    made_for = [each for each in experiment_names() if takes_any_images(each)]
-    for experiment in (each for each in made_for if own and name.startswith(f"{each}-")):
-        target = f"make replicate-{experiment} IMAGES=FOLDER DATA_NAME={record.data}"
-        target = f"{target} NETWORK={record.network} SIZE={record.image_size}"
-        return " SCALE=".join([target, *scales])
-    known = (each for each in catalogued() if name.startswith(f"{each[1]}-"))
-    of = max((each for each in known if name_at(name, each[2]) == name), key=_length, default=None)
-    command = f"python -m replications run {'EXPERIMENT' if of is None else of[1]}"
-    scales = scales if of is None else {of[2]} - {PUBLISHED_SCALE}
-    plain = name.replace("-compute", "") if record.equal_macs else name
-    command = " ".join([command, *(f"--scale {scale}" for scale in scales), f"--name {plain}"])
-    if own:
-        command = f"{command} --images FOLDER --data.name {record.data}"
-    return " ".join([command, *_flags(record.scale)])
-
-
-def _length(experiment: tuple[str, str, str]) -> tuple[int, bool]:
-    """Return how much of a name it explains: the longest experiment, at a scale if it can be."""
-    return len(experiment[1]), experiment[2] != PUBLISHED_SCALE
-
-
-def _flags(scale: str) -> Iterator[str]:
-    """Yield the flags of what a scale's line says is changed, but for the name of the data."""
-    if ", equal compute: " in scale:
-        yield "--equal compute"
-    _, _, changed = scale.partition(", changed: ")
-    changed = re.split("; |, from given|, equal compute", changed)[0]
-    for name, value in re.findall(r"([a-z_.]+) ([\w.+-]+)(?:, |$)", changed):
-        flag = name.replace("_", "-")
-        if name == "data.name":
-            continue
-        if value in ("True", "False"):
-            section, dot, field = flag.rpartition(".")
-            yield f"--{flag}" if value == "True" else f"--{section}{dot}no-{field}"
-        else:
-            yield f"--{flag} {value}"
 
 
 def recorded(results: Path) -> list[str]:

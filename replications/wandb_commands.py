@@ -67,7 +67,7 @@ class WandbReportCommand:
         from pareco.reporting.rendering import markdown
         from pareco.reporting.report import loaded_report
         from replications.catalogue import FOCUS, REFERENCE
-        from replications.site import how_to_reproduce
+        from replications.reproducing import how_to_reproduce
 
         loaded = loaded_report(self.results / self.name, focus=FOCUS, reference=REFERENCE)
         make = partial(
@@ -76,7 +76,7 @@ class WandbReportCommand:
             project=PROJECT,
             claims=_claims(self.name, self.results),
             tables=markdown(loaded.tables),
-            command=how_to_reproduce(loaded.records.experiment),
+            command=how_to_reproduce(loaded.records),
         )
         if self.json is not None:
             write_text(self.json, reports.report_json(make(entity="")))

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from pareco.reporting.records import COST_WORDS, LATENCY, Records
+from pareco.config import completed
+from pareco.reporting.records import COMMON, COST_WORDS, LATENCY, Records
 from pareco.reporting.rendering import Cell, Table, Tables
 from pareco.reporting.statistics import (
     AREA,
@@ -20,43 +21,50 @@ from pareco.reporting.tables import MISSING, measure_rows
 from pareco.reporting.work import spending
 
 _ALIKE = ("network", "data", "image_size", "classes", "test_images", "groups")
-_MACHINE = ("cpu", "cpu_cores", "gpus", "device", "torch", "cpu_threads", "batch_size")
-_DIFFERENCES = (
+_MACHINE = ("system", "cpu", "cpu_instructions", "cpu_cores", "gpus", "device", "torch")
+_MACHINE = (*_MACHINE, "cpu_threads", "batch_size")
+_SAME_SPEED = 1.2  # by how much the same network may be slower in one record than in another
+_NOTES = (
     "Differences are over the seeds that both experiments have, in the mean with Student's 95%"
-    " interval, each by itself: of twenty of nothing, one leaves out zero."
+    " interval, each by itself: of twenty of nothing, one leaves out zero. MACs are all of a run,"
+    " search, choice and test included, in the mean in % of what it takes in A."
 )
 
 
 def comparison_tables(compared: Sequence[Records], cost: str, focus: str) -> Tables:
     """The tables of experiments beside the first of them, over a cost such as `macs`.
 
-    They have the methods that the first shares with another, `focus` first. Raises ValueError for
-    fewer than two experiments or one twice, where no method is shared, and where numbers cannot be
-    compared: another network or data set, another full cost, latency of another machine.
+    They have the methods that the first shares with another, `focus` first. Budgets begin where
+    every run has a network. Raises ValueError for fewer than two experiments, more than there are
+    letters, or one twice, where no run is shared, and where numbers cannot be compared: another
+    network or data set, another full cost, latency of another machine or of a busy one.
     """
     names = [each.experiment.experiment for each in compared]
-    if len(compared) < 2 or len(set(names)) < len(names):
-        raise ValueError("give the names of two or more experiments, each once")
+    if not 2 <= len(names) <= len(string.ascii_uppercase) or len(set(names)) < len(names):
+        most = len(string.ascii_uppercase)
+        raise ValueError(f"give the names of two or more experiments, at most {most}, each once")
     first, *others = compared
     for other in others:
         _check_alike(first, other, cost)
     theirs = {method for other in others for method in other.fronts["method"]}
     methods = [each for each in method_order(first.fronts["method"], focus) if each in theirs]
-    if not methods:
-        raise ValueError(f"{names[0]} shares no method with {', '.join(names[1:])}")
+    if not any(set(first.runs) & set(other.runs) for other in others):
+        rest = ", ".join(names[1:])
+        raise ValueError(f"{names[0]} shares no method with {rest}, or no seed of one")
     letters = dict(zip(names, string.ascii_uppercase, strict=False))
     labels = {(method, name): f"{method} {letters[name]}" for method in methods for name in names}
     fronts = pd.concat([_labelled(each, labels) for each in compared], ignore_index=True)
-    full = first.experiment.full_costs[cost]
-    words, percent = COST_WORDS[cost], cost_percents(fronts, cost, full)[0]
+    full, words = first.experiment.full_costs[cost], COST_WORDS[cost]
+    runs = fronts.groupby(["method", "seed"])
+    percents = max(cost_percents(front, cost, full) for _, front in runs)
     return Tables(
         heading=f"{', '.join(names[1:])} beside {names[0]}",
-        warnings=(),
+        warnings=tuple(_warnings(compared, methods, letters, cost)),
         notes=(
             first.experiment.counts,
             f"Test top-1 error in % (less is better). A column x% is the error at a budget of x%"
-            f" of {words.full(full)}; {AREA} is its mean over {percent}% to 100%; of"
-            f" {HYPERVOLUME}, more is better. {_DIFFERENCES}",
+            f" of {words.full(full)}; {AREA} is its mean over {percents[0]}% to 100%; of"
+            f" {HYPERVOLUME}, more is better. {_NOTES}",
         ),
         tables=(
             Table(
@@ -67,36 +75,64 @@ def comparison_tables(compared: Sequence[Records], cost: str, focus: str) -> Tab
                     for name, kind in zip(names, _kinds(compared), strict=True)
                 ),
             ),
-            *_tables(compared, labels, run_measures(fronts, cost, full)),
+            *_tables(compared, labels, fronts, run_measures(fronts, cost, full, percents)),
         ),
         footnotes=(),
     )
 
 
+def _warnings(
+    compared: Sequence[Records], methods: Sequence[str], letters: Mapping[str, str], cost: str
+) -> Iterator[str]:
+    """What makes numbers less comparable than they look."""
+    for method in methods:
+        seeds = {
+            letters[each.experiment.experiment]: sorted({s for m, s in each.runs if m == method})
+            for each in compared
+        }
+        if len({*map(tuple, filter(None, seeds.values()))}) > 1:
+            told = "; ".join(
+                f"{name} {', '.join(map(str, own))}" for name, own in seeds.items() if own
+            )
+            yield f"{method} has other seeds ({told}): means are of these, differences of both."
+    if cost == LATENCY:
+        times = [f"{each.experiment.full_costs[cost]:.3g}" for each in compared]
+        yield f"Measured apart: the full network took {', '.join(times)} ms."
+
+
 def _tables(
-    compared: Sequence[Records], labels: Mapping[tuple[str, str], str], measures: pd.DataFrame
+    compared: Sequence[Records],
+    labels: Mapping[tuple[str, str], str],
+    fronts: pd.DataFrame,
+    measures: pd.DataFrame,
 ) -> Iterator[Table]:
     """The errors, and the differences to the first experiment."""
     reference, names = compared[0].experiment.experiment, list(map(str, measures.columns))
     errors, took = [name for name in names if name != HYPERVOLUME], _percents_of_macs(compared)
-    statistics = seed_statistics(measures)
-    ran = set(statistics["method"])
-    by_label = {label: run for run, label in labels.items() if label in ran}
+    statistics, passes = seed_statistics(measures), fronts.groupby("method")["passes"]
+    spent = {label: sorted(set(own)) for label, own in passes}
+    by_label = {label: run for run, label in labels.items() if label in spent}
     yield Table(
-        title="Test top-1 error at a cost budget, and all MACs of a run",
-        columns=("method", "seeds", *errors, "MACs"),
+        title="Test top-1 error at a cost budget, and passes and MACs of a run",
+        columns=("method", "seeds", *errors, "passes", "MACs"),
         rows=tuple(
-            (*row, Cell(took[by_label[row[0].text]])) for row in _rows(statistics, by_label, errors)
+            (
+                *row,
+                Cell(
+                    " to ".join(f"{each:,}" for each in sorted({spent[label][0], spent[label][-1]}))
+                ),
+                Cell(took[by_label[label]]),
+            )
+            for row in _rows(statistics, by_label, errors)
+            for label in [row[0].text]
         ),
     )
-    differences = pd.concat(
-        [
-            paired_differences(measures.loc[[each for each in own if each in ran]], own[0])
-            for method in dict(labels)
-            if method[1] == reference
-            for own in [[label for run, label in labels.items() if run[0] == method[0]]]
-        ]
-    )
+    own = [
+        [label for (method, _), label in labels.items() if method == kept and label in spent]
+        for kept, name in labels
+        if name == reference
+    ]
+    differences = pd.concat([paired_differences(measures.loc[each], each[0]) for each in own])
     for shown, wide in (([AREA, HYPERVOLUME], False), (names, True)):
         yield Table(
             title="Difference to A, seed by seed (negative errors: better than A)",
@@ -129,19 +165,33 @@ def _labelled(records: Records, labels: Mapping[tuple[str, str], str]) -> pd.Dat
 
 
 def _kinds(compared: Sequence[Records]) -> Iterator[str]:
-    """The scale of the first experiment, and what is other with each of the rest."""
-    parts = [
-        [
-            *one.scale.split(", "),
-            *([f"started from {start}"] if (start := one.started_from) else []),
-        ]
-        for one in (each.experiment for each in compared)
-    ]
-    yield ", ".join(parts[0])
-    for own in parts[1:]:
-        other = [part for part in own if part not in parts[0]]
-        missing = [f"not {part}" for part in parts[0] if part not in own]
-        yield ", ".join([*other, *missing]) or "the same"
+    """The scale of the first experiment, and what is other with each of the rest.
+
+    Of records without a configuration, as earlier ones, the scale.
+    """
+    first = compared[0]
+    start = first.experiment.started_from
+    yield first.experiment.scale + ("" if start is None else f", started from {start}")
+    for other in compared[1:]:
+        if first.configuration and other.configuration:
+            yield ", ".join(_differing(first, other)) or "the same"
+        else:
+            yield other.experiment.scale
+
+
+def _differing(first: Records, other: Records) -> Iterator[str]:
+    """Each field of the configuration that differs, with its value in the other experiment."""
+    here, there = (completed(each.configuration[COMMON]) for each in (first, other))
+    for key in sorted((here.keys() | there.keys()) - {"name", "scale", "network.started_from"}):
+        if here.get(key) != there.get(key):
+            yield "other images" if key == "data fingerprint" else f"{key} {there.get(key)}"
+    for method in sorted((first.configuration.keys() & other.configuration.keys()) - {COMMON}):
+        here, there = first.configuration[method], other.configuration[method]
+        for key in sorted(here.keys() & there.keys()):
+            if here[key] != there[key]:
+                yield f"{key.removeprefix('unset.')} {there[key]} of {method}"
+    if first.experiment.started_from != other.experiment.started_from:
+        yield f"started from {other.experiment.started_from or 'fresh weights'}"
 
 
 def _percents_of_macs(compared: Sequence[Records]) -> Mapping[tuple[str, str], str]:
@@ -169,12 +219,19 @@ def _check_alike(first: Records, other: Records, cost: str) -> None:
         if cost not in each.full_costs:
             known = ", ".join(each.full_costs)
             raise ValueError(f"{each.experiment} has no {cost}. It has: {known}")
-    if cost == LATENCY:
-        assert first.latency is not None
-        assert other.latency is not None
-        if any(first.latency.get(name) != other.latency.get(name) for name in _MACHINE):
-            raise ValueError(
-                f"the latencies of {one.experiment} and {two.experiment} are of different machines"
-            )
-    elif one.full_costs[cost] != two.full_costs[cost]:
-        raise ValueError(f"{two.experiment} and {one.experiment} differ in the full {cost}")
+    pair, full = (
+        f"{one.experiment} and {two.experiment}",
+        [one.full_costs[cost], two.full_costs[cost]],
+    )
+    if cost != LATENCY:
+        if full[0] != full[1]:
+            raise ValueError(f"{pair} differ in the full {cost}: {full[0]:,} and {full[1]:,}")
+        return
+    machines = [[(each.latency or {}).get(name) for name in _MACHINE] for each in (first, other)]
+    if machines[0] != machines[1]:
+        raise ValueError(f"the latencies of {pair} are of different machines")
+    if max(full) > _SAME_SPEED * min(full):
+        raise ValueError(
+            f"the full network took {full[0]:.3g} ms in {one.experiment} and {full[1]:.3g} ms in "
+            f"{two.experiment}: measure both on the same idle machine"
+        )

@@ -1,6 +1,5 @@
 """From the folders of finished runs to the records of their experiment."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareco.config import OF_SWEEP, as_json, completed
+from pareco.config import OF_SWEEP, completed
 from pareco.reporting.reading import (
     InvalidRecord,
     blaming,
@@ -20,6 +19,7 @@ from pareco.reporting.reading import (
     table_text,
 )
 from pareco.reporting.records import (
+    COMMON,
     ExperimentRecord,
     Records,
     check_front,
@@ -45,7 +45,6 @@ from pareco.schema import (
     RunResult,
     Subject,
 )
-from pareco.search_config import SearchConfig
 
 _CURVE_POINTS = 100
 
@@ -96,10 +95,6 @@ def records_of(folders: Sequence[Path]) -> Records:
     experiment = ExperimentRecord(
         **shared,
         budget_exempt=tuple(sorted({r.result.method for r in runs if r.result.budget_exempt})),
-        configuration={
-            "common": _digest(runs[0].configured),
-            **{run.result.method: _digest(run.meant) for run in runs},
-        },
     )
     fronts = pd.concat([_front(run) for run in runs])
     curves = pd.concat([_curve(run) for run in runs])
@@ -120,6 +115,10 @@ def records_of(folders: Sequence[Path]) -> Records:
             }
         ),
         ledger=ledger_frame([run.result for run in runs]),
+        configuration={
+            COMMON: runs[0].configured,
+            **{run.result.method: run.meant for run in runs},
+        },
         latency_table=read_if_there(folders[0] / LATENCY_TABLE),
     )
     return _ordered(records)
@@ -139,10 +138,13 @@ def joined(records: Records, before: Records) -> Records:
     Latencies stay where they were measured for every network, all at once. Raises InvalidRecord
     unless both are of one configuration and data.
     """
-    ours, theirs = (each.experiment.configuration for each in (records, before))
-    unlike = [name for name, digest in ours.items() if theirs.get(name, digest) != digest]
-    if not theirs or unlike:
-        why = f"another configuration ({', '.join(unlike)})" if theirs else "an unknown one"
+    if not before.configuration:
+        why = "an unknown one"
+    elif differences := configured_otherwise(records.configuration, before.configuration):
+        why = f"another configuration ({'; '.join(differences)})"
+    else:
+        why = ""
+    if why:
         raise InvalidRecord(
             f"the records of {before.experiment.experiment!r} are of {why}, so the runs cannot be "
             "added to them: take another --name, or replace them by a report without --add"
@@ -160,7 +162,6 @@ def joined(records: Records, before: Records) -> Records:
     experiment = replace(
         ours_alone.experiment,
         budget_exempt=tuple(sorted(exempt)),
-        configuration={**theirs, **ours},
     )
     together = Records(
         experiment=experiment,
@@ -169,6 +170,7 @@ def joined(records: Records, before: Records) -> Records:
         visits=rows("visits"),
         environment=_environment_record(_runs(before.environment) | _runs(records.environment)),
         ledger=rows("ledger"),
+        configuration={**before.configuration, **records.configuration},
         latency_table=before.latency_table,  # of one configuration, so of one table
     )
     return with_latency(with_latency(_ordered(together), before.latency), records.latency)
@@ -186,15 +188,23 @@ def _ordered(records: Records) -> Records:
     )
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    """A digest of what is not at its default, so that a field of a later version changes none.
+def configured_otherwise(
+    ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """How the `configuration` of some records differs from ours: field, value there, value now.
 
-    What is left unset has the paper's value for a default: what a search did before it was a field.
+    A field that one lacks has its default there. What fields left unset meant is compared of the
+    methods, and of the fields, of which both say it.
     """
-    default = completed({}) | as_json(SearchConfig().resolved(), MEANT)
-    told = {key: value for key, value in content.items() if default.get(key, default) != value}
-    text = json.dumps(told, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    here, there = completed(ours[COMMON]), completed(theirs[COMMON])
+    pairs = {key: (here.get(key), there.get(key)) for key in sorted(here.keys() | there.keys())}
+    for method in sorted((ours.keys() & theirs.keys()) - {COMMON}):
+        own, other = ours[method], theirs[method]
+        both = sorted(own.keys() & other.keys())
+        pairs |= {f"{key} of {method}": (own[key], other[key]) for key in both}
+    return [
+        f"{key}: {other} there, {own} now" for key, (own, other) in pairs.items() if own != other
+    ]
 
 
 def with_kept_times(records: Records, before: Records) -> Records:

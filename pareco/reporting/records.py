@@ -134,16 +134,12 @@ class ExperimentRecord(Subject):
     planned_fewer: Mapping[str, int] = field(default_factory=dict)
     """How many seeds methods are to have that are to have fewer, by their names."""
 
-    configuration: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the configuration and data that all runs have in common (`common`), and of what
-    each method took for fields left unset. None in earlier records."""
-
     def to_json(self) -> str:
         """The text of network.json, from which it is read again; no latency."""
         absent = [
             name for name in (*COUNTS, "equal_macs", "started_from") if getattr(self, name) is None
         ]
-        whole = ("configuration", "planned_seeds", "planned_fewer")
+        whole = ("planned_seeds", "planned_fewer")
         absent += [name for name in whole if not getattr(self, name)]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         known = (name for name in (*COSTS, *OBJECTIVES) if name in self.full_costs)
@@ -230,6 +226,10 @@ class Records:
     ledger: pd.DataFrame = field(default_factory=lambda: empty_table(LEDGER_TYPES))
     """What each run spent: a row for each phase of each run that has a ledger."""
 
+    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The configuration and data that all runs have in common (COMMON), and by method what it took
+    for fields left unset. Empty in earlier records."""
+
     latency: Mapping[str, Any] | None = None
     """A `LatencyRecord`, where latency was measured."""
 
@@ -243,7 +243,9 @@ class Records:
         return [(str(method), int(seed)) for method, seed in pairs.itertuples(index=False)]
 
 
+COMMON = "common"
 _EXPERIMENT = TypeAdapter(ExperimentRecord)
+_CONFIGURATION = TypeAdapter(dict[str, dict[str, Any]])
 _TABLES = {
     "fronts": {**FRONT_TYPES, **BUDGET_TYPES},
     "curves": CURVE_TYPES,
@@ -274,6 +276,7 @@ def read_records(folder: Path) -> Records:
         visits=visits,
         environment=read_json(folder / "environment.json", ENVIRONMENT),
         ledger=_read_ledger(folder / "ledger.csv"),
+        configuration=_read_configuration(folder / "config.json"),
         latency_table=read_if_there(folder / LATENCY_TABLE),
     )
     return with_latency(records, read_latency(folder / "latency.json"))
@@ -292,6 +295,17 @@ def _read_ledger(path: Path) -> pd.DataFrame:
     return ledger
 
 
+def _read_configuration(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The configuration of runs; none where there is no file, as with earlier records."""
+    if not path.exists():
+        return {}
+    found = read_json(path, _CONFIGURATION)
+    with blaming(path):
+        if COMMON not in found:
+            raise KeyError(COMMON)
+    return found
+
+
 def write_records(records: Records, folder: Path) -> None:
     """Write what `read_records` reads; the same records give the same bytes."""
     folder = folder / FOLDER
@@ -307,8 +321,16 @@ def write_records(records: Records, folder: Path) -> None:
         (folder / LATENCY_TABLE).unlink(missing_ok=True)
     else:
         write_text(folder / LATENCY_TABLE, records.latency_table)
-    for name, content in (("environment", records.environment), ("latency", records.latency)):
-        if content is not None:
+    contents = {
+        "environment": records.environment,
+        "latency": records.latency,
+        "config": {
+            name: dict(sorted(fields.items()))
+            for name, fields in sorted(records.configuration.items())
+        },
+    }
+    for name, content in contents.items():
+        if content:
             write_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
         else:
             (folder / f"{name}.json").unlink(missing_ok=True)

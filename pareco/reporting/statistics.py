@@ -94,13 +94,16 @@ def hypervolume(front: pd.DataFrame, cost: str, full_cost: float) -> float:
     return float(np.diff(edges) @ (100 - least) / full_cost)
 
 
-def run_measures(fronts: pd.DataFrame, cost: str, full_cost: float) -> pd.DataFrame:
+def run_measures(
+    fronts: pd.DataFrame, cost: str, full_cost: float, percents: Sequence[int] = ()
+) -> pd.DataFrame:
     """One row per run, indexed by `method` and `seed`; its columns are the measures.
 
-    They are the error at each of the `cost_percents`, named such as `20%`, the AREA from the first
-    of these, and the HYPERVOLUME; NaN where one is not defined.
+    They are the error at each of the `percents`, if none are given the `cost_percents` of all
+    fronts, named such as `20%`, the AREA from the first of these, and the HYPERVOLUME; NaN where
+    one is not defined.
     """
-    percents = cost_percents(fronts, cost, full_cost)
+    percents = percents or cost_percents(fronts, cost, full_cost)
     budgets = [percent * full_cost / 100 for percent in percents]
     rows = {
         run: [

@@ -60,9 +60,10 @@ def test_other_configurations_are_refused(runs: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "part0").rglob("config.json"):
         changed(file, **{"training.weight_decay": 0.5})
     other = collected_runs("digits", tmp_path / "part0")[0]
-    with pytest.raises(InvalidRecord, match=r"'digits' are of another configuration \(common\)"):
+    why = r"another configuration \(training.weight_decay: 0.5 there, 4e-05 now\)"
+    with pytest.raises(InvalidRecord, match=rf"'digits' are of {why}"):
         joined(new, other)
-    earlier = replace(before, experiment=replace(before.experiment, configuration={}))
+    earlier = replace(before, configuration={})
     with pytest.raises(InvalidRecord, match="'digits' are of an unknown one"):
         joined(new, earlier)
 
@@ -78,12 +79,15 @@ def test_a_field_of_a_later_version_joins_at_its_default(runs: Path, tmp_path: P
         stored = json.loads(file.read_text())
         file.write_text(json.dumps({key: stored[key] for key in stored.keys() - LATER.keys()}))
     earlier = collected_runs("digits", tmp_path / "part0")[0]
-    assert same.experiment.configuration == earlier.experiment.configuration
+    assert same.configuration["common"] == earlier.configuration["common"]
     assert len(joined(new, earlier).runs) == 6
     for file in (tmp_path / "part0").rglob("config.json"):
         changed(file, **{"unset.search.half_life": 0.1})
-    other = collected_runs("digits", tmp_path / "part0")[0]
-    with pytest.raises(InvalidRecord, match=r"another configuration \(pareco, random, uniform\)"):
+    for file in (tmp_path / "part1").rglob("config.json"):
+        changed(file, **{"unset.search.half_life": 0.2})
+    new, other = (collected_runs("digits", tmp_path / part)[0] for part in ("part1", "part0"))
+    why = r"configuration \(unset.search.half_life of pareco: 0.1 there, 0.2 now; unset"
+    with pytest.raises(InvalidRecord, match=why):
         joined(new, other)
 
 

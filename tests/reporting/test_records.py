@@ -25,7 +25,7 @@ from tests.reporting.conftest import FULL
 
 FILES = (
     *("network.json", "fronts.csv", "curves.csv", "visits.csv"),
-    *("environment.json", "latency.json"),
+    *("environment.json", "latency.json", "config.json"),
 )
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -50,6 +50,8 @@ def test_records_are_read_as_they_were_written(records: Records, folder: Path) -
     assert read.experiment == records.experiment
     assert read.environment == records.environment
     assert read.latency == records.latency
+    assert read.configuration == records.configuration
+    assert read.configuration["common"]["training.epochs"] == 3
     assert read.runs == records.runs
     for name in ("fronts", "curves", "visits"):
         before, after = getattr(records, name), getattr(read, name)
@@ -96,9 +98,23 @@ def test_records_are_stable_to_the_byte(folder: Path, tmp_path: Path) -> None:
         assert content.endswith(b"\n"), name
 
 
+def test_a_damaged_configuration_is_refused_and_none_is_known_to_be_none(folder: Path) -> None:
+    path = folder / "records" / "config.json"
+    for text in ("[]", '{"pareco": {}}', '{"common": 3}', "{"):
+        path.write_text(text)
+        with pytest.raises(InvalidRecord, match=r"config\.json"):
+            read_records(folder)
+    path.unlink()
+    read = read_records(folder)
+    assert read.configuration == {}
+    write_records(read, folder)
+    assert not path.exists()
+
+
 def test_records_know_no_latency_but_in_its_file(folder: Path) -> None:
     """Nor with one that lacks a network; the file goes where there is none any more."""
     for name, content in contents(folder).items():
+        content = content.replace(b'"latency_from"', b"").replace(b'"latency_table"', b"")
         assert (b"latency" in content or b"milliseconds" in content) is (name == "latency.json")
     assert LATENCY in read_records(folder).fronts
     path = folder / "records" / "latency.json"
@@ -142,7 +158,7 @@ def test_a_file_that_is_missing_or_something_else_is_named(folder: Path, name: s
         with pytest.raises(InvalidRecord, match=rf"records/{name}"):
             read_records(folder)
     (folder / "records" / name).unlink()
-    if name != "latency.json":
+    if name not in ("latency.json", "config.json"):
         with pytest.raises(InvalidRecord, match=rf"records/{name}.*No such file"):
             read_records(folder)
 

@@ -22,7 +22,10 @@ from tests.reporting.conftest import (
 
 RECORDS = {
     f"records/{name}"
-    for name in ("network.json", "fronts.csv", "curves.csv", "visits.csv", "environment.json")
+    for name in (
+        *("network.json", "config.json", "environment.json"),
+        *("fronts.csv", "curves.csv", "visits.csv"),
+    )
 }
 TABLES = {"table.md", "table.tex", "table.csv"}
 FIGURES = {

@@ -24,7 +24,7 @@ from pareco.training import run as run_module
 from pareco.training.preparation import initial_network, stored_experiment, untrained_network
 from replications.__main__ import main
 from replications.catalogue import method_named
-from replications.site import how_to_reproduce
+from replications.reproducing import how_to_reproduce
 from tests.experiments import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_results_and_bundles_say_what_they_started_from(full: Path, tmp_path: Pa
     text = markdown(experiment_tables(records, records.fronts[:0].assign(source=""), "us_net"))
     assert f"**started from {told}; what these cost is not counted**" in text
     assert json.loads(records.experiment.to_json())["started_from"] == told
-    assert "  # with --network.weights FILE" in how_to_reproduce(records.experiment)
+    assert "  # with --network.weights FILE" in how_to_reproduce(records)
     full.unlink()  # nothing that follows training needs it
     bundle = write_bundle(run, tmp_path / "tiny.pareco")
     assert bundle.origin["started_from"] == told
