@@ -25,8 +25,13 @@ TITLES = {
     "analytic": "analytic front, 24 dimensions",
     "table": "table of a slimmable VGG",
     "noisy": "table, noise of 64 images",
-    "live": "slimmable VGG, a multiplier a layer",
+    "live": "frozen VGG, layer by layer",
 }
+ABOUT = {
+    "live": "A trained network with frozen weights, a multiplier for each layer. A search sees losses\n"
+    "on 256 training images, drawn anew each time; they are scored by calibrated ones, held out.\n",
+}
+"""What a problem's title does not say."""
 RECORD = "hypervolumes.csv"
 ORIGINS = "hypervolumes.json"
 _RANKED = ("exact", "paper", "qlognehvi", "nsga2", "uniform", "random")
@@ -194,6 +199,7 @@ def markdown(reached: Sequence[Reached], found: Sequence[Difference]) -> str:
         best = next((each.best for each in own if not math.isnan(each.best)), None)
         evaluations = sorted({each.evaluations for each in own})
         lines.append(f"\n## {TITLES[problem]}\n")
+        lines += [ABOUT[problem]] if problem in ABOUT else []
         if best is not None:
             lines.append(f"The true front has {best:.4f} nats.\n")
         lines.append(f"| search | seeds | {' | '.join(f'{n} evaluations' for n in evaluations)} |")
