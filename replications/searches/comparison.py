@@ -28,8 +28,8 @@ TITLES = {
     "live": "frozen VGG, layer by layer",
 }
 ABOUT = {
-    "live": "A trained network with frozen weights, a multiplier for each layer. A search sees losses\n"
-    "on 256 training images, drawn anew each time; they are scored by calibrated ones, held out.\n",
+    "live": "A trained network with frozen weights, a multiplier for each layer. A search sees\n"
+    "losses on 256 training images, drawn anew each time; it is scored by calibrated ones, held out.\n",
 }
 """What a problem's title does not say."""
 RECORD = "hypervolumes.csv"
