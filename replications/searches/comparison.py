@@ -29,7 +29,7 @@ TITLES = {
 }
 ABOUT = {
     "live": "A trained network with frozen weights, a multiplier for each layer. A search sees\n"
-    "losses on 256 training images, drawn anew each time; it is scored by calibrated ones, held out.\n",
+    "losses on 256 training images, drawn anew each time; calibrated ones, held out, score it.\n",
 }
 """What a problem's title does not say."""
 RECORD = "hypervolumes.csv"
