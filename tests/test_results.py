@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pareco.reporting.across import comparison_tables
 from pareco.reporting.records import read_records
 from pareco.reporting.statistics import comparison
 from replications.verdicts import claim_outcomes
@@ -68,6 +69,22 @@ def test_the_readme_opens_with_what_the_records_say() -> None:
         assert said in told
         assert told.partition(said)[2].startswith(after), claim
         assert before.split(", ")[0].strip() in told.partition(said)[0], claim
+
+
+def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
+    text = (ROOT / "docs/pretrained.md").read_text()
+    names = [f"cifar10_vgg-{start}-cpu" for start in ("as-they-are", "fresh", "ordered")]
+    ran = [read_records(RESULTS / name) for name in names]
+    _, errors, differences, _ = comparison_tables(ran, "macs", "pareco").tables
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in errors.rows}
+    starts = {"full weights as they are": "A", "fresh": "B", "full weights, channels ordered": "C"}
+    for start, letter in starts.items():
+        assert f"| {start} | {' | '.join(rows[f'pareco_exact {letter}'][1:7])} |" in text
+    alone = [rows[f"us_net {letter}"][6].split()[0] for letter in "BAC"]
+    assert "{} fresh, {} as they are, {} ordered".format(*alone) in text
+    area = {row[0].text: row[2].text for row in differences.rows}["pareco_exact C"]
+    mean, low, high = re.findall(r"[+-][0-9.]+", area)
+    assert f"{mean} points more (95% interval {low} to {high}, 3 seeds)" in " ".join(text.split())
 
 
 def test_what_is_said_of_the_first_replication_is_what_its_records_say() -> None:
