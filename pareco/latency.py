@@ -50,25 +50,39 @@ def measure_latencies(
     found = {row["widths"] for text in texts for row in csv.DictReader(text)} | {*also}
     if found <= _measured(path):
         return False
-    processes = joined_processes(machine.device)
-    data, size = load_data(experiment.data, machine, processes.device), experiment.data.image_size
-    net = untrained_network(experiment, data.num_classes, data.in_chans)
-    net.to(processes.device)
+    data = load_data(experiment.data, machine, joined_processes(machine.device).device)
+    record = latencies_of(found, experiment, data.num_classes, data.in_chans, machine)
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    return True
+
+
+def latencies_of(
+    found: Iterable[str],
+    experiment: Experiment,
+    classes: int,
+    channels: int,
+    machine: Machine = Machine(),
+) -> dict[str, Any]:
+    """Return the latencies of these widths, and of the full network, as `measure_latencies` does.
+
+    As a `pareco.schema.LatencyRecord`; the network is the experiment's, for so many classes and
+    channels of images.
+    """
+    device, size = joined_processes(machine.device).device, experiment.data.image_size
+    net = untrained_network(replace(experiment, latency_table=None), classes, channels).to(device)
     ordered = sorted({Widths(net.space.maxima), *map(Widths.parse, found)})
-    image = torch.zeros(1, data.in_chans, size, size, device=processes.device)
+    image = torch.zeros(1, channels, size, size, device=device)
     # Mixed, so that no size alone is measured while the machine does something else as well.
     mixed = torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))
     times = _milliseconds(net, [ordered[index] for index in mixed], image)
-    record = {
-        **hardware(processes.device),
+    return {
+        **hardware(device),
         "torch": torch.__version__.partition("+")[0],
         "cpu_threads": 1,
         "batch_size": 1,
         "image_size": size,
         "milliseconds": {str(each): float(f"{times[each]:.4g}") for each in ordered},
     }
-    write_text(path, json.dumps(record, indent=1) + "\n")
-    return True
 
 
 def measure_table(

@@ -95,7 +95,7 @@ def _warnings(
                 f"{name} {', '.join(map(str, own))}" for name, own in seeds.items() if own
             )
             yield f"{method} has other seeds ({told}): means are of these, differences of both."
-    if cost == LATENCY:
+    if cost == LATENCY and len({each.experiment.full_costs[cost] for each in compared}) > 1:
         times = [f"{each.experiment.full_costs[cost]:.3g}" for each in compared]
         yield f"Measured apart: the full network took {', '.join(times)} ms."
 

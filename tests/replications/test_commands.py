@@ -527,3 +527,27 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
     assert "is in use by another process" in " ".join(shown.split())
     assert "2 of 3 runs failed" in shown
     assert (tmp_path / "runs/tiny/random_widths/seed0/DONE").exists()
+
+
+@pytest.mark.usefixtures("done")
+def test_latencies_of_experiments_are_measured_together(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("results/tiny", "results/other")
+    for name, old in (("network.json", '"experiment": "tiny"'), ("config.json", '"name": "tiny"')):
+        file = Path("results/other/records") / name
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, old.replace("tiny", "other")))
+    command = ["compare", "tiny", "other", "--cost", "latency_ms", "--device", "cpu"]
+    before = Path("results/other/table.md").read_text()
+
+    assert main([*command, "--measure"]) == 0
+
+    assert "latency" in capsys.readouterr().out
+    both = [Path("results") / each / "records/latency.json" for each in ("tiny", "other")]
+    texts = {path.read_text() for path in both}
+    assert len(texts) == 1
+    assert json.loads(texts.pop())["device"] == "cpu"
+    assert Path("results/other/table.md").read_text() != before
+    assert main(command) == 0  # from the records
+    Path("results/tiny/records/config.json").unlink()
+    assert main([*command, "--measure"]) == 2
+    assert "the records of tiny do not say what network it is" in capsys.readouterr().err
