@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pareco.reporting.across import comparison_tables
-from pareco.reporting.records import read_records
+from pareco.reporting.records import LATENCY, read_records
 from pareco.reporting.statistics import comparison
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
@@ -85,6 +85,16 @@ def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
     area = {row[0].text: row[2].text for row in differences.rows}["pareco_exact C"]
     mean, low, high = re.findall(r"[+-][0-9.]+", area)
     assert f"{mean} points more (95% interval {low} to {high}, 3 seeds)" in " ".join(text.split())
+
+
+def test_what_is_said_of_latency_is_what_the_records_say() -> None:
+    told = " ".join((ROOT / "replications/digits_latency/README.md").read_text().split())
+    ran = [read_records(RESULTS / f"digits_latency{twin}") for twin in ("-by-macs", "")]
+    *_, differences, _ = comparison_tables(ran, LATENCY, "pareco").tables
+    areas = {row[0].text: row[2].text for row in differences.rows}
+    for method in ("pareco", "pareco_exact"):
+        mean, _, interval = areas[f"{method} B"].partition(" ")
+        assert f"{mean} points {interval} with `{method}`" in told
 
 
 def test_what_is_said_of_the_first_replication_is_what_its_records_say() -> None:
