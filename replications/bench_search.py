@@ -213,17 +213,20 @@ def targets_met(planner: Planner, proposals: Sequence[Proposal]) -> tuple[float,
 
 
 def _share_row(experiment: str, scale: str) -> SearchRow:
-    """Return what part of the training's MACs the search of `pareco_exact` is planned to take."""
+    """Return what part of the training's MACs the search of `pareco_exact` is planned to take.
+
+    A value for each seed: what training takes depends on the widths that are drawn.
+    """
     from pareco.training.preparation import planner_before
     from replications.catalogue import experiment_named, method_named
 
     planned = experiment_named(experiment, scale)
     planner = planner_before(planned)
-    plan = planner.plan(method_named("pareco_exact"), planned.seeds[0])
-    share = 100 * plan.of("search", "choice") / plan.of("training")
+    plans = [planner.plan(method_named("pareco_exact"), seed) for seed in planned.seeds]
+    shares = [100 * plan.of("search", "choice") / plan.of("training") for plan in plans]
     return _row(
         "search / training (%)",
-        [share],
+        shares,
         experiment=planned.name,
         solver="exact",
         dimensions=planner.space.dimensions,
