@@ -197,7 +197,9 @@ def _as_it_is(
         raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near) or 'none'}")
     if base_width is not None and pretrained:
         raise ValueError(f"network.pretrained: timm's weights of {name} are of its own base_width")
-    widths = {} if base_width is None else {"dims": _stage_widths(name, base_width)}
+    widths: dict[str, Any] = {}
+    if base_width is not None:
+        widths["dims"] = _stage_widths(name, base_width)
     if not pretrained:
         return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **widths)
     tagged = tagged_name(name)
@@ -222,7 +224,8 @@ def _stage_widths(name: str, base_width: int) -> tuple[int, ...]:
         raise ValueError(f"base_width is for {families}; {name} comes from timm as it is")
     _check_width(base_width)
     with torch.device("meta"):
-        stages = [int(stage["num_chs"]) for stage in timm.create_model(name).feature_info]
+        model: Any = timm.create_model(name)
+    stages = [int(stage["num_chs"]) for stage in model.feature_info]
     return tuple(width * base_width // stages[0] for width in stages)
 
 
