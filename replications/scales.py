@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from pareco.config import DataConfig, EvaluationConfig, Experiment
 
@@ -99,6 +100,24 @@ def smoke(experiment: Experiment) -> Experiment:
         ),
         seeds=experiment.seeds[:1],
     )
+
+
+def narrowed(scale: Scale, base_width: int, part: str, **training: Any) -> Scale:
+    """Return the scale, its images held out, with this `part` of the channels, which its line says.
+
+    And with these fields of the training.
+    """
+
+    def of(experiment: Experiment) -> Experiment:
+        made = scale(experiment)
+        return replace(
+            made,
+            scale=f"{made.scale.removesuffix(HELD_OUT)}, {part} of the channels{HELD_OUT}",
+            network=replace(made.network, base_width=base_width),
+            training=replace(made.training, **training),
+        )
+
+    return of
 
 
 def on_cpu(

@@ -8,10 +8,9 @@ the channels, in the same ratios.
 
 from dataclasses import replace
 
-from pareco.config import Experiment
 from replications.cifar10_mbv2.experiment import at_size
 from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
-from replications.scales import HELD_OUT
+from replications.scales import narrowed
 
 EXPERIMENT = replace(
     PARENT,
@@ -21,17 +20,4 @@ EXPERIMENT = replace(
     methods=("pareco", "us_net", "random_widths"),
 )
 
-_SHORTENED = at_size(32)
-
-
-def _cpu(experiment: Experiment) -> Experiment:
-    shortened = _SHORTENED(experiment)
-    return replace(
-        shortened,
-        scale=f"{shortened.scale.removesuffix(HELD_OUT)}, 1/2 of the channels{HELD_OUT}",
-        network=replace(shortened.network, base_width=20),
-        training=replace(shortened.training, channels_last=True),
-    )
-
-
-SCALES = {"cpu": _cpu}
+SCALES = {"cpu": narrowed(at_size(32), 20, "1/2", channels_last=True)}

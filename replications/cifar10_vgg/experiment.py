@@ -6,9 +6,8 @@ scale for a CPU has an eighth of the channels, twice the rate, and Nesterov's mo
 
 from dataclasses import replace
 
-from pareco.config import Experiment
 from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
-from replications.scales import HELD_OUT, on_cpu
+from replications.scales import narrowed, on_cpu
 
 EXPERIMENT = replace(
     PARENT,
@@ -34,15 +33,4 @@ _SHORTENED = on_cpu(
     seeds=10,
 )
 
-
-def _cpu(experiment: Experiment) -> Experiment:
-    shortened = _SHORTENED(experiment)
-    return replace(
-        shortened,
-        scale=f"{shortened.scale.removesuffix(HELD_OUT)}, 1/8 of the channels{HELD_OUT}",
-        network=replace(experiment.network, base_width=8),
-        training=replace(shortened.training, lr_per_256=0.2, nesterov=True),
-    )
-
-
-SCALES = {"cpu": _cpu}
+SCALES = {"cpu": narrowed(_SHORTENED, 8, "1/8", lr_per_256=0.2, nesterov=True)}

@@ -19,7 +19,7 @@ import replications
 from pareco import latency, processes
 from pareco.config import Machine
 from pareco.processes import Processes, Share
-from replications import sweep
+from replications import site, sweep
 from replications.__main__ import main
 from replications.catalogue import experiment_named
 from replications.run import RunCommand
@@ -530,7 +530,10 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
 
 
 @pytest.mark.usefixtures("done")
-def test_latencies_of_experiments_are_measured_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_latencies_of_experiments_are_measured_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "write_site", lambda results, console: None)
     shutil.copytree("results/tiny", "results/other")
     for name, old in (("network.json", '"experiment": "tiny"'), ("config.json", '"name": "tiny"')):
         file = Path("results/other/records") / name
