@@ -442,7 +442,10 @@ def _live(graph: fx.Graph, propagation: Propagation) -> tuple[tuple[FeatureCount
         if owners[node] is node:
             alive = [n for n in nodes[: now + 1] if owners[n] is n and held_until[n] >= now]
             counts = (propagation.tags[n].count(positions_of(n)) for n in alive)
-            steps.append(tuple(part for each in counts for part in each.parts))
+            parts = [part for each in counts for part in each.parts]
+            if _SPENT in node.meta:  # a module that runs whole: beside its output
+                parts.append(FeatureCount(None, max(0, node.meta[_SPENT].held - _size(node))))
+            steps.append(tuple(parts))
     return tuple(steps)
 
 

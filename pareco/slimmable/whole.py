@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pareco.cost import ONE, FeatureCount, Features, Site
 from pareco.slimmable.nodes import TracingError
@@ -91,11 +96,21 @@ def check_whole(model: nn.Module, whole: Collection[str]) -> None:
             raise TracingError(path, f"it is a part of {outer[0]}, which is whole", "Name that")
 
 
-def spent_by(call: Callable[[], Any], module: nn.Module) -> tuple[int, int]:
-    """Return the multiply-accumulates of a module's call, and the elements that its layers put out.
+class Spent(NamedTuple):
+    """What a module's call takes, of one image, at every width.
 
-    Those of convolutions and linear layers, as everywhere; torch counts the first.
+    `macs` counts multiply-accumulates of convolutions and linear layers, as everywhere, by torch's
+    flop counter; `put_out` the elements of their outputs; `held` the most elements that it holds
+    at once, its output among them and its inputs not.
     """
+
+    macs: int
+    put_out: int
+    held: int
+
+
+def spent_by(call: Callable[[], Any], module: nn.Module) -> Spent:
+    """Return what a call of this module takes."""
     put_out: list[int] = []
     hooks = [
         each.register_forward_hook(lambda *told: put_out.append(told[2].numel()))
@@ -103,12 +118,48 @@ def spent_by(call: Callable[[], Any], module: nn.Module) -> tuple[int, int]:
         if isinstance(each, _COUNTED)
     ]
     try:
-        with FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, _Held() as held:
             call()
     finally:
         for hook in hooks:
             hook.remove()
-    return counter.get_total_flops() // 2, sum(put_out)
+    return Spent(counter.get_total_flops() // 2, sum(put_out), held.most)
+
+
+class _Held(TorchDispatchMode):
+    """Counts the elements of the tensors that operations put out, while something holds them.
+
+    Views and in-place operations hold nothing more, nor do tensors that were there before: inputs
+    and weights are operands before they are anything's output.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for tensor in filter(_is_tensor, tree_leaves((args, kwargs))):
+            self._known[tensor.untyped_storage()] = True
+        result = func(*args, **(kwargs or {}))
+        for tensor in filter(_is_tensor, tree_leaves(result)):
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._known[storage] = True
+                elements = storage.nbytes() // tensor.element_size()
+                self._now += elements
+                weakref.finalize(storage, self._let_go, elements)
+        self.most = max(self.most, self._now)
+        return result
+
+    def _let_go(self, elements: int) -> None:
+        self._now -= elements
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def first_image(arguments: Any, images: int) -> Any:
@@ -121,19 +172,18 @@ def first_image(arguments: Any, images: int) -> Any:
     return map_aggregate(arguments, first)
 
 
-def whole_site(spent: tuple[int, int]) -> Site:
-    """Return what a call costs that `spent_by` has told of, at every width."""
-    macs, elements = spent
+def whole_site(spent: Spent) -> Site:
+    """Return what a call costs at every width."""
     return Site(
         name="",
         kind="whole",
         inputs=ONE,
         outputs=ONE,
-        positions=elements,
+        positions=spent.put_out,
         kernel=1,
         vectors=0,
         repeated=True,
-        applied=macs,
+        applied=spent.macs,
     )
 
 

@@ -16,6 +16,7 @@ from pareco.cli import main
 from pareco.slimmable import TracingError, calibrated_statistics, make_slimmable
 from pareco.survey import fault_of
 from pareco.training.preparation import initial_network, settled
+from pareco.widths import Widths
 from tests.experiments import TINY
 from tests.slimmable.proofs import assert_proven
 
@@ -65,6 +66,17 @@ def test_attention_keeps_its_channels_and_the_rest_is_slimmed() -> None:
     assert {group.name: group.maximum for group in net.space.groups} == {"stem": 10, "more": 8}
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert other.cost.full_costs == net.cost.full_costs
+
+
+def test_what_a_whole_module_holds_inside_is_in_the_peak() -> None:
+    """By hand, of 4 x 4 positions: while the scores take their softmax.
+
+    288 queries, keys and values and two matrices of 16 x 16 beside 96 inputs of the attention and
+    16 positions of each channel of the stem, which the sum needs later.
+    """
+    net = make_slimmable(Attending(), torch.zeros(2, 3, 8, 8), whole=["attention"])
+    held = net.cost.peak_activations([Widths([10, 8]), Widths([5, 8])])
+    assert held.tolist() == [288 + 2 * 256 + 96 + 16 * stem for stem in (10, 5)]
 
 
 class Transformed(nn.Module):
