@@ -7,7 +7,7 @@ scale for a CPU has an eighth of the channels, twice the rate, and Nesterov's mo
 from dataclasses import replace
 
 from replications.cifar10_resnet20.experiment import EXPERIMENT as PARENT
-from replications.scales import narrowed, on_cpu
+from replications.cifar10_resnet20.experiment import settled
 
 EXPERIMENT = replace(
     PARENT,
@@ -22,15 +22,4 @@ EXPERIMENT = replace(
     reference_seeds=3,
 )
 
-_SHORTENED = on_cpu(
-    image_size=16,
-    train_images=45_000,
-    epochs=15,
-    ask_every_steps=75,
-    search_images=2_000,
-    test_images=10_000,
-    calibration_images=1_024,
-    seeds=10,
-)
-
-SCALES = {"cpu": narrowed(_SHORTENED, 8, "1/8", lr_per_256=0.2, nesterov=True)}
+SCALES = {"cpu": settled("1/8", seeds=10)}

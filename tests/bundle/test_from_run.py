@@ -24,7 +24,7 @@ from pareco.slimmable import SlimmableNet
 from pareco.training.preparation import planner_before
 from replications.catalogue import method_named
 from tests.bundle.conftest import Finished
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 
 pytestmark = pytest.mark.filterwarnings("error")
 CHANGED = replace(
@@ -55,7 +55,10 @@ def wrong(net: nn.Module, experiment: Experiment) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("method", "experiment"),
-    [("pareco", TINY), ("s_net", TINY), ("independent", TINY), ("us_net", CHANGED)],
+    quick(
+        [("pareco", TINY), ("s_net", TINY), ("independent", TINY), ("us_net", CHANGED)],
+        *(("s_net", TINY), ("us_net", CHANGED)),
+    ),
     ids=["pareco", "s_net", "independent", "changed"],
 )
 def test_a_shipped_network_has_the_recorded_error_to_the_last_image(

@@ -25,7 +25,7 @@ from replications.catalogue import experiment_named
 from replications.run import RunCommand
 from replications.scales import SCALES
 from replications.sweep import Job
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 
 ROOT = Path(sweep.__file__).parent.parent
 PLAIN = ("--network.base-width", "None")
@@ -42,6 +42,8 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     folders = [*replications.__path__, str(Path(__file__).parent)]
     monkeypatch.setattr(replications, "__path__", folders)
+    for name, value in {"_PASSES": 1, "_SECONDS": 1e-6}.items():
+        monkeypatch.setattr(latency, name, value)
     monkeypatch.chdir(tmp_path)
 
 
@@ -247,18 +249,18 @@ def test_what_could_not_run_or_be_reported_is_refused_before_anything_is_begun(
     assert not list(Path().iterdir())  # so that the corrected command can run
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["tiny", "--training.batch-size", "1"],  # 2 x 2 positions are left of 8 x 8
-        ["tiny", "--training.sampled-per-step", "0"],
-        [*DIVISOR, "--methods", "us_net"],  # nothing is compared
-        [*DIVISOR, "--allow-unequal-budgets"],
-        [*DIVISOR, "--network.granularity", "network"],  # all methods find as many
-        ["tiny", "--network.alpha-min", "0.99"],
-        [*LCNET[1:], "--training.batch-size", "4", "--check", "4"],  # normalized together
-    ],
-)
+RUNNABLE = [
+    ["tiny", "--training.batch-size", "1"],  # 2 x 2 positions are left of 8 x 8
+    ["tiny", "--training.sampled-per-step", "0"],
+    [*DIVISOR, "--methods", "us_net"],  # nothing is compared
+    [*DIVISOR, "--allow-unequal-budgets"],
+    [*DIVISOR, "--network.granularity", "network"],  # all methods find as many
+    ["tiny", "--network.alpha-min", "0.99"],
+    [*LCNET[1:], "--training.batch-size", "4", "--check", "4"],  # normalized together
+]
+
+
+@pytest.mark.parametrize("arguments", quick(RUNNABLE, RUNNABLE[0], RUNNABLE[3], RUNNABLE[6]))
 def test_what_can_run_is_not_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,6 +204,7 @@ def test_what_is_seen_is_told_for_people_and_as_json(
     assert [each["name"] for each in told["left_out"]] == ["train/ant/notes.txt"]
 
 
+@pytest.mark.slow
 def test_speed_is_told_for_one_process_and_for_every_core(
     pets: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

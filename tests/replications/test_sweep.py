@@ -29,7 +29,7 @@ from pareco.training.interruption import Interrupted
 from replications import sweep
 from replications.__main__ import main
 from replications.sweep import Job, JobResult, LocalPool, run_jobs
-from tests.experiments import TINY
+from tests.experiments import TINY, quick
 
 ROOT = Path(sweep.__file__).parent.parent
 # Long, but its plan, which counts the requests for widths, is made at once.
@@ -205,7 +205,7 @@ def test_a_signal_to_a_worker_alone_fails_its_run_only(
     assert short.run_folder.done
 
 
-@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("kills", quick([1, 2], 1))
 def test_a_killed_run_is_tried_again_alone_and_spares_the_others(
     tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ FAMILIES = {
 }
 
 
-FEW = ("repghostnet_050", "semnasnet_050", "vgg11_bn", "torchvision/mobilenet_v3_small")
+FEW = ("semnasnet_050", "vgg11_bn", "torchvision/mobilenet_v3_small")
 
 
 @pytest.mark.parametrize("name", quick(FAMILIES, *FEW))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments import quick
 from tests.tracking.clients import RUN, recorded_steps, run_script
 from tests.wandb_server import WandbServer
 
@@ -103,7 +104,7 @@ def test_a_server_that_dies_stops_nothing_and_loses_nothing(
     assert server.artifact("model").committed
 
 
-@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+@pytest.mark.parametrize("online", quick([True, False], True), ids=["online", "offline"])
 def test_a_disk_that_is_full_for_wandb_stops_nothing(
     tmp_path: Path, server: WandbServer, online: bool
 ) -> None:

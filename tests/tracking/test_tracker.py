@@ -82,7 +82,7 @@ def test_without_resume_the_record_starts_empty(folder: Path) -> None:
     [
         {},
         {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
-        {"WANDB_MODE": "online"},
+        pytest.param({"WANDB_MODE": "online"}, marks=pytest.mark.slow),
     ],
     ids=["no key", "key and dead server", "online asked without a key"],
 )

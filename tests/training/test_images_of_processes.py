@@ -40,6 +40,7 @@ def test_processes_that_find_other_images_are_refused_before_anything_is_written
     assert not (two / "refused").exists()
 
 
+@pytest.mark.slow
 def test_damaged_images_are_counted_over_processes_and_restarts(two: Path) -> None:
     """Each process alone knows of fewer, and the resumed run finds none: they are mended."""
     own = [set(json.loads((two / f"own{rank}.json").read_text())) for rank in (0, 1)]

@@ -80,7 +80,7 @@ def test_a_plan_of_widths_that_are_searched_for_is_close(whole: Runs) -> None:
     assert plan.total == pytest.approx(sum(spent.values()), rel=0.1)
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", quick(method_names(), "pareco", "two_stage", "us_net"))
 def test_no_method_spends_more_than_the_search_budget(whole: Runs, method: str) -> None:
     """It is what PareCO's own search is planned to spend; a search is paid to the MAC."""
     run, kind = whole(method), method_named(method)

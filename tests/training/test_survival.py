@@ -155,8 +155,14 @@ def test_a_signal_saves_and_ends(
     ("kind", "message", "advice"),
     [
         ("full_disk", "{} could not be written: File too large.", "make room, then the same"),
-        ("out_of_memory", "memory ran out during {} (", "training.batch_size"),
-        ("other_user", "{} cannot be written: Permission denied (", "--runs FOLDER"),
+        pytest.param(
+            *("out_of_memory", "memory ran out during {} (", "training.batch_size"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("other_user", "{} cannot be written: Permission denied (", "--runs FOLDER"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_befalls_the_machine_costs_no_run(
