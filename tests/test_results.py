@@ -1,16 +1,20 @@
 """What stands in results/ is what its records give, byte for byte."""
 
+import math
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from pareco.reporting.across import comparison_tables
 from pareco.reporting.records import LATENCY, read_records
 from pareco.reporting.statistics import comparison
+from replications.catalogue import experiment_named
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
 
@@ -69,6 +73,23 @@ def test_the_readme_opens_with_what_the_records_say() -> None:
         assert said in told
         assert told.partition(said)[2].startswith(after), claim
         assert before.split(", ")[0].strip() in told.partition(said)[0], claim
+
+
+def test_what_is_said_of_the_seconds_of_a_search_is_what_was_measured() -> None:
+    told = " ".join((ROOT / "docs/processes.md").read_text().split())
+    rows = pd.read_csv(RESULTS / "bench/search.csv").query("experiment == 'imagenet_mbv2'")
+    training = experiment_named("imagenet_mbv2").training
+    published = math.ceil(training.epochs * 1_281_167 / training.batch_size)
+    sizes = np.arange(20, 1_001, 2)
+    assert len(sizes) == pytest.approx(published / training.ask_every_steps - 10, abs=2)
+    minutes = [
+        np.interp(sizes, each["entries"], each["median"]).sum() / 60
+        for solver in ("tchebyshev", "exact")
+        for each in [rows.query("what == 'ask that fits (s)' and solver == @solver")]
+    ]
+    assert f"the {len(sizes)} requests" in told
+    assert "take {:.1f} minutes with the paper's solver and {:.1f} with".format(*minutes) in told
+    assert "2% of runs of {:.1f} and {:.1f} hours".format(*(m / 60 / 0.02 for m in minutes)) in told
 
 
 def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
