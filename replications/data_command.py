@@ -36,17 +36,20 @@ class DataCommand:
 
     speed: Flag = False
     """Decode some of the images, too, as training on ImageNet does (random crops of SIZE pixels,
-    jitter), and say how many a second: by one process, and by more of them."""
+    jitter), and say how many a second, and how long a batch takes: by one process, and by more."""
 
     size: int = 224
     """Pixels of the crops of --speed."""
 
     images: int = 2_000
-    """How many images --speed decodes with each number of processes, some of them repeatedly."""
+    """How many images --speed decodes, or more, with each number of processes, some repeatedly."""
+
+    batch_size: int = 256
+    """Images of the training step whose decoding --speed tells."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name, least in (("size", 8), ("images", 1)):
+        for name, least in (("size", 8), ("images", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
@@ -83,7 +86,9 @@ class DataCommand:
         if speeds:
             yield f"images decoded a second, as for training at {self.size} x {self.size} pixels:"
         for processes, speed in speeds.items():
-            yield f"  {processes} process{'' if processes == 1 else 'es'}: {speed:,.0f}"
+            several = "" if processes == 1 else "es"
+            step = f"{self.batch_size / speed:.3g} s for a step of {self.batch_size:,}"
+            yield f"  {processes} process{several}: {speed:,.0f}, {step}"
 
 
 def check_folder(location: str, advice: str = "") -> None:

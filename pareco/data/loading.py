@@ -27,6 +27,7 @@ from pareco.processes import Share, usable_cores
 from pareco.randomness import derived_generator
 
 _TIMED_BATCH = 64
+_TIMED_BATCHES = 8  # of each process, at least
 _LOGGER = logging.getLogger("pareco.data")
 
 
@@ -208,7 +209,8 @@ def decoding_speed(
     """Return how many images a second so many processes decode, as for this training on `data`.
 
     By default in random crops of `image_size` pixels, with colour jitter, as on ImageNet; timed
-    over so many images, in batches of 64, once each process has begun. Raises as of `load_data`.
+    over so many images or more, in batches of 64, once each process has begun: eight for each
+    process, which end at about the same time. Raises as of `load_data`.
     """
     config = data or DataConfig(
         name="speed",
@@ -225,7 +227,8 @@ def decoding_speed(
         return [torch.randint(count, (_TIMED_BATCH,), generator=drawing) for _ in range(number)]
 
     with closing(store):
-        for some in (batches(2 * processes), batches(max(1, images // _TIMED_BATCH))):
+        timed = max(images // _TIMED_BATCH, _TIMED_BATCHES * processes)
+        for some in (batches(2 * processes), batches(timed)):
             began = time.perf_counter()
             for _ in store.read(some, some):
                 pass

@@ -20,6 +20,7 @@ from torch import Tensor
 from pareco.data import DamagedImages, TrainingLoader, decoding
 from pareco.data.decoding import Decoded, Decoders, most_damaged
 from pareco.data.images import FileStore, Images
+from pareco.data.loading import decoding_speed
 from pareco.data.locations import located
 from pareco.data.splits import stratified_splits
 from pareco.data.transforms import Preparation
@@ -404,3 +405,20 @@ def test_held_images_are_decoded_once_and_as_evaluation_sees_them(
     for absent in (5, 41):
         with pytest.raises(IndexError, match="not held"):
             next(held.read([torch.tensor([4, absent])], None))
+
+
+def test_the_speed_of_many_processes_is_told_by_several_batches_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few batches would be dealt unevenly, or be cut to pieces of a few images."""
+    read: list[int] = []
+
+    def counted(_: FileStore, batches: list[Tensor], __: list[Tensor]) -> Iterator[None]:
+        read.append(len(batches))
+        yield None
+
+    monkeypatch.setattr(FileStore, "read", counted)
+    where = written_folders(tmp_path / "images")
+    for processes, timed in ((1, 31), (96, 8 * 96)):
+        assert decoding_speed(str(where), processes, image_size=8, images=2_000) > 0
+        assert read.pop() == timed

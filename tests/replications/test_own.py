@@ -1,6 +1,7 @@
 """The experiment on images of one's own: defaults from what the folder holds, names, refusals."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +216,9 @@ def test_speed_is_told_for_one_process_and_for_every_core(
     assert lines[-3] == "images decoded a second, as for training at 8 x 8 pixels:"
     said = [line.split(":") for line in lines[-2:]]
     assert [name for name, _ in said] == ["  1 process", "  2 processes"]
-    assert all(float(speed.replace(",", "")) > 0 for _, speed in said)
+    for _, told in said:
+        rate, seconds = re.fullmatch(r" ([0-9,]+), (\S+) s for a step of 256", told).groups()  # type: ignore[union-attr]
+        assert float(rate.replace(",", "")) * float(seconds) == pytest.approx(256, rel=0.01)
     assert main(["data", pets, *speed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images_per_second"].keys() == {"1", "2"}
     assert main(["data", pets, "--size", "2"]) == 2
