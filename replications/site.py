@@ -44,7 +44,7 @@ from replications.reproducing import how_to_reproduce
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
 
-_FAMILIES: Mapping[str, tuple[str, ...]] = {
+SHEETS: Mapping[str, tuple[str, ...]] = {
     "imagenet": ("imagenet_mbv2", "imagenet_mbv3", "imagenet_resnet18"),
     "cifar": tuple(
         f"cifar{classes}_resnet{depth}" for classes in (10, 100) for depth in (20, 32, 44, 56)
@@ -175,7 +175,7 @@ def _families(ran: Collection[str]) -> dict[tuple[str, str], list[str]]:
     """Return the experiments of each family at each scale; at equal compute those that have run."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, experiment, scale in catalogued():
-        for family, published in _FAMILIES.items():
+        for family, published in SHEETS.items():
             ours = scale != PUBLISHED_SCALE and experiment.startswith(family)
             by_macs = ours and experiment_named(experiment, scale).cost == "macs"
             if experiment in published or by_macs:

@@ -40,7 +40,7 @@ def test_the_papers_sheets_are_drawn_from_one_experiment_on(tmp_path: Path, draw
     """Those of its claim on layer-wise widths: by FLOPs, no network of ours."""
     claim = read_claims().claim["layer-wise-widths"]
     assert isinstance(claim, AreaGain)
-    published = {name for names in site._FAMILIES.values() for name in names}
+    published = {name for names in site.SHEETS.values() for name in names}
     assert published == set(claim.replications)
     others = [record("imagenet_mbv2_memory", cost="peak_activations"), record("cifar10_vgg")]
     assert site._write_sheets(others, tmp_path) == []
