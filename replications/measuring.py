@@ -48,6 +48,8 @@ class Measured:
     device: str
     processes: int
     decoding_processes: int
+    """Of each run; 0 where it decodes between its steps."""
+    runs_on_a_device: float
     images_per_second: float | None
     """That one process decodes; None where no images were given."""
     step: Sequence[float]
@@ -115,9 +117,13 @@ class Stopwatch:
         return joined_processes(self.machine.device)
 
     def measured(
-        self, plans: Mapping[str, RunPlan], methods: Mapping[str, type[Method]], runs: int
+        self,
+        plans: Mapping[str, RunPlan],
+        methods: Mapping[str, type[Method]],
+        runs: int,
+        devices: int,
     ) -> Measured:
-        """Return what is timed for these plans, by method, of which so many run side by side.
+        """Return what is timed for these plans, by method, with so many runs at a time on devices.
 
         All processes call it alike. It trains a throwaway network, and writes nothing.
         """
@@ -129,6 +135,7 @@ class Stopwatch:
             device=self.processes.device.type,
             processes=self.processes.share.count,
             decoding_processes=decoding_workers(self.machine, runs),
+            runs_on_a_device=max(1.0, runs / devices),
             images_per_second=speed,
             step=self._step(),
             after=self._after(),

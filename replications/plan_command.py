@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -47,6 +47,8 @@ class PlanCommand(RunCommand):
 
     def carried_out(self, console: Console) -> int:
         """Print the plan; return 0. Raises `ValueError` or `OSError` for what could not run."""
+        if self.measure and self.engine != "local":
+            raise ValueError(f"--measure times this machine: leave out --engine {self.engine}")
         self._check_images()
         chosen = self.with_methods_placed().with_latency_table(None)
         from pareco.training.preparation import planner_before
@@ -78,8 +80,10 @@ class PlanCommand(RunCommand):
 
         together = int(os.environ.get("WORLD_SIZE", "1")) > 1
         runs = 1 if together else min(self._workers(), len(plans))
+        devices = replace(self, workers=None)._workers()  # GPUs, or a run's cores
         first = {method: plan for (method, _), plan in reversed(plans.items())}
-        measured = Stopwatch(planner=planner, machine=self.machine).measured(first, methods, runs)
+        stopwatch = Stopwatch(planner=planner, machine=self.machine)
+        measured = stopwatch.measured(first, methods, runs, devices)
         return PlanTimes.of(planner, methods, plans, measured, runs)
 
 

@@ -28,8 +28,11 @@ PARTS: Mapping[str, str] = {
 def seconds_of(
     planner: Planner, kind: type[Method], plan: RunPlan, measured: Measured
 ) -> dict[str, float]:
-    """Return the seconds of a run by PARTS."""
-    experiment, count = planner.experiment, measured.processes
+    """Return the seconds of a run by PARTS, on its part of the device.
+
+    Decoding in so many processes goes on beside the steps; without any, between them.
+    """
+    experiment, count, share = planner.experiment, measured.processes, measured.runs_on_a_device
     batch, size = experiment.training.batch_size, experiment.evaluation.batch_size
     searched = search_batch_images(experiment, kind, planner.train_images, planner.search_images)
     own, losses = measured.step[:3], measured.step[3:]
@@ -41,12 +44,14 @@ def seconds_of(
     held_out = experiment.data.search_split == "holdout"
     evaluated = -(-planner.test_images // size) + held_out * -(-chosen // size)
     macs = plan.of("choice")
+    asking = share if measured.device == "cpu" else 1.0  # models are fitted on the CPU
     seconds = {
-        "training": training,
-        "search": np.dot(losses, [batches, plan.of("search")]),
-        "asks": sum(_asked(experiment, kind, plan, measured)),
+        "training": share * training,
+        "search": share * np.dot(losses, [batches, plan.of("search")]),
+        "asks": asking * sum(_asked(experiment, kind, plan, measured)),
         "images": 0.0,
-        "choice": np.dot(
+        "choice": share
+        * np.dot(
             measured.after,
             [
                 choice * calibrated / size / count,
@@ -55,11 +60,12 @@ def seconds_of(
                 (1 - part) * macs,
             ],
         ),
-        "test": np.dot(measured.after[2:], [tested * evaluated / count, plan.of("test")]),
+        "test": share * np.dot(measured.after[2:], [tested * evaluated / count, plan.of("test")]),
     }
     if measured.images_per_second is not None:
-        rate = measured.images_per_second * measured.decoding_processes * count
-        meanwhile = 0.0 if experiment.data.in_memory else seconds["training"] + seconds["test"]
+        rate = measured.images_per_second * max(measured.decoding_processes, 1) * count
+        alone = experiment.data.in_memory or not measured.decoding_processes
+        meanwhile = 0.0 if alone else seconds["training"] + seconds["test"]
         seconds["images"] = max(plan.decoded / rate - meanwhile, 0.0)
     return {part: float(each) for part, each in seconds.items()}
 
@@ -108,11 +114,15 @@ class PlanTimes:
 
     @property
     def device_hours(self) -> float:
-        """Hours of all processes."""
-        return sum(map(self._hours, self.seconds)) * self.measured.processes
+        """Hours of all devices."""
+        return sum(map(self._device_hours, self.seconds))
 
     def _hours(self, run: tuple[str, int]) -> float:
         return sum(self.seconds[run].values()) / 3600
+
+    def _device_hours(self, run: tuple[str, int]) -> float:
+        measured = self.measured
+        return self._hours(run) * measured.processes / measured.runs_on_a_device
 
     def as_json(self) -> dict[str, Any]:
         """Return hours, seconds by part, and what was timed, ready for JSON."""
@@ -121,6 +131,7 @@ class PlanTimes:
             "device": measured.device,
             "processes": measured.processes,
             "runs_at_a_time": self.at_a_time,
+            "runs_on_a_device": measured.runs_on_a_device,
             "images_per_second_of_a_process": measured.images_per_second,
             "decoding_processes": measured.decoding_processes,
             "hours": self.hours,
@@ -135,7 +146,7 @@ class PlanTimes:
                     "method": run[0],
                     "seed": run[1],
                     "hours": self._hours(run),
-                    "device_hours": self._hours(run) * measured.processes,
+                    "device_hours": self._device_hours(run),
                     "seconds": parts,
                     "limited_by": max(parts, key=parts.__getitem__),
                 }
@@ -151,7 +162,7 @@ class PlanTimes:
         yield f"time on this machine ({measured.device}, processes: {measured.processes}):"
         header = ["method", "hours a run", "device hours", *(f"{part} %" for part in PARTS)]
         rows = [header]
-        limits = dict[str, str]()
+        limits = dict[str, list[str]]()
         for method in dict.fromkeys(method for method, _ in self.seconds):
             runs = [run for run in self.seconds if run[0] == method]
             parts = {
@@ -159,9 +170,9 @@ class PlanTimes:
             }
             whole = sum(parts.values())
             shares = [f"{100 * each / whole:.1f}" for each in parts.values()]
-            device_hours = whole / 3600 * len(runs) * measured.processes
+            device_hours = sum(map(self._device_hours, runs))
             rows.append([method, f"{whole / 3600:.3g}", f"{device_hours:.3g}", *shares])
-            limits.setdefault(max(parts, key=parts.__getitem__), method)
+            limits.setdefault(max(parts, key=parts.__getitem__), []).append(method)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = zip(row, widths, strict=True)
@@ -173,12 +184,15 @@ class PlanTimes:
             f"in all {self.hours:.3g} hours, {self.at_a_time} runs at a time; "
             f"{self.device_hours:.3g} device hours"
         )
-        for part, method in limits.items():
-            yield f"what takes longest ({method}): {PARTS[part]}"
+        if (share := measured.runs_on_a_device) > 1:
+            yield f"runs on one device ({share:.3g}) are taken to share its time"
+        for part, methods in limits.items():
+            yield f"what takes longest ({', '.join(methods)}): {PARTS[part]}"
         if measured.images_per_second is None:
             yield "decoding is not in it: no --images to time"
         else:
+            count = measured.decoding_processes
             yield (
                 f"one process decodes {measured.images_per_second:,.0f} images a second; "
-                f"each run has {measured.decoding_processes}"
+                f"each run has {count or 'none, and decodes between its steps'}"
             )

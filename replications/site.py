@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pareco.reporting.page import Section, page_html
 from pareco.reporting.records import (
     FOLDER,
     PUBLISHED_SCALE,
+    ExperimentRecord,
     Records,
     read_records,
 )
@@ -43,7 +44,13 @@ from replications.reproducing import how_to_reproduce
 from replications.run import Folders
 from replications.verdicts import claim_outcomes
 
-_FAMILIES = ("imagenet", "cifar")
+SHEETS: Mapping[str, tuple[str, ...]] = {
+    "imagenet": ("imagenet_mbv2", "imagenet_mbv3", "imagenet_resnet18"),
+    "cifar": tuple(
+        f"cifar{classes}_resnet{depth}" for classes in (10, 100) for depth in (20, 32, 44, 56)
+    ),
+}
+"""What stands side by side, by FLOPs: the paper's; at smaller scales others of the family too."""
 
 
 def write_report(name: str, folders: Folders, console: Console) -> None:
@@ -143,19 +150,21 @@ def write_site(results: Path, console: Console) -> None:
 def _write_sheets(found: Sequence[Records], results: Path) -> list[str]:
     """Draw what has run of ImageNet, and of CIFAR, side by side at each scale; return the names.
 
-    Where fewer than two experiments have run there is no such figure: an earlier one is removed.
+    The paper's figure is drawn from one experiment on; that of another scale, which would say
+    nothing beside a single experiment's own, from two on. An earlier one of fewer is removed.
     """
     ran = {each.experiment.experiment: each for each in found}
     written = []
     for (family, scale), names in _families(ran).items():
         panels = [ran[name] for name in names if name in ran]
         paths = [results / f"{family}-{scale}{suffix}" for suffix in SUFFIXES]
-        if len(panels) < 2:
+        if len(panels) < (1 if scale == PUBLISHED_SCALE else 2):
             for path in paths:
                 path.unlink(missing_ok=True)
             continue
         absent = [name for name in names if name not in ran]
-        figure = side_by_side_figure(panels, absent, scale, FOCUS)
+        departures = {each.experiment.experiment: _departure(each.experiment) for each in panels}
+        figure = side_by_side_figure(panels, absent, scale, FOCUS, departures)
         for path in paths:
             write_figure(figure, path)
         written.append(f"{family}-{scale}")
@@ -166,12 +175,27 @@ def _families(ran: Collection[str]) -> dict[tuple[str, str], list[str]]:
     """Return the experiments of each family at each scale; at equal compute those that have run."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, experiment, scale in catalogued():
-        for family in _FAMILIES:
-            if experiment.startswith(family):
+        for family, published in SHEETS.items():
+            ours = scale != PUBLISHED_SCALE and experiment.startswith(family)
+            by_macs = ours and experiment_named(experiment, scale).cost == "macs"
+            if experiment in published or by_macs:
                 equal = equal_compute_name(name, scale)
                 names.setdefault((family, scale), []).append(name)
                 names[family, scale] += [equal] if equal in ran else []
     return names
+
+
+def _departure(record: ExperimentRecord) -> str:
+    """Return in what a record differs from what its name has in the catalogue; empty if in nothing.
+
+    That it is at equal compute is not among it.
+    """
+    experiment = planned(record.experiment)
+    assert experiment is not None
+    equal = f", equal compute: {record.equal_macs or 0:,} MACs before the test"
+    own = record.scale.replace(equal, "")
+    named = experiment.scale
+    return own.removeprefix(named).lstrip(",; ") if own.startswith(named) else own
 
 
 def summary_rows(reports: Sequence[Report]) -> list[SummaryRow]:

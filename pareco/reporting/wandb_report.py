@@ -15,7 +15,7 @@ import numpy as np
 
 from pareco.reporting.collection import commit_name
 from pareco.reporting.figures import shown_costs
-from pareco.reporting.records import COST_WORDS, Records
+from pareco.reporting.records import COST_WORDS, ExperimentRecord, Records
 from pareco.reporting.statistics import cost_percents, errors_at, method_order, staircase
 from pareco.reporting.summary import seeds_text
 from pareco.tracking.mirror import define_curve, log_missing, started_run
@@ -151,15 +151,24 @@ _WIDTH_TEXT = (
     f"{WIDTHS_PERCENT}% of the full cost select; mean over the seeds."
 )
 
+_RUNS_TEXT = (
+    "Of the runs that the project has of this experiment, in these records or not: by "
+    "method, then by seed. A group of the list opens into its seeds; each line is a mean over its "
+    "group."
+)
+GROUPING = ("config.method", "config.seed")
+"""By what the runs themselves are grouped: the outer one first."""
+
 
 def wandb_report(
     records: Records, *, project: str, entity: str, claims: str, tables: str, command: str
 ) -> Any:
     """The report, a `wandb_workspaces.reports.v2.Report` that is not saved yet.
 
-    Its panels draw the summaries, once `upload_summary` has brought them there. `claims` and
-    `tables` are Markdown; `command` makes the experiment's results. Nothing is asked of the
-    network: without an `entity` the report cannot be saved.
+    Its panels draw the summaries, once `upload_summary` has brought them there, and the last ones
+    the runs of the experiment, as the mirror or a sync has brought them. `claims` and `tables` are
+    Markdown; `command` makes the experiment's results. Nothing is asked of the network: without an
+    `entity` the report cannot be saved.
     """
     wr, experiment = reports_library(), records.experiment
     runs = wr.Runset(name="Methods", filters=f"Group = '{summary_group(records)}'")
@@ -201,6 +210,9 @@ def wandb_report(
             wr.H2(text="Widths"),
             wr.P(text=_WIDTH_TEXT),
             grid([_bars(wr, records)]),
+            wr.H2(text="Runs by method and seed"),
+            wr.P(text=_RUNS_TEXT),
+            _runs(wr, experiment),
             wr.H2(text="Results"),
             wr.MarkdownBlock(text=tables),
             wr.H2(text="How to reproduce"),
@@ -237,11 +249,15 @@ def _plain(part: Any) -> Any:
     return {"type": type(part).__name__, **is_set}
 
 
-def _lines(wr: Any, plots: Sequence[tuple[str, str, str, str, str]]) -> list[Any]:
+def _lines(
+    wr: Any, plots: Sequence[tuple[str, str, str, str, str]], *, by_method: bool = True
+) -> list[Any]:
     """Plots with a line for each method, two side by side of the 24 columns of a grid.
 
-    Each is given by its title, the names in W&B of its x and y, and the titles of these axes.
+    Each is given by its title, the names in W&B of its x and y, and the titles of these axes. Not
+    `by_method`, the lines are those of the groups of the runset.
     """
+    grouping = {"groupby": wr.Config("method"), "groupby_aggfunc": "mean"} if by_method else {}
     return [
         wr.LinePlot(
             title=title,
@@ -249,12 +265,25 @@ def _lines(wr: Any, plots: Sequence[tuple[str, str, str, str, str]]) -> list[Any
             y=[y],
             title_x=title_x,
             title_y=title_y,
-            groupby=wr.Config("method"),
-            groupby_aggfunc="mean",
+            **grouping,
             layout=wr.Layout(x=12 * (position % 2), y=9 * (position // 2), w=12, h=9),
         )
         for position, (title, x, y, title_x, title_y) in enumerate(plots)
     ]
+
+
+def _runs(wr: Any, experiment: ExperimentRecord) -> Any:
+    """Fronts and training losses of the runs themselves, in groups that the reader can open."""
+    own = wr.Runset(
+        name="Runs by method and seed",
+        filters=f"Group = '{experiment.experiment}'",
+        groupby=list(GROUPING),
+    )
+    plots = [
+        ("Error over cost", "front/cost", "front/error", experiment.words.axis, "Test error (%)"),
+        *((title, "Step", loss, "gradient step", "nats") for loss, title in LOSSES.items()),
+    ]
+    return wr.PanelGrid(runsets=[own], panels=_lines(wr, plots, by_method=False))
 
 
 def _bars(wr: Any, records: Records) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import replications
 from pareco.config import Machine
 from pareco.ledger import Ledger
+from pareco.processes import usable_cores
 from pareco.training.preparation import planner_before
 from replications import measuring
 from replications.__main__ import main
@@ -50,20 +51,21 @@ def test_steps_and_evaluation_are_timed_by_their_macs(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Ledger, "book", noted)
     watch = Stopwatch(planner=planner_before(TINY), machine=MACHINE, clock=lambda: booked[0])
-    found = watch.measured({}, {}, 1)
+    found = watch.measured({}, {}, 3, 2)
     macs = watch.planner.cost.macs_at(watch.planner.space.smallest)
     # The rest of a least-squares fit, in MACs, is far below one image's.
     assert found.step == pytest.approx([0, 0, 1, 0, 1], rel=1e-3, abs=macs / 10)
     assert found.step[2::2] == pytest.approx([1, 1], rel=1e-3)
     assert found.after[1::2] == pytest.approx([1, 1], rel=1e-3)
     assert (found.images_per_second, found.asks) == (None, {})
+    assert found.runs_on_a_device == 1.5
 
 
 def known(**times: object) -> Measured:
     """Return what was measured, in which nothing takes any time but these."""
     nothing = {"step": [0.0] * 5, "after": [0.0] * 4, "asks": {}, "images_per_second": None}
-    machine = {"device": "cpu", "processes": 1, "decoding_processes": 2}
-    return Measured(**machine, **(nothing | times))  # type: ignore[arg-type]
+    machine = {"device": "cpu", "processes": 1, "decoding_processes": 2, "runs_on_a_device": 1.0}
+    return Measured(**(machine | nothing | times))  # type: ignore[arg-type]
 
 
 def test_the_seconds_of_a_run_are_those_of_its_pieces() -> None:
@@ -110,6 +112,37 @@ def test_images_are_waited_for_as_far_as_training_takes_less() -> None:
         found = known(step=[1, 0, 0, 0, 0], images_per_second=rate)
         seconds = seconds_of(planner, METHODS["us_net"], plan, found)
         assert seconds["images"] == pytest.approx(max(plan.decoded / (2 * rate) - 14, 0))
+        between = replace(found, decoding_processes=0)  # the training process decodes by itself
+        seconds = seconds_of(planner, METHODS["us_net"], plan, between)
+        assert seconds["images"] == pytest.approx(plan.decoded / rate)
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cpu", 4.0), ("cuda", 2.0)])
+def test_runs_on_one_device_share_its_time(device: str, asked: float) -> None:
+    """Nothing is gained by a second run on it, in hours or device hours, unless by its cores."""
+    planner = planner_before(replace(TINY, data=replace(TINY.data, in_memory=False)))
+    plan = planner.plan(METHODS["pareco"], 0)
+    plans = {("pareco", seed): plan for seed in range(16)}
+    keys = {(measuring.resolved(TINY, METHODS["pareco"]), count) for _, count in plan.asks}
+    asks = {key: [(0, 2 / len(plan.asks))] for key in keys}
+    work = {"step": [1, 0, 0, 1, 0], "after": [1, 0, 1, 0], "asks": {key: [(0, 0)] for key in keys}}
+    alone = known(device=device, **work)
+    shared = replace(alone, runs_on_a_device=2.0)
+    first, second = (PlanTimes.of(planner, METHODS, plans, one, 8) for one in (alone, shared))
+    second = replace(second, at_a_time=16)
+    assert second.hours == pytest.approx(first.hours)
+    assert second.device_hours == pytest.approx(first.device_hours)
+    run = ("pareco", 0)
+    assert sum(second.seconds[run].values()) == 2 * sum(first.seconds[run].values())
+    times = seconds_of(planner, METHODS["pareco"], plan, replace(shared, asks=asks))
+    assert times["asks"] == pytest.approx(asked)
+    told = "runs on one device (2) are taken to share its time"
+    assert (told in first.lines(), told in second.lines()) == (False, True)
+    # Images that come at half the rate for each of twice as many runs: no hours more or fewer.
+    slow = replace(alone, images_per_second=0.5)
+    halved = replace(shared, images_per_second=0.25)
+    waiting = [PlanTimes.of(planner, METHODS, plans, one, 8) for one in (slow, halved)]
+    assert replace(waiting[1], at_a_time=16).hours == pytest.approx(waiting[0].hours)
 
 
 def test_hours_and_what_limits_them() -> None:
@@ -126,6 +159,8 @@ def test_hours_and_what_limits_them() -> None:
     assert lines[2].split()[:5] == ["a", "2", "16", "50.0", "0.0"]
     assert lines[4] == "in all 2.5 hours, 2 runs at a time; 20 device hours"
     assert any("what takes longest (b): decoding" in line for line in lines)
+    both = replace(times, seconds=seconds | {("c", 0): seconds["b", 0]})
+    assert any("what takes longest (b, c): decoding" in line for line in both.lines())
     assert [each["limited_by"] for each in times.as_json()["runs"]] == [
         "training",
         "asks",
@@ -142,9 +177,11 @@ def test_plan_measures_on_request(
     images = written_folders(tmp_path / "images", train=40)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    flags = ["--measure", "--device", "cpu", "--workers", "1"]
-    assert main(["plan", "tiny", *flags, "--json"]) == 0
+    flags = ["--measure", "--device", "cpu", "--workers", "2"]
+    every = ["--training.cpu-threads", str(usable_cores())]  # so that two runs share the cores
+    assert main(["plan", "tiny", *flags, *every, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["measured"]
+    assert measured["runs_on_a_device"] == measured["runs_at_a_time"] == 2
     assert [each["method"] for each in measured["runs"]] == ["pareco", "us_net"]
     for run in measured["runs"]:
         assert set(run["seconds"]) == set(PARTS)
@@ -165,9 +202,12 @@ def test_plan_measures_on_request(
     ]
     sizes = ["--training.batch-size", "20", "--data.search-images", "8", "--method", "us_net"]
     calibration = ["--evaluation.calibration-images", "20", "--evaluation.batch-size", "20"]
-    tested = ["--data.test-images", "12"]
+    tested = ["--data.test-images", "12", "--decoding-workers", "0"]
     assert main(["plan", "tiny", *flags, *own, *sizes, *calibration, *tested]) == 0
     told = capsys.readouterr().out
     assert "one process decodes" in told
+    assert "each run has none, and decodes between its steps" in told
     assert "hours a run" in told
     assert list((tmp_path / "here").iterdir()) == []  # nothing is written
+    assert main(["plan", "tiny", *flags, "--engine", "ray"]) == 2
+    assert "--measure times this machine: leave out --engine ray" in capsys.readouterr().err

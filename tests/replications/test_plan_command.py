@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import replications
 from pareco.config import Experiment
 from pareco.models import create_model
+from pareco.reporting.records import COST_WORDS
 from pareco.training.preparation import planner_before
 from replications import run as run_module
 from replications.__main__ import main
@@ -18,11 +19,14 @@ from replications.catalogue import (
     experiment_names,
     method_named,
 )
+from replications.claim_file import AreaGain, GainUpTo, read_claims
 from replications.plan_command import PlanCommand, fast_row, planned_names, section
 from replications.run import RunCommand
+from replications.site import SHEETS
 from tests.experiments import TINY, quick
 
 ROOT = Path(run_module.__file__).parent.parent
+GAINS = (GainUpTo, AreaGain)
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +136,39 @@ def test_equal_compute_is_another_experiment_with_the_first_methods_macs() -> No
     assert smoke.name == "tiny-compute-smoke"
     first = configured("run", "tiny", "--equal", "compute", "--methods", "us_net", "pareco")
     assert first.training.macs == planner_before(TINY).plan(method_named("us_net"), 0).before_test
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of all tables of a page, without marks of code."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip(" `") for cell in line.strip("| ").split("|")] for line in lines]
+
+
+def test_the_page_of_the_paper_has_the_cost_and_the_state_of_each_piece() -> None:
+    """Operations as the page of costs has them, and as its state what stands in results/."""
+    claims, docs = read_claims(), ROOT / "docs"
+    sections = (docs / "cost-of-the-paper.md").read_text().split("\n## ")[1:-1]
+    costs = {text.partition(":")[0]: rows_of(text)[-1][-1].split() for text in sections}
+    planned = {
+        name: float(costs[name][0]) * {"E": 1e18, "P": 1e15}[costs[name][1]]
+        for name in claims.gradient_steps
+    }
+    ran = {name for name in planned if (ROOT / "results" / name / "records").exists()}
+    rows = rows_of((docs / "paper.md").read_text())
+    for name, operations in planned.items():
+        ((_, command, cost, figure, state),) = [row for row in rows if row[0] == name]
+        assert float(cost) == pytest.approx(operations)
+        assert command == f"make replicate-{name.replace('_', '-')}"
+        assert figure == f"{COST_WORDS[experiment_named(name).cost].figure}.png"
+        assert (state == "not run") is (name not in ran)
+    gains = {key: each for key, each in claims.claim.items() if isinstance(each, GAINS)}
+    pieces = {key: claim.experiments for key, claim in gains.items()}
+    pieces |= {f"{family}-paper.png": names for family, names in SHEETS.items()}
+    for key, names in pieces.items():
+        (row,) = [row for row in rows if key in (row[0].partition("`")[0], row[-2])]
+        assert float(row[2]) == pytest.approx(sum(map(planned.__getitem__, names)), rel=0.005)
+        assert row[3] == ("make results" if key.endswith(".png") else "make claims")
+        assert (row[5] == "not run") is ran.isdisjoint(names)
 
 
 @pytest.mark.parametrize("name", quick(["digits", "cifar10_resnet20"], "digits"))

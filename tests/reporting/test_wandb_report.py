@@ -11,6 +11,7 @@ import pytest
 
 from pareco.reporting.records import Records, write_records
 from pareco.reporting.wandb_report import (
+    GROUPING,
     digest,
     report_json,
     reports_library,
@@ -79,15 +80,15 @@ def test_a_report_is_made_without_a_network(
     assert found["title"] == "digits: resnet8 on cifar10, 32 x 32 pixels"
     blocks = found["blocks"]
     assert [each["text"] for each in blocks if each["type"] == "H2"] == [
-        *("Claims of the paper", "Error over cost", "Training curves", "Widths", "Results"),
-        "How to reproduce",
+        *("Claims of the paper", "Error over cost", "Training curves", "Widths"),
+        *("Runs by method and seed", "Results", "How to reproduce"),
     ]
     texts = [each["text"] for each in blocks if each["type"] == "MarkdownBlock"]
     assert texts[:2] == ["THE CLAIMS", "THE TABLES"]
     for part in ("    make replicate-digits\n", "`0123abc`", "torch 2.9.0", "3 methods"):
         assert part in texts[2]
     grids = [each for each in blocks if each["type"] == "PanelGrid"]
-    lines = [panel for grid in grids for panel in grid["panels"] if panel["type"] == "LinePlot"]
+    lines = [panel for grid in grids[:3] for panel in grid["panels"] if panel["type"] == "LinePlot"]
     assert [(each["x"], *each["y"]) for each in lines] == [*summary_lines(records, "pareco")]
     assert [each["x"] for each in lines] == [
         *(f"front/{cost}/percent" for cost in ("macs", "peak_activations", "latency_ms")),
@@ -98,7 +99,15 @@ def test_a_report_is_made_without_a_network(
     groups = ("stem", "layer1-0", "layer2-0", "layer2-1", "layer3-0")
     assert [each["name"] for each in bars["metrics"]] == [f"width/{group}" for group in groups]
     group = f"Group = 'summary-digits-{digest(records)}'"
-    assert [[each["filters"] for each in grid["runsets"]] for grid in grids] == [[group]] * 3
+    assert [[each["filters"] for each in grid["runsets"]] for grid in grids[:3]] == [[group]] * 3
+    (runs,) = grids[3]["runsets"]
+    assert (runs["filters"], runs["groupby"]) == ("Group = 'digits'", [*GROUPING])
+    assert [(each["x"], *each["y"]) for each in grids[3]["panels"]] == [
+        ("front/cost", "front/error"),
+        ("Step", "loss_largest"),
+        ("Step", "loss_smallest"),
+    ]
+    assert not any("groupby" in each for each in grids[3]["panels"])  # the runset's groups
 
 
 def test_a_smaller_scale_is_said_first(small: Records) -> None:
@@ -148,6 +157,11 @@ def test_a_report_reaches_the_server_or_a_file(small: Records, tmp_path: Path) -
     for part in ("improvements up to 1.7%", "not run at that scale", "| pareco | 2 |", "0123abc"):
         assert part in view["spec"]
     assert {each["type"] for each in spec["blocks"]} >= {"panel-grid", "markdown-block", "heading"}
+    *_, grid = [each for each in spec["blocks"] if each["type"] == "panel-grid"]
+    (runset,) = grid["metadata"]["runSets"]
+    keys = [(each["section"], each["name"]) for each in runset["grouping"]]
+    assert keys == [("config", "method.value"), ("config", "seed.value")]
+    assert '"imagenet_mbv2"' in json.dumps(runset["filters"])
     runs = {run.config["method"]: run for run in server.runs.values()}
     assert set(runs) == {"pareco", "us_net"}
     for method, error in (("pareco", 40.0), ("us_net", 42.0)):

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +112,41 @@ def test_without_key_or_server_it_records_offline(
     assert identifier.startswith("digits-pareco-seed0-")
     assert len(list(tmp_path.glob(f"{RUN}/wandb/offline-run-*/run-{identifier}.wandb"))) == 2
     assert {path.name for path in tmp_path.iterdir()} <= {".cache", ".config", "runs"}
+
+
+def test_an_offline_run_is_read_back_by_the_clients_own_reader(tmp_path: Path) -> None:
+    script = """
+    with tracker() as t:
+        log(t, 0, 3)
+        t.publish(publication)
+    """
+    run_script(tmp_path, None, script)
+    (written,) = tmp_path.glob(f"{RUN}/wandb/offline-run-*")
+    wandb = Path(sys.executable).with_name("wandb")
+    command = [str(wandb), "leet", "inspect", "--json"]
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    read = [
+        subprocess.run(
+            [*command, *more, str(written)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        for more in ([], ["--summary"])
+    ]
+    rows = [json.loads(line) for line in read[0].splitlines()]
+    history = [row["history"]["item"] for row in rows if row["type"] == "history"]
+    assert [row["_step"] for row in history] == [*range(6)]
+    assert [row["loss"] for row in history[:3]] == [1, 1 / 2, 1 / 3]
+    points = [(row["front/cost"], row["front/error"]) for row in history[3:5]]
+    assert points == [(20, 3.5), (40, 2.5)]
+    for shown in ("front/networks", "figures/errors"):  # a table and an image, beside the log
+        assert (written / "files" / history[5][f"{shown}.path"]).stat().st_size > 0
+    told = json.loads(read[1])
+    assert (told["state"], told["exit_code"]) == ("finished", 0)
+    assert {"loss": 1 / 3, "passes": 12}.items() <= told["summary"].items()
 
 
 def failing(*_: Any, **__: Any) -> Any:

@@ -1,7 +1,8 @@
 """Error over cost of several experiments, side by side, as papers show them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
+from types import MappingProxyType
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,16 +15,22 @@ from pareco.reporting.statistics import FEWEST_SEEDS, method_order
 
 _PANELS_IN_A_ROW = 4
 _COLUMNS_PER_INCH = 16
+_COLUMNS_OF_A_PANEL = 40
 
 
 def side_by_side_figure(
-    found: Sequence[Records], absent: Sequence[str], scale: str, focus: str
+    found: Sequence[Records],
+    absent: Sequence[str],
+    scale: str,
+    focus: str,
+    departures: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
     """Test top-1 error (%) over each experiment's own cost (% of the full network's).
 
     A panel for each of the records, with the line of every method as in `error_figure`: the mean
     over seeds, with a band from three seeds on. A method looks the same in all of them, `focus`
-    first. `absent` names what has not run, at a `scale` that the title tells.
+    first. `absent` names what has not run, at a `scale` that the title tells; `departures` say of
+    experiments, by name, what was another way than that scale has it.
     """
     methods = method_order((m for each in found for m in each.fronts["method"].unique()), focus)
     looks = looks_in_order({name: name for name in methods}, dict.fromkeys(methods, 1))
@@ -35,7 +42,7 @@ def side_by_side_figure(
         for axes in panels[len(found) :]:
             axes.remove()
         for axes, records in zip(panels, found, strict=False):
-            _draw_panel(axes, records, looks)
+            _draw_panel(axes, records, looks, departures.get(records.experiment.experiment, ""))
         for axes in panels[len(found) - columns : len(found)]:  # the lowest of each column
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("Cost (% of the full network's)")
@@ -50,7 +57,7 @@ def side_by_side_figure(
     return figure
 
 
-def _draw_panel(axes: Axes, records: Records, looks: dict[str, MethodLook]) -> None:
+def _draw_panel(axes: Axes, records: Records, looks: dict[str, MethodLook], departure: str) -> None:
     experiment = records.experiment
     percent = 100 * records.fronts[experiment.cost] / experiment.full_cost
     fronts: pd.DataFrame = records.fronts.assign(percent=percent)
@@ -63,6 +70,7 @@ def _draw_panel(axes: Axes, records: Records, looks: dict[str, MethodLook]) -> N
     amount = experiment.words.amount(experiment.full_cost)
     axes.set_title(
         f"{experiment.network}, {experiment.data}\n{experiment.image_size} px, {amount}"
-        f" {experiment.words.name}, {count}{equal}",
+        f" {experiment.words.name}, {count}{equal}"
+        + (f"\n{fill(departure, _COLUMNS_OF_A_PANEL)}" if departure else ""),
         fontsize="small",
     )

@@ -17,6 +17,7 @@ OTHER = records_of(
     network="resnet20",
     equal_macs=7,
 )
+ELSEWHERE = records_of({("pareco", 0): [(200, 40.0)]}, experiment="elsewhere")
 
 
 def test_a_panel_for_each_with_the_mean_over_seeds() -> None:
@@ -42,5 +43,10 @@ def test_titles_say_scale_seeds_and_what_has_not_run() -> None:
     first, second = (axes.get_title("left") for axes in figure.axes)
     assert first == "resnet8, cifar10\n32 px, 1 k MACs, 1-2 seeds"
     assert second == "resnet20, cifar10\n32 px, 1 k MACs, 1 seed, equal compute"
+    departures = {"digits": "changed: training.epochs 3, training.batch_size 7, data.name flowers"}
+    figure = side_by_side_figure([TWO, ELSEWHERE], [], "paper", "pareco", departures)
+    first, second = (axes.get_title("left").splitlines()[2:] for axes in figure.axes)
+    assert first == ["changed: training.epochs 3,", "training.batch_size 7, data.name flowers"]
+    assert second == []  # as the scale has it
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["pareco", "us_net"]
