@@ -14,6 +14,7 @@ from functools import cache
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, TypeVar
 
+import joblib
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
@@ -38,9 +39,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def usable_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    """Return how many CPU cores this process may use, by its affinity and its container's quota."""
+    return joblib.cpu_count()
 
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"

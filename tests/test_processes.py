@@ -1,5 +1,7 @@
 """Two gloo processes on CPU: the same weights as one process, one history, no hang."""
 
+import builtins
+import io
 import json
 import os
 import shlex
@@ -24,6 +26,7 @@ from pareco.processes import (
     Share,
     set_arithmetic,
     tf32_in_use,
+    usable_cores,
     visible_devices,
 )
 from pareco.slimmable.layers import SlicedBatchNorm
@@ -410,6 +413,25 @@ def test_an_error_of_the_main_process_alone_reaches_the_others(
     monkeypatch.setattr(Processes, "_broadcast", lambda self, message: sent[0])
     with pytest.raises(ValueError, match="undecided"):
         Processes(torch.device("cpu"), Share(1, 2)).led(Mock())
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 6), ("250000 100000", 3), ("50000 100000", 1)]
+)
+def test_cores_are_those_of_the_affinity_and_of_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    """As Linux tells a container of it (cgroup v2): microseconds of CPU in each period."""
+    told, there, opened = "/sys/fs/cgroup/cpu.max", os.path.exists, open
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == told or there(path))
+    monkeypatch.setattr(
+        builtins,
+        "open",
+        lambda path, *rest: io.StringIO(quota) if path == told else opened(path, *rest),
+    )
+    assert usable_cores() == cores
 
 
 @pytest.mark.parametrize(
