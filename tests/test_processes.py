@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -262,6 +263,34 @@ def test_processes_that_have_not_joined_are_refused(
     monkeypatch.setenv(variable, "1")
     state.side_effect = [alone]
     assert not processes_module.joined_processes.__wrapped__("cpu").several
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [False, True])
+def test_processes_of_any_launcher_share_the_cores_that_they_have(bound: bool) -> None:
+    """Two as Open MPI starts them, which tell nothing of how many are here; bound, each has one."""
+    cores = sorted(os.sched_getaffinity(0))
+    if bound and len(cores) < 2:
+        pytest.skip("one core alone")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free.getsockname()[1]}"}
+    code = (
+        "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1:]));"
+        "from pareco.processes import joined_processes; joined_processes('cpu');"
+        "from pareco.config import Machine; from pareco.data.loading import decoding_workers;"
+        "print(os.environ['LOCAL_WORLD_SIZE'], decoding_workers(Machine()))"
+    )
+    started = []
+    for rank in (0, 1):
+        environment = os.environ | meeting | {"OMP_NUM_THREADS": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+        environment["OMPI_COMM_WORLD_RANK"] = f"{rank}"
+        own = [cores[rank]] if bound else cores
+        command = [sys.executable, "-c", code, *map(str, own)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, env=environment, text=True))
+    said = [process.communicate(timeout=600)[0].split() for process in started]
+    assert said == [["1", "1"] if bound else ["2", f"{max(1, usable_cores() // 2)}"]] * 2
 
 
 @pytest.mark.slow
