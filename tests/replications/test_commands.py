@@ -497,13 +497,13 @@ def test_decoders_are_shared_by_the_runs_that_are_left(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("gpus", "flags", "said"),
+    ("gpus", "workers", "said"),
     [
-        (0, {}, "runs at a time: 3; decoding processes of each: 7\n"),
-        (8, {}, "runs at a time: 5, each on a GPU of its own; decoding processes of each: 7\n"),
+        (0, None, "runs at a time: 3; decoding processes of each: 7\n"),
+        (8, None, "runs at a time: 5, each on a GPU of its own; decoding processes of each: 7\n"),
         (
             2,
-            {"workers": 4},
+            4,
             "runs at a time: 4, in turn on 2 GPUs; decoding processes of each: 7\n",
         ),
     ],
@@ -512,17 +512,17 @@ def test_how_runs_are_placed_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     gpus: int,
-    flags: dict[str, int],
+    workers: int | None,
     said: str,
 ) -> None:
     monkeypatch.setattr(processes, "usable_cores", lambda: 3)
     monkeypatch.setattr(processes, "visible_devices", lambda: [*map(str, range(gpus))])
     on_files = replace(TINY, data=replace(TINY.data, name="cifar10"))
     machine = Machine(decoding_workers=7)
-    command = RunCommand(of="tiny", experiment=on_files, machine=machine, **flags)
-    _, workers = command._engine(5, Console(width=200))
+    command = RunCommand(of="tiny", experiment=on_files, machine=machine, workers=workers)
+    _, at_a_time = command._engine(5, Console(width=200))
     assert capsys.readouterr().out == said
-    assert f"runs at a time: {workers}" in said
+    assert f"runs at a time: {at_a_time}" in said
 
 
 def test_a_launchers_processes_are_said_to_be_on_one_network(
