@@ -6,14 +6,16 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, TypeVar
 
+import joblib
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
@@ -38,9 +40,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def usable_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    """Return how many CPU cores this process may use, by its affinity and its container's quota."""
+    return joblib.cpu_count()
 
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -93,6 +94,14 @@ class Processes:
     def several(self) -> bool:
         """Whether there are others."""
         return self.share.count > 1
+
+    @property
+    def beforehand(self) -> Processes:
+        """This one as it finds what could not run: on the CPU, if workers are to do the runs.
+
+        It then opens no GPU. One of several does the runs itself, and is the same.
+        """
+        return self if self.several else replace(self, device=torch.device("cpu"))
 
     def led(
         self, decide: Callable[[], _T], measure: Callable[[Any], Any] = lambda request: None
@@ -247,8 +256,10 @@ class _Gathered(torch.autograd.Function):
 def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
     """Return this process among those that `torchrun` or `accelerate launch` has started.
 
-    `auto` takes an accelerator where there is one. Raises `ValueError` where the environment tells
-    of more processes than have joined: each of them would do the whole work by itself.
+    `auto` takes an accelerator where there is one. LOCAL_WORLD_SIZE then tells, by whatever
+    launcher, how many share the cores of this one: all on its machine, unless they are bound.
+    Raises `ValueError` where the environment tells of more processes than have joined: each of them
+    would do the whole work by itself.
     """
     # Accelerate joins processes without an accelerator only where it is told so.
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
@@ -265,7 +276,16 @@ def joined_processes(device: Literal["auto", "cpu"]) -> Processes:
     if state.num_processes == 1:
         return Processes(own_device)
     share = Share(state.process_index, state.num_processes)
-    return Processes(own_device, share, dist.new_group(backend="gloo", timeout=_TIMEOUT))
+    group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    joined = Processes(own_device, share, group)
+    os.environ["LOCAL_WORLD_SIZE"] = f"{joined.everyones(_own_cores()).count(_own_cores())}"
+    return joined
+
+
+def _own_cores() -> tuple[str, set[int]]:
+    """Return this machine's name, and the cores that this process is bound to, where it is told."""
+    bound: Callable[[int], set[int]] = getattr(os, "sched_getaffinity", lambda _: set())
+    return socket.gethostname(), bound(0)
 
 
 def _meeting_place(announced: int) -> dict[str, Any]:

@@ -29,6 +29,11 @@ from replications.sweep import KILLED, SECONDS_BETWEEN_LOOKS, Job, JobResult, jo
 _CLAIM_SECONDS = 150.0  # an NFS server may keep a lost machine's locks for 90
 
 
+def part_of_gpu(runs: int) -> float:
+    """Return what each of so many runs asks of a GPU: Ray counts in steps of 1/10,000, rounded."""
+    return 10_000 // runs / 10_000
+
+
 @dataclass(eq=False)
 class RayTask:
     """A job that Ray has: waiting for its place, under way, or once more where that was lost."""
@@ -95,7 +100,7 @@ class RayEngine(AbstractContextManager[Any]):
         place, resources = f"{self._threads} of its CPU cores", {"num_cpus": self._threads}
         if gpus:
             place = "a GPU" if runs == 1 else f"1/{runs} of a GPU"
-            resources = {"num_cpus": 0, "num_gpus": 1 / runs}
+            resources = {"num_cpus": 0, "num_gpus": part_of_gpu(runs)}
         remote: Any = ray.remote  # of whose options the types are not declared
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._telling = remote(num_cpus=0, scheduling_strategy=here)(_Telling).remote()

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pareco.arguments import Flag, every_nth
-from pareco.config import COSTS, OF_SWEEP, Experiment, Machine, as_json, check_location
+from pareco.config import COSTS, EMBEDDED, OF_SWEEP, Experiment, Machine, as_json, check_location
 from pareco.schema import LATENCY_TABLE, NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
@@ -167,7 +167,8 @@ class RunCommand:
         """
         self._check_images()
         chosen = self.with_methods_placed().with_latency_table(console)
-        chosen = replace(chosen, experiment=chosen.configured(), machine=chosen._machine())
+        chosen = replace(chosen, experiment=chosen.configured())
+        chosen = replace(chosen, machine=chosen._machine())
         from pareco.training.interruption import Interrupted, RunError
 
         try:
@@ -324,6 +325,9 @@ class RunCommand:
         for folder in (self.folders.runs, self.folders.results):
             folder.mkdir(parents=True, exist_ok=True)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if jobs:
+                count = os.environ["WORLD_SIZE"]
+                console.print(f"one network on {count} processes{self._decoders()}")
             failed = sweep.run_jobs_together(asked, console=console)
         else:
             engine, workers = self._engine(len(jobs), console)
@@ -357,7 +361,7 @@ class RunCommand:
         from pareco.training.preparation import initial_model
 
         experiment, training = self.experiment, self.experiment.training
-        device = joined_processes(self.machine.device).device
+        device = joined_processes(self.machine.device).beforehand.device
         data = load_data(experiment.data, self.machine, device)  # as it was checked
         steps = len(data.train) // training.batch_size
         size = experiment.data.image_size
@@ -388,10 +392,19 @@ class RunCommand:
             return engine, self.workers or count
         from replications.sweep import LocalPool
 
-        workers, devices = self._workers(), self._devices()
-        if devices:
-            console.print(f"{workers} runs at a time, in turn on {len(devices)} GPUs")
+        workers, devices = min(self._workers(), count), self._devices()
+        place = f", in turn on {len(devices)} GPUs" if devices else ""
+        if workers <= len(devices):
+            place = ", each on a GPU of its own"
+        if count:
+            console.print(f"runs at a time: {workers}{place}{self._decoders()}")
         return LocalPool(devices), workers
+
+    def _decoders(self) -> str:
+        """Return how many processes decode a run's images, to say so, where there is a need."""
+        if self.experiment.data.name in EMBEDDED:
+            return ""
+        return f"; decoding processes of each: {self.machine.decoding_workers}"
 
     def _workers(self) -> int:
         """Return how many runs go side by side: by default one on each GPU."""
@@ -405,13 +418,15 @@ class RunCommand:
     def _machine(self) -> Machine:
         """Return the machine, with the number of decoding processes that each run has."""
         from pareco.data.loading import decoding_workers
+        from pareco.processes import joined_processes
 
-        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        together = joined_processes(self.machine.device).several
         if self.engine == "ray":
             if together or (self.check or 1) > 1:
                 raise ValueError("--engine ray trains each run in one process: without GPUS=N")
             return self.machine  # each of Ray's has cores of its own
-        runs = 1 if together else max(1, min(self._workers(), len(self.jobs())))
+        left = sum(not job.done for job in self.jobs())
+        runs = 1 if together else max(1, min(self._workers(), left))
         return replace(self.machine, decoding_workers=decoding_workers(self.machine, runs))
 
     def _check_images(self) -> None:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from pareco.config import Experiment, Machine
 from pareco.data import DamagedImages
+from pareco.data.loading import decoding_workers
 from pareco.processes import SIGNALS, ProcessesDiffer, see_device, worker_context
 from pareco.schema import RESULT
 from pareco.tracking import Publication
@@ -34,8 +35,13 @@ from replications.catalogue import method_at
 EXPECTED_ERRORS = (RunError, NonFiniteLoss, DamagedImages, ProcessesDiffer, OSError)
 Ending = Literal["done", "failed", "interrupted", "killed"]
 _STYLES = {"failed": "red", "interrupted": "yellow"}
-_MUCH_WAITING = 10.0  # percent of a run's time
-_LITTLE = 1.0
+_MUCH, _LITTLE = 10.0, 1.0  # percent of a run's time
+_MENDS = {
+    "images": ": smaller images (--data.image-size) or more cores would help",
+    "reduction": ": fewer processes, or a faster network between them, would help",
+    "search": "",
+}
+_MORE_DECODERS = ": more --decoding-workers (make: DECODERS=) would help"
 _SECONDS_TO_SAVE = 300.0
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -144,7 +150,7 @@ def run_jobs(
     if not jobs:
         return []
     engine = engine or LocalPool()
-    with engine, SweepBars(console, len(jobs)) as bars, interruptible():
+    with engine, SweepBars(console, len(jobs), min(workers, len(jobs))) as bars, interruptible():
         sweep = _Sweep(bars, engine, on_done)
         try:
             sweep.do(jobs, workers)
@@ -183,8 +189,8 @@ def is_main_process() -> bool:
 class SweepBars(Progress):
     """Shows how runs get on, a bar for each; `jobs` is their number in all. Use it in a `with`."""
 
-    def __init__(self, console: Console, jobs: int) -> None:
-        """Prepare the display."""
+    def __init__(self, console: Console, jobs: int, workers: int = 1) -> None:
+        """Prepare the display of jobs, so many at a time."""
         columns = (
             TextColumn("{task.description:<22}", markup=False),
             BarColumn(bar_width=20),
@@ -192,7 +198,7 @@ class SweepBars(Progress):
             TimeRemainingColumn(compact=True),
         )
         super().__init__(*columns, console=console, transient=True)
-        self._jobs, self._ended = jobs, 0
+        self._jobs, self._ended, self._workers = jobs, 0, workers
         self._of: dict[Job, TaskID] = {}
 
     @property
@@ -235,22 +241,34 @@ class SweepBars(Progress):
             self._ended += 1
             place = f"{self._ended} of {self._jobs} runs"
             line = f"{result.ending} {job} after {seconds:.0f} s, {place}"
-            line += f": {result.problem}" if result.problem else time_split(job.folder)
+            line += f": {result.problem}" if result.problem else time_split(job, self._workers)
         self.console.print(line, style=_STYLES.get(result.ending), markup=False)
 
 
-def time_split(folder: Path) -> str:
-    """Return what to say of what the time of a finished run went to, the most first."""
+def time_split(job: Job, workers: int) -> str:
+    """Return what to say of what the time of a finished run went to, the most first.
+
+    And what has held it back, if anything, and what would help; so many `workers` ran at a time.
+    """
     seconds: Mapping[str, float] = {}
     with suppress(OSError, ValueError):
-        seconds = RESULT.validate_json((folder / "result.json").read_bytes()).parts or {}
+        seconds = RESULT.validate_json((job.folder / "result.json").read_bytes()).parts or {}
     whole = sum(seconds.values()) or 1.0
     percents = {part: 100 * each / whole for part, each in seconds.items()}
     most = sorted(percents, key=percents.__getitem__, reverse=True)
     said = [f"{part} {percents[part]:.0f}%" for part in most if percents[part] >= _LITTLE]
-    if percents.get("images", 0.0) >= _MUCH_WAITING:
-        said.append("more --decoding-workers (or a smaller data.image_size) would help")
+    if held := [part for part in most if part in _MENDS and percents[part] >= _MUCH]:
+        mend = _MENDS[held[0]]
+        if held[0] == "images" and _has_spare_cores(job.machine, workers):
+            mend = _MORE_DECODERS
+        said.append(f"held back by {held[0]}{mend}")
     return f": {', '.join(said)}" if said else ""
+
+
+def _has_spare_cores(machine: Machine, workers: int) -> bool:
+    """Return whether each of so many runs could have one more process that decodes images."""
+    whole = decoding_workers(replace(machine, decoding_workers=None), workers)
+    return machine.decoding_workers is not None and machine.decoding_workers < whole
 
 
 KILLED = JobResult(

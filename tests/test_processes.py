@@ -1,8 +1,11 @@
 """Two gloo processes on CPU: the same weights as one process, one history, no hang."""
 
+import builtins
+import io
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +27,7 @@ from pareco.processes import (
     Share,
     set_arithmetic,
     tf32_in_use,
+    usable_cores,
     visible_devices,
 )
 from pareco.slimmable.layers import SlicedBatchNorm
@@ -262,6 +266,34 @@ def test_processes_that_have_not_joined_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bound", [False, True])
+def test_processes_of_any_launcher_share_the_cores_that_they_have(bound: bool) -> None:
+    """Two as Open MPI starts them, which tell nothing of how many are here; bound, each has one."""
+    cores = sorted(os.sched_getaffinity(0))
+    if bound and len(cores) < 2:
+        pytest.skip("one core alone")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free.getsockname()[1]}"}
+    code = (
+        "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1:]));"
+        "from pareco.processes import joined_processes; joined_processes('cpu');"
+        "from pareco.config import Machine; from pareco.data.loading import decoding_workers;"
+        "print(os.environ['LOCAL_WORLD_SIZE'], decoding_workers(Machine()))"
+    )
+    started = []
+    for rank in (0, 1):
+        environment = os.environ | meeting | {"OMP_NUM_THREADS": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+        environment["OMPI_COMM_WORLD_RANK"] = f"{rank}"
+        own = [cores[rank]] if bound else cores
+        command = [sys.executable, "-c", code, *map(str, own)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, env=environment, text=True))
+    said = [process.communicate(timeout=600)[0].split() for process in started]
+    assert said == [["1", "1"] if bound else ["2", f"{max(1, usable_cores() // 2)}"]] * 2
+
+
+@pytest.mark.slow
 def test_a_world_without_a_launcher_is_refused_by_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "replications", "run", "digits", "--scale", "smoke"]
     result = subprocess.run(
@@ -410,6 +442,25 @@ def test_an_error_of_the_main_process_alone_reaches_the_others(
     monkeypatch.setattr(Processes, "_broadcast", lambda self, message: sent[0])
     with pytest.raises(ValueError, match="undecided"):
         Processes(torch.device("cpu"), Share(1, 2)).led(Mock())
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 6), ("250000 100000", 3), ("50000 100000", 1)]
+)
+def test_cores_are_those_of_the_affinity_and_of_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    """As Linux tells a container of it (cgroup v2): microseconds of CPU in each period."""
+    told, there, opened = "/sys/fs/cgroup/cpu.max", os.path.exists, open
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == told or there(path))
+    monkeypatch.setattr(
+        builtins,
+        "open",
+        lambda path, *rest: io.StringIO(quota) if path == told else opened(path, *rest),
+    )
+    assert usable_cores() == cores
 
 
 @pytest.mark.parametrize(

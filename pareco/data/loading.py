@@ -136,7 +136,7 @@ def decoding_workers(machine: Machine, runs: int = 1) -> int:
     """Return how many processes decode images for one of so many runs on this machine.
 
     Those of the configuration or, unless set, the cores that this process may use, divided among
-    the runs and among the processes that a launcher has started here.
+    the runs and among the processes that share them, as `joined_processes` or torchrun tells.
     """
     if machine.decoding_workers is not None:
         return machine.decoding_workers

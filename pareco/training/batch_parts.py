@@ -9,7 +9,6 @@ from pareco.data import DataSet
 from pareco.evaluation import batch_losses
 from pareco.methods import Method
 from pareco.slimmable import SlimmableNet
-from pareco.training.replay import check_replay
 
 
 def check_parts(
@@ -22,9 +21,8 @@ def check_parts(
     """Raise `ValueError`, naming the field, unless batches can be shared by so many processes.
 
     Alone with one image, batch norm has nothing to normalize by where the network has come down to
-    one position: a network with such a layer is refused. So are passes to record that cannot be.
+    one position: a network with such a layer is refused.
     """
-    check_replay(experiment.training, next(net.parameters()).device, processes)
     batch_size = experiment.training.batch_size
     sizes = {"training.batch_size": batch_size}
     if experiment.data.search_split == "holdout":

@@ -41,6 +41,7 @@ from pareco.training.interruption import (
 from pareco.training.outcomes import StepReport
 from pareco.training.plan import Limits, Planner, method_task
 from pareco.training.preparation import initial_network, planner_of, settled
+from pareco.training.replay import check_replay
 from pareco.training.search_batches import SearchBatches
 from pareco.training.trainer import Trainer
 from pareco.widths import Widths, WidthSpace
@@ -79,6 +80,7 @@ def execute_run(
     )
     if processes.led(folder.finished):
         return
+    check_replay(experiment.training, processes.device, processes.share.count)
     set_arithmetic(experiment.training)
     with explained(path), interruptible(), ExitStack() as held:
         session = _Session(folder, method, machine, processes, on_step)
@@ -102,14 +104,16 @@ def check_runnable(
 ) -> int:
     """Return how many distinct networks the method is sure to train in a step; nothing is written.
 
-    Raises `ValueError`, naming the field, if the configuration cannot run, by so many processes on
-    one network (as many as there are, unless given).
+    Where there is one process, it opens no GPU. Raises `ValueError`, naming the field, if the
+    configuration cannot run, by so many processes on one network (as many as there are, unless
+    given).
     """
     experiment = settled(experiment)
     folder = RunFolder(path=Path(), experiment=experiment, method=method.name, seed=0)
     joined = joined_processes(machine.device)
-    session = _Session(folder, method, machine, joined, lambda report: None)
     parts = processes or joined.share.count
+    check_replay(experiment.training, joined.device, parts)
+    session = _Session(folder, method, machine, joined.beforehand, lambda report: None)
     check_parts(experiment, method, session.data, session.net, parts)
     session.planner.plan(method, folder.seed)
     return session.networks_per_step()

@@ -14,11 +14,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 from filelock import FileLock
+from rich.console import Console
 
 import replications
 from pareco import latency, processes
 from pareco.config import Machine
+from pareco.data import loading
 from pareco.processes import Processes, Share
+from pareco.training import run as training_run
 from replications import site, sweep
 from replications.__main__ import main
 from replications.catalogue import experiment_named
@@ -476,6 +479,78 @@ def test_what_the_machine_is_like_reaches_the_jobs_and_not_the_experiment(
     without = [[replace(job, machine=Machine()) for job in some] for some in (jobs, plain)]
     assert without[0] == without[1]
     assert all((job.machine.decoding_workers or 0) >= 1 for job in plain)
+
+
+def test_decoders_are_shared_by_the_runs_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (processes, loading):
+        monkeypatch.setattr(module, "usable_cores", lambda: 12)
+    flags = ["--scale", "smoke", "--methods", "pareco", "us_net", "--seeds", "3", "4", "5"]
+    assert {job.machine.decoding_workers for job in chosen_by(monkeypatch, flags)} == {2}
+    for seed in (3, 4):
+        for method in ("pareco", "us_net"):
+            folder = Path("runs/tiny-smoke", method, f"seed{seed}")
+            folder.mkdir(parents=True)
+            (folder / "DONE").touch()
+    left = chosen_by(monkeypatch, flags)
+    assert [job.seed for job in left] == [5, 5]
+    assert {job.machine.decoding_workers for job in left} == {6}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "said"),
+    [
+        (0, None, "runs at a time: 3; decoding processes of each: 7\n"),
+        (8, None, "runs at a time: 5, each on a GPU of its own; decoding processes of each: 7\n"),
+        (
+            2,
+            4,
+            "runs at a time: 4, in turn on 2 GPUs; decoding processes of each: 7\n",
+        ),
+    ],
+)
+def test_how_runs_are_placed_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gpus: int,
+    workers: int | None,
+    said: str,
+) -> None:
+    monkeypatch.setattr(processes, "usable_cores", lambda: 3)
+    monkeypatch.setattr(processes, "visible_devices", lambda: [*map(str, range(gpus))])
+    on_files = replace(TINY, data=replace(TINY.data, name="cifar10"))
+    machine = Machine(decoding_workers=7)
+    command = RunCommand(of="tiny", experiment=on_files, machine=machine, workers=workers)
+    _, at_a_time = command._engine(5, Console(width=200))
+    assert capsys.readouterr().out == said
+    assert f"runs at a time: {at_a_time}" in said
+
+
+def test_a_launchers_processes_are_said_to_be_on_one_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setattr(RunCommand, "_check", lambda self: None)
+    monkeypatch.setattr(RunCommand, "_subject", lambda self: "")
+    monkeypatch.setattr(sweep, "run_jobs_together", lambda jobs, console: [])
+    RunCommand(of="tiny", experiment=TINY)._trained_and_reported(Console(width=200))
+    assert "one network on 8 processes\n" in capsys.readouterr().out  # no file is decoded
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_what_could_not_run_is_found_without_a_gpu_where_workers_do_the_runs(
+    monkeypatch: pytest.MonkeyPatch, graphs: bool
+) -> None:
+    """This one is nowhere: whatever opened it would fail."""
+    absent = Processes(torch.device("cuda", 99))
+    assert absent.beforehand.device == torch.device("cpu")
+    for module in (processes, training_run):
+        monkeypatch.setattr(module, "joined_processes", lambda device: absent)
+    training = replace(TINY.training, cuda_graphs=graphs)
+    command = RunCommand(of="tiny", experiment=replace(TINY, training=training))
+    command._check()
+    assert "digits: 10 classes" in command._subject()
+    one_of_two = replace(absent, share=Share(0, 2))
+    assert one_of_two.beforehand == one_of_two  # it trains by itself
 
 
 def test_a_check_begins_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from tests.replications.test_sweep import LONG, checkpoints, meanwhile, steps, w
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'pareco[ray]'")
 from ray.cluster_utils import Cluster
 
-from replications.ray_engine import RayEngine
+from replications.ray_engine import RayEngine, part_of_gpu
 
 pytestmark = pytest.mark.slow
 METHODS = ("us_net", "s_net", "random_widths")
@@ -78,6 +78,13 @@ def run_on(node: Any) -> Path | None:
             if file.path.endswith("/.lock"):
                 return Path(file.path).parent
     return None
+
+
+@pytest.mark.parametrize("runs", [1, 3, 6, 7, 64])
+def test_as_many_runs_fit_a_gpu_as_share_it(runs: int) -> None:
+    """And not one more, by the steps of 1/10,000 that Ray rounds to."""
+    each = round(part_of_gpu(runs) * 10_000)
+    assert 10_000 // each == runs
 
 
 def test_runs_are_those_of_the_local_way_though_a_node_is_lost(

@@ -22,7 +22,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from pareco.config import Machine
-from pareco.data import DamagedImages
+from pareco.data import DamagedImages, loading
 from pareco.processes import ProcessesDiffer
 from pareco.training import NonFiniteLoss, RunError, StepReport
 from pareco.training.interruption import Interrupted
@@ -163,10 +163,68 @@ def test_a_run_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert seen == [None, "5", None, "5"]
 
 
+MORE_DECODERS = "more --decoding-workers (make: DECODERS=) would help"
+FEWER_PROCESSES = "fewer processes, or a faster network between them, would help"
+SMALLER = "smaller images (--data.image-size) or more cores would help"
+
+
+@pytest.mark.parametrize(
+    ("parts", "decoders", "workers", "said"),
+    [
+        ({"images": 62, "training": 38}, 1, 3, f"held back by images: {MORE_DECODERS}"),
+        ({"images": 62, "training": 38}, 3, 3, f"held back by images: {SMALLER}"),
+        ({"images": 62, "training": 38}, 1, 8, f"held back by images: {SMALLER}"),
+        ({"images": 62, "training": 38}, None, 1, f"held back by images: {SMALLER}"),
+        ({"training": 70, "search": 18, "images": 12}, 1, 8, "held back by search"),
+        (
+            {"training": 60, "reduction": 30, "search": 10},
+            *(1, 8, f"held back by reduction: {FEWER_PROCESSES}"),
+        ),
+        ({"training": 82, "images": 9, "search": 9}, 1, 1, "search 9%"),
+    ],
+)
+def test_a_run_says_what_held_it_back(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parts: dict[str, int],
+    decoders: int | None,
+    workers: int,
+    said: str,
+) -> None:
+    """Of nine cores; more processes that decode images help where they have cores of their own."""
+    monkeypatch.setattr(loading, "usable_cores", lambda: 9)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    result = SimpleNamespace(validate_json=lambda _: SimpleNamespace(parts=parts))
+    monkeypatch.setattr(sweep, "RESULT", result)
+    machine = Machine(decoding_workers=decoders)
+    job = replace(jobs_in(tmp_path, "us_net")[0], machine=machine)
+    job.folder.mkdir(parents=True)
+    (job.folder / "result.json").touch()
+    assert sweep.time_split(job, workers).endswith(f"%, {said}")
+
+
+def test_the_bars_know_how_many_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    bars = sweep.SweepBars
+
+    def noted(console: Console, *numbers: int) -> sweep.SweepBars:
+        seen.append(numbers)
+        return bars(console, *numbers)
+
+    monkeypatch.setattr(sweep, "SweepBars", noted)
+    monkeypatch.setattr(sweep._Sweep, "do", lambda *_: None)
+    jobs = jobs_in(tmp_path, "us_net", "random_widths", "pareco")
+    for workers in (2, 8):
+        run_jobs(jobs, workers=workers, console=Console())
+    assert seen == [(3, 2), (3, 3)]
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        (6.2, ": images 62%, training 38%, more --decoding-workers (or a smaller data.image_size)"),
+        (6.2, ": images 62%, training 38%, held back by images: "),
         (0.08, ": training 99%\n"),
     ],
 )
@@ -330,6 +388,37 @@ def test_what_is_expected_to_go_wrong_is_told_without_a_traceback(
     result = sweep.job_result(job, lambda report: None)
     assert (result.ending, "Traceback" in result.problem) == ("failed", kind is ArithmeticError)
     assert "why" in result.problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed(Job):
+    """A run that writes down which GPU its process sees."""
+
+    def follow_up(self) -> None:
+        (self.folder / "device").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_on_two_devices_are_those_of_one_after_the_other(tmp_path: Path) -> None:
+    """On a CPU, where the devices are but names; both are under way at the same time."""
+    longer = replace(TINY, training=replace(TINY.training, epochs=12))
+    whole = {"experiment": longer, "machine": Machine(device="cpu"), "seed": 0}
+    both, plain = (
+        [Placed(**whole, method=name, runs=tmp_path / runs) for name in ("us_net", "random_widths")]
+        for runs in ("both", "plain")
+    )
+
+    def beside() -> bool:
+        return all(steps(job.folder) > 0 and not job.done for job in both)
+
+    with meanwhile(lambda: wait_for(beside)):
+        assert not run_jobs(both, workers=2, console=Console(), engine=LocalPool(["5", "2"]))
+    assert [(job.folder / "device").read_text() for job in both] == ["5", "2"]
+    assert not run_jobs(plain, workers=1, console=Console(), engine=LocalPool())
+    names = ("front.csv", "visits.csv", "metrics.jsonl", "config.json", "weights/0.safetensors")
+    for job, same in zip(both, plain, strict=True):
+        for name in names:
+            assert (job.folder / name).read_bytes() == (same.folder / name).read_bytes(), name
 
 
 @pytest.mark.slow
