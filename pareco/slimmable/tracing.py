@@ -31,10 +31,17 @@ from pareco.slimmable.nodes import (
     source_of,
 )
 from pareco.slimmable.rules import Propagation
-from pareco.slimmable.whole import NOT_CALLED, first_image, norm_sites, spent_by, whole_site
+from pareco.slimmable.whole import (
+    NOT_CALLED,
+    first_image,
+    norm_sites,
+    restored,
+    spent_by,
+    whole_site,
+)
 from pareco.widths import ChannelGroup
 
-_SPENT = "spent"  # in a node's meta: what `spent_by` returns of its call
+_SPENT, _CHANGES = "spent", "changes"  # in a node's meta: what `spent_by` and `restored` return
 HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 """The attributes in which a module keeps what it holds."""
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
@@ -42,6 +49,7 @@ _NONE_ADVICE = (
     "Give it a hidden layer that does not feed the classifier alone; slim_head=True frees a "
     "pointwise convolution or linear layer that does"
 )
+_KEPT_ADVICE = "Let it do so in training alone"
 _OWN_MODE_ADVICE = "Give it training=self.training, of a module that runs the function"
 _BATCH_ADVICE = "Take the batch's size from the input, as in x.view(x.size(0), -1)"
 
@@ -58,17 +66,26 @@ class _Shapes(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.current = n
-        result = super().run_node(n)
         if n.op == "call_module" and n.target in self.whole:
-            called, own = self.fetch_attr(str(n.target)), self.fetch_args_kwargs_from_env(n)
-            args, kwargs = first_image(own, self.images)
-            n.meta[_SPENT] = spent_by(partial(called, *args, **kwargs), called)
+            result = self._run_whole(n)
+        else:
+            result = super().run_node(n)
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
         elif isinstance(result, (tuple, list)) and all(isinstance(x, Tensor) for x in result):
             n.meta[PIECES] = [tuple(each.shape) for each in result]
         elif type(result) is int:
             n.meta[VALUE] = result
+        return result
+
+    def _run_whole(self, n: fx.Node) -> Any:
+        """Return what the module puts out, and note what it spends."""
+        called, own = self.fetch_attr(str(n.target)), self.fetch_args_kwargs_from_env(n)
+        before = {name: buffer.clone() for name, buffer in called.named_buffers()}
+        result = super().run_node(n)
+        args, kwargs = first_image(own, self.images)
+        n.meta[_SPENT] = spent_by(partial(called, *args, **kwargs), called)
+        n.meta[_CHANGES] = restored(called, before)
         return result
 
 
@@ -103,6 +120,10 @@ def trace(
 
     def visit(node: fx.Node) -> None:
         if node.op == "call_module" and node.target in whole:
+            if changed := node.meta.get(_CHANGES):
+                refuse(
+                    node, f"it changes its buffer {changed} in evaluation", _KEPT_ADVICE, more=""
+                )
             propagation.keep_whole(node)
         elif node.op == "call_module" and node.target in untraced:
             module = held.get_submodule(str(node.target))
@@ -130,6 +151,7 @@ def trace(
     for path in whole:
         if path not in called:
             raise TracingError(path, NOT_CALLED, "Name modules that the network calls")
+    outside = {held.get_submodule(path) for path in {*_called(graph)} - called}
     _fix_kept(propagation, slim_head)
     groups = _groups(propagation)
     if not groups:
@@ -145,7 +167,7 @@ def trace(
             *tensors,
             *_split_channels(held, graph, propagation, model),
             *(whole_site(node.meta[_SPENT]) for node in propagation.whole_calls),
-            *norm_sites({path: held.get_submodule(path) for path in whole}),
+            *norm_sites({path: held.get_submodule(path) for path in whole}, outside),
         ),
         live=live,
         width_independent_parameters=propagation.width_independent_parameters(),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
+from torchvision.ops import DeformConv2d
 
 from pareco.cost import ONE, FeatureCount, Features, Site
 from pareco.slimmable.nodes import TracingError
@@ -22,7 +25,8 @@ from pareco.slimmable.nodes import TracingError
 AUTO = "auto"
 """In place of paths: of whatever modules have no rule."""
 NOT_CALLED = "it is not called in what is traced"
-_COUNTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_COUNTED = (nn.modules.conv._ConvNd, nn.Linear)
+_NOT_COUNTED = (nn.RNNBase, DeformConv2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 _NAME_ADVICE = "Name modules as in model.named_modules(), by the first name of one that has several"
 _TRIALS = 24
@@ -45,7 +49,9 @@ def made_around(
     chosen = [path for path in whole if path != AUTO]
     check_whole(model, chosen)
     refused: list[TracingError] = []
-    while len(refused) < _TRIALS:
+    tried: list[Collection[str]] = []
+    while len(tried) < _TRIALS and chosen not in tried:
+        tried.append(chosen)
         try:
             return make(chosen)
         except TracingError as error:
@@ -54,7 +60,7 @@ def made_around(
         if refused[-1].reason == NOT_CALLED:
             if path in whole:
                 raise refused[-1]
-            chosen.remove(path)
+            chosen = [each for each in chosen if each != path]
             continue
         while path in chosen:
             path = path.rpartition(".")[0]
@@ -65,8 +71,8 @@ def made_around(
     first, last = refused[0], refused[-1]
     if first is last:
         raise first
-    tried = f"With modules around it whole it cannot, either: at '{last.node}', {last.reason}"
-    raise TracingError(first.node, first.reason, tried)
+    advice = f"With modules around it whole it cannot, either: at '{last.node}', {last.reason}"
+    raise TracingError(first.node, first.reason, advice)
 
 
 def _alike(path: str, modules: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -101,7 +107,8 @@ class Spent(NamedTuple):
 
     `macs` counts multiply-accumulates of convolutions and linear layers, as everywhere, by torch's
     flop counter; `put_out` the elements of their outputs; `held` the most elements that it holds
-    at once, its output among them and its inputs not.
+    at once, its output among them and its inputs not: of operations as they are written, and of
+    attention taken apart into two products of matrices, on every device.
     """
 
     macs: int
@@ -118,12 +125,29 @@ def spent_by(call: Callable[[], Any], module: nn.Module) -> Spent:
         if isinstance(each, _COUNTED)
     ]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter, _Held() as held:
+        with (
+            torch.no_grad(),
+            _taken_apart(),
+            FlopCounterMode(display=False) as counter,
+            _Held() as held,
+        ):
             call()
     finally:
         for hook in hooks:
             hook.remove()
     return Spent(counter.get_total_flops() // 2, sum(put_out), held.most)
+
+
+@contextmanager
+def _taken_apart() -> Iterator[None]:
+    """Have attention run as the products that the flop counter knows."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Held(TorchDispatchMode):
@@ -162,6 +186,19 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
+def restored(module: nn.Module, before: Mapping[str, Tensor]) -> str | None:
+    """Return a buffer of a module that is no longer as it was before, and is so again; or None."""
+    changed = None
+    for name, buffer in module.named_buffers():
+        then = before.get(name)
+        if then is None or buffer.shape != then.shape or buffer.is_meta:
+            continue
+        if not torch.equal(buffer, then):
+            buffer.copy_(then)
+            changed = name
+    return changed
+
+
 def first_image(arguments: Any, images: int) -> Any:
     """Return the arguments of a call for the first image of so many alone."""
 
@@ -187,18 +224,22 @@ def whole_site(spent: Spent) -> Site:
     )
 
 
-def norm_sites(modules: Mapping[str, nn.Module]) -> Iterator[Site]:
+def norm_sites(modules: Mapping[str, nn.Module], outside: Collection[nn.Module]) -> Iterator[Site]:
     """Yield the batch norms in modules that run whole: each network has statistics of its own.
 
-    Each once, by its first name. Raises `TracingError` for one of a kind that has no rule.
+    Each once, by its first name. Raises `TracingError` for one of a kind that has no rule, and for
+    a layer that torch's flop counter does not know, or that has a batch norm of those `outside`.
     """
     seen: set[nn.Module] = set()
     named = (each for path, x in modules.items() for each in x.named_modules(seen, path))
     for name, norm in named:
+        _check_known(norm, name)
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
-        if type(norm) not in _NORMS:
-            raise TracingError(name, f"no rule for the norm {type(norm).__name__}", _NAME_ADVICE)
+        if norm in outside:
+            raise TracingError(
+                name, "it is called outside of what is whole, too", "Give each its own"
+            )
         channels = Features((FeatureCount(None, norm.num_features),))
         yield Site(
             name=name,
@@ -210,6 +251,21 @@ def norm_sites(modules: Mapping[str, nn.Module]) -> Iterator[Site]:
             vectors=sum(each is not None for each in norm._parameters.values()),
             repeated=True,
         )
+
+
+def _check_known(module: nn.Module, name: str) -> None:
+    """Raise `TracingError` for a norm that has no rule, and for a layer that nothing counts."""
+    kind = type(module).__name__
+    norm = isinstance(module, nn.modules.batchnorm._BatchNorm) or _has_statistics(module)
+    if norm and type(module) not in _NORMS:
+        raise TracingError(name, f"no rule for the norm {kind}", _NAME_ADVICE)
+    if isinstance(module, _NOT_COUNTED):
+        raise TracingError(name, f"nothing counts what {kind} takes", _NAME_ADVICE)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Return whether a module has running statistics, which are of one network."""
+    return any(name.startswith("running_") for name, _ in module.named_buffers(recurse=False))
 
 
 def parameters_of(

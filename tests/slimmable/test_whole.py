@@ -79,6 +79,83 @@ def test_what_a_whole_module_holds_inside_is_in_the_peak() -> None:
     assert held.tolist() == [288 + 2 * 256 + 96 + 16 * stem for stem in (10, 5)]
 
 
+class Encoded(nn.Module):
+    """Torch's own attention between two convolutions, beside what a test puts there."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 8, 3, padding=1), inner
+        self.more, self.last = nn.Conv2d(8, 12, 3, padding=1), nn.Linear(12, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        features = self.inner(tokens).transpose(1, 2).view(-1, 8, 8, 8)
+        return self.last(self.more(features).mean((2, 3)))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_is_counted_where_torch_would_run_it_at_once(device: str) -> None:
+    """By hand: projections, two products of 64 x 64 positions, and two linear layers.
+
+    In evaluation, torch runs all of it as one operation, which its flop counter takes for nothing.
+    """
+    model = Encoded(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).to(device)
+    net = make_slimmable(model, torch.zeros(1, 3, 8, 8, device=device), whole=["inner"])
+    rest = 64 * 27 * 8 + 64 * 72 * 12 + 12 * 4
+    encoder = 64 * 8 * 24 + 2 * 64 * 64 * 8 + 64 * 8 * 8 + 2 * 64 * 8 * 16
+    assert net.cost.full_costs["macs"] == rest + encoder
+
+
+class Recurrent(nn.LSTM):
+    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(tokens)[0]
+
+
+class Remembering(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(8))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        assert isinstance(self.seen, Tensor)
+        self.seen.add_(tokens.detach().mean((0, 1)))
+        return tokens - self.seen
+
+
+@pytest.mark.parametrize(
+    ("inner", "reason"),
+    [
+        (Remembering(), "it changes its buffer seen in evaluation"),
+        (nn.Sequential(nn.InstanceNorm1d(64, track_running_stats=True)), "no rule for the norm"),
+        (Recurrent(8, 8, batch_first=True), "nothing counts what Recurrent takes"),
+    ],
+)
+def test_what_would_be_wrong_within_is_refused(inner: nn.Module, reason: str) -> None:
+    """And leaves the model as it was."""
+    model = Encoded(inner)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TracingError, match=reason):
+        make_slimmable(model, torch.ones(2, 3, 8, 8), whole=["inner"])
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_norm_that_is_called_outside_too_is_refused() -> None:
+    """Its statistics would be those of two layers."""
+    norm = nn.BatchNorm2d(8, affine=False)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 1), norm, nn.Sequential(nn.Softmax(1), norm)),
+        *(
+            nn.Conv2d(8, 8, 1),
+            nn.Conv2d(8, 8, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        ),
+    )
+    with pytest.raises(TracingError, match="called outside of what is whole, too"):
+        make_slimmable(model, torch.zeros(1, 3, 4, 4), whole=["2"])
+
+
 class Transformed(nn.Module):
     """A block of attention and of two pointwise layers around its hidden channels, and a head."""
 
