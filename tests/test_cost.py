@@ -112,6 +112,14 @@ class Gated(Residual):
         return self.fc(self.conv3(gated).mean((2, 3)))
 
 
+class Shuffled(Residual):
+    """Channels take turns, of two halves: a reshape that must copy."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        halves = self.conv1(images).view(-1, 2, 4, 8, 8)
+        return self.fc(self.conv3(halves.transpose(1, 2).reshape(-1, 8, 8, 8)).mean((2, 3)))
+
+
 def test_costs_by_hand() -> None:
     net = make_slimmable(Residual(), torch.zeros(1, 3, 8, 8), alpha_min=0.1)
     a, b = 5, 7
@@ -120,6 +128,11 @@ def test_costs_by_hand() -> None:
     assert int(net.cost.macs(widths)) == 9 * (64 * 3 * a + 64 * a * a + 16 * a * b) + b * 5
     assert int(net.cost.params(widths)) == 9 * (3 * a + a * a + a * b) + a + 2 * a + b * 5 + 5
     assert int(net.cost.activations(widths)) == 64 * a + 64 * a + 16 * b + 5
+
+
+def test_a_reshape_that_copies_holds_both() -> None:
+    net = make_slimmable(Shuffled(), torch.zeros(1, 3, 8, 8))
+    assert net.cost.full_costs["peak_activations"] == 2 * 64 * 8
 
 
 @pytest.mark.parametrize(

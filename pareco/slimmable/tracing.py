@@ -42,6 +42,7 @@ from pareco.slimmable.whole import (
 from pareco.widths import ChannelGroup
 
 _SPENT, _CHANGES = "spent", "changes"  # in a node's meta: what `spent_by` and `restored` return
+_COPIES = "copies"  # whether what it puts out is none of its inputs' memory
 HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 """The attributes in which a module keeps what it holds."""
 _INPUT_ADVICE = "Give an example input n x c x h x w of the size that the network is made for"
@@ -72,6 +73,9 @@ class _Shapes(fx.Interpreter):
             result = super().run_node(n)
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
+            inputs = [self.env[each] for each in n.all_input_nodes]
+            storages = [x.untyped_storage() for x in inputs if isinstance(x, Tensor)]
+            n.meta[_COPIES] = not any(result.untyped_storage() is each for each in storages)
         elif isinstance(result, (tuple, list)) and all(isinstance(x, Tensor) for x in result):
             n.meta[PIECES] = [tuple(each.shape) for each in result]
         elif type(result) is int:
@@ -441,19 +445,23 @@ def _narrower(variable: Variable, wider: Sequence[tuple[Tag, Tag]]) -> Iterator[
 
 
 def _live(graph: fx.Graph, propagation: Propagation) -> tuple[tuple[FeatureCount, ...], ...]:
-    """List what is held at each step: views share memory, in-place operations take it over."""
+    """List what is held at each step: views share memory, in-place operations take it over.
+
+    A reshape that must copy, as after a transposition, is no view.
+    """
     nodes = [node for node in graph.nodes if node in propagation.tags]
     order = {node: index for index, node in enumerate(nodes)}
+    views = {node for node in propagation.views if not node.meta.get(_COPIES)}
     needed_until: dict[fx.Node, int] = {}
     for node in reversed(nodes):
         users = [user for user in node.users if user in order]
-        uses = [needed_until[user] if user in propagation.views else order[user] for user in users]
+        uses = [needed_until[user] if user in views else order[user] for user in users]
         needed_until[node] = max([order[node], *uses])
     owners: dict[fx.Node, fx.Node] = {}
     held_until: dict[fx.Node, int] = {}
     for node in nodes:
         taken = [owners[source] for source in node.all_input_nodes if source in owners]
-        if node not in propagation.views:
+        if node not in views:
             dying = [owner for owner in taken if held_until[owner] == order[node]]
             fitting = [owner for owner in dying if _size(owner) == _size(node)]
             taken = fitting if node in propagation.in_place else []
