@@ -187,7 +187,7 @@ def fault_of(model: nn.Module, size: int, whole: Collection[str] = ()) -> str:
     """Return what is wrong with the slimmable form of a network, run in double precision; "": none.
 
     On small images, or on those it is made for, of `size` pixels: the full network must give the
-    scores of the model, bit for bit, and the smallest and a random sub-network those of the
+    scores of the model, bit for bit, and the smallest and two random sub-networks those of the
     extracted ones, with the multiply-accumulates that torch counts and the parameters that they
     have. All vectors of parameters and statistics are drawn at random: zeros would hide faults.
     """
@@ -218,12 +218,15 @@ def _fault(model: nn.Module, net: SlimmableNet, images: Any, generator: Any) -> 
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from pareco.slimmable.whole import taken_apart
+
     with torch.no_grad():
         if not torch.equal(net(images), model(images)):
             return "the full network gives other scores than the model"
-        for widths in (net.space.smallest, net.space.sample(generator)):
+        drawn = (net.space.sample(generator) for _ in range(2))
+        for widths in (net.space.smallest, *drawn):
             plain = net.extract(widths)
-            with FlopCounterMode(display=False) as counter:
+            with taken_apart(), FlopCounterMode(display=False) as counter:
                 plain(images[:1])
             with net.at(widths):
                 scores, expected = net(images), plain(images)
@@ -282,7 +285,7 @@ _HEAD = (
     "made slimmable at its own image size, in a process of its own with a limit of time; the",
     "smallest network has 0.42 of the channels. Checked means: run in double precision at small",
     "images, its vectors of weights drawn at random, the full network gave the scores of the model",
-    "bit for bit; the smallest and a random sub-network those of the extracted plain networks,",
+    "bit for bit; the smallest and two random sub-networks those of the extracted plain networks,",
     "whose multiply-accumulates (MACs), as torch counts them, and parameters are as foretold.",
     "",
 )

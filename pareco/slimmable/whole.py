@@ -127,7 +127,7 @@ def spent_by(call: Callable[[], Any], module: nn.Module) -> Spent:
     try:
         with (
             torch.no_grad(),
-            _taken_apart(),
+            taken_apart(),
             FlopCounterMode(display=False) as counter,
             _Held() as held,
         ):
@@ -139,7 +139,7 @@ def spent_by(call: Callable[[], Any], module: nn.Module) -> Spent:
 
 
 @contextmanager
-def _taken_apart() -> Iterator[None]:
+def taken_apart() -> Iterator[None]:
     """Have attention run as the products that the flop counter knows."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
