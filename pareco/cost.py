@@ -227,8 +227,8 @@ class CostModel:
         """Return the largest number of elements held at once in inference, `n`.
 
         Layers run in the order of the network. Batch norm, activations, sums and products work in
-        place where an operand is not needed later, as in inference engines; a convolution holds
-        its input and its output.
+        place where an operand is not needed later, as in inference engines, but for those in
+        modules that run whole; a convolution holds its input and its output.
         """
         columns = self._columns(widths)
         held = columns.double() @ self._peak.to(columns.device, torch.double).T

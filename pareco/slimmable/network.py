@@ -47,8 +47,9 @@ def make_slimmable(
 ) -> SlimmableNet:
     """Return a slimmable copy of the model, at full width, with the same state dict.
 
-    `model` is any convolutional classifier that torch.fx can trace; it is not changed. Parts of it
-    that do not run are kept, in their place; costs do not count them, and `extract` drops them.
+    `model` is a convolutional classifier that torch.fx can trace and whose operations have a rule
+    (docs/rules.md); it is not changed. Parts of it that do not run are kept, in their place; costs
+    do not count them, and `extract` drops them.
     Groups of channels, of grouped convolutions and group norms, stay whole (`ChannelGroup.step`).
     `example_input` is an image batch `n x c x h x w`: costs hold for its size, and conditions on
     shapes are as for it; a size for which one is not raises an `AssertionError`. The other
