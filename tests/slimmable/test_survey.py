@@ -27,6 +27,8 @@ FAMILIES = {
     "vgg11_bn": (9, 6848),
     "torchvision/efficientnet_b0": (23, 9744),  # timm's efficientnet_b0 in other words
     "torchvision/mobilenet_v3_small": (17, 3256),
+    "torchvision/shufflenet_v2_x1_0": (30, 2510),
+    "torchvision/squeezenet1_1": (25, 2944),
     "torchvision/vgg11_bn": (9, 6848),  # as timm's, with linear layers
 }
 
