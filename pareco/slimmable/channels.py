@@ -28,7 +28,7 @@ class Variable:
     def __init__(self, size: int, positions: int = 0, *, fixed: bool = False) -> None:
         self.size = size
         self.positions = positions
-        self.fixed = fixed or size == 1
+        self.fixed = fixed
         self.parts: list[Segment] | None = None
         self.group: int | None = None
         self.step = 1
@@ -37,7 +37,7 @@ class Variable:
         """Let so many of it, which divide its size, stay or go as one."""
         if members > 1:
             size = self.size // members
-            self.parts = [Segment(Variable(size, self.positions), members)]
+            self.parts = [Segment(Variable(size, self.positions, fixed=size == 1), members)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -373,8 +373,13 @@ def _split_channels(
 
 
 def _fix_kept(propagation: Propagation, slim_head: bool) -> None:
-    """Fix what keeps its width: heads, squeeze bottlenecks, and what pads a fixed width."""
+    """Fix what keeps its width: heads, squeeze bottlenecks, and what pads a fixed width.
+
+    And what has no choice: one channel, or one block of them.
+    """
     kinds, tags = propagation.kinds, propagation.tags
+    for variable in {variable for tag in tags.values() for variable in tag.variables}:
+        variable.fixed = variable.size == 1
     consumers: dict[Variable, list[fx.Node]] = defaultdict(list)
     producers: dict[Variable, list[fx.Node]] = defaultdict(list)
     for node, kind in kinds.items():

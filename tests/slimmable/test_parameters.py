@@ -447,3 +447,20 @@ def test_one_channel_goes_with_any_number(gated: Callable[..., Tensor]) -> None:
     assert "one" not in net.space.names
     assert "stem" in net.space.names
     assert_counts(net)
+
+
+class Embedded(nn.Module):
+    """A position embedding: of its dimensions several are long, and one is that of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.embedding = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(1, 8, 6, 6))
+        self.squeezed, self.last = nn.Conv2d(8, 1, 1), nn.Linear(1, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images) + self.embedding
+        return self.last(self.squeezed(features.relu()).mean((2, 3)))
+
+
+def test_an_embedding_of_positions_follows_and_one_channel_is_no_group() -> None:
+    assert assert_proven(Embedded(), 8).space.names == ("stem",)
