@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pareco.slimmable import SlimmableNet, TracingError, calibrated_statistics, make_slimmable
 from pareco.widths import Widths
 from tests.conftest import named_model, shapes_only
+from tests.slimmable.proofs import assert_proven
 from tests.slimmable.test_tracing import IMAGE, Net, assert_slims
 
 
