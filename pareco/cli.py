@@ -313,8 +313,8 @@ class SurveyCommand:
     whose windows overlap are left out."""
 
     check: Flag = False
-    """Run each against its extracted sub-networks, in double precision, which takes hours for
-    all."""
+    """Run each against its extracted sub-networks, in double precision, which takes half an hour
+    for all."""
 
     limit_s: float = 120
     """Seconds that a network may take to be made slimmable, and to be checked."""

@@ -13,7 +13,7 @@ import pytest
 
 from pareco.reporting.across import comparison_tables
 from pareco.reporting.records import LATENCY, read_records
-from pareco.reporting.statistics import comparison
+from pareco.reporting.statistics import AREA, comparison
 from replications.catalogue import experiment_named
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
@@ -106,6 +106,17 @@ def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
     area = {row[0].text: row[2].text for row in differences.rows}["pareco_exact C"]
     mean, low, high = re.findall(r"[+-][0-9.]+", area)
     assert f"{mean} points more (95% interval {low} to {high}, 3 seeds)" in " ".join(text.split())
+
+
+def test_what_is_said_of_the_convnext_is_what_its_records_say() -> None:
+    told = " ".join((ROOT / "replications/cifar10_convnext/README.md").read_text().split())
+    found = comparison(read_records(RESULTS / "cifar10_convnext-cpu"), "pareco")
+    areas = found.measures[AREA].groupby("method").mean()
+    ours = "us_net is {us_net:.2f}%, of random_widths {random_widths:.2f}%, of pareco {pareco:.2f}%"
+    assert ours.format(**areas) in told
+    rows = found.differences[found.differences["measure"] == AREA].set_index("method")
+    mean, low, high = (f"{rows.loc['us_net', name]:+.2f}" for name in ("mean", "low", "high"))
+    assert f"us_net minus pareco {mean} points ({low} to {high})" in told
 
 
 def test_what_is_said_of_latency_is_what_the_records_say() -> None:

@@ -24,6 +24,7 @@ from pareco.survey import (
     convolutional,
     document,
     fault_of,
+    read,
 )
 
 
@@ -135,6 +136,15 @@ def test_faults_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"pareco.cost.CostModel.{cost}", lambda *_: torch.tensor(3))
         assert message in fault_of(small(), 8)
         monkeypatch.undo()
+
+
+def test_the_page_is_what_its_lines_say() -> None:
+    """Each network once, all that are slimmable checked and without a fault."""
+    docs = Path(__file__).parent.parent / "docs"
+    rows, text = read(docs / "survey.jsonl"), (docs / "survey.md").read_text()
+    versions = text.partition("timm ")[2].partition(". Of ")[0]
+    assert document([*rows.values()], f"timm {versions}") == text
+    assert all(each.checked and not each.fault for each in rows.values() if each.groups)
 
 
 def test_the_document() -> None:
