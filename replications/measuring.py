@@ -39,6 +39,7 @@ _BLOCK = 2  # steps of one kind, one after the other
 _LEAST_SECONDS, _ROUNDS = 5.0, (3, 12)  # the first of them warms up
 _SIZES = (0.25, 0.5, 1.0)  # of the longest history that is asked, timed
 _DECODED = 512
+_DRAWN = 60  # of which the three smallest networks and the three largest are taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +54,21 @@ class Measured:
     images_per_second: float | None
     """That one process decodes; None where no images were given."""
     step: Sequence[float]
-    """Seconds of a gradient step, of each of its networks and of each MAC of theirs, of each
-    network whose loss the search measures on a batch, and of each MAC of that."""
+    """Seconds of a gradient step, of each of its networks, of each MAC of theirs, and of each that
+    has not been trained before; of each network whose loss the search measures on a batch, and of
+    each MAC of that."""
     after: Sequence[float]
-    """Seconds of each batch, and of each MAC, in calibration; of each in evaluation."""
+    """Seconds of each batch, and of each MAC, in calibration; of each in evaluation; of each
+    network that has not been calibrated before."""
     asks: Mapping[tuple[SearchConfig, int], Sequence[tuple[int, float]]]
     """By search and by how many it asks for: entries of the history, and seconds of an ask."""
 
 
 class _Paced(Method):
-    """Trains and measures known networks: two steps of each kind of work, in turns."""
+    """Trains and measures networks: two steps of each kind of work, in turns.
+
+    They are the same in all rounds, but for those of the last kind, which nothing has seen.
+    """
 
     name = "paced"
 
@@ -76,26 +82,42 @@ class _Paced(Method):
             *((each, []) for each in few),
             *(([], each) for each in many),
         ]
+        self.fresh: list[list[Widths]] = []
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:
-        """Return some of the largest or of the smallest widths, or none; measure such."""
-        trained, measured = self.kinds[step // _BLOCK % len(self.kinds)]
+        """Return some of the largest or of the smallest widths, or none, or new; measure such."""
+        kind = step // _BLOCK % (len(self.kinds) + 1)
+        if kind == len(self.kinds):
+            space, generator, count = (
+                self.task.space,
+                self.task.generator,
+                self.task.sampled_per_step,
+            )
+            self.fresh.append([space.sample(generator) for _ in range(count)])
+            return self.fresh[-1]
+        trained, measured = self.kinds[kind]
         if measured:
             self.task.evaluate(measured)
         return trained
 
-    def work(self, kind: int, batch: int) -> list[float]:
-        """Return of a step of this kind what `Measured.step` has seconds for each of."""
+    def work(self, batch: int) -> list[list[float]]:
+        """Return, for each kind of steps, of what `Measured.step` has seconds there is how much."""
         space, macs = self.task.space, self.task.cost.macs_at
-        trained, measured = self.kinds[kind]
-        networks = list(dict.fromkeys((space.largest, *trained, space.smallest)))
-        return [
-            1,
-            len(networks),
-            3 * batch * sum(map(macs, networks)),
-            len(measured),
-            batch * sum(map(macs, measured)),
-        ]
+
+        def of(trained: Sequence[Widths], measured: Sequence[Widths], new: int) -> list[float]:
+            networks = list(dict.fromkeys((space.largest, *trained, space.smallest)))
+            return [
+                1,
+                len(networks),
+                3 * batch * sum(map(macs, networks)),
+                new,
+                len(measured),
+                batch * sum(map(macs, measured)),
+            ]
+
+        fresh = [of(each, [], len(each)) for each in self.fresh]
+        mean = np.mean(fresh, axis=0).tolist()
+        return [*(of(trained, measured, 0) for trained, measured in self.kinds), mean]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +190,8 @@ class Stopwatch:
     def _step(self) -> list[float]:
         """Return `Measured.step`: some gradient steps are done, by the trainer itself."""
         batch = self.experiment.training.batch_size
-        begun, seconds, work = time.perf_counter(), list[list[float]](), list[list[float]]()
+        begun, seconds = time.perf_counter(), list[list[float]]()
+        work: list[list[list[float]]] = []
 
         def goes_on() -> bool:
             least, most = _ROUNDS
@@ -176,29 +199,33 @@ class Stopwatch:
             return len(seconds) < least or (short and len(seconds) < most)
 
         while self.processes.led(goes_on):
-            paced, taken = self._round()
+            paced, taken = self._round(len(seconds))
             seconds.append(taken)
-            work = [paced.work(kind, batch) for kind in range(len(paced.kinds))]
+            work.append(paced.work(batch))
         if not self.processes.main:
             return []
-        return fitted(work, [fmean(each[1:]) / _BLOCK for each in zip(*seconds, strict=True)])
+        mean_work = np.mean(work[1:], axis=0).tolist()
+        return fitted(mean_work, [fmean(each[1:]) / _BLOCK for each in zip(*seconds, strict=True)])
 
-    def _round(self) -> tuple[_Paced, list[float]]:
-        """Return what was done, in a block of steps of each kind, and what each block took."""
+    def _round(self, number: int) -> tuple[_Paced, list[float]]:
+        """Return what was done, in a block of steps of each kind, and what each block took.
+
+        Each round, by its number, draws networks of its own where they are to be new.
+        """
         moments: list[float] = []
 
         def on_step(report: StepReport) -> None:
             if report.step % _BLOCK == 0:
                 moments.append(self.clock())
 
-        trainer = self._trainer(on_step)
+        trainer = self._trainer(on_step, number)
         trainer.train()
         method = trainer.method
         assert isinstance(method, _Paced)
         taken = [end - begin for begin, end in pairwise(moments)]
         return method, [*taken[-1:], *taken[:-1]]  # the first kind again, once it is warm
 
-    def _trainer(self, on_step: Callable[[StepReport], None]) -> Trainer:
+    def _trainer(self, on_step: Callable[[StepReport], None], number: int) -> Trainer:
         """Return a trainer that does a block of each kind of steps, and one more of the first.
 
         Weights hardly move: a high learning rate without a warm-up might not stay finite.
@@ -206,7 +233,7 @@ class Stopwatch:
         images, batch = self._images, self.experiment.training.batch_size
         images = images.subset(range(2 * batch))
         processes, net, ledger = self.processes, self._net, Ledger()
-        blocks = 6  # five kinds, and the first again
+        blocks = 7  # six kinds, and the first again
         short = replace(
             self.experiment,
             data=replace(self.experiment.data, search_split="batch"),
@@ -223,7 +250,7 @@ class Stopwatch:
         net.book_in(ledger)
         evaluations = SearchEvaluations(net.cost.macs_at)
         steps = blocks * _BLOCK
-        method = _Paced(method_task(short, net.space, net.cost, evaluations, 0, steps))
+        method = _Paced(method_task(short, net.space, net.cost, evaluations, number, steps))
         order = np.arange(len(images))
         data = DataSet(
             train=images,
@@ -250,34 +277,42 @@ class Stopwatch:
         )
 
     def _after(self) -> list[float]:
-        """Return `Measured.after`: small and large networks are calibrated, and evaluated."""
+        """Return `Measured.after`: small and large networks are calibrated, and evaluated.
+
+        They are drawn anew in each round, so that they are new, as in a run.
+        """
         share, net = self.processes.share, self._net
         size = self.experiment.evaluation.batch_size
         images = self._images.subset(range(size * share.count))
         config = EvaluationConfig(calibration_images=len(images), batch_size=size)
-        spread = list(net.space.spread(100))
+        generator, macs_of = torch.Generator().manual_seed(0), net.cost.macs_at
         precision = self.experiment.training.precision
-        work: list[Sequence[float]] = []
+        work: list[list[Sequence[float]]] = []
         seconds: list[list[float]] = []
         ledger = Ledger()
         net.book_in(ledger)
         with ledger.during("choice"):
             for _ in range(_ROUNDS[0]):
                 seconds.append([])
-                work.clear()
-                for some in (spread[:3], spread[-3:]):
-                    evaluator = Evaluator(
-                        *(net, images, images, config, 0, self.processes), precision=precision
-                    )
-                    macs = len(images) * sum(map(net.cost.macs_at, some))
+                work.append([])
+                drawn = sorted((net.space.sample(generator) for _ in range(_DRAWN)), key=macs_of)
+                for some in (drawn[:3], drawn[-3:]):
+                    macs = len(images) * sum(map(macs_of, some))
+                    for new in (len(some), 0):
+                        evaluator = Evaluator(
+                            *(net, images, images, config, 0, self.processes), precision=precision
+                        )
+                        begun = self.clock()
+                        for each in some:
+                            evaluator.search_losses([each])
+                        seconds[-1].append(self.clock() - begun)
+                        work[-1].append([len(some), macs, len(some), macs, new])
                     begun = self.clock()
-                    for each in some:
-                        evaluator.search_losses([each])
-                    middle = self.clock()
                     evaluator.counts_on(images, some, Counts(), lambda counts: None)
-                    seconds[-1] += [middle - begun, self.clock() - middle]
-                    work += [[len(some), macs, len(some), macs], [0, 0, len(some), macs]]
-        return fitted(work, [fmean(each[1:]) for each in zip(*seconds, strict=True)])
+                    seconds[-1].append(self.clock() - begun)
+                    work[-1].append([0, 0, len(some), macs, 0])
+        mean_work = np.mean(work[1:], axis=0).tolist()
+        return fitted(mean_work, [fmean(each[1:]) for each in zip(*seconds, strict=True)])
 
     def _asks(
         self, plans: Mapping[str, RunPlan], methods: Mapping[str, type[Method]]

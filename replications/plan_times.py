@@ -35,8 +35,9 @@ def seconds_of(
     experiment, count, share = planner.experiment, measured.processes, measured.runs_on_a_device
     batch, size = experiment.training.batch_size, experiment.evaluation.batch_size
     searched = search_batch_images(experiment, kind, planner.train_images, planner.search_images)
-    own, losses = measured.step[:3], measured.step[3:]
-    training = np.dot(own, [plan.gradient_steps, plan.networks["training"], plan.of("training")])
+    own, losses = measured.step[:4], measured.step[4:]
+    trained = [plan.networks["training"], plan.of("training"), plan.distinct]
+    training = np.dot(own, [plan.gradient_steps, *trained])
     batches = plan.networks["search"] * -(-searched // batch)
     calibrated, chosen = planner.calibration_images, planner.search_images
     part = calibrated / (calibrated + chosen)
@@ -58,9 +59,10 @@ def seconds_of(
                 part * macs,
                 choice * -(-chosen // size) / count,
                 (1 - part) * macs,
+                choice,
             ],
         ),
-        "test": share * np.dot(measured.after[2:], [tested * evaluated / count, plan.of("test")]),
+        "test": share * np.dot(measured.after[2:4], [tested * evaluated / count, plan.of("test")]),
     }
     if measured.images_per_second is not None:
         rate = measured.images_per_second * max(measured.decoding_processes, 1) * count

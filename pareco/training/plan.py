@@ -68,6 +68,8 @@ class RunPlan:
     networks: Mapping[Phase, int]
     """How many run in each phase: one for each part of a gradient step, each search loss, each of
     the choice, and each that is tested."""
+    distinct: int
+    """Networks that are trained in some step or other, each counted once."""
     asks: Sequence[tuple[int, int]]
     """Of each request to the search's models: entries of the history, and how many it asks for."""
     macs: Mapping[Phase, tuple[int, int]]
@@ -264,6 +266,7 @@ class Planner:
             gradient_steps=total["steps"],
             images=images,
             networks={phase: total[f"{phase} networks"] for phase in PHASES},
+            distinct=total["distinct networks"],
             asks=[(every * entries, count) for entries, count in asked for _ in range(every)],
             macs={
                 "training": (total["training"], 2 * total["training"]),
@@ -300,8 +303,8 @@ class Planner:
         config, limits = self.experiment.training, played.limits
         space, evaluations = played.method.task.space, played.evaluations
         images = self._search_batch(type(played.method))
-        forward = search = done = trained = measured = 0.0
-        asks = 0
+        forward = search = done = trained = measured = distinct = 0.0
+        asks, known = 0, set[Widths]()
         for step, weight in self._steps_played(limits.training is None, played.every):
             part = done / self.steps
             if limits.training is not None:
@@ -324,12 +327,15 @@ class Planner:
                 weight = min(weight, math.ceil(limits.training * (1 - part) / (3 * macs)))
             forward += weight * macs
             trained += weight * len(networks)
+            distinct += weight * len({*networks} - known)
+            known.update(networks)
             done += weight
         return {
             "steps": round(done),
             "asks": asks * played.every,
             "training": round(forward),
             "training networks": round(trained),
+            "distinct networks": round(distinct),
             "search": round(min(search, limits.at(1, self.steps))),
             "search networks": round(measured),
         }

@@ -24,7 +24,7 @@ from pareco.slimmable import SlimmableNet
 from pareco.training.preparation import planner_before
 from replications.catalogue import method_named
 from tests.bundle.conftest import Finished
-from tests.experiments import TINY, quick
+from tests.experiments import TINY
 
 pytestmark = pytest.mark.filterwarnings("error")
 CHANGED = replace(
@@ -55,10 +55,12 @@ def wrong(net: nn.Module, experiment: Experiment) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("method", "experiment"),
-    quick(
-        [("pareco", TINY), ("s_net", TINY), ("independent", TINY), ("us_net", CHANGED)],
-        *(("s_net", TINY), ("us_net", CHANGED)),
-    ),
+    [
+        pytest.param("pareco", TINY, marks=pytest.mark.slow),
+        ("s_net", TINY),
+        pytest.param("independent", TINY, marks=pytest.mark.slow),
+        ("us_net", CHANGED),
+    ],
     ids=["pareco", "s_net", "independent", "changed"],
 )
 def test_a_shipped_network_has_the_recorded_error_to_the_last_image(

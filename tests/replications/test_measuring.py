@@ -40,7 +40,7 @@ def test_a_fit_finds_what_each_kind_of_work_takes() -> None:
 def test_steps_and_evaluation_are_timed_by_their_macs(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that tells the MACs that were booked, a MAC takes one unit, and nothing else any.
 
-    So what is timed is what is counted, in each of the five kinds of steps and in evaluation.
+    So what is timed is what is counted, in each of the six kinds of steps and in evaluation.
     """
     booked = [0]
     book = Ledger.book
@@ -54,16 +54,16 @@ def test_steps_and_evaluation_are_timed_by_their_macs(monkeypatch: pytest.Monkey
     found = watch.measured({}, {}, 3, 2)
     macs = watch.planner.cost.macs_at(watch.planner.space.smallest)
     # The rest of a least-squares fit, in MACs, is far below one image's.
-    assert found.step == pytest.approx([0, 0, 1, 0, 1], rel=1e-3, abs=macs / 10)
-    assert found.step[2::2] == pytest.approx([1, 1], rel=1e-3)
-    assert found.after[1::2] == pytest.approx([1, 1], rel=1e-3)
+    assert found.step == pytest.approx([0, 0, 1, 0, 0, 1], rel=1e-3, abs=macs / 10)
+    assert found.step[2::3] == pytest.approx([1, 1], rel=1e-3)
+    assert found.after[1:4:2] == pytest.approx([1, 1], rel=1e-3)
     assert (found.images_per_second, found.asks) == (None, {})
     assert found.runs_on_a_device == 1.5
 
 
 def known(**times: object) -> Measured:
     """Return what was measured, in which nothing takes any time but these."""
-    nothing = {"step": [0.0] * 5, "after": [0.0] * 4, "asks": {}, "images_per_second": None}
+    nothing = {"step": [0.0] * 6, "after": [0.0] * 5, "asks": {}, "images_per_second": None}
     machine = {"device": "cpu", "processes": 1, "decoding_processes": 2, "runs_on_a_device": 1.0}
     return Measured(**(machine | nothing | times))  # type: ignore[arg-type]
 
@@ -86,17 +86,21 @@ def test_the_seconds_of_a_run_are_those_of_its_pieces() -> None:
     asked = sum(entries for entries, _ in plans["pareco"].asks)
     assert seconds("pareco")["asks"] == pytest.approx(asked)
     assert seconds("us_net")["asks"] == 0
-    by_step = seconds("pareco", step=[1, 0, 0, 0, 0])
+    by_step = seconds("pareco", step=[1, 0, 0, 0, 0, 0])
     assert by_step["training"] == 14
-    by_network = seconds("us_net", step=[0, 1, 0, 1, 0])
+    by_network = seconds("us_net", step=[0, 1, 0, 0, 1, 0])
     assert (by_network["training"], by_network["search"]) == (4 * 14, 0)
     # Before step 2k the 2k visits so far are measured, each on the batch of 100 held-out images.
-    assert seconds("pareco", step=[0, 0, 0, 1, 0])["search"] == sum(range(0, 14, 2))
-    batches = seconds("us_net", after=[1, 0, 0, 0])["choice"]
+    assert seconds("pareco", step=[0, 0, 0, 0, 1, 0])["search"] == sum(range(0, 14, 2))
+    # The ends, and two new networks in each of the seven asks; no draw of random ones is alike.
+    assert seconds("pareco", step=[0, 0, 0, 1, 0, 0])["training"] == 2 + 14
+    batches = seconds("us_net", after=[1, 0, 0, 0, 0])["choice"]
     assert batches == 2 * plans["us_net"].networks["choice"]  # 200 calibration images
-    tested = seconds("us_net", after=[0, 0, 1, 0])["test"]
+    tested = seconds("us_net", after=[0, 0, 1, 0, 0])["test"]
     assert tested == (10 + 1) * plans["us_net"].networks["test"]  # of 997 images, and 100 held out
-    macs = seconds("us_net", after=[0, 1, 0, 1])
+    new = seconds("us_net", after=[0, 0, 0, 0, 1])
+    assert (new["choice"], new["test"]) == (plans["us_net"].networks["choice"], 0)
+    macs = seconds("us_net", after=[0, 1, 0, 1, 0])
     assert macs["choice"] == pytest.approx(plans["us_net"].of("choice"))
     assert macs["test"] == pytest.approx(plans["us_net"].of("test"))
     # Two processes decode all images once, before the first step.
@@ -109,7 +113,7 @@ def test_images_are_waited_for_as_far_as_training_takes_less() -> None:
     planner = planner_before(anew)
     plan = planner.plan(METHODS["us_net"], 0)
     for rate in (1.0, 1e9):
-        found = known(step=[1, 0, 0, 0, 0], images_per_second=rate)
+        found = known(step=[1, 0, 0, 0, 0, 0], images_per_second=rate)
         seconds = seconds_of(planner, METHODS["us_net"], plan, found)
         assert seconds["images"] == pytest.approx(max(plan.decoded / (2 * rate) - 14, 0))
         between = replace(found, decoding_processes=0)  # the training process decodes by itself
@@ -125,7 +129,8 @@ def test_runs_on_one_device_share_its_time(device: str, asked: float) -> None:
     plans = {("pareco", seed): plan for seed in range(16)}
     keys = {(measuring.resolved(TINY, METHODS["pareco"]), count) for _, count in plan.asks}
     asks = {key: [(0, 2 / len(plan.asks))] for key in keys}
-    work = {"step": [1, 0, 0, 1, 0], "after": [1, 0, 1, 0], "asks": {key: [(0, 0)] for key in keys}}
+    work = {"step": [1, 0, 0, 0, 1, 0], "after": [1, 0, 1, 0, 0]}
+    work |= {"asks": {key: [(0, 0)] for key in keys}}
     alone = known(device=device, **work)
     shared = replace(alone, runs_on_a_device=2.0)
     first, second = (PlanTimes.of(planner, METHODS, plans, one, 8) for one in (alone, shared))
