@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -88,13 +87,10 @@ class _Paced(Method):
         """Return some of the largest or of the smallest widths, or none, or new; measure such."""
         kind = step // _BLOCK % (len(self.kinds) + 1)
         if kind == len(self.kinds):
-            space, generator, count = (
-                self.task.space,
-                self.task.generator,
-                self.task.sampled_per_step,
-            )
-            self.fresh.append([space.sample(generator) for _ in range(count)])
-            return self.fresh[-1]
+            task = self.task
+            drawn = [task.space.sample(task.generator) for _ in range(task.sampled_per_step)]
+            self.fresh.append(drawn)
+            return drawn
         trained, measured = self.kinds[kind]
         if measured:
             self.task.evaluate(measured)
@@ -204,11 +200,10 @@ class Stopwatch:
             work.append(paced.work(batch))
         if not self.processes.main:
             return []
-        mean_work = np.mean(work[1:], axis=0).tolist()
-        return fitted(mean_work, [fmean(each[1:]) / _BLOCK for each in zip(*seconds, strict=True)])
+        return fitted_warm(work, seconds)
 
     def _round(self, number: int) -> tuple[_Paced, list[float]]:
-        """Return what was done, in a block of steps of each kind, and what each block took.
+        """Return what was done, in a block of steps of each kind, and what a step of each took.
 
         Each round, by its number, draws networks of its own where they are to be new.
         """
@@ -222,7 +217,7 @@ class Stopwatch:
         trainer.train()
         method = trainer.method
         assert isinstance(method, _Paced)
-        taken = [end - begin for begin, end in pairwise(moments)]
+        taken = [(end - begin) / _BLOCK for begin, end in pairwise(moments)]
         return method, [*taken[-1:], *taken[:-1]]  # the first kind again, once it is warm
 
     def _trainer(self, on_step: Callable[[StepReport], None], number: int) -> Trainer:
@@ -311,8 +306,7 @@ class Stopwatch:
                     evaluator.counts_on(images, some, Counts(), lambda counts: None)
                     seconds[-1].append(self.clock() - begun)
                     work[-1].append([0, 0, len(some), macs, 0])
-        mean_work = np.mean(work[1:], axis=0).tolist()
-        return fitted(mean_work, [fmean(each[1:]) for each in zip(*seconds, strict=True)])
+        return fitted_warm(work, seconds)
 
     def _asks(
         self, plans: Mapping[str, RunPlan], methods: Mapping[str, type[Method]]
@@ -346,6 +340,13 @@ class Stopwatch:
 def resolved(experiment: Experiment, kind: type[Method]) -> SearchConfig:
     """Return the search of a method."""
     return experiment.search.resolved(kind.own_search)
+
+
+def fitted_warm(
+    work: Sequence[Sequence[Sequence[float]]], seconds: Sequence[Sequence[float]]
+) -> list[float]:
+    """Return `fitted` of the means of all rounds but the first, which warms up."""
+    return fitted(np.mean(work[1:], axis=0).tolist(), np.mean(seconds[1:], axis=0).tolist())
 
 
 def fitted(work: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:

@@ -119,6 +119,14 @@ def test_what_is_said_of_the_convnext_is_what_its_records_say() -> None:
     assert f"us_net minus pareco {mean} points ({low} to {high})" in told
 
 
+def test_what_is_said_of_the_scale_fast_is_what_the_records_say() -> None:
+    told = " ".join((ROOT / "docs/processes.md").read_text().split())
+    ran = [read_records(RESULTS / f"cifar10_vgg-wider{form}-cpu") for form in ("", "-fast")]
+    *_, differences, _ = comparison_tables(ran, "macs", "us_net").tables
+    mean, low, high = re.findall(r"[+-][0-9.]+", differences.rows[0][2].text)
+    assert f"area {mean} points (95% interval {low} to {high})" in told
+
+
 def test_what_is_said_of_latency_is_what_the_records_say() -> None:
     told = " ".join((ROOT / "replications/digits_latency/README.md").read_text().split())
     ran = [read_records(RESULTS / f"digits_latency{twin}") for twin in ("-by-macs", "")]

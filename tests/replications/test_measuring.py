@@ -92,7 +92,7 @@ def test_the_seconds_of_a_run_are_those_of_its_pieces() -> None:
     assert (by_network["training"], by_network["search"]) == (4 * 14, 0)
     # Before step 2k the 2k visits so far are measured, each on the batch of 100 held-out images.
     assert seconds("pareco", step=[0, 0, 0, 0, 1, 0])["search"] == sum(range(0, 14, 2))
-    # The ends, and two new networks in each of the seven asks; no draw of random ones is alike.
+    # The ends, and two new networks in each of the seven asks.
     assert seconds("pareco", step=[0, 0, 0, 1, 0, 0])["training"] == 2 + 14
     batches = seconds("us_net", after=[1, 0, 0, 0, 0])["choice"]
     assert batches == 2 * plans["us_net"].networks["choice"]  # 200 calibration images
