@@ -44,13 +44,15 @@ FRONT_TYPES = {
     "search_loss": "float64",
     "test_top1_error": "float64",
     "test_top5_error": "float64",
+    "test_loss": "float64",
     "calibration_images": "int64",
     **dict.fromkeys(SPLIT_LOSSES.values(), "float64"),
 }
 """front.csv of a run, errors in percent; with those of BUDGET_TYPES, fronts.csv of the records.
 
-The search loss is the one of the split losses that the front was chosen by; the other one was
-measured on as many images, where some were held out. Earlier runs and records have neither.
+Losses are in nats. The search loss is the one of the split losses that the front was chosen by; the
+other one was measured on as many images, where some were held out. Earlier runs and records have
+neither, nor the test loss.
 """
 
 BUDGET_TYPES = dict.fromkeys(Budget.__annotations__, "int64")
@@ -139,12 +141,12 @@ PUBLISHED_TYPES = {
 """The CSV files of published numbers; the error in percent."""
 
 MAY_LACK = {
-    *("step", *VISIT_NUMBERS, *SPLIT_LOSSES.values()),
+    *("step", *VISIT_NUMBERS, *SPLIT_LOSSES.values(), "test_loss"),
     *("config", "macs_millions", "params_millions", "note"),
 }
 """Columns with empty cells; a step only in visits."""
 
-MAY_BE_ABSENT = {*SPLIT_LOSSES.values(), "asked_loss", "gaps"}
+MAY_BE_ABSENT = {*SPLIT_LOSSES.values(), "test_loss", "asked_loss", "gaps"}
 """Columns that earlier files do not have; they are read as empty."""
 
 LIMITS = {

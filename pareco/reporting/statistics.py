@@ -17,6 +17,7 @@ from pareco.config import COSTS
 from pareco.reporting.records import Records
 from pareco.schema import BUDGET_TYPES, PASSES
 
+ERROR, LOSS = "test_top1_error", "test_loss"
 AREA = "area"
 HYPERVOLUME = "hypervolume"
 CONFIDENCE = 0.95
@@ -46,13 +47,15 @@ def staircase(front: pd.DataFrame, cost: str) -> pd.DataFrame:
     return ordered[losses < best_before].reset_index(drop=True)
 
 
-def errors_at(front: pd.DataFrame, cost: str, budgets: Sequence[float] | np.ndarray) -> np.ndarray:
+def errors_at(
+    front: pd.DataFrame, cost: str, budgets: Sequence[float] | np.ndarray, of: str = ERROR
+) -> np.ndarray:
     """Test top-1 errors (n, percent) of the networks that n budgets of `cost` select.
 
-    NaN where no network fits.
+    Or what else they have, such as their LOSS. NaN where no network fits.
     """
     steps = staircase(front, cost)
-    errors = np.concatenate(([np.nan], steps["test_top1_error"].to_numpy(dtype=np.float64)))
+    errors = np.concatenate(([np.nan], steps[of].to_numpy(dtype=np.float64)))
     return errors[np.searchsorted(steps[cost].to_numpy(), np.asarray(budgets), side="right")]
 
 
@@ -68,18 +71,21 @@ def cost_percents(fronts: pd.DataFrame, cost: str, full_cost: float) -> tuple[in
     return (first, *(percent for percent in _GRID if percent > first))
 
 
-def area_under_front(front: pd.DataFrame, cost: str, full_cost: float, first: int) -> float:
+def area_under_front(
+    front: pd.DataFrame, cost: str, full_cost: float, first: int, of: str = ERROR
+) -> float:
     """The mean over budgets, from `first` to 100% of the full cost, of the error each selects.
 
-    The exact integral of that step function over its length, so in percent of error; less is
-    better. NaN unless a network fits at `first`, as nothing says what to integrate before one does.
+    Or `of` their LOSS. The exact integral of that step function over its length, so in percent of
+    error; less is better. NaN unless a network fits at `first`, as nothing says what to integrate
+    before one does.
     """
     left, right = first * full_cost / 100, float(full_cost)
     steps = staircase(front, cost)
     if steps.empty or steps[cost].iloc[0] * 100 > first * full_cost:
         return float("nan")
     edges = np.clip(np.append(steps[cost].to_numpy(dtype=np.float64), right), left, right)
-    return float(np.diff(edges) @ steps["test_top1_error"].to_numpy() / (right - left))
+    return float(np.diff(edges) @ steps[of].to_numpy() / (right - left))
 
 
 def hypervolume(front: pd.DataFrame, cost: str, full_cost: float) -> float:
@@ -90,7 +96,7 @@ def hypervolume(front: pd.DataFrame, cost: str, full_cost: float) -> float:
     """
     steps = staircase(front, cost)
     edges = np.clip(np.append(steps[cost].to_numpy(dtype=np.float64), full_cost), 0, full_cost)
-    least = np.minimum.accumulate(steps["test_top1_error"].to_numpy(dtype=np.float64))
+    least = np.minimum.accumulate(steps[ERROR].to_numpy(dtype=np.float64))
     return float(np.diff(edges) @ (100 - least) / full_cost)
 
 
@@ -104,16 +110,27 @@ def run_measures(
     one is not defined.
     """
     percents = percents or cost_percents(fronts, cost, full_cost)
+    measures = means_at(fronts, cost, full_cost, percents, ERROR)
+    measures[HYPERVOLUME] = [
+        hypervolume(front, cost, full_cost)
+        for _, front in fronts.groupby(["method", "seed"], sort=True)
+    ]
+    return measures
+
+
+def means_at(
+    fronts: pd.DataFrame, cost: str, full_cost: float, percents: Sequence[int], of: str
+) -> pd.DataFrame:
+    """The `run_measures` but for the HYPERVOLUME, of the ERROR or the LOSS."""
     budgets = [percent * full_cost / 100 for percent in percents]
     rows = {
         run: [
-            *errors_at(front, cost, budgets),
-            area_under_front(front, cost, full_cost, percents[0]),
-            hypervolume(front, cost, full_cost),
+            *errors_at(front, cost, budgets, of),
+            area_under_front(front, cost, full_cost, percents[0], of),
         ]
         for run, front in fronts.groupby(["method", "seed"], sort=True)
     }
-    columns = [*(f"{percent}%" for percent in percents), AREA, HYPERVOLUME]
+    columns = [*(f"{percent}%" for percent in percents), AREA]
     index = pd.MultiIndex.from_tuples(rows, names=["method", "seed"])
     return pd.DataFrame(rows.values(), index=index, columns=columns)
 

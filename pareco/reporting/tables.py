@@ -15,12 +15,16 @@ from pareco.reporting.statistics import (
     EXEMPT,
     FEWEST_SEEDS,
     HYPERVOLUME,
+    LOSS,
     UNEQUAL,
     Comparison,
     best_methods,
     budget_table,
     comparison,
     cost_percents,
+    means_at,
+    paired_differences,
+    seed_statistics,
 )
 from pareco.reporting.work import spending_texts
 from pareco.schema import BUDGET_TYPES, SPLIT_LOSSES
@@ -189,6 +193,7 @@ def _tables(
             )
         ),
     )
+    yield from _loss_tables(found, records, planned)
     yield _choice_table(records, labels)
     if len(found.differences):
         yield Table(
@@ -210,6 +215,45 @@ def _tables(
             for method, label in labels.items()
         ),
     )
+
+
+def _loss_tables(
+    found: Comparison, records: Records, planned: Mapping[str, int]
+) -> Iterator[Table]:
+    """The test losses of the networks whose errors the first table has, and their differences.
+
+    Of the runs that have them: earlier ones do not.
+    """
+    cost, full = records.experiment.cost, records.experiment.full_cost
+    known = records.fronts.dropna(subset=LOSS)
+    if known.empty:
+        return
+    percents = cost_percents(records.fronts, cost, full)
+    losses = means_at(known, cost, full, percents, LOSS)
+    first, *others = (each for each in found.labels if each in losses.index.levels[0])
+    best = best_methods(losses, [each for each in found.compared if each in {first, *others}])
+    common: dict[str, Any] = {"planned": planned, "places": 3}
+    columns = ("method", "seeds", *losses.columns)
+    statistics = seed_statistics(losses)
+    yield Table(
+        title="Test loss (nats) at a cost budget",
+        columns=columns,
+        rows=tuple(
+            measure_rows(statistics, found.labels, losses.columns, best, interval=False, **common)
+        ),
+    )
+    differences = paired_differences(losses, first)
+    if len(differences):
+        yield Table(
+            title=f"Paired difference of test loss to {first}, seed by seed",
+            columns=columns,
+            rows=tuple(
+                measure_rows(
+                    differences, found.labels, losses.columns, interval=True, sign="+", **common
+                )
+            ),
+            wide=True,
+        )
 
 
 def _spending_table(records: Records, labels: Mapping[str, str], reference: str) -> Table:
@@ -262,6 +306,7 @@ def measure_rows(
     interval: bool,
     sign: str = "",
     planned: Mapping[str, int],
+    places: int = 2,
 ) -> Iterator[tuple[Cell, ...]]:
     """A row for each method that has one, with seeds and measures; bold the best of a measure.
 
@@ -273,7 +318,7 @@ def measure_rows(
         if (method, names[0]) in rows:
             cells = (
                 Cell(
-                    _text(rows[method, name], interval, sign, spread=spread),
+                    _text(rows[method, name], interval, sign, spread=spread, places=places),
                     best=method in best.get(name, ()),
                 )
                 for name in names
@@ -304,12 +349,14 @@ def _sources(published: pd.DataFrame) -> dict[str, int]:
     return {source: number for number, source in enumerate(sorted(set(published["source"])), 1)}
 
 
-def _text(row: Mapping[Hashable, Any], interval: bool, sign: str, *, spread: bool) -> str:
+def _text(
+    row: Mapping[Hashable, Any], interval: bool, sign: str, *, spread: bool, places: int
+) -> str:
     """The mean of a row of `seed_statistics`, in a table of spreads with deviation or interval."""
     if isnan(row["mean"]):
         return MISSING
     mean, deviation, low, high = (
-        MISSING if isnan(row[name]) else f"{np.round(row[name], 2):{sign}z.2f}"
+        MISSING if isnan(row[name]) else f"{np.round(row[name], places):{sign}z.{places}f}"
         for name in ("mean", "deviation", "low", "high")
     )
     if not spread:

@@ -420,6 +420,7 @@ class _Session:
                 "search_loss": f"{loss:.6f}",
                 "test_top1_error": f"{test.top1_error:.4f}",
                 "test_top5_error": f"{test.top5_error:.4f}",
+                "test_loss": f"{test.loss:.6f}",
                 "calibration_images": self.planner.calibration_images,
                 **{name: f"{each[index]:.6f}" for name, each in losses.items()},
             }

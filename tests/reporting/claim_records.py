@@ -49,6 +49,7 @@ def records_of(
             "search_loss": error / 10,
             "test_top1_error": error,
             "test_top5_error": error / 9,
+            "test_loss": nan,
             "calibration_images": 512,
             "training_loss": nan,
             "held_out_loss": nan,

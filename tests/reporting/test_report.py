@@ -133,7 +133,7 @@ def test_the_scale_is_in_every_output_that_is_read(tmp_path: Path) -> None:
     assert label in capture.get().splitlines()
     assert written["table.md"].decode().splitlines()[2] == f"**{label}**"
     captions = [line for line in written["table.tex"].decode().splitlines() if "caption" in line]
-    assert len(captions) == 5
+    assert len(captions) == 6
     assert all(label in caption for caption in captions)
     drawn = {name: content.decode() for name, content in written.items() if name.endswith(".svg")}
     assert len(drawn) == 7

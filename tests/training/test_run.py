@@ -294,7 +294,7 @@ def split_losses(folder: Path) -> list[tuple[str, str, str]]:
         return [tuple(row[name] for name in names) for row in csv.DictReader(file)]  # type: ignore
 
 
-def test_a_front_chosen_on_held_out_images_has_its_losses_on_training_images_too(
+def test_a_front_has_its_losses_on_training_and_test_images_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These are known from the weights that were kept, measured again by torch alone."""
@@ -321,10 +321,16 @@ def test_a_front_chosen_on_held_out_images_has_its_losses_on_training_images_too
     )
     widths = net.space.smallest
     plain = net.extract(widths, evaluator.statistics(widths)).eval()
-    images, labels = replace(data.train, indices=some).normalized(torch.arange(100))
-    with torch.no_grad():
-        loss = float(torch.nn.functional.cross_entropy(plain(images), labels))
-    assert float(losses[0][1]) == pytest.approx(loss, abs=1e-5)  # written to 6 digits
+    with (tmp_path / "front.csv").open(newline="") as file:
+        tests = [row["test_loss"] for row in csv.DictReader(file)]
+    for seen, recorded in (
+        (replace(data.train, indices=some), losses[0][1]),
+        (data.test, tests[0]),
+    ):
+        images, labels = seen.normalized(torch.arange(len(seen)))
+        with torch.no_grad():
+            loss = float(torch.nn.functional.cross_entropy(plain(images), labels))
+        assert float(recorded) == pytest.approx(loss, abs=1e-5)  # written to 6 digits
 
 
 def test_a_front_chosen_on_training_images_has_no_other_loss(tmp_path: Path) -> None:
