@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pareco.config import TrainingConfig
 from pareco.methods import Method
 from pareco.widths import Widths, WidthSpace
 
 
 class Independent(Method):
-    """Trains M + 2 evenly spread uniform widths from scratch, each for the full schedule."""
+    """Trains M + 2 evenly spread uniform widths, or given ones, each alone for the full schedule."""
 
     name = "independent"
     budget_exempt = True
 
     @classmethod
-    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
-        """Return one space for each network, which holds it alone."""
-        alone = cls.evenly_spread(space, sampled_per_step + 2)
+    def spaces(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
+        """Return one space for each network, which holds it alone.
+
+        Raises `ValueError` for one in `training.alone` that is none of the space.
+        """
+        alone: list[Widths] = []
+        for counts in training.alone:
+            try:
+                alone.append(Widths.parse(counts))
+                space.check(alone[-1])
+            except ValueError as error:
+                raise ValueError(f"training.alone {counts!r}: {error}") from error
+        alone = alone or cls.evenly_spread(space, training.sampled_per_step + 2)
         return [replace(space, only=widths) for widths in alone]
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:

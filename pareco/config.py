@@ -218,6 +218,10 @@ class TrainingConfig:
     sampled_per_step: int = 2
     """Sub-networks trained in each step beside the largest and the smallest (M)."""
 
+    alone: tuple[str, ...] = ()
+    """Sub-networks that `independent` trains, each by its channel counts, as the column `widths` of
+    a front has them; none for M + 2 evenly spread uniform ones."""
+
     ask_every_steps: int = 625
     """Steps between two requests for new widths (tau), M each time."""
 
@@ -253,6 +257,8 @@ class TrainingConfig:
             require(math.isfinite(getattr(self, name)), f"{name} must be finite")
         require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        again = ", ".join(each for each, times in Counter(self.alone).items() if times > 1)
+        require(not again, f"training.alone names {again} more than once")
         require(
             self.optimizer == "sgd" or not self.nesterov,
             f"training.nesterov is of sgd alone: with training.optimizer {self.optimizer}, set it "

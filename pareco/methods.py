@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pareco.config import Cost, SearchConfig
+from pareco.config import Cost, SearchConfig, TrainingConfig
 from pareco.cost import CostModel
 from pareco.search import Mobo, Origin
 from pareco.widths import Widths, WidthSpace
@@ -139,8 +139,13 @@ class Method:
         self.task = replace(task, search=task.search.resolved(self.own_search))
 
     @classmethod
-    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
-        """Return one space for each set of weights that is trained."""
+    def spaces(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
+        """Return one space for each set of weights that is trained.
+
+        Raises `ValueError` if the configuration names networks to train alone, and it trains none.
+        """
+        if training.alone:
+            raise ValueError("training.alone names networks that only `independent` trains")
         return [space]
 
     def switches(self) -> Sequence[Widths]:

@@ -28,6 +28,8 @@ from replications.catalogue import method_named, method_names
 from tests.conftest import tiny_net
 from tests.experiments import TINY, quick
 
+TRAINING = TINY.training
+
 
 @pytest.fixture(scope="module")
 def net() -> SlimmableNet:
@@ -196,7 +198,7 @@ def test_every_method_trains_equally_many_networks_and_goes_on_from_its_state(
     method_class, before = method_named(name), torch.random.get_rng_state()
     whole = method_class(task_of(net, Losses()))
     trained, reported = steps(whole), reported_by(whole)
-    wanted = 0 if method_class.spaces(net.space, 2)[0].only else 2
+    wanted = 0 if method_class.spaces(net.space, TRAINING)[0].only else 2
     for widths in trained:
         assert len(set(widths)) == len(widths) == wanted
         assert not {net.space.largest, net.space.smallest} & set(widths)
@@ -353,10 +355,33 @@ def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: Slimmabl
 
 
 def test_independent_trains_each_network_alone(net: SlimmableNet) -> None:
-    spaces = method_named("independent").spaces(net.space, 2)
+    spaces = method_named("independent").spaces(net.space, TRAINING)
     assert len(spaces) == 4
     assert all(space.largest == space.smallest for space in spaces)
     assert [space.largest for space in spaces] == list(net.space.spread(4))
+
+
+def test_independent_trains_the_networks_that_are_named(net: SlimmableNet) -> None:
+    """In their order; one that the network has not, and a method that trains none, are refused."""
+    largest, smallest = str(net.space.largest), str(net.space.smallest)
+    training = replace(TRAINING, alone=(smallest, largest))
+    kind = method_named("independent")
+    spaces = kind.spaces(net.space, training)
+    assert [str(space.largest) for space in spaces] == [smallest, largest]
+    assert all(space.largest == space.smallest for space in spaces)
+    for counts, message in (
+        (f"{largest} 1", "widths, got"),
+        (largest.replace(largest.split()[0], "999", 1), "999"),
+        (f"0{largest[largest.index(' ') :]}", "at least 1"),
+        ("many", "'many'"),
+        ("", "expected"),
+    ):
+        with pytest.raises(ValueError, match=f"training.alone {counts!r}: .*{message}"):
+            kind.spaces(net.space, replace(TRAINING, alone=(counts,)))
+    with pytest.raises(ValueError, match="only `independent` trains"):
+        method_named("us_net").spaces(net.space, training)
+    with pytest.raises(ValueError, match="more than once"):
+        replace(TRAINING, alone=(largest, largest))
 
 
 def test_a_search_ends_where_the_space_has_no_more() -> None:

@@ -148,7 +148,7 @@ class _Session:
         self.evaluator(self.net)
         check_parts(config, self.method, self.data, self.net, processes.share.count)
         try:
-            self.spaces = self.method.spaces(self.net.space, config.training.sampled_per_step)
+            self.spaces = self.method.spaces(self.net.space, config.training)
             for space in self.spaces:
                 evaluations = SearchEvaluations(self.net.cost.macs_at)
                 self.method(self.task(space, evaluations)).switches()
