@@ -11,7 +11,7 @@ from pareco.widths import Widths, WidthSpace
 
 
 class Independent(Method):
-    """Trains M + 2 evenly spread uniform widths, or given ones, each alone for the full schedule."""
+    """Trains M + 2 evenly spread uniform widths, or given ones, each for the full schedule."""
 
     name = "independent"
     budget_exempt = True
