@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from pareco.reporting.across import comparison_tables
-from pareco.reporting.records import LATENCY, read_records
-from pareco.reporting.statistics import AREA, comparison
+from pareco.reporting.records import COMMON, LATENCY, read_records
+from pareco.reporting.statistics import AREA, comparison, staircase
 from replications.catalogue import experiment_named
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
@@ -125,6 +125,25 @@ def test_what_is_said_of_the_scale_fast_is_what_the_records_say() -> None:
     *_, differences, _ = comparison_tables(ran, "macs", "us_net").tables
     mean, low, high = re.findall(r"[+-][0-9.]+", differences.rows[0][2].text)
     assert f"area {mean} points (95% interval {low} to {high})" in told
+
+
+def test_what_is_said_of_networks_trained_alone_is_what_the_records_say() -> None:
+    """The found networks are those that the budgets select, and cost no more than the uniform."""
+    told = " ".join((ROOT / "docs/comparison.md").read_text().split())
+    ran = [read_records(RESULTS / f"digits-alone-{kind}") for kind in ("uniform", "found")]
+    *_, differences, _ = comparison_tables(ran, "macs", "independent").tables
+    mean, _, interval = differences.rows[0][2].text.partition(" ")
+    assert f"found less uniform is {mean} points of area {interval}, five seeds" in told
+    own = " ".join((ROOT / "replications/digits/README.md").read_text().split())
+    assert f"have {mean[1:]} points less than uniform ones" in own
+    front = read_records(RESULTS / "digits").fronts
+    front = front[(front["method"] == "pareco_exact") & (front["seed"] == 0)]
+    budgets = [percent * ran[0].experiment.full_cost / 100 for percent in (20, 40, 60, 80)]
+    for records in ran:
+        networks = set(records.configuration[COMMON]["training.alone"])
+        assert all(f'"{each}"' in told for each in networks)
+    chosen = staircase(front, "macs")
+    assert networks == {chosen["widths"][chosen["macs"] <= each].iloc[-1] for each in budgets}
 
 
 def test_what_is_said_of_latency_is_what_the_records_say() -> None:
