@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ def _flag(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{section}{dot}{'' if value else 'no-'}{field}"
     values = value if isinstance(value, list) else [value]
-    return " ".join([f"--{section}{dot}{field}", *map(str, values)])
+    return " ".join([f"--{section}{dot}{field}", *(shlex.quote(str(each)) for each in values)])
 
 
 def _chosen(records: Records, default: Experiment) -> Iterator[tuple[str, Sequence[str]]]:

@@ -68,13 +68,15 @@ def made_again(command: str, folder: Path) -> Experiment:
         "cifar10_vgg --scale cpu --data.name flowers --name cifar10_vgg-it --data.train-images 90",
         "cifar100_resnet20 --network.granularity stage --data.name cifar100",
         "imagenet_mbv2 --scale fast --training.batch-size 512",
+        "digits --name digits-alone --methods independent --training.alone '2 8 3' '4 9 6'",
+        "digits --methods independent --training.alone '2 8 3' '4 9 6'",
     ],
 )
 def test_a_command_configures_what_the_records_are_of(
     arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RunCommand, "_settled", lambda self: self.experiment)  # no file is read
-    experiment = told(*arguments.split())
+    experiment = told(*shlex.split(arguments))
     command = how_to_reproduce(recorded(experiment))
     again = made_again(command, tmp_path)
     assert (again.name, again.scale) == (experiment.name, experiment.scale), command
