@@ -128,7 +128,7 @@ def test_what_is_said_of_the_scale_fast_is_what_the_records_say() -> None:
 
 
 def test_what_is_said_of_networks_trained_alone_is_what_the_records_say() -> None:
-    """The found networks are those that the budgets select, and cost no more than the uniform."""
+    """The found networks are those that the budgets select."""
     told = " ".join((ROOT / "docs/comparison.md").read_text().split())
     ran = [read_records(RESULTS / f"digits-alone-{kind}") for kind in ("uniform", "found")]
     *_, differences, _ = comparison_tables(ran, "macs", "independent").tables
@@ -139,11 +139,10 @@ def test_what_is_said_of_networks_trained_alone_is_what_the_records_say() -> Non
     front = read_records(RESULTS / "digits").fronts
     front = front[(front["method"] == "pareco_exact") & (front["seed"] == 0)]
     budgets = [percent * ran[0].experiment.full_cost / 100 for percent in (20, 40, 60, 80)]
-    for records in ran:
-        networks = set(records.configuration[COMMON]["training.alone"])
-        assert all(f'"{each}"' in told for each in networks)
+    uniform, found = (set(each.configuration[COMMON]["training.alone"]) for each in ran)
+    assert all(f'"{each}"' in told for each in uniform | found)
     chosen = staircase(front, "macs")
-    assert networks == {chosen["widths"][chosen["macs"] <= each].iloc[-1] for each in budgets}
+    assert found == {chosen["widths"][chosen["macs"] <= each].iloc[-1] for each in budgets}
 
 
 def test_what_is_said_of_latency_is_what_the_records_say() -> None:

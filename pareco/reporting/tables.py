@@ -230,17 +230,16 @@ def _loss_tables(
         return
     percents = cost_percents(records.fronts, cost, full)
     losses = means_at(known, cost, full, percents, LOSS)
-    first, *others = (each for each in found.labels if each in losses.index.levels[0])
+    first, *others = (each for each in found.labels if each in set(known["method"]))
     best = best_methods(losses, [each for each in found.compared if each in {first, *others}])
     common: dict[str, Any] = {"planned": planned, "places": 3}
-    columns = ("method", "seeds", *losses.columns)
+    names = [*map(str, losses.columns)]
+    columns = ("method", "seeds", *names)
     statistics = seed_statistics(losses)
     yield Table(
         title="Test loss (nats) at a cost budget",
         columns=columns,
-        rows=tuple(
-            measure_rows(statistics, found.labels, losses.columns, best, interval=False, **common)
-        ),
+        rows=tuple(measure_rows(statistics, found.labels, names, best, interval=False, **common)),
     )
     differences = paired_differences(losses, first)
     if len(differences):
@@ -248,9 +247,7 @@ def _loss_tables(
             title=f"Paired difference of test loss to {first}, seed by seed",
             columns=columns,
             rows=tuple(
-                measure_rows(
-                    differences, found.labels, losses.columns, interval=True, sign="+", **common
-                )
+                measure_rows(differences, found.labels, names, interval=True, sign="+", **common)
             ),
             wide=True,
         )
