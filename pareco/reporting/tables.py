@@ -230,8 +230,9 @@ def _loss_tables(
         return
     percents = cost_percents(records.fronts, cost, full)
     losses = means_at(known, cost, full, percents, LOSS)
-    first, *others = (each for each in found.labels if each in set(known["method"]))
-    best = best_methods(losses, [each for each in found.compared if each in {first, *others}])
+    there = set(known["method"])
+    first = next(method for method in found.labels if method in there)
+    best = best_methods(losses, found.compared)
     common: dict[str, Any] = {"planned": planned, "places": 3}
     names = [*map(str, losses.columns)]
     columns = ("method", "seeds", *names)
