@@ -20,15 +20,18 @@ class Independent(Method):
     def spaces(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
         """Return one space for each network, which holds it alone.
 
-        Raises `ValueError` for one in `training.alone` that is none of the space.
+        Raises `ValueError` for any of `training.alone` that is none of the space or repeated.
         """
         alone: list[Widths] = []
         for counts in training.alone:
             try:
-                alone.append(Widths.parse(counts))
-                space.check(alone[-1])
+                widths = Widths.parse(counts)
+                space.check(widths)
             except ValueError as error:
                 raise ValueError(f"training.alone {counts!r}: {error}") from error
+            if widths in alone:
+                raise ValueError(f"training.alone names {widths} more than once")
+            alone.append(widths)
         alone = alone or cls.evenly_spread(space, training.sampled_per_step + 2)
         return [replace(space, only=widths) for widths in alone]
 

@@ -257,8 +257,6 @@ class TrainingConfig:
             require(math.isfinite(getattr(self, name)), f"{name} must be finite")
         require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
-        again = ", ".join(each for each, times in Counter(self.alone).items() if times > 1)
-        require(not again, f"training.alone names {again} more than once")
         require(
             self.optimizer == "sgd" or not self.nesterov,
             f"training.nesterov is of sgd alone: with training.optimizer {self.optimizer}, set it "

@@ -3,9 +3,12 @@
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
 
 from pareco.config import completed
 from pareco.reporting import InvalidRecord
@@ -13,6 +16,8 @@ from pareco.reporting.collection import collected_runs, joined
 from pareco.reporting.page.document import what_it_shows
 from pareco.reporting.records import Records, read_records, write_records
 from pareco.reporting.report import collect_records, render_report
+from replications import site
+from replications.run import Folders
 from tests.experiments import TINY
 from tests.reporting.conftest import changed, write_latency
 
@@ -113,6 +118,28 @@ def test_the_records_are_added_to(runs: Path, tmp_path: Path) -> None:
     expected = written(collected_runs("digits", runs)[0], tmp_path / "whole")
     found = {path.name: path.read_bytes() for path in (results / "digits/records").iterdir()}
     assert found == expected
+
+
+def test_a_report_says_that_it_leaves_latencies_out(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the runs that are added have networks that were not timed."""
+    monkeypatch.setattr(site, "write_site", Mock())
+    parted(runs, tmp_path)
+    write_latency(tmp_path / "part0")
+    results = tmp_path / "results"
+
+    def said(part: str) -> str:
+        console = Console(file=StringIO())
+        folders = Folders(runs=tmp_path / part, results=results, add=True)
+        site.write_report("digits", folders, console)
+        return console.file.getvalue()
+
+    assert "latency left out" not in said("part0")
+    assert read_records(results / "digits").latency is not None
+    assert "latency left out: it was measured without some of these" in said("part1")
+    assert read_records(results / "digits").latency is None
+    assert "latency left out" not in said("part1")
 
 
 def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path) -> None:
