@@ -415,6 +415,12 @@ def _is_place(each: Field[Any]) -> bool:
     return each.metadata == _PLACE
 
 
+def value_text(value: Any) -> str:
+    """Return a field's value, as `as_json` gives it, for people; of texts, each as it is."""
+    texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return "; ".join(value) if texts else str(value)
+
+
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return an experiment that `as_json` gave, with the fields that it lacks at their defaults.
 

@@ -7,14 +7,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from pareco.arguments import Flag, every_nth
-from pareco.config import COSTS, EMBEDDED, OF_SWEEP, Experiment, Machine, as_json, check_location
+from pareco.config import (
+    COSTS,
+    EMBEDDED,
+    OF_SWEEP,
+    Experiment,
+    Machine,
+    as_json,
+    check_location,
+    value_text,
+)
 from pareco.schema import LATENCY_TABLE, NORMALIZED_APART
 from replications.catalogue import (
     catalogued,
@@ -65,12 +74,6 @@ def _first(
     data_name: Annotated[str | None, tyro.conf.arg(name="data.name")] = None,
 ) -> tuple[str, str | None, str | None]:
     return scale, images, data_name  # the flags that other flags' defaults depend on
-
-
-def _in_words(value: Any) -> str:
-    """Return a field's value; of texts, each as it is."""
-    texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return "; ".join(value) if texts else str(value)
 
 
 def _with_reference(chosen: Experiment, default: Experiment) -> Experiment:
@@ -248,7 +251,7 @@ class RunCommand:
         chosen = _with_reference(chosen, default)
         ours, theirs, macs = as_json(chosen), as_json(default), chosen.training.macs
         changed = [
-            f"{key} {_in_words(ours[key])}"
+            f"{key} {value_text(ours[key])}"
             for key in ours
             if key not in FREE and ours[key] != theirs[key]
         ]

@@ -5,19 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from pareco.config import completed
+from pareco.config import completed, value_text
 from pareco.reporting.records import COMMON, COST_WORDS, LATENCY, Records
 from pareco.reporting.rendering import Cell, Table, Tables
 from pareco.reporting.statistics import (
     AREA,
     HYPERVOLUME,
     cost_percents,
+    loss_measures,
     method_order,
     paired_differences,
     run_measures,
     seed_statistics,
 )
-from pareco.reporting.tables import MISSING, measure_rows
+from pareco.reporting.tables import LOSS_PLACES, MISSING, measure_rows
 from pareco.reporting.work import spending
 
 _ALIKE = ("network", "data", "image_size", "classes", "test_images", "groups")
@@ -76,6 +77,7 @@ def comparison_tables(compared: Sequence[Records], cost: str, focus: str) -> Tab
                 ),
             ),
             *_tables(compared, labels, fronts, run_measures(fronts, cost, full, percents)),
+            *_loss_tables(compared, labels, loss_measures(fronts, cost, full, percents)),
         ),
         footnotes=(),
     )
@@ -127,12 +129,7 @@ def _tables(
             for label in [row[0].text]
         ),
     )
-    own = [
-        [label for (method, _), label in labels.items() if method == kept and label in spent]
-        for kept, name in labels
-        if name == reference
-    ]
-    differences = pd.concat([paired_differences(measures.loc[each], each[0]) for each in own])
+    differences = _differences(measures, labels, reference)
     for shown, wide in (([AREA, HYPERVOLUME], False), (names, True)):
         yield Table(
             title="Difference to A, seed by seed (negative errors: better than A)",
@@ -142,6 +139,44 @@ def _tables(
         )
 
 
+def _loss_tables(
+    compared: Sequence[Records], labels: Mapping[tuple[str, str], str], losses: pd.DataFrame
+) -> Iterator[Table]:
+    """The test losses, and their differences to the first experiment, of the runs that have any."""
+    if losses.empty:
+        return
+    names = list(map(str, losses.columns))
+    columns = ("method", "seeds", *names)
+    yield Table(
+        title="Test loss (nats) at a cost budget",
+        columns=columns,
+        rows=_rows(seed_statistics(losses), labels.values(), names, places=LOSS_PLACES),
+    )
+    differences = _differences(losses, labels, compared[0].experiment.experiment)
+    if len(differences):
+        yield Table(
+            title="Difference of test loss to A, seed by seed",
+            columns=columns,
+            rows=_rows(
+                differences, labels.values(), names, interval=True, sign="+", places=LOSS_PLACES
+            ),
+            wide=True,
+        )
+
+
+def _differences(
+    measures: pd.DataFrame, labels: Mapping[tuple[str, str], str], reference: str
+) -> pd.DataFrame:
+    """The paired differences of each method to itself in the experiment `reference`."""
+    there = set(measures.index.get_level_values("method"))
+    found = [seed_statistics(measures.iloc[:0])]
+    for kept, name in labels:
+        if name == reference and (first := labels[kept, name]) in there:
+            own = [each for (method, _), each in labels.items() if method == kept and each in there]
+            found.append(paired_differences(measures.loc[own], first))
+    return pd.concat(found, ignore_index=True)
+
+
 def _rows(
     statistics: pd.DataFrame,
     labels: Iterable[str],
@@ -149,10 +184,13 @@ def _rows(
     *,
     interval: bool = False,
     sign: str = "",
+    places: int = 2,
 ) -> tuple[tuple[Cell, ...], ...]:
     itself, none = {label: label for label in labels}, dict.fromkeys(labels, 0)
     return tuple(
-        measure_rows(statistics, itself, names, interval=interval, sign=sign, planned=none)
+        measure_rows(
+            statistics, itself, names, interval=interval, sign=sign, planned=none, places=places
+        )
     )
 
 
@@ -184,12 +222,16 @@ def _differing(first: Records, other: Records) -> Iterator[str]:
     here, there = (completed(each.configuration[COMMON]) for each in (first, other))
     for key in sorted((here.keys() | there.keys()) - {"name", "scale", "network.started_from"}):
         if here.get(key) != there.get(key):
-            yield "other images" if key == "data fingerprint" else f"{key} {there.get(key)}"
+            yield (
+                "other images"
+                if key == "data fingerprint"
+                else f"{key} {value_text(there.get(key))}"
+            )
     for method in sorted((first.configuration.keys() & other.configuration.keys()) - {COMMON}):
         here, there = first.configuration[method], other.configuration[method]
         for key in sorted(here.keys() & there.keys()):
             if here[key] != there[key]:
-                yield f"{key.removeprefix('unset.')} {there[key]} of {method}"
+                yield f"{key.removeprefix('unset.')} {value_text(there[key])} of {method}"
     if first.experiment.started_from != other.experiment.started_from:
         yield f"started from {other.experiment.started_from or 'fresh weights'}"
 

@@ -121,7 +121,7 @@ def run_measures(
 def means_at(
     fronts: pd.DataFrame, cost: str, full_cost: float, percents: Sequence[int], of: str
 ) -> pd.DataFrame:
-    """The `run_measures` but for the HYPERVOLUME, of the ERROR or the LOSS."""
+    """The `run_measures` but for the HYPERVOLUME, of the ERROR or the LOSS; of no front no row."""
     budgets = [percent * full_cost / 100 for percent in percents]
     rows = {
         run: [
@@ -131,8 +131,18 @@ def means_at(
         for run, front in fronts.groupby(["method", "seed"], sort=True)
     }
     columns = [*(f"{percent}%" for percent in percents), AREA]
-    index = pd.MultiIndex.from_tuples(rows, names=["method", "seed"])
+    index = pd.MultiIndex.from_arrays(
+        [*zip(*rows, strict=True)] or [[], []], names=["method", "seed"]
+    )
     return pd.DataFrame(rows.values(), index=index, columns=columns)
+
+
+def loss_measures(
+    fronts: pd.DataFrame, cost: str, full_cost: float, percents: Sequence[int] = ()
+) -> pd.DataFrame:
+    """The `run_measures` but for the HYPERVOLUME, of the LOSS (nats), of the runs that have it."""
+    percents = percents or cost_percents(fronts, cost, full_cost)
+    return means_at(fronts.dropna(subset=LOSS), cost, full_cost, percents, LOSS)
 
 
 def seed_statistics(measures: pd.DataFrame, comparisons: int = 1) -> pd.DataFrame:
@@ -326,6 +336,8 @@ class Comparison:
     """The `seed_statistics` of these."""
     differences: pd.DataFrame
     """The `paired_differences` of these to the first method."""
+    losses: pd.DataFrame
+    """The `loss_measures`: no row where no run has a LOSS."""
 
 
 def comparison(records: Records, focus: str) -> Comparison:
@@ -340,4 +352,5 @@ def comparison(records: Records, focus: str) -> Comparison:
         measures=measures,
         statistics=seed_statistics(measures),
         differences=paired_differences(measures, methods[0]),
+        losses=loss_measures(fronts, experiment.cost, experiment.full_cost),
     )

@@ -22,7 +22,6 @@ from pareco.reporting.statistics import (
     budget_table,
     comparison,
     cost_percents,
-    means_at,
     paired_differences,
     seed_statistics,
 )
@@ -30,6 +29,7 @@ from pareco.reporting.work import spending_texts
 from pareco.schema import BUDGET_TYPES, SPLIT_LOSSES
 
 MISSING = "–"
+LOSS_PLACES = 3
 _FOOTNOTES = {
     EXEMPT: "exempt from the equal training budget, so not in the running for bold.",
     UNEQUAL: "spent another training budget than the others, so not in the running for bold.",
@@ -118,12 +118,14 @@ def measure_csv(records: Records, focus: str) -> str:
     """The text of table.csv: one row for each method and measure, and for each paired difference.
 
     `statistic` is `value`, or `difference to` a method: how much more, over the seeds that both
-    have. Numbers have four digits after the point; one that is not there is empty.
+    have. Measures of the test loss, of the runs that have it, have a prefix. Numbers have four
+    digits after the point; one that is not there is empty.
     """
     found = comparison(records, focus)
-    difference = f"difference to {next(iter(found.labels))}"
-    parts = {"value": found.statistics, difference: found.differences}
-    table = pd.concat([part.assign(statistic=name) for name, part in parts.items() if len(part)])
+    table = _statements(found.labels, found.measures)
+    if len(found.losses):
+        losses = _statements(found.labels, found.losses.add_prefix(f"{LOSS} "))
+        table = pd.concat([table, losses])
     unmarked = [method for method, label in found.labels.items() if label == method]
     equal = table["method"].isin(unmarked).map({True: "yes", False: "no"})
     table = table.assign(cost=records.experiment.cost, equal_training_budget=equal)
@@ -131,6 +133,22 @@ def measure_csv(records: Records, focus: str) -> str:
     return table[[*columns, "equal_training_budget"]].to_csv(
         index=False, float_format="%.4f", lineterminator="\n"
     )
+
+
+def _statements(labels: Mapping[str, str], measures: pd.DataFrame) -> pd.DataFrame:
+    """The statistics of each method, and of the differences to the first that has measures."""
+    first = _first_of(labels, measures)
+    parts = {
+        "value": seed_statistics(measures),
+        f"difference to {first}": paired_differences(measures, first),
+    }
+    return pd.concat([part.assign(statistic=name) for name, part in parts.items() if len(part)])
+
+
+def _first_of(labels: Mapping[str, str], measures: pd.DataFrame) -> str:
+    """The first method, in the order to show, that has measures."""
+    there = set(measures.index.get_level_values("method"))
+    return next(method for method in labels if method in there)
 
 
 def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
@@ -193,7 +211,7 @@ def _tables(
             )
         ),
     )
-    yield from _loss_tables(found, records, planned)
+    yield from _loss_tables(found, planned)
     yield _choice_table(records, labels)
     if len(found.differences):
         yield Table(
@@ -217,32 +235,25 @@ def _tables(
     )
 
 
-def _loss_tables(
-    found: Comparison, records: Records, planned: Mapping[str, int]
-) -> Iterator[Table]:
+def _loss_tables(found: Comparison, planned: Mapping[str, int]) -> Iterator[Table]:
     """The test losses of the networks whose errors the first table has, and their differences.
 
     Of the runs that have them: earlier ones do not.
     """
-    cost, full = records.experiment.cost, records.experiment.full_cost
-    known = records.fronts.dropna(subset=LOSS)
-    if known.empty:
+    if found.losses.empty:
         return
-    percents = cost_percents(records.fronts, cost, full)
-    losses = means_at(known, cost, full, percents, LOSS)
-    there = set(known["method"])
-    first = next(method for method in found.labels if method in there)
-    best = best_methods(losses, found.compared)
-    common: dict[str, Any] = {"planned": planned, "places": 3}
-    names = [*map(str, losses.columns)]
+    first = _first_of(found.labels, found.losses)
+    best = best_methods(found.losses, found.compared)
+    common: dict[str, Any] = {"planned": planned, "places": LOSS_PLACES}
+    names = [*map(str, found.losses.columns)]
     columns = ("method", "seeds", *names)
-    statistics = seed_statistics(losses)
+    statistics = seed_statistics(found.losses)
     yield Table(
         title="Test loss (nats) at a cost budget",
         columns=columns,
         rows=tuple(measure_rows(statistics, found.labels, names, best, interval=False, **common)),
     )
-    differences = paired_differences(losses, first)
+    differences = paired_differences(found.losses, first)
     if len(differences):
         yield Table(
             title=f"Paired difference of test loss to {first}, seed by seed",

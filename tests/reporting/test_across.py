@@ -74,6 +74,32 @@ def test_differences_are_over_the_seeds_that_both_have_and_of_each_method_by_its
     assert "of hypervolume, more is better" in markdown(tables)
 
 
+def test_test_losses_are_of_the_runs_that_have_them(base: Records) -> None:
+    """Of the first experiment two of pareco's, of the second all; us_net has one in neither."""
+
+    def with_losses(records: Records, losses: Mapping[int, float]) -> Records:
+        fronts = records.fronts
+        known = fronts["seed"].map(losses).where(fronts["method"] == "pareco")
+        return replace(records, fronts=fronts.assign(test_loss=known))
+
+    changed = runs({("pareco", seed): 30.0 for seed in range(3)} | {("us_net", 0): 9.0}, "changed")
+    tables = compared(
+        with_losses(base, {1: 1.25, 2: 1.5}), with_losses(changed, {0: 9.0, 1: 1.5, 2: 2.0})
+    )
+    found = rows(titled(tables, "Test loss"))
+    assert found["pareco A"][:2] == ["2", f"1.375 ± {0.125 * 2**0.5:.3f}"]
+    assert list(found) == ["pareco A", "pareco B"]
+    reach = t.ppf(0.975, 1) * 0.125  # of +0.25 and +0.5
+    difference = titled(tables, "Difference of test loss to A")
+    text = f"+0.375 [{0.375 - reach:.3f}, {0.375 + reach:+.3f}]"
+    assert rows(difference) == {"pareco B": ["2", *[text] * 6]}
+    one_has_none = compared(base, with_losses(changed, {0: 1.0, 1: 1.5, 2: 2.0}))
+    assert list(rows(titled(one_has_none, "Test loss"))) == ["pareco B"]
+    for shown in (one_has_none, compared(base, changed)):
+        assert not any(each.title.startswith("Difference of test") for each in shown.tables)
+    assert not any("test loss" in each.title.lower() for each in compared(base, changed).tables)
+
+
 def test_passes_and_macs_of_a_run_are_beside_its_errors(base: Records) -> None:
     def spent(records: Records, macs: int) -> Records:
         table = pd.DataFrame(
@@ -103,7 +129,9 @@ def test_what_differs_is_every_field_of_the_configuration(base: Records) -> None
     same = configured(runs(errors, "b"), common | {"name": "b", "network.divisor": 1})
     other = configured(
         runs(errors, "c", started_from="a file"),
-        common | {"training.epochs": 4, "data.mean": [2.0, 1.0], "data fingerprint": "y"},
+        common
+        | {"training.epochs": 4, "data.mean": [2.0, 1.0], "data fingerprint": "y"}
+        | {"training.alone": ["2 8", "3 9"]},
         pareco={"unset.search.half_life": 0.1, "unset.search.later": 1},
     )
     earlier = runs(errors, "d", scale="cpu: 5 epochs")
@@ -113,8 +141,8 @@ def test_what_differs_is_every_field_of_the_configuration(base: Records) -> None
     assert kinds["A"] == ["plain", base.experiment.scale]
     assert kinds["B"] == ["b", "the same"]  # a field that is not there is at its default
     assert kinds["C"][1] == (
-        "other images, data.mean [2.0, 1.0], training.epochs 4, search.half_life 0.1 of pareco, "
-        "started from a file"
+        "other images, data.mean [2.0, 1.0], training.alone 2 8; 3 9, training.epochs 4, "
+        "search.half_life 0.1 of pareco, started from a file"
     )
     assert kinds["D"] == ["d", "cpu: 5 epochs"]  # what else differs is not known
 

@@ -130,10 +130,10 @@ def test_a_report_says_that_it_leaves_latencies_out(
     results = tmp_path / "results"
 
     def said(part: str) -> str:
-        console = Console(file=StringIO())
+        text = StringIO()
         folders = Folders(runs=tmp_path / part, results=results, add=True)
-        site.write_report("digits", folders, console)
-        return console.file.getvalue()
+        site.write_report("digits", folders, Console(file=text))
+        return text.getvalue()
 
     assert "latency left out" not in said("part0")
     assert read_records(results / "digits").latency is not None

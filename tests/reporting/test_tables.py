@@ -406,6 +406,14 @@ def test_test_losses_are_of_the_networks_that_the_errors_are_of(records: Records
     assert texts["big"] == ["1", *["9.000 ± –"] * 4, "2.400 ± –", "9.000 ± –"]
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in differences.rows}
     assert texts["big"] == ["1", *["+5.000"] * 4, "+0.500", "+5.000"]
+    csv = pd.read_csv(io.StringIO(measure_csv(known, "pareco"))).set_index("measure")
+    (value, difference) = csv.loc["test_loss 100%"].query("method == 'big'").to_dict("records")
+    assert (value["statistic"], value["n"], value["mean"]) == ("value", 1, 2.4)
+    assert (difference["statistic"], difference["mean"]) == ("difference to pareco", 0.5)
+    pd.testing.assert_frame_equal(
+        csv[~csv.index.str.startswith("test_loss")].reset_index(),
+        pd.read_csv(io.StringIO(measure_csv(records, "pareco")))[[csv.index.name, *csv.columns]],
+    )
     before = experiment_tables(records, NONE, "pareco").tables
     assert not any("test loss" in table.title.lower() for table in before)
 
