@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pandas as pd
 import pytest
 
 from pareco.reporting.across import comparison_tables
-from pareco.reporting.records import COMMON, LATENCY, read_records
+from pareco.reporting.records import COMMON, LATENCY, Records, read_records
+from pareco.reporting.rendering import Table
 from pareco.reporting.statistics import AREA, comparison, staircase
 from replications.catalogue import experiment_named
 from replications.verdicts import claim_outcomes
@@ -21,6 +23,16 @@ from tests.experiments import quick
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 INPUTS = ("records", "published", "bench", "search")
+
+
+def _compared(ran: Sequence[Records], cost: str) -> tuple[Table, Table]:
+    """The errors, and the differences of areas, of experiments beside the first."""
+    tables = comparison_tables(ran, cost, "pareco").tables
+    errors, differences = (
+        next(each for each in tables if each.title.startswith(title))
+        for title in ("Test top-1 error", "Difference to A")
+    )
+    return errors, differences
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -35,9 +47,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_results_are_made_again_from_their_records_byte_for_byte(
     tmp_path: Path, which: str
 ) -> None:
-    again = tmp_path / "results"
+    again, wanted = tmp_path / "results", {which, "published"}
     for path in RESULTS.rglob("*"):
-        if path.is_file() and set(path.relative_to(RESULTS).parts) & set(INPUTS):
+        parts = path.relative_to(RESULTS).parts
+        if path.is_file() and {*parts} & {*INPUTS} and (which == "--all" or parts[0] in wanted):
             (again / path.relative_to(RESULTS)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, again / path.relative_to(RESULTS))
     command = [sys.executable, "-m", "replications", "report", which, "--results", str(again)]
@@ -96,7 +109,7 @@ def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
     text = (ROOT / "docs/pretrained.md").read_text()
     names = [f"cifar10_vgg-{start}-cpu" for start in ("as-they-are", "fresh", "ordered")]
     ran = [read_records(RESULTS / name) for name in names]
-    _, errors, differences, _ = comparison_tables(ran, "macs", "pareco").tables
+    errors, differences = _compared(ran, "macs")
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in errors.rows}
     starts = {"full, as they are": "A", "fresh": "B", "full, ordered": "C"}
     for start, letter in starts.items():
@@ -122,7 +135,7 @@ def test_what_is_said_of_the_convnext_is_what_its_records_say() -> None:
 def test_what_is_said_of_the_scale_fast_is_what_the_records_say() -> None:
     told = " ".join((ROOT / "docs/processes.md").read_text().split())
     ran = [read_records(RESULTS / f"cifar10_vgg-wider{form}-cpu") for form in ("", "-fast")]
-    *_, differences, _ = comparison_tables(ran, "macs", "us_net").tables
+    _, differences = _compared(ran, "macs")
     mean, low, high = re.findall(r"[+-][0-9.]+", differences.rows[0][2].text)
     assert f"area {mean} points (95% interval {low} to {high})" in told
 
@@ -131,7 +144,7 @@ def test_what_is_said_of_networks_trained_alone_is_what_the_records_say() -> Non
     """The found networks are those that the budgets select."""
     told = " ".join((ROOT / "docs/comparison.md").read_text().split())
     ran = [read_records(RESULTS / f"digits-alone-{kind}") for kind in ("uniform", "found")]
-    *_, differences, _ = comparison_tables(ran, "macs", "independent").tables
+    _, differences = _compared(ran, "macs")
     mean, _, interval = differences.rows[0][2].text.partition(" ")
     assert f"found less uniform is {mean} points of area {interval}, five seeds" in told
     own = " ".join((ROOT / "replications/digits/README.md").read_text().split())
@@ -148,7 +161,7 @@ def test_what_is_said_of_networks_trained_alone_is_what_the_records_say() -> Non
 def test_what_is_said_of_latency_is_what_the_records_say() -> None:
     told = " ".join((ROOT / "replications/digits_latency/README.md").read_text().split())
     ran = [read_records(RESULTS / f"digits_latency{twin}") for twin in ("-by-macs", "")]
-    *_, differences, _ = comparison_tables(ran, LATENCY, "pareco").tables
+    _, differences = _compared(ran, LATENCY)
     areas = {row[0].text: row[2].text for row in differences.rows}
     for method in ("pareco", "pareco_exact"):
         mean, _, interval = areas[f"{method} B"].partition(" ")

@@ -125,6 +125,8 @@ def test_a_report_says_that_it_leaves_latencies_out(
 ) -> None:
     """Where the runs that are added have networks that were not timed."""
     monkeypatch.setattr(site, "write_site", Mock())
+    monkeypatch.setattr(site, "render_report", Mock(return_value=Mock(paths=())))
+    monkeypatch.setattr(site, "terminal", Mock(return_value=""))
     parted(runs, tmp_path)
     write_latency(tmp_path / "part0")
     results = tmp_path / "results"
