@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pareco.config import TrainingConfig
 from pareco.methods import Method
 from pareco.widths import Widths, WidthSpace
 
@@ -15,24 +14,12 @@ class Independent(Method):
 
     name = "independent"
     budget_exempt = True
+    trains_alone = True
 
     @classmethod
-    def spaces(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
-        """Return one space for each network, which holds it alone.
-
-        Raises `ValueError` for any of `training.alone` that is none of the space or repeated.
-        """
-        alone: list[Widths] = []
-        for counts in training.alone:
-            try:
-                widths = Widths.parse(counts)
-                space.check(widths)
-            except ValueError as error:
-                raise ValueError(f"training.alone {counts!r}: {error}") from error
-            if widths in alone:
-                raise ValueError(f"training.alone names {widths} more than once")
-            alone.append(widths)
-        alone = alone or cls.evenly_spread(space, training.sampled_per_step + 2)
+    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
+        """Return one space for each network, which holds it alone."""
+        alone = cls.evenly_spread(space, sampled_per_step + 2)
         return [replace(space, only=widths) for widths in alone]
 
     def widths_for_step(self, step: int) -> Sequence[Widths]:

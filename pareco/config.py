@@ -417,6 +417,8 @@ def _is_place(each: Field[Any]) -> bool:
 
 def value_text(value: Any) -> str:
     """Return a field's value, as `as_json` gives it, for people; of texts, each as it is."""
+    if value == []:
+        return "none"
     texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
     return "; ".join(value) if texts else str(value)
 

@@ -132,6 +132,7 @@ class Method:
     own_search: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {}
     )  # its own values of `search` fields left unset
+    trains_alone: ClassVar[bool] = False  # each network by itself, with weights of its own
     draws: int = 5_000  # before `completed` takes it that the space has no more
 
     def __init__(self, task: Task) -> None:
@@ -139,14 +140,32 @@ class Method:
         self.task = replace(task, search=task.search.resolved(self.own_search))
 
     @classmethod
-    def spaces(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
-        """Return one space for each set of weights that is trained.
-
-        Raises `ValueError` if the configuration names networks to train alone, and it trains none.
-        """
-        if training.alone:
-            raise ValueError("training.alone names networks that only `independent` trains")
+    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
+        """Return one space for each set of weights that is trained, unless they are named."""
         return [space]
+
+    @classmethod
+    def spaces_to_train(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
+        """Return its `spaces`, or one for each network of `training.alone`, where any is named.
+
+        Raises `ValueError` if they are named for a method that does not train networks alone, or
+        one is no sub-network, or there twice.
+        """
+        if not training.alone:
+            return cls.spaces(space, training.sampled_per_step)
+        if not cls.trains_alone:
+            raise ValueError("training.alone names networks to train alone, which it does not do")
+        alone: list[Widths] = []
+        for counts in training.alone:
+            try:
+                widths = Widths.parse(counts)
+                space.check(widths)
+            except ValueError as error:
+                raise ValueError(f"training.alone {counts!r}: {error}") from error
+            if widths in alone:
+                raise ValueError(f"training.alone names {widths} more than once")
+            alone.append(widths)
+        return [replace(space, only=widths) for widths in alone]
 
     def switches(self) -> Sequence[Widths]:
         """Return the sub-networks with batch-norm weights of their own."""

@@ -95,7 +95,14 @@ class ReportCommand:
         if name is None:
             write_all_reports(results, console)
         else:
+            latency = results / name / "records" / "latency.json"
+            timed = latency.exists()
             write_report(name, self.folders, console)
+            if timed and not latency.exists():
+                console.out(
+                    "latency left out: that on record is not of all these networks; "
+                    "`run` with --add measures all of them together"
+                )
         return 0
 
 

@@ -60,8 +60,6 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
     `InvalidRecord` where neither is there.
     """
     runs, results, unfinished = folders.runs, folders.results, ()
-    latency = results / name / FOLDER / LATENCY_FILE
-    timed = latency.exists()
     if any((runs / name).glob("*/seed*/DONE")):
         allowed = folders.allow_unequal_budgets
         unfinished = collect_records(
@@ -74,11 +72,6 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
         )
     else:
         console.out(f"no runs in {runs / name}: from the records")
-    if timed and not latency.exists():
-        console.out(
-            "latency left out: it was measured without some of these networks, and only `run` "
-            "measures it, of all of them at once"
-        )
     with console.status("tables and figures"):
         written = render_report(results / name, focus=FOCUS, reference=REFERENCE)
     console.print(terminal(written.tables))

@@ -198,7 +198,7 @@ def test_every_method_trains_equally_many_networks_and_goes_on_from_its_state(
     method_class, before = method_named(name), torch.random.get_rng_state()
     whole = method_class(task_of(net, Losses()))
     trained, reported = steps(whole), reported_by(whole)
-    wanted = 0 if method_class.spaces(net.space, TRAINING)[0].only else 2
+    wanted = 0 if method_class.spaces_to_train(net.space, TRAINING)[0].only else 2
     for widths in trained:
         assert len(set(widths)) == len(widths) == wanted
         assert not {net.space.largest, net.space.smallest} & set(widths)
@@ -355,7 +355,7 @@ def test_autoslim_narrows_one_group_at_a_time_where_it_hurts_least(net: Slimmabl
 
 
 def test_independent_trains_each_network_alone(net: SlimmableNet) -> None:
-    spaces = method_named("independent").spaces(net.space, TRAINING)
+    spaces = method_named("independent").spaces_to_train(net.space, TRAINING)
     assert len(spaces) == 4
     assert all(space.largest == space.smallest for space in spaces)
     assert [space.largest for space in spaces] == list(net.space.spread(4))
@@ -366,7 +366,7 @@ def test_independent_trains_the_networks_that_are_named(net: SlimmableNet) -> No
     largest, smallest = str(net.space.largest), str(net.space.smallest)
     training = replace(TRAINING, alone=(smallest, largest))
     kind = method_named("independent")
-    spaces = kind.spaces(net.space, training)
+    spaces = kind.spaces_to_train(net.space, training)
     assert [str(space.largest) for space in spaces] == [smallest, largest]
     assert all(space.largest == space.smallest for space in spaces)
     for counts, message in (
@@ -377,12 +377,12 @@ def test_independent_trains_the_networks_that_are_named(net: SlimmableNet) -> No
         ("", "expected"),
     ):
         with pytest.raises(ValueError, match=f"training.alone {counts!r}: .*{message}"):
-            kind.spaces(net.space, replace(TRAINING, alone=(counts,)))
-    with pytest.raises(ValueError, match="only `independent` trains"):
-        method_named("us_net").spaces(net.space, training)
+            kind.spaces_to_train(net.space, replace(TRAINING, alone=(counts,)))
+    with pytest.raises(ValueError, match="to train alone, which it does not do"):
+        method_named("us_net").spaces_to_train(net.space, training)
     spaced = f" {largest.replace(' ', '  ')}"
     with pytest.raises(ValueError, match=f"training.alone names {largest} more than once"):
-        kind.spaces(net.space, replace(TRAINING, alone=(largest, spaced)))
+        kind.spaces_to_train(net.space, replace(TRAINING, alone=(largest, spaced)))
 
 
 def test_a_search_ends_where_the_space_has_no_more() -> None:

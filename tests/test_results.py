@@ -14,9 +14,11 @@ import pytest
 
 from pareco.reporting.across import comparison_tables
 from pareco.reporting.records import COMMON, LATENCY, Records, read_records
-from pareco.reporting.rendering import Table
+from pareco.reporting.rendering import Table, latex, markdown
+from pareco.reporting.report import loaded_report
 from pareco.reporting.statistics import AREA, comparison, staircase
-from replications.catalogue import experiment_named
+from pareco.reporting.tables import measure_csv
+from replications.catalogue import FOCUS, REFERENCE, experiment_named
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
 
@@ -60,6 +62,14 @@ def test_results_are_made_again_from_their_records_byte_for_byte(
     expected, found = files(RESULTS / folder), files(again / folder)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_the_tables_of_every_experiment_are_those_of_its_records() -> None:
+    for folder in (path.parent for path in RESULTS.glob("*/records")):
+        report = loaded_report(folder, focus=FOCUS, reference=REFERENCE)
+        assert (folder / "table.md").read_text() == markdown(report.tables)
+        assert (folder / "table.tex").read_text() == latex(report.tables)
+        assert (folder / "table.csv").read_text() == measure_csv(report.records, FOCUS)
 
 
 def test_no_place_of_a_machine_of_ours_is_in_the_results() -> None:

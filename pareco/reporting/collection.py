@@ -194,10 +194,12 @@ def configured_otherwise(
     """How the `configuration` of some records differs from ours: field, value there, value now.
 
     A field that one lacks has its default there. What fields left unset meant is compared of the
-    methods, and of the fields, of which both say it.
+    methods, and of the fields, of which both say it; not the scale, which tells of the others in
+    words.
     """
     here, there = completed(ours[COMMON]), completed(theirs[COMMON])
-    pairs = {key: (here.get(key), there.get(key)) for key in sorted(here.keys() | there.keys())}
+    keys = sorted((here.keys() | there.keys()) - {"scale"})
+    pairs = {key: (here.get(key), there.get(key)) for key in keys}
     for method in sorted((ours.keys() & theirs.keys()) - {COMMON}):
         own, other = ours[method], theirs[method]
         both = sorted(own.keys() & other.keys())

@@ -140,9 +140,13 @@ def means_at(
 def loss_measures(
     fronts: pd.DataFrame, cost: str, full_cost: float, percents: Sequence[int] = ()
 ) -> pd.DataFrame:
-    """The `run_measures` but for the HYPERVOLUME, of the LOSS (nats), of the runs that have it."""
+    """The `run_measures` but for the HYPERVOLUME, of the LOSS (nats).
+
+    Of the runs that have it of every network of their front, so that the same ones are selected.
+    """
     percents = percents or cost_percents(fronts, cost, full_cost)
-    return means_at(fronts.dropna(subset=LOSS), cost, full_cost, percents, LOSS)
+    unknown = fronts[LOSS].isna().groupby([fronts["method"], fronts["seed"]]).transform("any")
+    return means_at(fronts[~unknown], cost, full_cost, percents, LOSS)
 
 
 def seed_statistics(measures: pd.DataFrame, comparisons: int = 1) -> pd.DataFrame:

@@ -161,7 +161,7 @@ def order_text(measures: pd.DataFrame, method: str, reference: str, comparisons:
     """How sure the order of two methods' areas is, one of which was chosen among `comparisons`.
 
     By the interval of their `paired_differences`, adjusted as one of so many; no order is settled
-    where it holds zero, nor where there is none.
+    where it holds zero, nor where there is none. Where not all seeds are common, with their number.
     """
     differences = paired_differences(measures[[AREA]], reference, comparisons)
     own = differences[differences["method"] == method]
@@ -169,7 +169,13 @@ def order_text(measures: pd.DataFrame, method: str, reference: str, comparisons:
     if isnan(low):
         return "no interval of the difference, so no order"
     adjusted = f", adjusted for {comparisons}" if comparisons > 1 else ""
-    text = f"{method} minus {reference}: {low:+.2f} to {high:+.2f}, 95% t interval{adjusted}"
+    common, methods = int(own["n"].iloc[0]), measures.index.get_level_values("method")
+    of = (
+        ""
+        if {common} == {sum(methods == each) for each in (method, reference)}
+        else (f" over the {common} common seeds")
+    )
+    text = f"{method} minus {reference}{of}: {low:+.2f} to {high:+.2f}, 95% t interval{adjusted}"
     return text if low > 0 or high < 0 else f"{text}: no order"
 
 

@@ -100,7 +100,7 @@ def experiment_tables(
         warnings=(
             *experiment.warnings,
             *([_ONE_SEED] if least_seeds < 2 else []),
-            *([_OTHER_SEEDS] if seeds.nunique() > 1 else []),
+            *([_OTHER_SEEDS] if seeds.nunique() > 1 or _of_other_seeds(found.losses) else []),
         ),
         notes=_notes(records, least_seeds),
         tables=tuple(_tables(found, records, published, reference)),
@@ -143,6 +143,11 @@ def _statements(labels: Mapping[str, str], measures: pd.DataFrame) -> pd.DataFra
         f"difference to {first}": paired_differences(measures, first),
     }
     return pd.concat([part.assign(statistic=name) for name, part in parts.items() if len(part)])
+
+
+def _of_other_seeds(measures: pd.DataFrame) -> bool:
+    seeds = measures.reset_index().groupby("method")["seed"].unique().map(frozenset)
+    return seeds.nunique() > 1
 
 
 def _first_of(labels: Mapping[str, str], measures: pd.DataFrame) -> str:
@@ -238,18 +243,19 @@ def _tables(
 def _loss_tables(found: Comparison, planned: Mapping[str, int]) -> Iterator[Table]:
     """The test losses of the networks whose errors the first table has, and their differences.
 
-    Of the runs that have them: earlier ones do not.
+    Of the runs that have them: earlier ones do not. Bold only where all that is judged has some.
     """
     if found.losses.empty:
         return
     first = _first_of(found.labels, found.losses)
-    best = best_methods(found.losses, found.compared)
+    there = set(found.losses.index.get_level_values("method"))
+    best = best_methods(found.losses, found.compared if there.issuperset(found.compared) else [])
     common: dict[str, Any] = {"planned": planned, "places": LOSS_PLACES}
     names = [*map(str, found.losses.columns)]
     columns = ("method", "seeds", *names)
     statistics = seed_statistics(found.losses)
     yield Table(
-        title="Test loss (nats) at a cost budget",
+        title="Test loss (nats) at a cost budget, of the seeds that recorded it",
         columns=columns,
         rows=tuple(measure_rows(statistics, found.labels, names, best, interval=False, **common)),
     )

@@ -207,7 +207,7 @@ class Planner:
         config, total = self.experiment.search, self.experiment.training.macs
         asked = config.budget
         budget = method.search_budget if asked is None else asked
-        sets = len(method.spaces(self.space, self.experiment.training))
+        sets = len(method.spaces_to_train(self.space, self.experiment.training))
         search = in_training = training = choice = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
             published = _played(self, PareCO, 0, Limits())
@@ -245,7 +245,7 @@ class Planner:
 
     def played(self, kind: type[Method], seed: int, limits: Limits) -> RunPlan:
         """Return what a run within these limits will spend. Raises `OverBudget` if it asks more."""
-        spaces = kind.spaces(self.space, self.experiment.training)
+        spaces = kind.spaces_to_train(self.space, self.experiment.training)
         total, every, asked = Counter[str](), self._asks_per_played(kind), list[tuple[int, int]]()
         for space in spaces:
             evaluations = SearchEvaluations(self._macs.__getitem__)

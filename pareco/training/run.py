@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -148,7 +149,7 @@ class _Session:
         self.evaluator(self.net)
         check_parts(config, self.method, self.data, self.net, processes.share.count)
         try:
-            self.spaces = self.method.spaces(self.net.space, config.training)
+            self.spaces = self.method.spaces_to_train(self.net.space, config.training)
             for space in self.spaces:
                 evaluations = SearchEvaluations(self.net.cost.macs_at)
                 self.method(self.task(space, evaluations)).switches()
@@ -420,7 +421,7 @@ class _Session:
                 "search_loss": f"{loss:.6f}",
                 "test_top1_error": f"{test.top1_error:.4f}",
                 "test_top5_error": f"{test.top5_error:.4f}",
-                "test_loss": f"{test.loss:.6f}",
+                "test_loss": f"{test.loss:.6f}" if isfinite(test.loss) else "",
                 "calibration_images": self.planner.calibration_images,
                 **{name: f"{each[index]:.6f}" for name, each in losses.items()},
             }

@@ -17,6 +17,7 @@ from pareco.reporting.page.document import what_it_shows
 from pareco.reporting.records import Records, read_records, write_records
 from pareco.reporting.report import collect_records, render_report
 from replications import site
+from replications.__main__ import ReportCommand
 from replications.run import Folders
 from tests.experiments import TINY
 from tests.reporting.conftest import changed, write_latency
@@ -71,6 +72,15 @@ def test_other_configurations_are_refused(runs: Path, tmp_path: Path) -> None:
     earlier = replace(before, configuration={})
     with pytest.raises(InvalidRecord, match="'digits' are of an unknown one"):
         joined(new, earlier)
+
+
+def test_the_words_of_a_scale_are_no_part_of_a_configuration(runs: Path, tmp_path: Path) -> None:
+    """What they tell of are fields of their own."""
+    new, _ = parted(runs, tmp_path)
+    for file in (tmp_path / "part0").rglob("config.json"):
+        changed(file, scale="paper, in other words")
+    other = collected_runs("digits", tmp_path / "part0")[0]
+    assert len(joined(new, other).runs) == 6
 
 
 def test_a_field_of_a_later_version_joins_at_its_default(runs: Path, tmp_path: Path) -> None:
@@ -134,12 +144,12 @@ def test_a_report_says_that_it_leaves_latencies_out(
     def said(part: str) -> str:
         text = StringIO()
         folders = Folders(runs=tmp_path / part, results=results, add=True)
-        site.write_report("digits", folders, Console(file=text))
+        ReportCommand(name="digits", folders=folders).carried_out(Console(file=text))
         return text.getvalue()
 
     assert "latency left out" not in said("part0")
     assert read_records(results / "digits").latency is not None
-    assert "latency left out: it was measured without some of these" in said("part1")
+    assert "latency left out: that on record is not of all these networks" in said("part1")
     assert read_records(results / "digits").latency is None
     assert "latency left out" not in said("part1")
 

@@ -43,6 +43,11 @@ def of(
     return records_of(fronts, steps=steps)
 
 
+def without(records: Records, run: tuple[str, int]) -> Records:
+    left = [each != run for each in records.fronts[["method", "seed"]].itertuples(index=False)]
+    return replace(records, fronts=records.fronts[left])
+
+
 @pytest.mark.parametrize(
     ("records", "outcome"),
     [
@@ -75,6 +80,11 @@ def of(
             of(("b", 4.0), ("c", 5.0), seeds=3, apart={"c": 0.1}),
             "area: b 4.00, the least of 2 with equal budgets, next c 5.00"
             " (c minus b: +0.75 to +1.25, 95% t interval)",
+        ),
+        (  # c has 4.9 and 5.0 with the seeds that b has: 0.95 -+ 12.7062 x 0.05
+            without(of(("b", 4.0), ("c", 5.0), seeds=3, apart={"c": 0.1}), ("b", 2)),
+            "area: b 4.00, the least of 2 with equal budgets, next c 5.00"
+            " (c minus b over the 2 common seeds: +0.31 to +1.59, 95% t interval)",
         ),
     ],
 )

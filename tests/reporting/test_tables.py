@@ -384,16 +384,38 @@ def test_the_loss_that_the_front_was_not_chosen_by_stands_beside(records: Record
     assert rows_below(markdown(tables), columns)[0] == "| pareco | 4 | 0.188 | 0.375 |"
 
 
+def test_losses_of_some_methods_make_none_the_best() -> None:
+    """Of three seeds each, the first is told apart from the second in error and in loss."""
+    runs = {
+        (name, seed): front(error * (1 + seed / 10))
+        for name, error in (("a", 1.0), ("b", 9.0))
+        for seed in range(3)
+    }
+    records = records_of(runs)
+    known = replace(records, fronts=records.fronts.assign(test_loss=records.fronts["search_loss"]))
+    some = known.fronts.assign(
+        test_loss=known.fronts["test_loss"].where(known.fronts["method"] == "a")
+    )
+
+    def best(fronts: pd.DataFrame) -> list[bool]:
+        tables = experiment_tables(replace(known, fronts=fronts), NONE, "a").tables
+        (table,) = (each for each in tables if each.title.startswith("Test loss"))
+        return [row[-1].best for row in table.rows]
+
+    assert best(known.fronts) == [True, False]
+    assert best(some) == [False]
+
+
 def test_test_losses_are_of_the_networks_that_the_errors_are_of(records: Records) -> None:
-    """Chosen by the search loss; a run without them counts for nothing. All by hand.
+    """Chosen by the search loss; a run without one of them counts for nothing. All by hand.
 
     pareco has 0.4, then 0.2, with one seed, 0.6 and 0.3 with the other; the losses are made ten
-    times as large, less 0.1 for the full network, and those of the method named `big` are unknown
-    with seed 1.
+    times as large, with 30 more for the full network, and one of two of the method named `big` is
+    unknown with seed 1.
     """
     fronts = records.fronts
-    losses = 10 * fronts["search_loss"] - 0.1 * (fronts["macs"] == FULL)
-    unknown = (fronts["method"] == "big") & (fronts["seed"] == 1)
+    losses = 10 * fronts["search_loss"] + 30 * (fronts["macs"] == FULL)
+    unknown = (fronts["method"] == "big") & (fronts["seed"] == 1) & (fronts["macs"] == FULL)
     known = replace(records, fronts=fronts.assign(test_loss=losses.mask(unknown)))
     tables = experiment_tables(known, NONE, "pareco")
     errors, means, differences = (
@@ -402,18 +424,22 @@ def test_test_losses_are_of_the_networks_that_the_errors_are_of(records: Records
     )
     assert means.columns == errors.columns
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in means.rows}
-    assert texts["pareco"] == ["2", *["5.000 ± 1.414"] * 4, "2.400 ± 0.707", "5.000 ± 1.414"]
-    assert texts["big"] == ["1", *["9.000 ± –"] * 4, "2.400 ± –", "9.000 ± –"]
+    assert texts["pareco"] == ["2", *["5.000 ± 1.414"] * 4, "32.500 ± 0.707", "5.000 ± 1.414"]
+    assert texts["big"] == ["1", *["9.000 ± –"] * 4, "32.500 ± –", "9.000 ± –"]
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in differences.rows}
     assert texts["big"] == ["1", *["+5.000"] * 4, "+0.500", "+5.000"]
     csv = pd.read_csv(io.StringIO(measure_csv(known, "pareco"))).set_index("measure")
     (value, difference) = csv.loc["test_loss 100%"].query("method == 'big'").to_dict("records")
-    assert (value["statistic"], value["n"], value["mean"]) == ("value", 1, 2.4)
+    assert (value["statistic"], value["n"], value["mean"]) == ("value", 1, 32.5)
     assert (difference["statistic"], difference["mean"]) == ("difference to pareco", 0.5)
     pd.testing.assert_frame_equal(
         csv[~csv.index.str.startswith("test_loss")].reset_index(),
         pd.read_csv(io.StringIO(measure_csv(records, "pareco")))[[csv.index.name, *csv.columns]],
     )
+    other_seeds = (
+        "Methods have different seeds: only the paired differences are over the same ones."
+    )
+    assert other_seeds in tables.warnings
     before = experiment_tables(records, NONE, "pareco").tables
     assert not any("test loss" in table.title.lower() for table in before)
 

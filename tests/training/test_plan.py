@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pareco.config import DataConfig, Experiment, TrainingConfig
+from pareco.config import DataConfig, Experiment
 from pareco.data import load_data
 from pareco.data.loading import KNOWN_SIZES
 from pareco.data.splits import split_sizes, stratified_splits
@@ -163,7 +163,7 @@ class TwoAlone(Insisting):
     name = "two_alone"
 
     @classmethod
-    def spaces(cls, space: WidthSpace, training: TrainingConfig) -> Sequence[WidthSpace]:
+    def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
         return [replace(space, only=each) for each in space.spread(2)]
 
     def candidates(self) -> Sequence[Widths]:
