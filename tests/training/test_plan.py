@@ -71,6 +71,30 @@ def test_a_plan_is_what_a_run_has_spent_where_losses_decide_nothing(
         assert plan.evaluations == result["budget"]["search_evaluations"]
 
 
+def test_named_networks_are_planned_trained_and_reported(tmp_path: Path) -> None:
+    """Two of them, in place of four uniform ones; a misspelt one is refused before training."""
+    space = planner_before(TINY).space
+    named = tuple(str(each) for each in [*space.spread(5)][1:3])
+
+    def trained_alone(*alone: str) -> Experiment:
+        return replace(TINY, training=replace(TINY.training, alone=alone))
+
+    experiment, method = trained_alone(*named), method_named("independent")
+    check_runnable(experiment, method)
+    execute_run(experiment, method, 0, tmp_path / "run")
+    front = pd.read_csv(tmp_path / "run" / "front.csv")
+    assert set(front["widths"]) <= set(named)
+    assert len(front) > 0
+    assert planned(experiment, "independent").of("training") == ledger(tmp_path / "run")["training"]
+    assert planned(experiment, "independent").total < planned(TINY, "independent").total
+    wrong = trained_alone(named[0], named[1].replace(" ", " 999 ", 1))
+    for check in (check_runnable, lambda *of: execute_run(*of, 0, tmp_path / "wrong")):
+        with pytest.raises((ValueError, RunError), match=r"independent: training\.alone '.* 999"):
+            check(wrong, method)
+    with pytest.raises(ValueError, match=r"us_net: training\.alone names networks to train alone"):
+        check_runnable(experiment, method_named("us_net"))
+
+
 def test_a_plan_of_widths_that_are_searched_for_is_close(whole: Runs) -> None:
     """Fourteen visits at random targets: within a tenth of all, a third of what they are."""
     plan, spent = planned(TINY, "pareco"), ledger(whole("pareco").path)
