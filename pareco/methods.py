@@ -154,7 +154,9 @@ class Method:
         if not training.alone:
             return cls.spaces(space, training.sampled_per_step)
         if not cls.trains_alone:
-            raise ValueError("training.alone names networks to train alone, which it does not do")
+            raise ValueError(
+                f"training.alone names networks to train alone, which {cls.name} does not do"
+            )
         alone: list[Widths] = []
         for counts in training.alone:
             try:

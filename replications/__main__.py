@@ -90,18 +90,20 @@ class ReportCommand:
         if name and name not in known and not any((runs / name).glob("*/seed*/DONE")):
             there = f" (there are of {', '.join(known)})" if known else ""
             raise ValueError(f"no finished run in {runs / name}, no records in {results}{there}")
+        from pareco.latency import LATENCY_FILE
+        from pareco.reporting.records import FOLDER
         from replications.site import write_all_reports, write_report
 
         if name is None:
             write_all_reports(results, console)
         else:
-            latency = results / name / "records" / "latency.json"
-            timed = latency.exists()
+            recorded = results / name / FOLDER / LATENCY_FILE
+            known = recorded.exists() or (runs / name / LATENCY_FILE).exists()
             write_report(name, self.folders, console)
-            if timed and not latency.exists():
+            if known and not recorded.exists():
                 console.out(
-                    "latency left out: that on record is not of all these networks; "
-                    "`run` with --add measures all of them together"
+                    "latency left out: what was measured is not of all these networks; `run` with "
+                    "the same --method and --seed, and --add, measures all of them together"
                 )
         return 0
 

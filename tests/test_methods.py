@@ -378,7 +378,7 @@ def test_independent_trains_the_networks_that_are_named(net: SlimmableNet) -> No
     ):
         with pytest.raises(ValueError, match=f"training.alone {counts!r}: .*{message}"):
             kind.spaces_to_train(net.space, replace(TRAINING, alone=(counts,)))
-    with pytest.raises(ValueError, match="to train alone, which it does not do"):
+    with pytest.raises(ValueError, match="to train alone, which us_net does not do"):
         method_named("us_net").spaces_to_train(net.space, training)
     spaced = f" {largest.replace(' ', '  ')}"
     with pytest.raises(ValueError, match=f"training.alone names {largest} more than once"):

@@ -133,11 +133,11 @@ def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
 
 def test_what_is_said_of_the_convnext_is_what_its_records_say() -> None:
     told = " ".join((ROOT / "replications/cifar10_convnext/README.md").read_text().split())
-    found = comparison(read_records(RESULTS / "cifar10_convnext-cpu"), "pareco")
-    areas = found.measures[AREA].groupby("method").mean()
+    errors = comparison(read_records(RESULTS / "cifar10_convnext-cpu"), "pareco").errors
+    areas = errors.values[AREA].groupby("method").mean()
     ours = "us_net is {us_net:.2f}%, of random_widths {random_widths:.2f}%, of pareco {pareco:.2f}%"
     assert ours.format(**areas) in told
-    rows = found.differences[found.differences["measure"] == AREA].set_index("method")
+    rows = errors.differences[errors.differences["measure"] == AREA].set_index("method")
     mean, low, high = (f"{rows.loc['us_net', name]:+.2f}" for name in ("mean", "low", "high"))
     assert f"us_net minus pareco {mean} points ({low} to {high})" in told
 
@@ -179,7 +179,7 @@ def test_what_is_said_of_latency_is_what_the_records_say() -> None:
 
 
 def test_what_is_said_of_the_first_replication_is_what_its_records_say() -> None:
-    found = comparison(read_records(RESULTS / "digits"), "pareco_exact").differences
+    found = comparison(read_records(RESULTS / "digits"), "pareco_exact").errors.differences
     rows = found[found["measure"] == "area"].set_index("method")
     readme = " ".join((ROOT / "README.md").read_text().split())
     own = " ".join((ROOT / "replications/digits/README.md").read_text().split())

@@ -148,7 +148,7 @@ def _loss_tables(
     names = list(map(str, losses.columns))
     columns = ("method", "seeds", *names)
     yield Table(
-        title="Test loss (nats) at a cost budget, of the seeds that recorded it",
+        title="Test loss (nats) at a cost budget, of the seeds that have it",
         columns=columns,
         rows=_rows(seed_statistics(losses), labels.values(), names, places=LOSS_PLACES),
     )

@@ -327,6 +327,38 @@ def check_equal_budgets(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the methods come to in one quantity, and how they differ."""
+
+    values: pd.DataFrame
+    """A row for each run that has it, as `run_measures` or `loss_measures` give; maybe none."""
+    statistics: pd.DataFrame
+    """The `seed_statistics` of these."""
+    first: str
+    """The first of the methods that has any; empty where none has."""
+    differences: pd.DataFrame
+    """The `paired_differences` to that one."""
+
+    @classmethod
+    def of(cls, values: pd.DataFrame, methods: Sequence[str]) -> "Measured":
+        """Return what these values come to, with the methods in the order to show."""
+        there = set(values.index.get_level_values("method"))
+        first = next((method for method in methods if method in there), "")
+        return cls(
+            values=values,
+            statistics=seed_statistics(values),
+            first=first,
+            differences=paired_differences(values, first) if first else seed_statistics(values),
+        )
+
+    def seeds(self, methods: Collection[str]) -> dict[str, frozenset[int]]:
+        """Return the seeds of those of the methods that have any."""
+        runs = self.values.index.to_frame(index=False)
+        own = runs[runs["method"].isin(methods)].groupby("method")["seed"]
+        return {str(method): frozenset(seeds) for method, seeds in own}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The methods of an experiment, in the order to show, by the experiment's own cost."""
 
@@ -334,14 +366,8 @@ class Comparison:
     """The name of each method with its mark, if it has one."""
     compared: list[str]
     """The methods that are judged: without a mark, and not planned with fewer seeds."""
-    measures: pd.DataFrame
-    """The `run_measures`."""
-    statistics: pd.DataFrame
-    """The `seed_statistics` of these."""
-    differences: pd.DataFrame
-    """The `paired_differences` of these to the first method."""
-    losses: pd.DataFrame
-    """The `loss_measures`: no row where no run has a LOSS."""
+    errors: Measured
+    losses: Measured
 
 
 def comparison(records: Records, focus: str) -> Comparison:
@@ -349,12 +375,13 @@ def comparison(records: Records, focus: str) -> Comparison:
     experiment, fronts = records.experiment, records.fronts
     methods = method_order(fronts["method"], focus)
     marks = budget_marks(fronts, experiment.budget_exempt, methods, experiment.equal)
-    measures = run_measures(fronts, experiment.cost, experiment.full_cost)
+    errors, losses = (
+        Measured.of(of(fronts, experiment.cost, experiment.full_cost), methods)
+        for of in (run_measures, loss_measures)
+    )
     return Comparison(
         labels={method: f"{method} {marks.get(method, '')}".strip() for method in methods},
         compared=[each for each in methods if each not in {*marks, *experiment.planned_fewer}],
-        measures=measures,
-        statistics=seed_statistics(measures),
-        differences=paired_differences(measures, methods[0]),
-        losses=loss_measures(fronts, experiment.cost, experiment.full_cost),
+        errors=errors,
+        losses=losses,
     )

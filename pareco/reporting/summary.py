@@ -136,7 +136,7 @@ def _outcome(found: Comparison) -> str:
     is; with one seed only the areas.
     """
     focus = next(iter(found.labels))
-    table = found.statistics.query("measure == @AREA").set_index("method")
+    table = found.errors.statistics.query("measure == @AREA").set_index("method")
     order = table["mean"].loc[found.compared].dropna().sort_values(kind="stable")
     if focus not in order.index:
         return "no area to compare"
@@ -153,7 +153,7 @@ def _outcome(found: Comparison) -> str:
         if is_least
         else (f"least of {len(order)} with equal budgets")
     )
-    sure = order_text(found.measures, least, focus, len(others))
+    sure = order_text(found.errors.values, least, focus, len(others))
     return f"{own}, {place} {least} {order[least]:.2f} ({sure})"
 
 

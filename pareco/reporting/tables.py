@@ -22,8 +22,6 @@ from pareco.reporting.statistics import (
     budget_table,
     comparison,
     cost_percents,
-    paired_differences,
-    seed_statistics,
 )
 from pareco.reporting.work import spending_texts
 from pareco.schema import BUDGET_TYPES, SPLIT_LOSSES
@@ -49,6 +47,10 @@ _NO_BATCH_NORM = "The networks have no batch norm: nothing is re-calibrated."
 _COMPARES_NOTHING = "search_evaluations"  # some are of a batch, some of calibrated networks
 _ONE_SEED = "One seed: numbers without deviation or interval, so no order of methods is claimed."
 _OTHER_SEEDS = "Methods have different seeds: only the paired differences are over the same ones."
+_OTHER_SEEDS_OF_LOSSES = (
+    "Test losses of methods are of different seeds: only their paired differences are over the same"
+    " ones."
+)
 _REFERENCE = "Methods planned with fewer seeds are for reference: not in the running for bold."
 _OVER_SEEDS = (
     ", mean ± sample standard deviation over the seeds; in brackets Student's 95% t interval of"
@@ -90,17 +92,18 @@ def experiment_tables(
     empty. Methods whose training budget is exempt or unequal carry a mark, explained in a
     footnote, and do not count for the best of a column.
     """
-    found, experiment, fronts = comparison(records, focus), records.experiment, records.fronts
-    own = fronts[fronts["method"].isin(found.compared)] if found.compared else fronts
-    seeds = own.groupby("method")["seed"].unique().map(frozenset)
-    least_seeds = int(seeds.map(len).min())
+    found, experiment = comparison(records, focus), records.experiment
+    judged = found.compared or list(found.labels)
+    seeds, seeds_of_losses = (each.seeds(judged) for each in (found.errors, found.losses))
+    least_seeds = min(map(len, seeds.values()))
     labels, fewer = " ".join(found.labels.values()), experiment.planned_fewer.keys()
     return Tables(
         heading=experiment.title,
         warnings=(
             *experiment.warnings,
             *([_ONE_SEED] if least_seeds < 2 else []),
-            *([_OTHER_SEEDS] if seeds.nunique() > 1 or _of_other_seeds(found.losses) else []),
+            *([_OTHER_SEEDS] if len({*seeds.values()}) > 1 else []),
+            *([_OTHER_SEEDS_OF_LOSSES] if len({*seeds_of_losses.values()}) > 1 else []),
         ),
         notes=_notes(records, least_seeds),
         tables=tuple(_tables(found, records, published, reference)),
@@ -122,10 +125,17 @@ def measure_csv(records: Records, focus: str) -> str:
     digits after the point; one that is not there is empty.
     """
     found = comparison(records, focus)
-    table = _statements(found.labels, found.measures)
-    if len(found.losses):
-        losses = _statements(found.labels, found.losses.add_prefix(f"{LOSS} "))
-        table = pd.concat([table, losses])
+    table = pd.concat(
+        [
+            part.assign(statistic=name, measure=prefix + part["measure"])
+            for prefix, each in (("", found.errors), (f"{LOSS} ", found.losses))
+            for name, part in (
+                ("value", each.statistics),
+                (f"difference to {each.first}", each.differences),
+            )
+            if len(part)
+        ]
+    )
     unmarked = [method for method, label in found.labels.items() if label == method]
     equal = table["method"].isin(unmarked).map({True: "yes", False: "no"})
     table = table.assign(cost=records.experiment.cost, equal_training_budget=equal)
@@ -133,27 +143,6 @@ def measure_csv(records: Records, focus: str) -> str:
     return table[[*columns, "equal_training_budget"]].to_csv(
         index=False, float_format="%.4f", lineterminator="\n"
     )
-
-
-def _statements(labels: Mapping[str, str], measures: pd.DataFrame) -> pd.DataFrame:
-    """The statistics of each method, and of the differences to the first that has measures."""
-    first = _first_of(labels, measures)
-    parts = {
-        "value": seed_statistics(measures),
-        f"difference to {first}": paired_differences(measures, first),
-    }
-    return pd.concat([part.assign(statistic=name) for name, part in parts.items() if len(part)])
-
-
-def _of_other_seeds(measures: pd.DataFrame) -> bool:
-    seeds = measures.reset_index().groupby("method")["seed"].unique().map(frozenset)
-    return seeds.nunique() > 1
-
-
-def _first_of(labels: Mapping[str, str], measures: pd.DataFrame) -> str:
-    """The first method, in the order to show, that has measures."""
-    there = set(measures.index.get_level_values("method"))
-    return next(method for method in labels if method in there)
 
 
 def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:
@@ -190,13 +179,13 @@ def _tables(
 
     In the first two, the `best_methods` of those compared are bold.
     """
-    best = best_methods(found.measures, found.compared)
-    labels, statistics = found.labels, found.statistics
+    best = best_methods(found.errors.values, found.compared)
+    labels, statistics = found.labels, found.errors.statistics
     names = list(statistics["measure"].unique())
     errors = [name for name in names if name != HYPERVOLUME]
     budgets = budget_table(records.fronts, list(labels))
     shown = {name: place for place, name in enumerate(BUDGET_TYPES) if name != _COMPARES_NOTHING}
-    first, ran = next(iter(labels)), records.experiment
+    first, ran = found.errors.first, records.experiment
     planned = dict.fromkeys(labels, ran.planned_seeds) | dict(ran.planned_fewer)
     yield Table(
         title="Test top-1 error at a cost budget",
@@ -218,14 +207,19 @@ def _tables(
     )
     yield from _loss_tables(found, planned)
     yield _choice_table(records, labels)
-    if len(found.differences):
+    if len(found.errors.differences):
         yield Table(
             title=f"Paired difference to {first}, seed by seed"
             f" (positive errors: {first} is better)",
             columns=("method", "seeds", *names),
             rows=tuple(
                 measure_rows(
-                    found.differences, labels, names, interval=True, sign="+", planned=planned
+                    found.errors.differences,
+                    labels,
+                    names,
+                    interval=True,
+                    sign="+",
+                    planned=planned,
                 )
             ),
             wide=True,
@@ -245,27 +239,29 @@ def _loss_tables(found: Comparison, planned: Mapping[str, int]) -> Iterator[Tabl
 
     Of the runs that have them: earlier ones do not. Bold only where all that is judged has some.
     """
-    if found.losses.empty:
+    losses = found.losses
+    if not losses.first:
         return
-    first = _first_of(found.labels, found.losses)
-    there = set(found.losses.index.get_level_values("method"))
-    best = best_methods(found.losses, found.compared if there.issuperset(found.compared) else [])
+    all_there = set(losses.statistics["method"]).issuperset(found.compared)
+    best = best_methods(losses.values, found.compared if all_there else [])
     common: dict[str, Any] = {"planned": planned, "places": LOSS_PLACES}
-    names = [*map(str, found.losses.columns)]
+    names = [*map(str, losses.values.columns)]
     columns = ("method", "seeds", *names)
-    statistics = seed_statistics(found.losses)
     yield Table(
-        title="Test loss (nats) at a cost budget, of the seeds that recorded it",
+        title="Test loss (nats) at a cost budget, of the seeds that have it",
         columns=columns,
-        rows=tuple(measure_rows(statistics, found.labels, names, best, interval=False, **common)),
+        rows=tuple(
+            measure_rows(losses.statistics, found.labels, names, best, interval=False, **common)
+        ),
     )
-    differences = paired_differences(found.losses, first)
-    if len(differences):
+    if len(losses.differences):
         yield Table(
-            title=f"Paired difference of test loss to {first}, seed by seed",
+            title=f"Paired difference of test loss to {losses.first}, seed by seed",
             columns=columns,
             rows=tuple(
-                measure_rows(differences, found.labels, names, interval=True, sign="+", **common)
+                measure_rows(
+                    losses.differences, found.labels, names, interval=True, sign="+", **common
+                )
             ),
             wide=True,
         )

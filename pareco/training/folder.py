@@ -154,7 +154,7 @@ class RunFolder:
 
         `theirs` is its configuration, unless given that of `config.json`. A field that it lacks has
         its default there; one that this version does not know is a difference. What unset fields
-        meant is compared where both say it; not the scale, which tells of the others in words.
+        meant is compared where both say it.
         """
         file, ours = self.path / "config.json", self._configuration()
         stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
@@ -164,7 +164,7 @@ class RunFolder:
         return [
             f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'unknown to this version')}"
             + " now" * (key in ours)
-            for key in sorted((known | both) - {"scale"})
+            for key in sorted(known | both)
             if key not in ours or key not in there or ours[key] != there[key]
         ]
 

@@ -210,7 +210,9 @@ class Planner:
         sets = len(method.spaces_to_train(self.space, self.experiment.training))
         search = in_training = training = choice = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
-            published = _played(self, PareCO, 0, Limits())
+            plain = replace(self.experiment.training, alone=())
+            unnamed = replace(self, experiment=replace(self.experiment, training=plain))
+            published = _played(unnamed, PareCO, 0, Limits())
             search = in_training = published.of("search")
             search += published.of("choice")
             if budget is not None:

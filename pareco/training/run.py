@@ -421,9 +421,9 @@ class _Session:
                 "search_loss": f"{loss:.6f}",
                 "test_top1_error": f"{test.top1_error:.4f}",
                 "test_top5_error": f"{test.top5_error:.4f}",
-                "test_loss": f"{test.loss:.6f}" if isfinite(test.loss) else "",
+                "test_loss": finite_text(test.loss),
                 "calibration_images": self.planner.calibration_images,
-                **{name: f"{each[index]:.6f}" for name, each in losses.items()},
+                **{name: finite_text(each[index]) for name, each in losses.items()},
             }
             for index, ((widths, loss), test) in enumerate(zip(best, tests, strict=True))
         ]
@@ -452,3 +452,8 @@ class _Session:
         """Return what the rows of a front and of visits share: the run, widths and costs."""
         costs = {name: int(self.net.cost.of(name, widths)) for name in self.net.cost.names}
         return {**self.folder.identity, "widths": str(widths), **costs}
+
+
+def finite_text(number: float) -> str:
+    """Return a number with six digits after the point; nothing where it is not finite."""
+    return f"{number:.6f}" if isfinite(number) else ""

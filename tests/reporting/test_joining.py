@@ -149,7 +149,7 @@ def test_a_report_says_that_it_leaves_latencies_out(
 
     assert "latency left out" not in said("part0")
     assert read_records(results / "digits").latency is not None
-    assert "latency left out: that on record is not of all these networks" in said("part1")
+    assert "latency left out: what was measured is not of all these networks" in said("part1")
     assert read_records(results / "digits").latency is None
     assert "latency left out" not in said("part1")
 

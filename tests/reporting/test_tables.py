@@ -437,9 +437,12 @@ def test_test_losses_are_of_the_networks_that_the_errors_are_of(records: Records
         pd.read_csv(io.StringIO(measure_csv(records, "pareco")))[[csv.index.name, *csv.columns]],
     )
     other_seeds = (
-        "Methods have different seeds: only the paired differences are over the same ones."
+        "Test losses of methods are of different seeds: only their paired differences are over the"
+        " same ones."
     )
     assert other_seeds in tables.warnings
+    all_known = replace(records, fronts=fronts.assign(test_loss=losses))
+    assert experiment_tables(all_known, NONE, "pareco").warnings == ()
     before = experiment_tables(records, NONE, "pareco").tables
     assert not any("test loss" in table.title.lower() for table in before)
 

@@ -91,8 +91,10 @@ def test_named_networks_are_planned_trained_and_reported(tmp_path: Path) -> None
     for check in (check_runnable, lambda *of: execute_run(*of, 0, tmp_path / "wrong")):
         with pytest.raises((ValueError, RunError), match=r"independent: training\.alone '.* 999"):
             check(wrong, method)
-    with pytest.raises(ValueError, match=r"us_net: training\.alone names networks to train alone"):
-        check_runnable(experiment, method_named("us_net"))
+    refusal = "training.alone names networks to train alone, which us_net does not do"
+    for asked in (planned, lambda *of: check_runnable(of[0], method_named(of[1]))):
+        with pytest.raises(ValueError, match=refusal):
+            asked(experiment, "us_net")
 
 
 def test_a_plan_of_widths_that_are_searched_for_is_close(whole: Runs) -> None:
@@ -185,6 +187,7 @@ class TwoAlone(Insisting):
     """Trains two networks one after the other, and does not say that this is its nature."""
 
     name = "two_alone"
+    trains_alone = True
 
     @classmethod
     def spaces(cls, space: WidthSpace, sampled_per_step: int) -> Sequence[WidthSpace]:
@@ -200,6 +203,9 @@ def test_sets_of_weights_share_a_search_budget_and_can_not_share_macs() -> None:
     assert [two.search, two.in_training] == halves
     assert min(halves) > 0
     experiment = replace(TINY, training=replace(TINY.training, macs=10**9))
+    named = [str(each) for each in planner_before(TINY).space.spread(3)]
+    alone = replace(TINY, training=replace(TINY.training, alone=(named[1],)))
+    assert planner_before(alone).limits(TwoAlone, 0) == one  # of as many sets as are named
     with pytest.raises(ValueError, match=r"training\.macs: two_alone trains 2 sets of weights"):
         check_runnable(experiment, TwoAlone)
 

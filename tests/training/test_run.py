@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +357,12 @@ def test_ten_golden_steps(whole: Runs) -> None:
     golden += [2.262535, 2.284878, 2.296362, 2.3014, 2.293145]
     # AVX2 in place of AVX-512 gives the same, no vector instructions at all differ by 1.2e-4.
     assert found == pytest.approx(golden, rel=1e-3)
+
+
+def test_what_is_not_finite_is_written_as_not_known() -> None:
+    assert [run_module.finite_text(each) for each in (0.25, nan, inf, -inf)] == [
+        "0.250000",
+        "",
+        "",
+        "",
+    ]
