@@ -116,7 +116,8 @@ class RunCommand:
 
     equal: Literal["passes", "compute"] = "passes"
     """What is equal for all methods: epochs and passes (paper), or the MACs before the test: those
-    of training.macs or, unless set, what the first method is planned to spend."""
+    of training.macs or, unless set, what the first method is planned to spend, with the
+    experiment's own first seed."""
 
     part: str | None = None
     """K/N: only every N-th run, from the K-th on; N such commands together do all."""
@@ -243,7 +244,7 @@ class RunCommand:
         chosen = self._settled()
         default = self.default or experiment_named(self.of, chosen.scale)
         if self.equal == "compute":
-            chosen = self._of_equal_compute(chosen)
+            chosen = self._of_equal_compute(chosen, default.seeds[0])
         name = name_at(chosen.name, chosen.scale)
         others = {known for known, *which in catalogued() if which != [self.of, chosen.scale]}
         if name in others or name in _NO_NAMES:
@@ -274,14 +275,17 @@ class RunCommand:
 
         return settled(self.experiment)
 
-    def _of_equal_compute(self, chosen: Experiment) -> Experiment:
-        """Return the experiment with MACs that every run may spend, and a name that says so."""
+    def _of_equal_compute(self, chosen: Experiment, seed: int) -> Experiment:
+        """Return the experiment with MACs that every run may spend, and a name that says so.
+
+        They are planned with the experiment's own first seed, so that other seeds have as many.
+        """
         from pareco.training.preparation import planner_before
 
         macs = chosen.training.macs
         if macs is None:
             first = self.kind_of(chosen.methods[0])
-            macs = planner_before(chosen, self.machine).plan(first, chosen.seeds[0]).before_test
+            macs = planner_before(chosen, self.machine).plan(first, seed).before_test
         name = equal_compute_name(chosen.name, chosen.scale)
         return replace(chosen, name=name, training=replace(chosen.training, macs=macs))
 

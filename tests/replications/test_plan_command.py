@@ -127,6 +127,8 @@ def test_equal_compute_is_another_experiment_with_the_first_methods_macs() -> No
     macs = planner_before(TINY).plan(method_named("pareco"), 0).before_test
     assert (experiment.name, experiment.training.macs) == ("tiny-compute", macs)
     assert experiment.scale == f"paper, equal compute: {macs:,} MACs before the test"
+    later = configured("run", "tiny", "--equal", "compute", "--seeds", "3", "4")
+    assert later.training.macs == macs  # so that they can be added
     given = configured("run", "tiny", "--equal", "compute", "--training.macs", "900000000")
     assert (given.name, given.training.macs) == ("tiny-compute", 900_000_000)
     assert configured("run", "tiny").training.macs is None
