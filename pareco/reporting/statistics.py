@@ -327,7 +327,7 @@ def check_equal_budgets(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Quantity:
     """What the methods come to in one quantity, and how they differ."""
 
     values: pd.DataFrame
@@ -340,7 +340,7 @@ class Measured:
     """The `paired_differences` to that one."""
 
     @classmethod
-    def of(cls, values: pd.DataFrame, methods: Sequence[str]) -> "Measured":
+    def of(cls, values: pd.DataFrame, methods: Sequence[str]) -> "Quantity":
         """Return what these values come to, with the methods in the order to show."""
         there = set(values.index.get_level_values("method"))
         first = next((method for method in methods if method in there), "")
@@ -366,8 +366,8 @@ class Comparison:
     """The name of each method with its mark, if it has one."""
     compared: list[str]
     """The methods that are judged: without a mark, and not planned with fewer seeds."""
-    errors: Measured
-    losses: Measured
+    errors: Quantity
+    losses: Quantity
 
 
 def comparison(records: Records, focus: str) -> Comparison:
@@ -376,7 +376,7 @@ def comparison(records: Records, focus: str) -> Comparison:
     methods = method_order(fronts["method"], focus)
     marks = budget_marks(fronts, experiment.budget_exempt, methods, experiment.equal)
     errors, losses = (
-        Measured.of(of(fronts, experiment.cost, experiment.full_cost), methods)
+        Quantity.of(of(fronts, experiment.cost, experiment.full_cost), methods)
         for of in (run_measures, loss_measures)
     )
     return Comparison(
