@@ -219,8 +219,8 @@ class TrainingConfig:
     """Sub-networks trained in each step beside the largest and the smallest (M)."""
 
     alone: tuple[str, ...] = ()
-    """Sub-networks that `independent` trains, each by its channel counts, as the column `widths` of
-    a front has them; none for M + 2 evenly spread uniform ones."""
+    """Sub-networks that `independent`, or any method that trains each alone, trains: by channel
+    counts, as the column `widths` of a front has them; none for those that it takes itself."""
 
     ask_every_steps: int = 625
     """Steps between two requests for new widths (tau), M each time."""

@@ -98,9 +98,9 @@ class ReportCommand:
             write_all_reports(results, console)
         else:
             recorded = results / name / FOLDER / LATENCY_FILE
-            known = recorded.exists() or (runs / name / LATENCY_FILE).exists()
+            measured = recorded.exists() or (runs / name / LATENCY_FILE).exists()
             write_report(name, self.folders, console)
-            if known and not recorded.exists():
+            if measured and not recorded.exists():
                 console.out(
                     "latency left out: what was measured is not of all these networks; `run` with "
                     "the same --method and --seed, and --add, measures all of them together"
