@@ -293,10 +293,14 @@ class RunCommand:
         """Return what the scale says of batch norm; nothing where it sees the whole batch."""
         if self.experiment.training.sync_batch_norm:
             return ""
+        count = self._process_count()
+        return f"{NORMALIZED_APART} {count} processes" if count > 1 else ""
+
+    def _process_count(self) -> int:
+        """Return how many processes train one network."""
         from pareco.processes import joined_processes
 
-        count = self.check or joined_processes(self.machine.device).share.count
-        return f"{NORMALIZED_APART} {count} processes" if count > 1 else ""
+        return self.check or joined_processes(self.machine.device).share.count
 
     def jobs(self) -> Sequence[Job]:
         """Return the runs that are asked for."""
@@ -485,6 +489,30 @@ class RunCommand:
                     f"({'; '.join(differences)}). Keep this experiment apart with --name NAME or "
                     "--runs FOLDER, or remove that one"
                 )
+        self._check_added()
+
+    def _check_added(self) -> None:
+        """Raise `InvalidRecord` for runs that could not be added to those on record, as asked."""
+        jobs = {job.method: job for job in self.jobs() if not job.done}
+        if not (self.folders.add and jobs):
+            return
+        from pareco.data import load_data
+        from pareco.processes import joined_processes
+        from pareco.reporting.collection import check_addable, divided_configuration
+        from pareco.reporting.records import COMMON, FOLDER, read_records
+
+        experiment, recorded = self.experiment, self.folders.results / self.experiment.name
+        if not (recorded / FOLDER).exists():
+            return
+
+        device = joined_processes(self.machine.device).beforehand.device
+        data, before = load_data(experiment.data, self.machine, device), read_records(recorded)
+        for method, job in jobs.items():
+            folder = replace(job.run_folder, own_search=self.kind_of(method).own_search)
+            common, meant = divided_configuration(
+                folder.configuration(), data.fingerprint, self._process_count()
+            )
+            check_addable({COMMON: common, method: meant}, before)
 
     def _check_budgets(self, found: Mapping[str, int]) -> None:
         """Raise `ValueError` if methods to be compared would spend unequal budgets.

@@ -138,17 +138,7 @@ def joined(records: Records, before: Records) -> Records:
     Latencies stay where they were measured for every network, all at once. Raises InvalidRecord
     unless both are of one configuration and data.
     """
-    if not before.configuration:
-        why = "an unknown one"
-    elif differences := configured_otherwise(records.configuration, before.configuration):
-        why = f"another configuration ({'; '.join(differences)})"
-    else:
-        why = ""
-    if why:
-        raise InvalidRecord(
-            f"the records of {before.experiment.experiment!r} are of {why}, so the runs cannot be "
-            "added to them: take another --name, or replace them by a report without --add"
-        )
+    check_addable(records.configuration, before)
     new = pd.MultiIndex.from_tuples(records.runs)
     ours_alone, theirs_alone = without_latency(records), without_latency(before)
 
@@ -174,6 +164,23 @@ def joined(records: Records, before: Records) -> Records:
         latency_table=before.latency_table,  # of one configuration, so of one table
     )
     return with_latency(with_latency(_ordered(together), before.latency), records.latency)
+
+
+def check_addable(configuration: Mapping[str, Mapping[str, Any]], before: Records) -> None:
+    """Raise InvalidRecord, naming what differs, for runs that can't be added to records of before.
+
+    They have this `configuration`, as that of `Records`.
+    """
+    if not before.configuration:
+        why = "an unknown one"
+    elif differences := configured_otherwise(configuration, before.configuration):
+        why = f"another configuration ({'; '.join(differences)})"
+    else:
+        return
+    raise InvalidRecord(
+        f"the records of {before.experiment.experiment!r} are of {why}, so the runs cannot be "
+        "added to them: take another --name, or replace them by a report without --add"
+    )
 
 
 def _ordered(records: Records) -> Records:
@@ -258,12 +265,8 @@ def _finished_run(folder: Path) -> _FinishedRun:
         identity = (result.experiment, result.method, f"seed{result.seed}")
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
-    own = ("method", "seed", *OF_SWEEP)
-    meant = {key: configuration[key] for key in configuration if key.startswith(MEANT)}
-    configured = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
-    configured["data fingerprint"] = sessions[0].get("data_fingerprint")
-    if not configuration["training.sync_batch_norm"]:
-        configured["processes"] = sessions[0].get("processes", 1)
+    fingerprint, processes = sessions[0].get("data_fingerprint"), sessions[0].get("processes", 1)
+    configured, meant = divided_configuration(configuration, fingerprint, processes)
     return _FinishedRun(
         folder=folder,
         result=result,
@@ -272,6 +275,22 @@ def _finished_run(folder: Path) -> _FinishedRun:
         common=configured | {field.name: getattr(result, field.name) for field in fields(Subject)},
         meant=meant,
     )
+
+
+def divided_configuration(
+    configuration: Mapping[str, Any], data_fingerprint: str | None, processes: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run has in common with all of its experiment, and with those of its method alone.
+
+    The first is its configuration and data; the second what its method took for fields left unset.
+    """
+    own = ("method", "seed", *OF_SWEEP)
+    meant = {key: configuration[key] for key in configuration if key.startswith(MEANT)}
+    common = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
+    common["data fingerprint"] = data_fingerprint
+    if not configuration["training.sync_batch_norm"]:
+        common["processes"] = processes
+    return common, meant
 
 
 def _check_alike(runs: Sequence[_FinishedRun]) -> None:

@@ -134,7 +134,8 @@ class RunFolder:
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def _configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
+        """Return what `config.json` has of a run: of the experiment, and its own."""
         ours = {key: each for key, each in as_json(self.experiment).items() if key not in OF_SWEEP}
         return ours | self.own
 
@@ -156,7 +157,7 @@ class RunFolder:
         its default there; one that this version does not know is a difference. What unset fields
         meant is compared where both say it.
         """
-        file, ours = self.path / "config.json", self._configuration()
+        file, ours = self.path / "config.json", self.configuration()
         stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
         there = {key: each for key, each in completed(stored).items() if key not in OF_SWEEP}
         both = ours.keys() & there.keys()
@@ -209,7 +210,7 @@ class RunFolder:
         file = self.path / "env.json"
         sessions = _read(file, list) if file.exists() else []
         if not sessions:
-            _write(self.path / "config.json", self._configuration())
+            _write(self.path / "config.json", self.configuration())
             _write(self.path / "splits.json", data.splits.as_json())
             if self.experiment.latency_table is not None:
                 table = Path(self.experiment.latency_table).expanduser()
@@ -261,7 +262,7 @@ class RunFolder:
     ) -> None:
         """Write a checkpoint, after the record; `trainer` is None between two sets of weights."""
         self._sync_metrics()
-        own = {"configuration": self._configuration(), "progress": asdict(done)}
+        own = {"configuration": self.configuration(), "progress": asdict(done)}
         step = done.gradient_steps + (trainer["step"] if trainer else 0)
         save_checkpoint(self._checkpoints, step, tensors, own | {"trainer": trainer})
 

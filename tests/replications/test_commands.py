@@ -607,6 +607,41 @@ def test_a_failed_run_fails_the_sweep_and_spares_the_others(
 
 
 @pytest.mark.usefixtures("done")
+def test_what_could_not_be_added_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the record has otherwise, in runs elsewhere: fields, own settings, the data."""
+    monkeypatch.setattr(RunCommand, "report", lambda *_: None)
+    flags = ["--add", "--runs", "elsewhere", "--seeds", "1"]
+    asked = [str(job) for job in chosen_by(monkeypatch, flags)]
+    assert asked == ["pareco seed 1", "us_net seed 1"]
+
+    def refused(*more: str) -> str:
+        capsys.readouterr()
+        assert main(["run", "tiny", *flags, *more]) == 2
+        return capsys.readouterr().err
+
+    why = "the records of 'tiny' are of another configuration"
+    assert f"{why} (training.epochs: 2 there, 3 now)" in refused("--training.epochs", "3")
+    assert f"{why} (training.macs: None there, 9" in refused("--training.macs", "9000000000")
+    assert "data.split_seed: 0 there, 1 now" in refused("--data.split-seed", "1")
+    record = tmp_path / "results/tiny/records/config.json"
+    stored = json.loads(record.read_text())
+    for part, key, value in (
+        ("pareco", "unset.search.half_life", 0.75),
+        ("common", "data fingerprint", "other"),
+        ("common", "processes", 2),
+    ):
+        changed = stored | {part: stored[part] | {key: value}}
+        record.write_text(json.dumps(changed))
+        message = refused()
+        assert f"({key}" in message
+        assert f": {value} there" in message
+    assert not list(tmp_path.glob("elsewhere/*/*/seed*"))
+    assert chosen_by(monkeypatch, flags[1:])  # they are not to be added
+
+
+@pytest.mark.usefixtures("done")
 def test_latencies_of_experiments_are_measured_together(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
