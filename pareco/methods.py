@@ -24,6 +24,8 @@ from pareco.cost import CostModel
 from pareco.search import Mobo, Origin
 from pareco.widths import Widths, WidthSpace
 
+_OURS = (__name__.partition(".")[0], "baselines")  # packages whose methods are this project's
+
 
 @dataclass(kw_only=True)
 class Visit:
@@ -269,6 +271,11 @@ def code_digest(kind: type[Method]) -> str | None:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
     except OSError:
         return None
+
+
+def is_own(kind: type[Method]) -> bool:
+    """Return whether a method is somebody's own, and not one of this project."""
+    return kind.__module__.partition(".")[0] not in _OURS
 
 
 def method_in(module: str, name: str) -> type[Method]:

@@ -354,6 +354,10 @@ class LatencyRecord(TypedDict):
 
 MEANT = "unset.search."
 """What begins the names, in a configuration, of what its method takes for fields left unset."""
+METHOD_CODE = "method_code"
+"""The name, in a configuration, of the SHA-256 of the code of a method that isn't PareCO's."""
+OF_METHOD = (MEANT, METHOD_CODE)
+"""What begins the names, in a configuration, of what is the same in all runs of a method."""
 CONFIGURATION = TypeAdapter(dict[str, object])
 SPLITS = TypeAdapter(SplitRuns)
 SESSIONS = TypeAdapter(Annotated[list[Environment], Field(min_length=1)])

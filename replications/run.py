@@ -40,6 +40,7 @@ from replications.scales import PUBLISHED
 
 if TYPE_CHECKING:
     from pareco.methods import Method
+    from pareco.training.folder import RunFolder
     from replications.sweep import Engine, Job
 
 _START = tuple(f"network.{field}" for field in ("pretrained", "started_from", "order_channels"))
@@ -483,7 +484,7 @@ class RunCommand:
             if seed.isdecimal():
                 jobs.append(replace(jobs[0], method=folder.parent.name, seed=int(seed)))
         for job in jobs:
-            if differences := job.run_folder.differences():
+            if differences := self._run_folder(job).differences():
                 raise ValueError(
                     f"{job.folder} holds a run of another configuration "
                     f"({'; '.join(differences)}). Keep this experiment apart with --name NAME or "
@@ -508,11 +509,15 @@ class RunCommand:
         device = joined_processes(self.machine.device).beforehand.device
         data, before = load_data(experiment.data, self.machine, device), read_records(recorded)
         for method, job in jobs.items():
-            folder = replace(job.run_folder, own_search=self.kind_of(method).own_search)
-            common, meant = divided_configuration(
-                folder.configuration(), data.fingerprint, self._process_count()
+            common, of_method = divided_configuration(
+                self._run_folder(job).configuration(), data.fingerprint, self._process_count()
             )
-            check_addable({COMMON: common, method: meant}, before)
+            check_addable({COMMON: common, method: of_method}, before)
+
+    def _run_folder(self, job: Job) -> RunFolder:
+        """Return the folder of a run, with what its method says of itself if that is at hand."""
+        at_hand = job.method in self.places
+        return job.run_folder.of_method(self.kind_of(job.method)) if at_hand else job.run_folder
 
     def _check_budgets(self, found: Mapping[str, int]) -> None:
         """Raise `ValueError` if methods to be compared would spend unequal budgets.

@@ -35,7 +35,7 @@ from pareco.schema import (
     CURVE_TYPES,
     FRONT_TYPES,
     LATENCY_TABLE,
-    MEANT,
+    OF_METHOD,
     RESULT,
     SESSIONS,
     SPLITS,
@@ -79,8 +79,9 @@ class _FinishedRun:
     """The configuration and the data that every run of an experiment has, ready for JSON."""
     common: Mapping[str, Any]
     """What every run of an experiment must have in common, by what a message calls it."""
-    meant: Mapping[str, Any]
-    """What the run's method took for fields left unset: the same in all runs of a method."""
+    of_method: Mapping[str, Any]
+    """What the run's method took for fields left unset, and the code of one's own: the same in all
+    runs of a method."""
 
 
 def records_of(folders: Sequence[Path]) -> Records:
@@ -117,7 +118,7 @@ def records_of(folders: Sequence[Path]) -> Records:
         ledger=ledger_frame([run.result for run in runs]),
         configuration={
             COMMON: runs[0].configured,
-            **{run.result.method: run.meant for run in runs},
+            **{run.result.method: run.of_method for run in runs},
         },
         latency_table=read_if_there(folders[0] / LATENCY_TABLE),
     )
@@ -266,14 +267,14 @@ def _finished_run(folder: Path) -> _FinishedRun:
         if identity != folder.parts[-3:]:
             raise ValueError(f"it belongs to {'/'.join(identity)}, not to its folder")
     fingerprint, processes = sessions[0].get("data_fingerprint"), sessions[0].get("processes", 1)
-    configured, meant = divided_configuration(configuration, fingerprint, processes)
+    configured, of_method = divided_configuration(configuration, fingerprint, processes)
     return _FinishedRun(
         folder=folder,
         result=result,
         sessions=sessions,
         configured=configured,
         common=configured | {field.name: getattr(result, field.name) for field in fields(Subject)},
-        meant=meant,
+        of_method=of_method,
     )
 
 
@@ -282,15 +283,17 @@ def divided_configuration(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a run has in common with all of its experiment, and with those of its method alone.
 
-    The first is its configuration and data; the second what its method took for fields left unset.
+    The first is its configuration and data; the second what its method took for fields left unset,
+    and the code of one that is somebody's own.
     """
     own = ("method", "seed", *OF_SWEEP)
-    meant = {key: configuration[key] for key in configuration if key.startswith(MEANT)}
-    common = {key: configuration[key] for key in configuration.keys() - meant if key not in own}
+    of_method = {key: each for key, each in configuration.items() if key.startswith(OF_METHOD)}
+    others = configuration.keys() - of_method
+    common = {key: configuration[key] for key in others if key not in own}
     common["data fingerprint"] = data_fingerprint
     if not configuration["training.sync_batch_norm"]:
         common["processes"] = processes
-    return common, meant
+    return common, of_method
 
 
 def _check_alike(runs: Sequence[_FinishedRun]) -> None:
@@ -306,7 +309,7 @@ def _check_alike(runs: Sequence[_FinishedRun]) -> None:
             key: (first.common.get(key), other.common.get(key))
             for key in sorted(first.common.keys() | other.common.keys())
         }
-        meant = {key: (own.meant.get(key, each), each) for key, each in other.meant.items()}
+        meant = {key: (own.of_method.get(key, each), each) for key, each in other.of_method.items()}
         changes = [
             f"{key}: {one}, {another}"
             for key, (one, another) in (pairs | meant).items()

@@ -14,9 +14,9 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -28,13 +28,16 @@ from torch import Tensor
 from pareco.config import OF_SWEEP, Experiment, as_json, completed
 from pareco.data import DataSet
 from pareco.files import remove_leftovers, sync, write_bytes, write_text
+from pareco.methods import Method, code_digest, is_own
 from pareco.processes import Processes
 from pareco.schema import (
     BUDGET_TYPES,
     FRONT_TYPES,
     LATENCY_TABLE,
     MEANT,
+    METHOD_CODE,
     OBJECTIVES,
+    OF_METHOD,
     PHASES,
     VISIT_TYPES,
 )
@@ -109,6 +112,17 @@ class RunFolder:
     method_code: str | None = None
     """The SHA-256 of the file that defines the method; None where there is none, or it is not at
     hand."""
+    own_method: bool = False
+    """Whether the method is somebody's own, whose code is then part of the configuration."""
+
+    def of_method(self, kind: type[Method]) -> Self:
+        """Return the folder with what the method says of itself, to be found alike in it."""
+        return replace(
+            self,
+            own_search=kind.own_search,
+            method_code=code_digest(kind),
+            own_method=is_own(kind),
+        )
 
     @property
     def done(self) -> bool:
@@ -142,7 +156,9 @@ class RunFolder:
     @property
     def own(self) -> dict[str, Any]:
         """What a configuration has beside the experiment: whose run it is, of which search."""
-        run = {"method": self.method, "seed": self.seed}
+        run: dict[str, Any] = {"method": self.method, "seed": self.seed}
+        if self.own_method and self.method_code is not None:
+            run[METHOD_CODE] = self.method_code
         if self.own_search is None:
             return run
         search = self.experiment.search
@@ -155,13 +171,13 @@ class RunFolder:
 
         `theirs` is its configuration, unless given that of `config.json`. A field that it lacks has
         its default there; one that this version does not know is a difference. What unset fields
-        meant is compared where both say it.
+        meant, and the code of a method of somebody's own, is compared where both say it.
         """
         file, ours = self.path / "config.json", self.configuration()
         stored: dict[str, Any] = theirs or (_read(file, dict) if file.exists() else ours)
         there = {key: each for key, each in completed(stored).items() if key not in OF_SWEEP}
         both = ours.keys() & there.keys()
-        known = {key for key in ours.keys() | there.keys() if not key.startswith(MEANT)}
+        known = {key for key in ours.keys() | there.keys() if not key.startswith(OF_METHOD)}
         return [
             f"{key}: {there.get(key, 'absent')} there, {ours.get(key, 'unknown to this version')}"
             + " now" * (key in ours)

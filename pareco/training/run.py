@@ -23,7 +23,7 @@ from pareco.evaluation import (
     final_front,
 )
 from pareco.ledger import Ledger
-from pareco.methods import Method, Task, checked_widths, code_digest
+from pareco.methods import Method, Task, checked_widths
 from pareco.processes import Processes, joined_processes, set_arithmetic
 from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
@@ -71,14 +71,8 @@ def execute_run(
     """
     processes = joined_processes(machine.device)
     experiment = settled(experiment)
-    folder = RunFolder(
-        path=path,
-        experiment=experiment,
-        method=method.name,
-        seed=seed,
-        own_search=method.own_search,
-        method_code=code_digest(method),
-    )
+    folder = RunFolder(path=path, experiment=experiment, method=method.name, seed=seed)
+    folder = folder.of_method(method)
     if processes.led(folder.finished):
         return
     check_replay(experiment.training, processes.device, processes.share.count)

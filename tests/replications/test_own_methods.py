@@ -1,7 +1,9 @@
 """Methods of the user's own, by the commands: named by their files, known by their names."""
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from pareco.cli import main as pareco_main
 from pareco.reporting import InvalidRecord
 from pareco.reporting.report import collect_records
 from pareco.training import execute_run
+from pareco.training.interruption import RunError
 from replications.__main__ import main
 from replications.catalogue import method_at, method_places
 from replications.searches.trained import TrainedNetwork
@@ -100,6 +103,43 @@ def test_the_commands_of_the_page_on_methods_run_as_they_stand() -> None:
     assert (made / "table.md").read_bytes() == table
     assert pareco.load("halves.pareco").origin["method"] == "halves"
     assert commanded(run) == 2
+
+
+def test_code_that_has_changed_is_another_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused beside finished runs and those on record, before anything runs, and in reports."""
+    flags = [*MINE, "--methods", "us_net", "./halves.py"]
+
+    def trained(seed: int) -> None:
+        experiment = replace(TINY, name="mine")
+        execute_run(
+            experiment, method_at("./halves.py"), seed, Path(f"runs/mine/halves/seed{seed}")
+        )
+
+    trained(0)
+    collect_records("mine", tmp_path / "runs", tmp_path / "made")
+    assert main([*flags, "--check", "1"]) == 0
+    changed = HALVES.replace("0.5", "0.75")
+    Path("halves.py").write_text(changed)
+    before, after = (hashlib.sha256(text.encode()).hexdigest() for text in (HALVES, changed))
+    difference = f"method_code: {before} there, {after} now"
+    capsys.readouterr()
+    assert main([*flags, "--check", "1"]) == 2
+    assert f"halves/seed0 holds a run of another configuration ({difference})" in said(capsys)
+    with pytest.raises(RunError, match="method_code"):
+        trained(0)
+    assert main([*flags, "--check", "1", "--runs", "others", "--add"]) == 2
+    assert f"of another configuration (method_code of halves: {before}" in said(capsys)
+    assert main([*flags, "--check", "1", "--runs", "others"]) == 0
+    trained(1)
+    with pytest.raises(InvalidRecord, match=r"seed0 and .*/seed1 differ in method_code: "):
+        collect_records("mine", tmp_path / "runs", tmp_path / "made", add=True)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what was said to stderr."""
+    return capsys.readouterr().err
 
 
 def commanded(line: str) -> int:
