@@ -220,14 +220,19 @@ class _Budget:
 class PredictCommand(_Budget):
     """Print file, class and probability of images, by the best network within a budget.
 
-    The best is that of the least search loss; without a limit, of all. Exit status: 0; 1 if bundle
-    or images cannot be read; 2 for a budget that no network is within, or a wrong value.
+    The best is that of the least search loss; without a limit, of all. Files that cannot be read
+    are named on stderr, the others printed. Exit status: 0; 1 if the bundle or an image cannot be
+    read; 2 for a budget that no network is within, or a wrong value.
     """
 
     bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
     """A file that `pareco bundle` wrote."""
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(required)"),
+    ]
     """Images, and folders of images."""
 
     top: int = 1
@@ -244,16 +249,21 @@ class PredictCommand(_Budget):
         """Print a line for each class, with tabs between; return the exit status."""
         from pareco.bundle import load
         from pareco.bundle.sealed import BundleError
-        from pareco.bundle.serving import UnreadableImage
 
+        bad: list[int] = []
         try:
-            found = load(self.bundle).predict(self.images, **self._limits())
-        except (BundleError, UnreadableImage, OSError) as error:
+            bundle = load(self.bundle)
+            found = bundle.predict(
+                self.images,
+                unreadable=lambda error: bad.append(failed(error)),
+                **self._limits(),
+            )
+        except (BundleError, OSError) as error:
             return failed(error)
         for name, row in found.iterrows():
             for place in (-row.to_numpy()).argsort(kind="stable")[: self.top]:
                 print(name, found.columns[place], f"{row.iloc[place]:.4f}", sep="\t")
-        return 0
+        return max(bad, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import errno
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -113,7 +114,7 @@ class Bundle:
 
         Never by the test error, which so still says how good the choice is; of equals the one of
         fewest MACs. Raises `BudgetError`, with the nearest figures that can be had, if no network
-        is within, and `TypeError` for a limit of another name.
+        is within, `ValueError` for one that is no number, and `TypeError` for one of another name.
         """
         return self._within(limits)[0]
 
@@ -122,6 +123,8 @@ class Bundle:
         if unknown := sorted(limits.keys() - _LIMITS.keys()):
             raise TypeError(f"no limit is called {unknown[0]!r}; known: {', '.join(_LIMITS)}")
         asked = {name: float(limits[name]) for name in _LIMITS if limits.get(name) is not None}
+        if nan := [name for name, limit in asked.items() if math.isnan(limit)]:
+            raise ValueError(f"{nan[0]}: nan is no limit")
         rows = [self._row(index) for index in range(len(self._networks))]
         for name in asked:
             if all(row[name] is None for row in rows):
@@ -161,8 +164,12 @@ class Bundle:
         Turned upright, resized and cropped as in the evaluation that measured the errors, in as
         many colours, and normalized.
         """
+        return self._prepared(map(_upright_rgb, images))
+
+    def _prepared(self, images: Iterable[Image.Image]) -> Tensor:
+        """Return upright RGB images as `prepared` does."""
         grey = len(self._reading.mean) == 1
-        shown = [each.convert("L") if grey else each for each in map(_upright_rgb, images)]
+        shown = [each.convert("L") if grey else each for each in images]
         pixels = torch.stack([view(each, None, self._reading) for each in shown])
         floats = next(self._networks[0].net.parameters()).dtype
         return Preparation(self._reading).evaluation(pixels).to(floats)
@@ -171,25 +178,24 @@ class Bundle:
     def predict(
         self,
         images: Images,
+        *,
+        unreadable: Callable[[UnreadableImage], object] | None = None,
         **limits: Unpack[BudgetLimits],
     ) -> pd.DataFrame:
         """Return the probabilities: a row for each image, a column for each class.
 
         Of the network that `choice` finds within the limits. Rows are named by the files, images
         by their numbers. A folder's images are taken with those of its folders, in the order of
-        their names. Raises as `choice`; `UnreadableImage`, naming the file; `FileNotFoundError`.
+        their names. Raises as `choice`; `FileNotFoundError`; `UnreadableImage`, naming the file,
+        unless it is to be told to `unreadable`: then the file has no row.
         """
         import pandas as pd
 
         network, names, parts = self.for_budget(**limits), [], []
-        given: list[Image.Image | Path] = list(_listed(images))
-        for first in range(0, len(given), _AT_ONCE):
-            some = given[first : first + _AT_ONCE]
-            names += [
-                printable(str(each)) if isinstance(each, Path) else first + place
-                for place, each in enumerate(some)
-            ]
-            scores = network(self.prepared(map(_read, some)))
+        readable = _readable(_listed(images), unreadable)
+        while some := list(itertools.islice(readable, _AT_ONCE)):
+            names += [name for name, _ in some]
+            scores = network(self._prepared(image for _, image in some))
             parts.append(scores.float().softmax(1))
         found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         return pd.DataFrame(found.numpy(), index=names, columns=list(self.classes))
@@ -251,7 +257,7 @@ class Bundle:
             given = [*itertools.islice(_listed(images), _AT_ONCE)]
             if not given:
                 raise UnreadableImage(f"{printable(str(images))}: no image is there")
-            seen = self.prepared(map(_read, given))
+            seen = self._prepared(map(_read, given))
         off = [write_checked(self._out(row), file, to, seen) for row, file in files.items()]
         table = self.front.loc[[*files]]
         table.insert(0, "file", [file.name for file in files.values()])
@@ -338,13 +344,28 @@ def _listed(images: Images) -> Iterable[Image.Image | Path]:
             yield Path(each)
 
 
+def _readable(
+    images: Iterable[Image.Image | Path], unreadable: Callable[[UnreadableImage], object] | None
+) -> Iterator[tuple[str | int, Image.Image]]:
+    """Yield names, or numbers, and images as `_read` returns them, without what it cannot read."""
+    for number, image in enumerate(images):
+        try:
+            read = _read(image)
+        except UnreadableImage as error:
+            if unreadable is None:
+                raise
+            unreadable(error)
+        else:
+            yield printable(str(image)) if isinstance(image, Path) else number, read
+
+
 def _read(image: Image.Image | Path) -> Image.Image:
+    """Return an image upright and as RGB; raise `UnreadableImage` with the name of a file."""
     if isinstance(image, Image.Image):
-        return image
+        return _upright_rgb(image)
     try:
-        opened_image = Image.open(image, formats=readable_formats())
-        opened_image.load()
-        return opened_image
+        with Image.open(image, formats=readable_formats()) as opened_image:
+            return as_rgb(opened_image)
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow raises anything

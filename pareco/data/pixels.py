@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from functools import cache
 from typing import IO, Any
 
@@ -15,6 +16,7 @@ RULES = 2
 
 HIDDEN = "a hidden file, or a leftover of an archive or a file system"
 NO_IMAGE = "no image that Pillow reads, by its extension"
+_NO_LETTERS = frozenset(("Cc", "Zl", "Zp"))  # Unicode's categories of what ends lines, or steers
 _LEFTOVERS = frozenset(("__MACOSX", "@eaDir", "@LongLink"))
 
 # EPS would be run by Ghostscript as a program; of MPEG there is only the size.
@@ -83,8 +85,15 @@ def name_order(name: str) -> tuple[list[str | int], str]:
 
 
 def printable(name: str) -> str:
-    """Return a file's name for people: bytes that are no UTF-8 are shown by their numbers."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a file's name in one line, for people.
+
+    Bytes that are no UTF-8, and characters that end a line or steer a terminal, are shown by their
+    numbers.
+    """
+    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        repr(each)[1:-1] if unicodedata.category(each) in _NO_LETTERS else each for each in shown
+    )
 
 
 def decoded(file: IO[bytes]) -> Image.Image:

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import pareco
+from pareco.bundle.serving import UnreadableImage
 from pareco.cli import main
 from tests.bundle.conftest import Finished
 from tests.documents import blocks_of
@@ -43,6 +45,7 @@ def test_the_commands(
         ("predict {bundle} {photos}/none.png", 1, "none.png: No such file"),
         ("predict {bundle} {photos}/notes.txt", 1, "notes.txt cannot be read as an image"),
         ("predict {bundle} --macs 9 {photos}", 2, "macs 9: the least is 5,460 MACs"),
+        ("predict {bundle} --macs nan {photos}", 2, "macs: nan is no limit"),
         ("predict {bundle} --latency-ms 9 {photos}", 2, "latency_ms: it was not measured"),
         ("predict {bundle}", 2, "at least one image"),
     ],
@@ -60,6 +63,28 @@ def test_wrong_requests_end_with_a_message(
     assert not out
     assert len(err.splitlines()) == 1
     assert message in err
+
+
+def test_one_unreadable_image_is_named_and_the_others_are_printed(
+    bundled: Callable[..., Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with it; the status says that there was one."""
+    path, folder = bundled("pareco"), tmp_path / "some"
+    shutil.copytree(photos, folder)
+    good = [*pareco.load(path).predict(folder).index]
+    Image.new("F", (8, 8)).save(folder / "0.tiff")
+    (folder / "z.png").write_bytes(b"no image")
+    assert main(["predict", str(path), str(folder), str(folder / "0.tiff")]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[0] for line in out.splitlines()] == good
+    first, last, again = err.splitlines()
+    assert first == again
+    assert first.startswith(f"error: {folder}/0.tiff cannot be read as an image: pixels of 32 bits")
+    assert "z.png cannot be read as an image" in last
+    with pytest.raises(UnreadableImage, match=r"0\.tiff cannot be read"):
+        pareco.load(path).predict(folder)
+    twice = pareco.load(path).predict([Image.new("L", (8, 8))] * 2, unreadable=[].append)
+    assert [*twice.index] == [0, 1]
 
 
 def test_the_page_on_deploying_runs_as_it_stands(
