@@ -265,7 +265,7 @@ class TrainingConfig:
         require(
             0 <= self.warmup_epochs < self.epochs,
             f"training.warmup_epochs must be from 0 to below training.epochs {self.epochs}, got "
-            f"{self.warmup_epochs}",
+            f"{self.warmup_epochs}: it does not follow the epochs, set it too",
         )
 
 

@@ -340,6 +340,25 @@ def _blaming(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {line}{type(error).__name__}: {error}") from error
 
 
+@contextmanager
+def blaming_own(kind: type[Method]) -> Iterator[None]:
+    """Raise `ValueError`, naming the line, for errors in the code of a method of somebody's own.
+
+    What it is told by a `ValueError` or `OSError` from elsewhere is let pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [each for each in frames if each.filename == file]
+        told = isinstance(error, ValueError | OSError) and own[-1:] != frames[-1:]
+        if not is_own(kind) or not own or told:
+            raise
+        where = f"{file}, line {own[-1].lineno}"
+        raise ValueError(f"method {kind.name}: {where}: {type(error).__name__}: {error}") from error
+
+
 def _defined(module: ModuleType) -> list[type[Method]]:
     """Return the methods, and what they share, that a module itself defines."""
     kinds = (item for item in vars(module).values() if isinstance(item, type))

@@ -122,7 +122,8 @@ def _lines(found: Contents) -> Iterator[str]:
     yield f"  width x height: {_listed(found.sizes)}"
     yield f"  modes: {_listed(found.modes)}"
     if found.unreadable:
-        yield f"  unreadable of these: {len(found.unreadable)}, such as {found.unreadable[0]}"
+        count, names = len(found.unreadable), ", ".join(found.unreadable[:_SHOWN])
+        yield f"  unreadable of these: {count}: {names}" + ", ..." * (count > _SHOWN)
     left_out = summary(found.left_out)
     yield "left out: " + ("" if left_out else "nothing")
     yield from (f"  {line}" for line in left_out)

@@ -528,12 +528,15 @@ class RunCommand:
         free = self.folders.allow_unequal_budgets or self.experiment.training.macs is not None
         if len(set(found.values())) < 2 or free:
             return
+        from pareco.methods import is_own
+
         method, most = (pick(found, key=lambda name: found[name]) for pick in (min, max))
+        own = "self.completed in its widths_for_step, " if is_own(self.kind_of(method)) else ""
         fewer = f"--training.sampled-per-step {found[method] - 2}, " if found[method] > 2 else ""
         raise ValueError(
             f"method {method} finds only {found[method]} distinct networks for a step, {most} "
             f"{found[most]} (training.sampled_per_step {sampled}): budgets would be unequal "
             f"(network.divisor {network.divisor}, network.alpha_min {network.alpha_min}, "
-            f"network.granularity {network.granularity}). What helps: {fewer}a lower divisor or "
-            "alpha_min, or a wider network; --allow-unequal-budgets reports them all the same"
+            f"network.granularity {network.granularity}). What helps: {own}{fewer}a lower divisor "
+            "or alpha_min, or a wider network; --allow-unequal-budgets reports them all the same"
         )

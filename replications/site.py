@@ -53,11 +53,14 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
 """What stands side by side, by FLOPs: the paper's; at smaller scales others of the family too."""
 
 
-def write_report(name: str, folders: Folders, console: Console) -> None:
+def write_report(
+    name: str, folders: Folders, console: Console, asked: Experiment | None = None
+) -> None:
     """Write the results of one experiment, show its tables, and renew the site.
 
-    They are made from its finished runs, or without one from the records in the results. Raises
-    `InvalidRecord` where neither is there.
+    They are made from its finished runs, or without one from the records in the results. How many
+    seeds were planned is said by the catalogue or, of a name that it lacks, by what was `asked`.
+    Raises `InvalidRecord` where neither runs nor records are there.
     """
     runs, results, unfinished = folders.runs, folders.results, ()
     if any((runs / name).glob("*/seed*/DONE")):
@@ -68,7 +71,7 @@ def write_report(name: str, folders: Folders, console: Console) -> None:
             results,
             allow_unequal_budgets=allowed,
             add=folders.add,
-            planned=planned(name),
+            planned=planned(name) or asked,
         )
     else:
         console.out(f"no runs in {runs / name}: from the records")
@@ -104,7 +107,7 @@ def write_measured_report(
             measure_latencies(experiment, runs, machine, recorded)
     except (RuntimeError, MemoryError) as error:
         console.print(f"no latency: {error}", style="yellow", markup=False)
-    write_report(name, folders, console)
+    write_report(name, folders, console, experiment)
 
 
 def planned(name: str) -> Experiment | None:

@@ -33,7 +33,7 @@ class Contents:
     modes: Mapping[str, int]
     """How many of those opened have each of Pillow's modes, such as RGB or L."""
     unreadable: tuple[str, ...]
-    """The names of those opened that are no images, or damaged at their beginning."""
+    """The names of those opened that cannot be decoded, so that training would not have them."""
     left_out: tuple[LeftOut, ...]
     """What lies there and is not read."""
 
@@ -65,7 +65,7 @@ class Contents:
 
 
 def contents_of(location: str, most_opened: int = 0) -> Contents:
-    """Return what is seen at a location; at most so many images are opened, and none is decoded.
+    """Return what is seen at a location; at most so many images are opened and decoded.
 
     Raises `FileNotFoundError` where there is no data set, `ValueError` where its images cannot be
     told apart; see `located`.
@@ -99,6 +99,7 @@ def _forms(source: Source, chosen: np.ndarray) -> tuple[Counter[str], Counter[st
         for index in chosen.tolist():
             try:
                 (width, height), mode = source.form(index)
+                source.image(index)
             except MemoryError:
                 raise
             except Exception:  # decoders raise anything on damaged bytes

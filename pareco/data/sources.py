@@ -106,7 +106,7 @@ class Part:
         return self.reader.filename(index, basename=True)
 
     def form(self, index: int) -> tuple[tuple[int, int], str]:
-        """Return an image's width and height, and its mode, as it is stored; it is not decoded."""
+        """Return an image's width and height, and its mode, as it is stored."""
         opened = self.reader[index][0]
         if isinstance(opened, Image.Image):
             return opened.size, opened.mode
@@ -192,7 +192,7 @@ class Source:
         return part.name(position)
 
     def form(self, index: int) -> tuple[tuple[int, int], str]:
-        """Return an image's width and height, and its mode, as it is stored; it is not decoded."""
+        """Return an image's width and height, and its mode, as it is stored."""
         part, position = self._placed(index)
         return part.form(position)
 

@@ -9,11 +9,18 @@ import pandas as pd
 
 from pareco.config import Experiment
 from pareco.files import write_text
-from pareco.reporting.collection import collected_runs, joined, records_of, with_kept_times
+from pareco.reporting.collection import (
+    collected_runs,
+    configured_otherwise,
+    joined,
+    records_of,
+    with_kept_times,
+)
 from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures, write_figure
 from pareco.reporting.reading import InvalidRecord, read_json
 from pareco.reporting.records import (
     FOLDER,
+    PLANNED,
     Records,
     published_for,
     read_published,
@@ -90,12 +97,12 @@ def collect_records(
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
-    Each method is to have the seeds that it has in `planned` (None: not known). To `add` is to keep
-    the runs there that `runs` has not finished, which must be of the same configuration. Over
-    earlier records, times, environments and latencies stay as they are where no number of a front
-    has changed, see `with_kept_times`. Returns the folders of runs that were left out as they have
-    not finished. Raises InvalidRecord for runs that do not fit, and UnequalBudgets unless these are
-    allowed, before anything is written.
+    Each method is to have the seeds that it has in `planned` (None: as many as earlier records of
+    the same configuration say). To `add` is to keep the runs there that `runs` has not finished,
+    which must be of the same configuration. Over earlier records, times, environments and latencies
+    stay as they are where no number of a front has changed, see `with_kept_times`. Returns the
+    folders of runs that were left out as they have not finished. Raises InvalidRecord for runs that
+    do not fit, and UnequalBudgets unless these are allowed, before anything is written.
     """
     records, unfinished = collected_runs(experiment, runs)
     if add and (results / experiment / FOLDER).exists():
@@ -110,7 +117,12 @@ def collect_records(
         ran = records.experiment
         check_equal_budgets(records.fronts, ran.budget_exempt, ran.equal)
     with suppress(InvalidRecord):  # nothing to keep
-        records = with_kept_times(records, read_records(results / experiment))
+        before = read_records(results / experiment)
+        records = with_kept_times(records, before)
+        there = before.configuration
+        if planned is None and there and not configured_otherwise(records.configuration, there):
+            told = {name: getattr(before.experiment, name) for name in PLANNED}
+            records = replace(records, experiment=replace(records.experiment, **told))
     write_records(records, results / experiment)
     return unfinished
 

@@ -61,6 +61,10 @@ _TWO_SEEDS = (
     "Of two seeds the interval is 18 deviations wide, as it has to be; no method is bold with fewer"
     f" than {FEWEST_SEEDS}."
 )
+_DAMAGED = (
+    "{count:,} of the images could not be read (run.log names them): in place of each the next one"
+    " of its split counts twice, in the test too."
+)
 _PUBLISHED = (
     "Published: the least error of the networks that the source lists within the budget (its"
     " multiply-accumulates are rounded, so 1% of the full network's is let pass)."
@@ -101,6 +105,7 @@ def experiment_tables(
         heading=experiment.title,
         warnings=(
             *experiment.warnings,
+            *_damaged(records),
             *([_ONE_SEED] if least_seeds < 2 else []),
             *([_OTHER_SEEDS] if len({*seeds.values()}) > 1 else []),
             *([_OTHER_SEEDS_OF_LOSSES] if len({*seeds_of_losses.values()}) > 1 else []),
@@ -143,6 +148,13 @@ def measure_csv(records: Records, focus: str) -> str:
     return table[[*columns, "equal_training_budget"]].to_csv(
         index=False, float_format="%.4f", lineterminator="\n"
     )
+
+
+def _damaged(records: Records) -> list[str]:
+    """The warning that images could not be read, where that is so of some run."""
+    runs = (run for seeds in records.environment["runs"].values() for run in seeds.values())
+    most = max((run["damaged_images"] for run in runs), default=0)
+    return [_DAMAGED.format(count=most)] if most else []
 
 
 def _notes(records: Records, least_seeds: int) -> tuple[str, ...]:

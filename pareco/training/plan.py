@@ -15,7 +15,7 @@ import torch
 from pareco.config import Experiment
 from pareco.cost import CostModel
 from pareco.evaluation import OverBudget, SearchEvaluations, final_front
-from pareco.methods import Method, Task, checked_widths
+from pareco.methods import Method, Task, blaming_own, checked_widths
 from pareco.randomness import derived_generator
 from pareco.schema import PHASES, Phase
 from pareco.search import Mobo
@@ -392,7 +392,8 @@ class Planner:
 def _played(planner: Planner, method: type[Method], seed: int, limits: Limits) -> RunPlan:
     """Return what a planner has played; once, as every budget begins with PareCO's own."""
     try:
-        return planner.played(method, seed, limits)
+        with blaming_own(method):
+            return planner.played(method, seed, limits)
     except OverBudget as error:
         raise ValueError(f"method {method.name} {error}") from error
 

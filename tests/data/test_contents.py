@@ -53,12 +53,15 @@ def test_sizes_and_modes_are_those_that_are_stored(tmp_path: Path) -> None:
     folder = written_folders(tmp_path, train=2, test=1)
     Image.fromarray(np.zeros((5, 7), np.uint8)).save(folder / "train" / "ant" / "000.png")
     (folder / "train" / "bee" / "000.png").write_bytes(b"no image")
+    Image.new("F", (16, 16)).save(folder / "train" / "cow" / "000.tiff")  # of an unknown white
+    cut = folder / "val" / "ant" / "000.png"
+    cut.write_bytes(cut.read_bytes()[:-40])
     (folder / "train" / "bee" / "notes.txt").write_text("not read")
     found = contents_of(str(folder), 100)
-    assert found.opened == 9
-    assert found.sizes == {"16 x 16": 7, "7 x 5": 1}  # width x height
-    assert found.modes == {"RGB": 7, "L": 1}
-    assert found.unreadable == ("train/bee/000.png",)
+    assert found.opened == 10
+    assert found.sizes == {"16 x 16": 6, "7 x 5": 1}  # width x height
+    assert found.modes == {"RGB": 6, "L": 1}
+    assert found.unreadable == ("train/bee/000.png", "train/cow/000.tiff", "val/ant/000.png")
     assert [(each.name, each.count) for each in found.left_out] == [("train/bee/notes.txt", 1)]
 
 

@@ -87,6 +87,32 @@ def test_make_and_plan_take_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert planned == ["us_net", "halves", "remembering"]
 
 
+@pytest.mark.parametrize("raises", ["1 / 0", "max([])", "torch.zeros(2) @ torch.zeros(3)"])
+def test_an_error_of_its_own_code_is_told_in_a_line(
+    raises: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "return self.completed([self.task.space.uniform(0.5)], self.random_widths)"
+    code = HALVES.replace(body, raises).replace('"halves"', '"raises"')
+    Path("raises.py").write_text(f"import torch\n{code}")
+    for command in ("plan tiny", "run tiny --name mine --check 1"):
+        assert main([*command.split(), "--methods", "us_net", "./raises.py"]) == 2
+        (line,) = said(capsys).splitlines()
+        number = 2 + code[: code.index(raises)].count("\n")
+        assert f"method raises: {Path('raises.py').resolve()}, line {number}: " in line
+
+
+def test_a_method_that_trains_too_few_networks_is_told_what_fills_them_up(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    body = "return self.completed([self.task.space.uniform(0.5)], self.random_widths)"
+    Path("few.py").write_text(HALVES.replace(body, "return []").replace('"halves"', '"few"'))
+    assert main([*MINE, "--methods", "us_net", "./few.py", "--check", "1"]) == 2
+    told = "method few finds only 2 distinct networks for a step, us_net 4"
+    message = said(capsys)
+    assert told in message
+    assert "What helps: self.completed in its widths_for_step, " in message
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_methods_run_as_they_stand() -> None:
     """Runs by processes of a sweep; then, without the file, the same report, and a bundle."""
