@@ -83,6 +83,8 @@ class ReportCommand:
         """Write the results; return 0."""
         if self.all == (self.name is not None):
             raise ValueError("report needs the name of an experiment, or --all without a name")
+        if self.all and self.folders.add:
+            raise ValueError("--all reads no runs, so there is nothing to --add to the records")
         check_scale(self.scale)
         name = self.name and name_at(self.name, self.scale)
         runs, results = self.folders.runs, self.folders.results

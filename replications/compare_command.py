@@ -26,7 +26,7 @@ class CompareCommand:
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """Folders of the results, the first to be compared with."""
+    """Folders of the results, such as digits-smoke, the first to be compared with."""
 
     cost: str | None = None
     """Over what, such as macs, params, peak_activations or latency_ms (as it was measured); by

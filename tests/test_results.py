@@ -18,6 +18,7 @@ from pareco.reporting.rendering import Table, latex, markdown
 from pareco.reporting.report import loaded_report
 from pareco.reporting.statistics import AREA, comparison, staircase
 from pareco.reporting.tables import measure_csv
+from pareco.widths import Widths
 from replications.catalogue import FOCUS, REFERENCE, experiment_named
 from replications.verdicts import claim_outcomes
 from tests.experiments import quick
@@ -96,6 +97,26 @@ def test_the_readme_opens_with_what_the_records_say() -> None:
         assert said in told
         assert told.partition(said)[2].startswith(after), claim
         assert before.split(", ")[0].strip() in told.partition(said)[0], claim
+
+
+def test_the_readme_says_which_layers_stay_wide_as_the_records_have_it() -> None:
+    """Channels kept at 35 to 50% of the MACs, mean over seeds, of layers 2 to 5 and 9 to 12."""
+    told = " ".join((ROOT / "README.md").read_text().partition("## Start")[0].split())
+    fronts = read_records(RESULTS / "cifar10_vgg-cpu").fronts
+    channels = np.array([Widths.parse(each) for each in fronts["widths"]])
+    kept = pd.DataFrame(channels / channels.max(axis=0)).assign(
+        method=fronts["method"], seed=fronts["seed"], part=fronts["macs"] / fronts["macs"].max()
+    )
+    means = kept.query("0.35 <= part <= 0.5").groupby(["method", "seed"]).mean()
+    layers = means[[1, 2, 3, 4]].mean(axis=1), means[[8, 9, 10, 11]].mean(axis=1)
+    ours, theirs = (
+        " and ".join(f"{100 * each[method].mean():.0f}" for each in layers)
+        for method in ("pareco_exact", "us_net")
+    )
+    assert f"to {ours}% of their channels in the fronts of `pareco_exact`" in told
+    assert (
+        f"of the MACs ({len(means.loc['pareco_exact'])} seeds), where US-Net has {theirs}%" in told
+    )
 
 
 def test_what_is_said_of_the_seconds_of_a_search_is_what_was_measured() -> None:

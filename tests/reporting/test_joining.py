@@ -172,5 +172,11 @@ def test_a_table_says_how_many_of_the_seeds_have_run(runs: Path, tmp_path: Path)
     assert not read_records(tmp_path / "more" / "digits").experiment.planned_fewer
     assert "Methods planned with fewer seeds are for reference" in text
     assert "| **" not in text  # two seeds, of the others
+    collect_records("digits", runs, tmp_path)  # by who does not know what was planned
+    assert read_records(tmp_path / "digits").experiment == records.experiment
+    for file in runs.rglob("config.json"):
+        changed(file, **{"training.weight_decay": 0.5})
+    collect_records("digits", runs, tmp_path)
+    assert not read_records(tmp_path / "digits").experiment.planned_seeds  # of others
     csv = (tmp_path / "digits" / "table.csv").read_text().splitlines()
     assert {line.rpartition(",")[2] for line in csv if line.startswith("random,")} == {"yes"}

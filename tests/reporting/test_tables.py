@@ -138,6 +138,18 @@ def test_one_seed_is_warned_of(tables: Tables) -> None:
     assert not {"†", "‡"} & {*markdown(one)}
 
 
+def test_unreadable_images_are_warned_of_as_the_test_counts_others_twice(tables: Tables) -> None:
+    """Most of a run: each has them all, or is of other splits."""
+    records = two(4.0, 5.0)
+    (first, second), runs = records.environment["runs"], records.environment["runs"]
+    for method, count in ((first, 2), (second, 3)):
+        for seed, run in runs[method].items():
+            runs[method][seed] = {**run, "damaged_images": count}
+    (warning, _) = experiment_tables(records, NONE, "a").warnings
+    assert warning.startswith("3 of the images could not be read (run.log names them): in place")
+    assert not any("could not be read" in each for each in tables.warnings)
+
+
 def test_bold_are_the_best_and_what_three_seeds_do_not_tell_apart_from_it() -> None:
     """near is worse by 1, -1 and 1 points, far by 9.0, 9.1 and 9.2; free is in no running."""
     errors = {"own": (4.0, 5.0, 6.0), "near": (5.0, 4.0, 7.0), "far": (13.0, 14.1, 15.2)}
