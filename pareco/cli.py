@@ -192,8 +192,15 @@ class BundleCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Budget:
-    """What a network may cost at most."""
+class _FromBundle:
+    """A bundle, and what a network of it may cost at most."""
+
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """A file that `pareco bundle` or `save_bundle` wrote."""
+
+    builder: str | None = None
+    """FILE.py:FUNCTION or MODULE:FUNCTION, which makes the network, for a bundle of a network of
+    your own. It is run."""
 
     macs: float | None = None
     """Most multiply-accumulates for an image."""
@@ -217,16 +224,13 @@ class _Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictCommand(_Budget):
+class PredictCommand(_FromBundle):
     """Print file, class and probability of images, by the best network within a budget.
 
     The best is that of the least search loss; without a limit, of all. Files that cannot be read
     are named on stderr, the others printed. Exit status: 0; 1 if the bundle or an image cannot be
     read; 2 for a budget that no network is within, or a wrong value.
     """
-
-    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
-    """A file that `pareco bundle` wrote."""
 
     images: Annotated[
         tuple[Path, ...],
@@ -252,7 +256,7 @@ class PredictCommand(_Budget):
 
         bad: list[int] = []
         try:
-            bundle = load(self.bundle)
+            bundle = load(self.bundle, builder=self.builder)
             found = bundle.predict(
                 self.images,
                 unreadable=lambda error: bad.append(failed(error)),
@@ -267,7 +271,7 @@ class PredictCommand(_Budget):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportCommand(_Budget):
+class ExportCommand(_FromBundle):
     """Write the best network within a budget as a file that others read, once it is checked.
 
     The best is that of the least search loss. The file is read again and run beside the network:
@@ -275,9 +279,6 @@ class ExportCommand(_Budget):
     exported, or bundle or images cannot be read; 2 for a budget that no network is within, or a
     wrong value.
     """
-
-    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
-    """A file that `pareco bundle` wrote."""
 
     to: ExportKind
     """onnx (its files end in .onnx), torch (a program of torch.export, .pt2), or safetensors (plain
@@ -298,7 +299,7 @@ class ExportCommand(_Budget):
         from pareco.bundle.serving import UnreadableImage
 
         try:
-            bundle = load(self.bundle)
+            bundle = load(self.bundle, builder=self.builder)
             export = bundle.export_front if self.all else bundle.export
             found = export(self.output, self.to, images=self.images, **self._limits())
         except (BundleError, ExportError, UnreadableImage, OSError) as error:

@@ -128,7 +128,7 @@ class Trace:
     `live[t]` lists the size of every tensor held while step `t` runs, with elementwise operations
     and batch norm done in place where their input is not needed later.
     `width_independent_parameters` counts those in no site. `whole` has the paths of modules that
-    run as they are.
+    run as they are, `image_shape` is that of the one image that costs hold for.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -136,8 +136,10 @@ class Trace:
     live: tuple[tuple[FeatureCount, ...], ...]
     width_independent_parameters: int = 0
     whole: tuple[str, ...] = ()
+    image_shape: tuple[int, ...] = ()
 
 
+_ROUNDING = 1e-6  # by which a multiplier may be above 1
 Term = tuple[int, Features, Features]
 ONE = Features((FeatureCount(None),))
 
@@ -152,7 +154,8 @@ class CostModel:
     - a floating tensor `n x d` of multipliers in [alpha_min, 1]: the relaxed cost (double) at
       multiplier times maximum channels, without rounding; gradients flow.
 
-    Less is better. All costs are for one image of the traced size.
+    Raises `ValueError` for channels or multipliers beyond what the network has, or of another
+    number. Less is better. All costs are for one image of the traced size.
     """
 
     def __init__(self, space: WidthSpace, trace: Trace) -> None:
@@ -256,8 +259,23 @@ class CostModel:
         if counts.shape[-1] != expected:
             what = "multipliers" if relaxed else "widths"
             raise ValueError(f"expected {expected} {what}, got {counts.shape[-1]}")
+        self._check_within(counts)
         counts = self._relaxed(counts) if relaxed else counts.to(torch.int64)
         return torch.cat([counts, torch.ones_like(counts[..., :1])], -1)
+
+    def _check_within(self, counts: Tensor) -> None:
+        """Raise `ValueError` for channels that the network has not, or none."""
+        if relaxed := counts.is_floating_point():
+            outside = ~((counts > 0) & (counts <= 1 + _ROUNDING))
+        else:
+            outside = (counts < 1) | (counts > counts.new_tensor(self._space.maxima))
+        if not outside.any():
+            return
+        place, value = int(outside.nonzero()[0, -1]), counts[outside][0].item()
+        if relaxed:
+            raise ValueError(f"a multiplier must be above 0 and at most 1, got {value:g}")
+        group, most = self._space.names[place], self._space.maxima[place]
+        raise ValueError(f"{group} has 1 to {most} channels, asked for the cost of {value}")
 
     def _relaxed(self, multipliers: Tensor) -> Tensor:
         """Return multiplier times maximum, `(n x) groups`, wide enough for zero-padding."""

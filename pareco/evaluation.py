@@ -327,7 +327,7 @@ class Evaluator:
     def _calibrate(self, widths: Sequence[Widths]) -> None:
         """Calibrate those that have not been yet, in one pass through the calibration images."""
         new = [each for each in dict.fromkeys(widths) if each not in self._statistics]
-        found = [NormStatistics() for _ in new]
+        found = [NormStatistics(widths=each) for each in new]
         needed = new and self.net.norms()
         if needed and len(self.calibration):  # else there are fewer batches than processes
             batches = self._watched(self.calibration.batches(self.config.batch_size))
@@ -354,6 +354,7 @@ class Evaluator:
             dict(zip(channels, means, strict=True)),
             dict(zip(channels, variances, strict=True)),
             int(total[-1]),
+            widths=widths,
         )
 
 

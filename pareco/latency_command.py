@@ -39,6 +39,10 @@ class LatencyCommand:
     """cifar_resnet<depth>, cifar_vgg<depth>, any network of timm, or a file that `pareco bundle`
     wrote."""
 
+    builder: str | None = None
+    """FILE.py:FUNCTION or MODULE:FUNCTION, which makes the network, for a bundle of a network of
+    your own. It is run."""
+
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
     """The file of the table; by default NETWORK-SIZE-latency.json here."""
 
@@ -99,6 +103,10 @@ class LatencyCommand:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative")
         if self.table is not None and self.output is not None:
             raise ValueError("--table and --output: a table that is given is not written again")
+        if self.output is not None and not self.output.absolute().parent.is_dir():
+            raise ValueError(f"--output {self.output}: its folder is not there")
+        if self.builder is not None and not Path(self.network).is_file():
+            raise ValueError("--builder: only of a bundle of a network of your own")
 
     def carried_out(self) -> int:
         """Measure, write the table and print what it foretells; return the exit status."""
@@ -222,7 +230,7 @@ class LatencyCommand:
             if each.name in _OF_NAMED and getattr(self, each.name) != each.default:
                 flag = each.name.replace("_", "-")
                 raise ValueError(f"--{flag}: the network of a bundle has its own, leave it out")
-        bundle = load(self.network)
+        bundle = load(self.network, builder=self.builder)
         net = bundle.switch()
         full = dict(zip(net.space.names, net.space.maxima, strict=True))
         shares = [

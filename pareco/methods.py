@@ -301,7 +301,7 @@ def own_method(place: str) -> type[Method]:
     if file and not Path(file).expanduser().exists():
         raise ValueError(f"{file}: no such file")
     with _blaming(where):
-        module = _module_of(Path(file)) if file else importlib.import_module(name)
+        module = module_of(Path(file)) if file else importlib.import_module(name)
     if wanted is None:
         kind = _only_method(module, where)
     else:
@@ -311,7 +311,7 @@ def own_method(place: str) -> type[Method]:
     return _fit_to_run(kind, where)
 
 
-def _module_of(file: Path) -> ModuleType:
+def module_of(file: Path) -> ModuleType:
     """Return what a file defines as a module, which no other one can be taken for."""
     path = file.expanduser().resolve(strict=True)
     name = f"{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"

@@ -26,8 +26,10 @@ class WandbSyncCommand:
         """Upload what the server lacks of the runs; return the exit status.
 
         0 if all of it is there, 1 if some run failed (it is named). Raises `ValueError` without a
-        key or a server.
+        key or a server, `FileNotFoundError` without the folder.
         """
+        if not self.runs.is_dir():
+            raise FileNotFoundError(f"--runs {self.runs}: no such folder")
         _check_reachable()
         from pareco.reporting.report import run_publication
         from pareco.tracking.sync import sync_runs

@@ -189,12 +189,19 @@ def test_relaxed_costs_are_exact_at_channel_counts(
     torch.testing.assert_close(relaxed, function(widths).double(), rtol=1e-12, atol=0)
 
 
-def test_wrong_shapes_are_refused() -> None:
-    cost = shapes_only("cifar_resnet8", 32).cost
+def test_what_the_network_has_not_is_refused() -> None:
+    net = shapes_only("cifar_resnet8", 32)
+    cost, full = net.cost, net.space.largest
     wrong: list[tuple[Any, str]] = [
         (Widths([3, 4]), "expected 6 widths, got 2"),
         (torch.ones(2, 5, dtype=torch.int64), "expected 6 widths, got 5"),
         (torch.ones(7), "expected 6 multipliers, got 7"),
+        ((full[0] + 1, *full[1:]), "conv1 has 1 to 16 channels, asked for the cost of 17"),
+        (torch.tensor([full, (*full[:-1], 0)]), "1 to 64 channels, asked for the cost of 0"),
+        ((-1, *full[1:]), "conv1 has 1 to 16 channels, asked for the cost of -1"),
+        (torch.tensor([0.5] * 5 + [1.1]), "a multiplier must be above 0 and at most 1, got 1.1"),
+        (torch.tensor([0.0] + [0.5] * 5), "a multiplier must be above 0 and at most 1, got 0"),
+        (torch.full((6,), torch.nan), "a multiplier must be above 0 and at most 1, got nan"),
     ]
     for widths, message in wrong:
         with pytest.raises(ValueError, match=message):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pareco.bundle.sealed import Architecture, BundleError, Description
+from pareco.bundle.sealed import Architecture, BundleError, Description, Shipped
+from pareco.methods import module_of
 from pareco.models import create_model, is_listed
 from pareco.randomness import seeded_globally
 from pareco.slimmable import NormStatistics, SlimmableNet, make_slimmable
+from pareco.slimmable.modes import modes_kept
 from pareco.widths import Widths
 
 Builder = Callable[[], nn.Module]
@@ -63,19 +66,19 @@ def rebuilt(
     for net, own in zip(nets, weights, strict=True):
         net.load_state_dict(own, assign=True)
         net.requires_grad_(False).eval()
-    _check_scores(first, example, len(reading.classes))
+    check_scores(first, len(reading.classes))
     networks = []
     for index, shipped in enumerate(description.front):
         if shipped.weights >= len(nets):
             raise BundleError(f"front.{index} is on weights that it lacks")
         net = nets[shipped.weights]
-        with _fitting(f"front.{index}"):
+        with fitting(f"front.{index}"):
             own = sets.below("front", index)
             widths, statistics = _own(net, shipped.widths, own)
+            _check_costs(net, widths, shipped)
         each = SubNetwork(net=net, widths=widths, statistics=statistics, build=build)
         networks.append(each)
-    if len({(id(each.net), each.widths) for each in networks}) < len(networks):
-        raise BundleError("it holds a network of the front twice")
+    check_distinct([(id(each.net), each.widths) for each in networks])
     if left := sets.left():
         raise BundleError(f"it holds tensors that nothing uses: {left[0]}")
     return networks
@@ -112,18 +115,32 @@ def _builder(description: Description, given: nn.Module | str | Builder | None) 
     if isinstance(given, nn.Module):
         return lambda: given
     if isinstance(given, str):
-        module, _, name = given.partition(":")
-        if not module or not name:
-            raise ValueError(f"builder must be MODULE:FUNCTION, got {given!r}")
-        return getattr(importlib.import_module(module), name)
+        return _builder_at(given)
     if given is not None:
         return given
     if description.architecture is None:
         raise BundleError(
             f"its network is made by {description.builder or 'code of its own'}, which is not run "
-            "because a file says so: give load(path, builder=...) or load(path, model=...)"
+            "because a file says so: give load(path, builder=...) or load(path, model=...), "
+            "commands --builder"
         )
     return partial(_of_name, description.architecture)
+
+
+def _builder_at(place: str) -> Builder:
+    """Return the function at FILE.py:FUNCTION or MODULE:FUNCTION; `ValueError` if none is there."""
+    where, _, name = place.rpartition(":")
+    if not where or not name:
+        raise ValueError(f"builder must be MODULE:FUNCTION or FILE.py:FUNCTION, got {place!r}")
+    try:
+        of_file = where.endswith(".py")
+        module = module_of(Path(where)) if of_file else importlib.import_module(where)
+        found = getattr(module, name)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ValueError(f"builder {place}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"builder {place}: it is no function")
+    return found
 
 
 def _of_name(architecture: Architecture) -> nn.Module:
@@ -166,17 +183,35 @@ def _check_weights(model: nn.Module, weights: Iterable[Mapping[str, Tensor]]) ->
 
 
 @torch.no_grad()
-def _check_scores(net: SlimmableNet, image: Tensor, classes: int) -> None:
+def check_scores(net: SlimmableNet, classes: int) -> None:
+    """Raise `BundleError` unless the network has a score of an image for each class."""
+    image = next(net.parameters()).new_zeros(1, *net.image_shape)
     try:
-        found = list(net(image.to(next(net.parameters()).dtype)).shape)
+        with modes_kept(net), net.at(net.space.maxima):
+            found = list(net.eval()(image).shape)
     except RuntimeError as error:  # such as numbers of several types
         raise BundleError(f"its network does not run on an image: {error}") from error
     if found != [1, classes]:
         raise BundleError(f"its network puts out {found} for an image, of {classes} classes")
 
 
+def check_distinct(networks: Collection[Hashable]) -> None:
+    """Raise `BundleError` if one is there twice."""
+    if len({*networks}) < len(networks):
+        raise BundleError("it holds a network of the front twice")
+
+
+def _check_costs(net: SlimmableNet, widths: Widths, shipped: Shipped) -> None:
+    """Raise `ValueError` if it is said to cost what it does not, as at another image size."""
+    for name in ("macs", "params"):
+        cost, said = int(net.cost.of(name, widths)), getattr(shipped, name)
+        if cost != said:
+            size = net.image_shape[-1]
+            raise ValueError(f"its {name} are {cost:,} at {size} x {size} pixels, not {said:,}")
+
+
 @contextmanager
-def _fitting(about: str) -> Iterator[None]:
+def fitting(about: str) -> Iterator[None]:
     """Raise `BundleError`, with what it is about, in place of `ValueError`."""
     try:
         yield
@@ -188,6 +223,27 @@ def _own(
     net: SlimmableNet, counts: Mapping[str, int], own: Mapping[str, Tensor]
 ) -> tuple[Widths, NormStatistics]:
     """Return what a network of the front has of its own; private weights are given to `net`.
+
+    Raises `ValueError` as `checked_own` does.
+    """
+    widths, layers = checked_own(net, counts, own)
+    statistics = {f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var")}
+    if private := own.keys() - statistics:
+        net.privatize_norm([widths])
+        if private != net.private_weights(widths).keys():
+            raise ValueError("the full network has no batch-norm weights of its own")
+        with torch.no_grad():
+            for name, parameter in net.private_weights(widths).items():
+                parameter.copy_(own[name]).requires_grad_(False)
+    means = {name: own[f"{name}.running_mean"] for name in layers}
+    variances = {name: own[f"{name}.running_var"] for name in layers}
+    return widths, NormStatistics(means, variances, batches=1, widths=widths)
+
+
+def checked_own(
+    net: SlimmableNet, counts: Mapping[str, int], own: Mapping[str, Tensor]
+) -> tuple[Widths, list[str]]:
+    """Return the widths of a network of the front, and the names of its batch-norm layers.
 
     Raises `ValueError` if groups, channels or tensors are not those of the network.
     """
@@ -219,13 +275,4 @@ def _own(
             raise ValueError(f"{name} is {tensor.dtype}, the full network has {types[layer]}")
         if kind == "running_var" and bool((tensor < 0).any()):
             raise ValueError(f"{name} is negative")
-    if private:
-        net.privatize_norm([widths])
-        if own.keys() - statistics != net.private_weights(widths).keys():
-            raise ValueError("the full network has no batch-norm weights of its own")
-        with torch.no_grad():
-            for name, parameter in net.private_weights(widths).items():
-                parameter.copy_(own[name]).requires_grad_(False)
-    means = {name: own[f"{name}.running_mean"] for name in channels}
-    variances = {name: own[f"{name}.running_var"] for name in channels}
-    return widths, NormStatistics(means, variances, batches=1)
+    return widths, [*channels]

@@ -287,7 +287,7 @@ def load(
     Opening it runs no code of the file's: its network is one of timm or ours, by name. Of any
     other, which `save_bundle` wrote, the caller gives what the file cannot be trusted with: the
     `model` as it was before `make_slimmable` (whose weights do not matter), or the `builder` that
-    returns it, a function or its place such as "mypackage.networks:make_net".
+    returns it, a function or its place such as "mypackage.networks:make_net" or "nets.py:make_net".
 
     Raises `BundleError`, saying what is wrong, for a file that is truncated, altered, newer, or no
     bundle, or does not fit the network; `OSError` if it cannot be read.

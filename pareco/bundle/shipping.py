@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pareco.bundle.sealed import sealed
+from pareco.bundle.rebuilding import check_distinct, check_scores, checked_own, fitting
+from pareco.bundle.sealed import BundleError, sealed
 from pareco.config import COSTS
 from pareco.files import write_bytes
 from pareco.slimmable import NormStatistics, SlimmableNet
@@ -52,19 +53,35 @@ def save_bundle(
     the height and width that costs hold for. `mean` and `std` are those of each colour on the
     0-255 scale, `central_crop` the crop's side in the resized image.
 
-    Raises `BundleError` for numbers that `load` would refuse, and `ValueError` for widths that are
-    not in the network's space.
+    Raises `BundleError` for what `load` would refuse: numbers, statistics of other widths, costs at
+    another image size than the one that `net` was made with, classes that are not as many as its
+    scores. Raises `ValueError` for widths that are not in the network's space.
     """
     networks = list(front)
+    shape = (len(mean), image_size, image_size)
+    if net.image_shape != shape:
+        there, asked = (" x ".join(map(str, each)) for each in (net.image_shape, shape))
+        raise BundleError(
+            f"its costs are for an image of {there}, not {asked}: give make_slimmable an example "
+            "of that size"
+        )
+    check_scores(net, len(classes))
+    check_distinct([each.widths for each in networks])
     tensors = {f"weights/0/{name}": tensor for name, tensor in net.shared_weights().items()}
     shipped = []
     for index, each in enumerate(networks):
         net.space.check(each.widths)
+        if not isinstance(each.statistics, NormStatistics):
+            raise TypeError(f"front.{index}: statistics must be those that were calibrated")
         own = {**each.statistics.by_name, **net.private_weights(each.widths)}
+        widths = dict(zip(net.space.names, each.widths, strict=True))
+        with fitting(f"front.{index}"):
+            each.statistics.check_of(each.widths)
+            checked_own(net, widths, own)
         tensors |= {f"front/{index}/{name}": tensor for name, tensor in own.items()}
         costs = {name: int(net.cost.of(name, each.widths)) for name in COSTS}
-        numbers = {name: getattr(each, name) for name in (*MEASURED, "latency_ms")}
-        widths = dict(zip(net.space.names, each.widths, strict=True))
+        measured = {name: getattr(each, name) for name in (*MEASURED, "latency_ms")}
+        numbers = {name: None if x is None else float(x) for name, x in measured.items()}
         shipped.append({"weights": 0, "widths": widths, **costs, **numbers})
     description = {
         "builder": builder,

@@ -34,12 +34,22 @@ class NormStatistics:
     """Batch-norm statistics of one sub-network: layer name -> (mean, variance), each `channels`.
 
     `batches` counts what went into the cumulative average, `calls` the calls of each layer.
+    `widths` are those of the sub-network, None where nobody has said.
     """
 
     means: dict[str, Tensor] = field(default_factory=dict)
     variances: dict[str, Tensor] = field(default_factory=dict)
     batches: int = 0
     calls: dict[str, int] = field(default_factory=dict)
+    widths: Widths | None = None
+
+    def check_of(self, widths: Widths) -> None:
+        """Raise `ValueError` if they are known to be of other widths than these."""
+        if self.widths is not None and self.widths != widths:
+            raise ValueError(
+                f"these batch-norm statistics are of the widths {self.widths}, not {widths}: "
+                "calibrate them for these"
+            )
 
     @property
     def by_name(self) -> dict[str, Tensor]:
@@ -267,8 +277,13 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
             mean, variance, momentum = self._tracked()
         if by_batch and setting.parts is not None:
             return self._normalized_by_parts(setting.parts, input, mean, variance, momentum)
-        affine = self.in_use("weight"), self.in_use("bias")
-        return F.batch_norm(input, mean, variance, *affine, by_batch, momentum, self.eps)
+        weight, bias = self.in_use("weight"), self.in_use("bias")
+        if weight is not None and mean is not None and weight.dtype != mean.dtype:
+            exact = torch.promote_types(weight.dtype, mean.dtype)  # torch has them of one type
+            weight, bias, mean, variance = (
+                _of_type(x, exact) for x in (weight, bias, mean, variance)
+            )
+        return F.batch_norm(input, mean, variance, weight, bias, by_batch, momentum, self.eps)
 
     def _tracked(self) -> tuple[Tensor | None, Tensor | None, float]:
         """Return the running statistics, to be updated, and with what momentum."""
@@ -337,6 +352,8 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         """Return a batch norm of the original type with the weights and statistics in use."""
         mean, variance = self._statistics()
         weight, bias = self.in_use("weight"), self.in_use("bias")
+        if weight is not None:
+            mean, variance = (_of_type(x, weight.dtype) for x in (mean, variance))
         layer = self.plain_type(
             self.used_outputs, self.eps, self.momentum, weight is not None, mean is not None
         )
@@ -345,6 +362,10 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         batches = self.num_batches_tracked
         buffers = {"running_mean": mean, "running_var": variance, "num_batches_tracked": batches}
         return filled(layer, self.training, weight=weight, bias=bias, **buffers)
+
+
+def _of_type(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype)
 
 
 class SlicedPReLU(SlicedLayer, nn.PReLU):

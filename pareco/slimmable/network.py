@@ -82,8 +82,9 @@ def make_slimmable(
 class SlimmableNet(nn.Module):
     """One set of weights that runs at many widths (PareCO, arXiv 2007.11752; US-Net).
 
-    `space` holds the widths it can run at, `cost` their costs. A sub-network uses the first
-    channels of every layer, but all of the modules at the paths in `whole`.
+    `space` holds the widths it can run at, `cost` their costs for an image of `image_shape`
+    (c x h x w). A sub-network uses the first channels of every layer, but all of the modules at the
+    paths in `whole`.
     """
 
     def __init__(self, held: nn.Module, graph: fx.Graph, space: WidthSpace, found: Trace) -> None:
@@ -91,6 +92,7 @@ class SlimmableNet(nn.Module):
         super().__init__()
         self.training = held.training
         self.space, self.cost, self.whole = space, CostModel(space, found), found.whole
+        self.image_shape = found.image_shape
         self._program = _Program(graph)
         self._layers: dict[str, SlicedLayer] = {}
         self._setting = Setting(widths=space.largest)
@@ -199,10 +201,12 @@ class SlimmableNet(nn.Module):
         """Run at these widths from now on, in evaluation with these batch-norm statistics.
 
         Without `statistics`, evaluation uses the first entries of the full network's. Raises
-        `ValueError` if the widths are not in the space.
+        `ValueError` if the widths are not in the space, or the statistics are of others.
         """
         widths = Widths(widths)
         self.space.check(widths)
+        if statistics is not None:
+            statistics.check_of(widths)
         self._set(widths, statistics)
 
     def _set(self, widths: Widths, statistics: NormStatistics | None) -> None:
@@ -363,7 +367,8 @@ def calibrated_statistics(
     arXiv 1903.05134, section 3.3.) A layer that runs several times averages over its calls too.
     The network itself is left as it was. One without batch norm takes no batch and has none.
 
-    Raises `ValueError` if there is no batch.
+    Raises `ValueError` if there is no batch, or one without an image, and `TypeError` for what is
+    no batch.
     """
     (statistics,) = jointly_calibrated(net, [widths], batches)
     return statistics
@@ -377,11 +382,11 @@ def jointly_calibrated(
 
     Goes through the batches once.
     """
-    found = [NormStatistics() for _ in widths]
+    found = [NormStatistics(widths=Widths(each)) for each in widths]
     if not net.norms():
         return found
     with normalized_by_batch(net):
-        for images in batches:
+        for images in _checked_batches(net, batches):
             for each, statistics in zip(widths, found, strict=True):
                 net._setting.collecting = statistics
                 with net.at(each):
@@ -390,6 +395,22 @@ def jointly_calibrated(
     if not all(each.batches for each in found):
         raise ValueError("calibration needs at least one batch of images")
     return found
+
+
+def _checked_batches(net: SlimmableNet, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the batches; raise `TypeError` for what is none, `ValueError` for one of no image."""
+    dimensions = len(net.image_shape) + 1
+    for images in batches:
+        if not isinstance(images, Tensor) or images.dim() != dimensions:
+            what = f"a tensor {list(images.shape)}" if isinstance(images, Tensor) else type(images)
+            example = ["n", *map(str, net.image_shape)]
+            raise TypeError(
+                f"each calibration batch must be a tensor of images, {' x '.join(example)} or of "
+                f"another size, without labels; got {what}"
+            )
+        if not len(images):
+            raise ValueError("a calibration batch has no image")
+        yield images
 
 
 @contextmanager

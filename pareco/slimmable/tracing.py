@@ -176,6 +176,7 @@ def trace(
         live=live,
         width_independent_parameters=propagation.width_independent_parameters(),
         whole=tuple(whole),
+        image_shape=tuple(example_input.shape[1:]),
     )
     return held, graph, found
 

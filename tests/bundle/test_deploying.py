@@ -87,6 +87,26 @@ def test_one_unreadable_image_is_named_and_the_others_are_printed(
     assert [*twice.index] == [0, 1]
 
 
+def test_commands_take_a_network_of_ones_own_by_its_builder(
+    own: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function of a file, or of a module; a bundle never says which."""
+    (tmp_path / "nets.py").write_text("from tests.bundle.making import made\n")
+    for builder in (f"{tmp_path}/nets.py:made", "tests.bundle.making:made"):
+        assert main(["predict", str(own), str(photos), "--builder", builder]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :] != []
+    out = str(tmp_path / "a.safetensors")
+    flags = ["--to", "safetensors", "-o", out, "--builder", builder]
+    assert main(["export", str(own), *flags]) == 0
+    capsys.readouterr()
+    assert main(["export", str(own), *flags[:-2]]) == 1
+    assert "which is not run because a file says so" in capsys.readouterr().err
+    assert main(["latency", "resnet18", "--builder", builder]) == 2
+    assert main(["latency", "resnet18", "-o", f"{tmp_path}/none/a.json"]) == 2
+    assert "its folder is not there" in capsys.readouterr().err
+
+
 def test_the_page_on_deploying_runs_as_it_stands(
     finished: Finished,
     photos: Path,

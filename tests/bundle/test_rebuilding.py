@@ -1,17 +1,22 @@
 """Networks by name or by the caller's code; what does not fit is refused."""
 
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import pareco
 from pareco import BundleError, FrontNetwork, save_bundle
 from pareco.bundle.sealed import opened
 from pareco.models import create_model
-from pareco.slimmable import calibrated_statistics
+from pareco.slimmable import calibrated_statistics, make_slimmable
+from pareco.widths import Widths
 from tests.bundle.making import loaded_as, loaded_with
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -78,11 +83,76 @@ def test_what_does_not_fit_is_refused_by_name(bundled: Callable[..., Path]) -> N
         (lambda d: d["reading"].update(std=[0.0]), "reading.std.0"),
         (lambda d: d["reading"].update(std=[1.0, 2.0]), "mean and std"),
         (lambda d: d["reading"].update(classes=["a"]), r"\[1, 10\] for an image, of 1 classes"),
+        (
+            lambda d: d["front"][0].update(macs=9),
+            r"front.0: its macs are \S+ at 8 x 8 pixels, not 9",
+        ),
+        (lambda d: d["front"][0].update(params=9), r"front.0: its params are \S+ at 8 x 8"),
+        (lambda d: d["reading"].update(image_size=16), r"macs are \S+ at 16 x 16 pixels, not"),
         (lambda d: d.update(front=[]), "front"),
         (lambda d: d.update(run="import os"), "run: Extra"),
     ):
         with pytest.raises(BundleError, match=message):
             loaded_with(path, change)
+
+
+def test_what_load_would_refuse_is_not_written(tmp_path: Path) -> None:
+    """Nor what it could not see: statistics of other widths, where the norms are as wide."""
+    net, path = make_slimmable(Uneven(), torch.zeros(1, 3, 8, 8), slim_head=True), tmp_path / "a"
+    widths, other = net.space.uniform(0.5), Widths((4, 5))
+    found, theirs = (
+        calibrated_statistics(net, each, [torch.randn(9, 3, 8, 8)]) for each in (widths, other)
+    )
+    assert widths == (4, 4)
+    broken = replace(found, means={"1": found.means["1"] * torch.nan})
+
+    def written(count: int = 1, size: int = 8, classes: str = "abc", **own: Any) -> None:
+        shipped = {"widths": widths, "statistics": found, "search_loss": 0.5, **own}
+        front = [FrontNetwork(**shipped)] * count
+        save_bundle(path, net, front, builder="", image_size=size, classes=[*classes])
+
+    for options, kind, message in (
+        ({"size": 16}, BundleError, "an image of 3 x 8 x 8, not 3 x 16 x 16: give make_slimmable"),
+        ({"classes": "ab"}, BundleError, r"puts out \[1, 3\] for an image, of 2 classes"),
+        ({"count": 2}, BundleError, "a network of the front twice"),
+        ({"statistics": theirs}, BundleError, r"front.0: .* of the widths 4 5, not 4 4: calibrate"),
+        ({"statistics": broken}, BundleError, "front.0: 1.running_mean is not 4 finite numbers"),
+        ({"statistics": None}, TypeError, "front.0: statistics must be those that were calibrated"),
+        ({"widths": Widths((4, 9))}, ValueError, "asked for 9"),
+    ):
+        with pytest.raises(kind, match=message):
+            written(**options)
+    assert not path.exists()
+    net.train()
+    written(search_loss=torch.tensor(0.25))
+    assert net.training
+    assert net.widths == net.space.largest
+    bundle = pareco.load(path, model=Uneven())
+    assert [*bundle.front["search_loss"]] == [0.25]
+    assert not bundle.network(0).training
+
+
+class Uneven(nn.Sequential):
+    """A convolution with batch norm, and one without, whose width no norm shows."""
+
+    def __init__(self) -> None:
+        first = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        super().__init__(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        ("made", "builder must be MODULE:FUNCTION or FILE.py:FUNCTION, got 'made'"),
+        ("no_such_module:made", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("tests.bundle.making:no", "AttributeError: module 'tests.bundle.making' has no attribut"),
+        ("none.py:made", "FileNotFoundError"),
+        ("pareco:__doc__", "it is no function"),
+    ],
+)
+def test_a_builder_that_is_not_there_is_told(own: Path, builder: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        pareco.load(own, builder=builder)
 
 
 def test_tensors_that_do_not_fit_are_refused(bundled: Callable[..., Path]) -> None:

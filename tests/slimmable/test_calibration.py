@@ -188,6 +188,58 @@ def test_no_batch_is_refused(net: SlimmableNet) -> None:
     assert net.widths == net.space.largest
 
 
+def test_what_is_no_batch_of_images_is_refused(net: SlimmableNet) -> None:
+    """One of no image would count as one of zeros; a tensor in place of a list, as its images."""
+    widths, images = net.space.uniform(0.5), batches(0)[0]
+    for given, kind, message in (
+        ([images, images[:0]], ValueError, "a calibration batch has no image"),
+        (images, TypeError, r"n x 3 x 32 x 32 .* got a tensor \[3, 32, 32\]"),
+        ([(images, torch.zeros(6))], TypeError, "without labels; got <class 'tuple'>"),
+    ):
+        with pytest.raises(kind, match=message):
+            calibrated_statistics(net, widths, given)  # type: ignore[arg-type]
+
+
+def test_statistics_of_other_widths_are_refused(net: SlimmableNet) -> None:
+    widths, other = net.space.uniform(0.5), net.space.uniform(0.7)
+    found = calibrated_statistics(net, widths, batches(0))
+    before = net.widths
+    for run in (
+        lambda: net.set_widths(other, found),
+        lambda: net.at(other, found).__enter__(),
+        lambda: net.extract(other, found),
+    ):
+        with pytest.raises(ValueError, match=f"are of the widths {widths}, not {other}: calibrate"):
+            run()
+    assert net.widths == before
+    by_hand = NormStatistics(found.means, found.variances)  # of nobody knows what
+    with net.at(widths, by_hand):
+        assert net.widths == widths
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.half, 0.01), (torch.double, 1e-6)]
+)
+def test_a_network_of_another_precision_is_calibrated_and_extracted(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    """Tolerances, relative to the largest score: some roundings of 2^-9, 2^-12 and 2^-25."""
+    net, images = tiny_net(in_chans=3, size=32).eval(), batches(0)[0]
+    widths = net.space.uniform(0.5)
+    found = calibrated_statistics(net, widths, [images])
+    with torch.no_grad():
+        expected = net.extract(widths, found)(images)
+        net.to(dtype)
+        images = images.to(dtype)
+        for statistics in (found, calibrated_statistics(net, widths, [images])):
+            plain = net.extract(widths, statistics)(images)
+            with net.at(widths, statistics):
+                scores = net(images)
+            assert scores.dtype == plain.dtype == dtype
+            for each in (scores, plain):
+                assert (each.float() - expected).abs().max() < tolerance * expected.abs().max()
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_sub_network_that_is_not_calibrated_warns_once_and_says_what_helps() -> None:
     net, widths = tiny_net(in_chans=3, size=32), tiny_net().space.smallest
