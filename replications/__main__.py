@@ -124,7 +124,9 @@ class ClaimsCommand:
     """The claims (TOML); by default those of the paper."""
 
     def carried_out(self, console: Console) -> int:
-        """Print each claim with its outcome; return 0."""
+        """Print each claim with its outcome; return 0. Raises `FileNotFoundError`."""
+        if not self.results.is_dir():
+            raise FileNotFoundError(f"--results {self.results}: no such folder")
         from replications.claim_file import PATH
         from replications.verdicts import print_claims
 

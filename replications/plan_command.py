@@ -211,7 +211,7 @@ def lines(planner: Planner, plans: Plans) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class CostsCommand:
-    """Print docs/cost-of-the-paper.md: the plans of all experiments as published."""
+    """Plan all experiments as published, in some minutes: prints docs/cost-of-the-paper.md."""
 
     def carried_out(self, console: Console) -> int:
         """Print the page; return 0."""

@@ -53,10 +53,8 @@ _MOST_TO_TYPE = 30
 def print_claims(results: Path, path: Path, as_json: bool, console: Console) -> int:
     """Print each claim of a file with its outcome, our number, and the records behind it.
 
-    Returns 0, whatever was found; raises `FileNotFoundError`, and as of `claim_outcomes`.
+    Returns 0, whatever was found; raises as of `claim_outcomes`.
     """
-    if not results.is_dir():
-        raise FileNotFoundError(f"--results {results}: no such folder")
     verdicts = claim_outcomes(results, path)
     if as_json:
         console.print_json(data=[asdict(each) for each in verdicts], highlight=False)

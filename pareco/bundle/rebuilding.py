@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ def _builder_at(place: str) -> Builder:
     try:
         of_file = where.endswith(".py")
         module = module_of(Path(where)) if of_file else importlib.import_module(where)
-        found = getattr(module, name)
+        found: Any = getattr(module, name)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise ValueError(f"builder {place}: {type(error).__name__}: {error}") from error
     if not callable(found):
@@ -187,7 +188,7 @@ def check_scores(net: SlimmableNet, classes: int) -> None:
     """Raise `BundleError` unless the network has a score of an image for each class."""
     image = next(net.parameters()).new_zeros(1, *net.image_shape)
     try:
-        with modes_kept(net), net.at(net.space.maxima):
+        with modes_kept(net), net.at(Widths(net.space.maxima)):
             found = list(net.eval()(image).shape)
     except RuntimeError as error:  # such as numbers of several types
         raise BundleError(f"its network does not run on an image: {error}") from error

@@ -27,8 +27,8 @@ from pareco.widths import Widths
 if TYPE_CHECKING:
     import pandas as pd
 
-Images = str | Path | Iterable[Image.Image | str | Path]
-"""Images of PIL, files or folders, or one of these two."""
+Images = Image.Image | str | Path | Iterable[Image.Image | str | Path]
+"""Images of PIL, files or folders, or one of these."""
 
 _AT_ONCE = 64  # images
 _BYTES = 4  # of an activation, a 32-bit float
@@ -158,13 +158,16 @@ class Bundle:
         chosen.net.keep_views()
         return chosen.net
 
-    def prepared(self, images: Iterable[Image.Image]) -> Tensor:
+    def prepared(self, images: Images) -> Tensor:
         """Return images as the networks see them, `n x c x h x w`.
 
         Turned upright, resized and cropped as in the evaluation that measured the errors, in as
-        many colours, and normalized.
+        many colours, and normalized. Raises `ValueError` where there is none, and as `predict`.
         """
-        return self._prepared(map(_upright_rgb, images))
+        read = [_read(each) for each in _listed(images)]
+        if not read:
+            raise ValueError("there is no image to prepare")
+        return self._prepared(read)
 
     def _prepared(self, images: Iterable[Image.Image]) -> Tensor:
         """Return upright RGB images as `prepared` does."""
@@ -331,7 +334,7 @@ def _nearest(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> 
 
 def _listed(images: Images) -> Iterable[Image.Image | Path]:
     """Yield images and files, those of folders in their place."""
-    for each in [images] if isinstance(images, str | Path) else images:
+    for each in [images] if isinstance(images, Image.Image | str | Path) else images:
         if isinstance(each, Image.Image):
             yield each
         elif Path(each).is_dir():

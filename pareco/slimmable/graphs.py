@@ -49,6 +49,8 @@ _LEAF_SOURCES = ("timm.layers.activations", "timm.layers.pool2d_same")
 _HOLDS = "holds"  # in a node's meta: whether a condition holds for the example
 _UNTRACED = nn.Module.__call__, nn.Module.__getattr__
 _OTHER = "it does other things in training than in evaluation, or with gradients than without"
+_FUNCTION = "it calls torch.nn.functional.batch_norm, of which no width has statistics of its own"
+_FUNCTION_ADVICE = "Make it a module, nn.BatchNorm1d, 2d or 3d, of the network"
 _CONTEXT = "it changes gradients or number types (no_grad, autocast, an autograd.Function)"
 
 
@@ -208,6 +210,8 @@ def graph_in_both_modes(
         for path, reason in differing.items():
             module = model.get_submodule(path)
             if not path or any(True for _ in (*module.parameters(), *module.buffers())):
+                if reason is _OTHER and any(node.target is F.batch_norm for node in graph.nodes):
+                    raise TracingError(path or type(model).__name__, _FUNCTION, _FUNCTION_ADVICE)
                 raise TracingError(path or type(model).__name__, reason, WHOLE_ADVICE + OR_WHOLE)
         whole |= differing.keys()
 

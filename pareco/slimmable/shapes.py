@@ -39,6 +39,10 @@ _FIRST = "its channels must be dimension 1, and they are dimension {}"
 _FIRST_ADVICE = "Permute the features back to n x channels x height x width before it"
 MEASURED = "sizes of positions depend on the batch or on the channels"
 MEASURED_ADVICE = "Give numbers, or compute them from heights and widths"
+_WHOLE_ADVICE = (
+    "Wrap it in a module that does; recurrent layers are refused there too, as nothing counts what "
+    "they take (docs/rules.md)"
+)
 _KEPT = "it must keep the batch and channel dimensions"
 _KEPT_ADVICE = "Give it keepdim=True, so that one feature stays in their place"
 
@@ -103,16 +107,19 @@ class Shapes:
         """Tag the node of a module that runs as it is: all channels stay, before and behind it."""
         features = [each for each in node.all_input_nodes if each in self.tags]
         if not features or not node.meta.get("shape"):
-            refuse(node, "a module that runs whole must take features and return one tensor")
+            reason = "a module that runs whole must take features and return one tensor"
+            refuse(node, reason, _WHOLE_ADVICE, more="")
         for each in node.all_input_nodes:
             if each not in self.tags and type(each.meta.get(VALUE)) is not int:
-                refuse(node, "a module that runs whole may take features and numbers alone")
+                reason = "a module that runs whole may take features and numbers alone"
+                refuse(node, reason, _WHOLE_ADVICE, more="")
             if each in self.tags:
                 self.tags[each].fix()
         shape, first = shape_of(node), features[0]
         alike = len(shape) == len(shape_of(first))
         if not alike and len(shape) != 2:
-            refuse(node, "a module that runs whole must keep the layout, or return n x features")
+            reason = "a module that runs whole must keep the layout, or return n x features"
+            refuse(node, reason, _WHOLE_ADVICE, more="")
         axis = self.tags[first].axis if alike else 1
         self.whole_calls.append(node)
         channels = Variable(shape[axis], math.prod(positions_in(shape, axis)), fixed=True)

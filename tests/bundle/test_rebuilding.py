@@ -111,7 +111,7 @@ def test_what_load_would_refuse_is_not_written(tmp_path: Path) -> None:
         front = [FrontNetwork(**shipped)] * count
         save_bundle(path, net, front, builder="", image_size=size, classes=[*classes])
 
-    for options, kind, message in (
+    refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"size": 16}, BundleError, "an image of 3 x 8 x 8, not 3 x 16 x 16: give make_slimmable"),
         ({"classes": "ab"}, BundleError, r"puts out \[1, 3\] for an image, of 2 classes"),
         ({"count": 2}, BundleError, "a network of the front twice"),
@@ -119,7 +119,8 @@ def test_what_load_would_refuse_is_not_written(tmp_path: Path) -> None:
         ({"statistics": broken}, BundleError, "front.0: 1.running_mean is not 4 finite numbers"),
         ({"statistics": None}, TypeError, "front.0: statistics must be those that were calibrated"),
         ({"widths": Widths((4, 9))}, ValueError, "asked for 9"),
-    ):
+    ]
+    for options, kind, message in refused:
         with pytest.raises(kind, match=message):
             written(**options)
     assert not path.exists()

@@ -108,6 +108,8 @@ LIGHT = {
     "run digits --images /no/where": (2, "--images /no/where: no such folder; meanwhile, on emb"),
     "report": (2, "report needs the name of an experiment, or --all without a name"),
     "report digits --all": (2, "or --all without a name"),
+    "claims --results none": (2, "--results none: no such folder"),
+    "wandb-sync --runs none": (2, "--runs none: no such folder"),
     "report --all --add": (2, "--all reads no runs, so there is nothing to --add"),
     "report nothing": (2, "no finished run in runs/nothing, no records in results (there are of "),
     "report longer --scale cpu": (2, "no finished run in runs/longer-cpu, no records in results"),

@@ -150,6 +150,10 @@ def two_constants(m: Calls, x: Tensor) -> Tensor:
     return x + torch.ones(8, 1, 1)
 
 
+def functional(m: nn.Module, x: Tensor) -> Tensor:
+    return F.batch_norm(x, m.p.running_mean, m.p.running_var, training=m.training)  # type: ignore
+
+
 class Auxiliary(Net):
     """A second head in training, as GoogLeNet's."""
 
@@ -211,6 +215,11 @@ class WithBuffer(MyDepth):
     ("model", "node", "message"),
     [
         (Auxiliary(lambda m, x: x), "Auxiliary", "other things in training.*DropPath"),
+        (
+            Net(functional, p=nn.BatchNorm2d(8)),
+            "Net",
+            r"it calls torch.nn.functional.batch_norm, .* Make it a module, nn.BatchNorm1d, 2d",
+        ),
         (Net(lambda m, x: m.p(x), p=Scaled(nn.ReLU())), "p", "other things in training"),
         (
             Net(lambda m, x: m.p(x), p=Calls(lambda m, x: x + torch.full((1,), 1.0 + m.training))),
