@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +141,7 @@ def _builder_at(place: str) -> Builder:
         raise ValueError(f"builder {place}: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ValueError(f"builder {place}: it is no function")
-    return found
+    return cast("Builder", found)
 
 
 def _of_name(architecture: Architecture) -> nn.Module:
