@@ -253,7 +253,7 @@ def test_methods_have_shapes_of_their_own(records: Records) -> None:
 
 
 def test_the_page_opens_with_the_best_experiment(records: Records) -> None:
-    """The published scale, then the seeds of every method, test images, and networks."""
+    """The published scale, then the seeds of two methods, test images, and networks."""
     ranked = [
         replace(records, experiment=replace(records.experiment, scale="short")),
         replace(records, fronts=records.fronts.drop(index=records.fronts.query("seed == 1").index)),
