@@ -178,6 +178,7 @@ class CostModel:
         self._macs, self._params = _Bilinear(macs), _Bilinear(params)
         self._activations = _Bilinear(activations)
         self._peak = _held(trace)
+        self._maxima = torch.tensor(space.maxima)
         self._milliseconds: Callable[[Tensor], Tensor] | None = None
 
     def with_latency(self, milliseconds: Callable[[Tensor], Tensor]) -> CostModel:
@@ -259,23 +260,23 @@ class CostModel:
         if counts.shape[-1] != expected:
             what = "multipliers" if relaxed else "widths"
             raise ValueError(f"expected {expected} {what}, got {counts.shape[-1]}")
+        counts = counts if relaxed else counts.to(torch.int64)
         self._check_within(counts)
-        counts = self._relaxed(counts) if relaxed else counts.to(torch.int64)
+        counts = self._relaxed(counts) if relaxed else counts
         return torch.cat([counts, torch.ones_like(counts[..., :1])], -1)
 
     def _check_within(self, counts: Tensor) -> None:
         """Raise `ValueError` for channels that the network has not, or none."""
-        if relaxed := counts.is_floating_point():
-            outside = ~((counts > 0) & (counts <= 1 + _ROUNDING))
-        else:
-            outside = (counts < 1) | (counts > counts.new_tensor(self._space.maxima))
-        if not outside.any():
+        relaxed = counts.is_floating_point()
+        least, most = (1e-9, 1 + _ROUNDING) if relaxed else (1, self._maxima.to(counts.device))
+        inside = (counts >= least) & (counts <= most)
+        if inside.all():
             return
-        place, value = int(outside.nonzero()[0, -1]), counts[outside][0].item()
+        place, value = int((~inside).nonzero()[0, -1]), counts[~inside][0].item()
         if relaxed:
             raise ValueError(f"a multiplier must be above 0 and at most 1, got {value:g}")
-        group, most = self._space.names[place], self._space.maxima[place]
-        raise ValueError(f"{group} has 1 to {most} channels, asked for the cost of {value}")
+        group, channels = self._space.names[place], self._space.maxima[place]
+        raise ValueError(f"{group} has 1 to {channels} channels, asked for the cost of {value}")
 
     def _relaxed(self, multipliers: Tensor) -> Tensor:
         """Return multiplier times maximum, `(n x) groups`, wide enough for zero-padding."""

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from pareco.config import Cost, SearchConfig, TrainingConfig
 from pareco.cost import CostModel
+from pareco.own_code import blaming, module_of
 from pareco.search import Mobo, Origin
 from pareco.widths import Widths, WidthSpace
 
-_OURS = (__name__.partition(".")[0], "baselines")  # packages whose methods are this project's
+_OURS = (__name__.partition(".")[0], "baselines", "replications")
+"""The packages whose methods are this project's."""
 
 
 @dataclass(kw_only=True)
@@ -300,7 +302,7 @@ def own_method(place: str) -> type[Method]:
     where, wanted = file or name, of_file or of_module
     if file and not Path(file).expanduser().exists():
         raise ValueError(f"{file}: no such file")
-    with _blaming(where):
+    with blaming(where):
         module = module_of(Path(file)) if file else importlib.import_module(name)
     if wanted is None:
         kind = _only_method(module, where)
@@ -309,35 +311,6 @@ def own_method(place: str) -> type[Method]:
         if not (isinstance(kind, type) and issubclass(kind, Method)):
             raise ValueError(f"{where}: {wanted} is no subclass of pareco.Method; {_held(module)}")
     return _fit_to_run(kind, where)
-
-
-def module_of(file: Path) -> ModuleType:
-    """Return what a file defines as a module, which no other one can be taken for."""
-    path = file.expanduser().resolve(strict=True)
-    name = f"{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-@contextmanager
-def _blaming(where: str) -> Iterator[None]:
-    """Raise `ValueError`, naming place and line, for what code ends with inside the block."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        line = f"{last.filename}, line {last.lineno}: " if Path(last.filename).is_file() else ""
-        raise ValueError(f"{where}: {line}{type(error).__name__}: {error}") from error
 
 
 @contextmanager

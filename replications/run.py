@@ -490,25 +490,34 @@ class RunCommand:
                     f"({'; '.join(differences)}). Keep this experiment apart with --name NAME or "
                     "--runs FOLDER, or remove that one"
                 )
-        self._check_added()
+        self._check_beside(jobs)
 
-    def _check_added(self) -> None:
-        """Raise `InvalidRecord` for runs that could not be added to those on record, as asked."""
-        jobs = {job.method: job for job in self.jobs() if not job.done}
-        if not (self.folders.add and jobs):
+    def _check_beside(self, present: Sequence[Job]) -> None:
+        """Raise `ValueError` for runs that could not be reported beside those that are there.
+
+        In the folder of runs (of those `present` the begun ones) and, to be added to, on record.
+        """
+        new = {job.method: job for job in self.jobs() if not job.done}
+        begun = [job for job in present if job.run_folder.begun]
+        if not new or not (begun or self.folders.add):
             return
         from pareco.data import load_data
         from pareco.processes import joined_processes
+
+        device = joined_processes(self.machine.device).beforehand.device
+        data = load_data(self.experiment.data, self.machine, device)
+        for job in begun:
+            self._run_folder(job).check_begun(data.fingerprint, self._process_count())
+        recorded = self.folders.results / self.experiment.name
+        if not (self.folders.add and recorded.exists()):
+            return
         from pareco.reporting.collection import check_addable, divided_configuration
         from pareco.reporting.records import COMMON, FOLDER, read_records
 
-        experiment, recorded = self.experiment, self.folders.results / self.experiment.name
         if not (recorded / FOLDER).exists():
             return
-
-        device = joined_processes(self.machine.device).beforehand.device
-        data, before = load_data(experiment.data, self.machine, device), read_records(recorded)
-        for method, job in jobs.items():
+        before = read_records(recorded)
+        for method, job in new.items():
             common, of_method = divided_configuration(
                 self._run_folder(job).configuration(), data.fingerprint, self._process_count()
             )

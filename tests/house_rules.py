@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 ROOMS = (
-    *("search_config", "config", "arguments", "schema", "files", "randomness", "widths"),
-    *("cost", "latency_table", "ledger", "models", "starting"),
+    *("search_config", "config", "arguments", "schema", "files", "randomness", "own_code"),
+    *("widths", "cost", "latency_table", "ledger", "models", "starting"),
     *("slimmable", "search", "methods", "width_search"),
     *("processes", "data", "evaluation", "tracking", "training", "operator_times", "latency"),
     *("survey", "reporting", "bundle", "latency_command", "cli"),

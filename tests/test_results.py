@@ -113,14 +113,14 @@ def test_the_readme_says_which_layers_stay_wide_as_the_records_have_it() -> None
     )
     means = kept.query("0.35 <= part <= 0.5").groupby(["method", "seed"]).mean()
     layers = means[[1, 2, 3, 4]].mean(axis=1), means[[8, 9, 10, 11]].mean(axis=1)
-    ours, theirs = (
-        " and ".join(f"{100 * each[method].mean():.0f}" for each in layers)
+    (early, late), (theirs_early, theirs_late) = (
+        [round(100 * each[method].mean()) for each in layers]
         for method in ("pareco_exact", "us_net")
     )
-    assert f"to {ours}% of their channels in the fronts of `pareco_exact`" in told
-    assert (
-        f"of the MACs ({len(means.loc['pareco_exact'])} seeds), where US-Net has {theirs}%" in told
-    )
+    count = len(means.loc["pareco_exact"])
+    assert f"the second to fifth layers keep {early}% of their channels" in told
+    assert f"(US-Net {theirs_early}%), the ninth to twelfth {late}% (US-Net {theirs_late}%)" in told
+    assert f"(US-Net {theirs_late}%), means of {count} seeds." in told
 
 
 def test_what_is_said_of_the_seconds_of_a_search_is_what_was_measured() -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import importlib
+import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pareco.bundle.sealed import Architecture, BundleError, Description, Shipped
-from pareco.methods import module_of
 from pareco.models import create_model, is_listed
+from pareco.own_code import blaming, module_of
 from pareco.randomness import seeded_globally
 from pareco.slimmable import NormStatistics, SlimmableNet, make_slimmable
 from pareco.slimmable.modes import modes_kept
@@ -48,8 +49,6 @@ def rebuilt(
     Raises `BundleError` where the parts do not fit each other.
     """
     reading = description.reading
-    if len(reading.mean) != len(reading.std):
-        raise BundleError("its description is wrong: mean and std are not as many")
     sets = _Tensors(tensors)
     weights = [sets.below("weights", index) for index in range(sets.count("weights"))]
     build = _builder(description, given)
@@ -59,6 +58,7 @@ def rebuilt(
         model = _made(build)
     _check_weights(model, weights)
     example = torch.zeros(1, len(reading.mean), reading.image_size, reading.image_size)
+    example = example.to(next((each.dtype for each in model.parameters()), example.dtype))
     try:
         first = make_slimmable(model, example, slim_head=True, whole=description.whole)
     except ValueError as error:
@@ -76,7 +76,7 @@ def rebuilt(
         with fitting(f"front.{index}"):
             own = sets.below("front", index)
             widths, statistics = _own(net, shipped.widths, own)
-            _check_costs(net, widths, shipped)
+        _warn_of_costs(net, widths, shipped)
         each = SubNetwork(net=net, widths=widths, statistics=statistics, build=build)
         networks.append(each)
     check_distinct([(id(each.net), each.widths) for each in networks])
@@ -133,14 +133,12 @@ def _builder_at(place: str) -> Builder:
     where, _, name = place.rpartition(":")
     if not where or not name:
         raise ValueError(f"builder must be MODULE:FUNCTION or FILE.py:FUNCTION, got {place!r}")
-    try:
+    with blaming(f"builder {place}"):
         of_file = where.endswith(".py")
         module = module_of(Path(where)) if of_file else importlib.import_module(where)
-        found: Any = getattr(module, name)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise ValueError(f"builder {place}: {type(error).__name__}: {error}") from error
+    found = vars(module).get(name)
     if not callable(found):
-        raise ValueError(f"builder {place}: it is no function")
+        raise ValueError(f"builder {place}: no function {name} is there")
     return cast("Builder", found)
 
 
@@ -202,13 +200,16 @@ def check_distinct(networks: Collection[Hashable]) -> None:
         raise BundleError("it holds a network of the front twice")
 
 
-def _check_costs(net: SlimmableNet, widths: Widths, shipped: Shipped) -> None:
-    """Raise `ValueError` if it is said to cost what it does not, as at another image size."""
-    for name in ("macs", "params"):
-        cost, said = int(net.cost.of(name, widths)), getattr(shipped, name)
-        if cost != said:
-            size = net.image_shape[-1]
-            raise ValueError(f"its {name} are {cost:,} at {size} x {size} pixels, not {said:,}")
+def _warn_of_costs(net: SlimmableNet, widths: Widths, shipped: Shipped) -> None:
+    """Warn of a network that is said to cost what it does not."""
+    if (macs := net.cost.macs_at(widths)) != shipped.macs:
+        size = net.image_shape[-1]
+        warnings.warn(
+            f"a network of the bundle takes {macs:,} MACs at {size} x {size} pixels, and "
+            f"{shipped.macs:,} are said, which budgets go by: they are of another image size, or "
+            "were counted by an earlier version",
+            stacklevel=5,  # whoever called load
+        )
 
 
 @contextmanager
@@ -272,7 +273,8 @@ def checked_own(
         whole = tensor.is_floating_point() and bool(tensor.isfinite().all())
         if tensor.shape != (channels[layer],) or not whole:
             raise ValueError(f"{name} is not {channels[layer]} finite numbers")
-        if tensor.dtype != types.get(layer, tensor.dtype):
+        own_type = types.get(layer, tensor.dtype)
+        if tensor.dtype not in (own_type, torch.promote_types(own_type, torch.float32)):
             raise ValueError(f"{name} is {tensor.dtype}, the full network has {types[layer]}")
         if kind == "running_var" and bool((tensor < 0).any()):
             raise ValueError(f"{name} is negative")

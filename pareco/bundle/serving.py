@@ -189,8 +189,8 @@ class Bundle:
 
         Of the network that `choice` finds within the limits. Rows are named by the files, images
         by their numbers. A folder's images are taken with those of its folders, in the order of
-        their names. Raises as `choice`; `FileNotFoundError`; `UnreadableImage`, naming the file,
-        unless it is to be told to `unreadable`: then the file has no row.
+        their names. Raises as `choice`; `FileNotFoundError` or `UnreadableImage`, naming the file,
+        unless that is to be told to `unreadable`: then the file has no row.
         """
         import pandas as pd
 
@@ -354,6 +354,10 @@ def _readable(
     for number, image in enumerate(images):
         try:
             read = _read(image)
+        except FileNotFoundError as error:
+            if unreadable is None:
+                raise
+            unreadable(UnreadableImage(f"{printable(str(image))}: {error.strerror}"))
         except UnreadableImage as error:
             if unreadable is None:
                 raise

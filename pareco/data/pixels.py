@@ -17,6 +17,7 @@ RULES = 2
 HIDDEN = "a hidden file, or a leftover of an archive or a file system"
 NO_IMAGE = "no image that Pillow reads, by its extension"
 _NO_LETTERS = frozenset(("Cc", "Zl", "Zp"))  # Unicode's categories of what ends lines, or steers
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LEFTOVERS = frozenset(("__MACOSX", "@eaDir", "@LongLink"))
 
 # EPS would be run by Ghostscript as a program; of MPEG there is only the size.
@@ -87,12 +88,13 @@ def name_order(name: str) -> tuple[list[str | int], str]:
 def printable(name: str) -> str:
     """Return a file's name in one line, for people.
 
-    Bytes that are no UTF-8, and characters that end a line or steer a terminal, are shown by their
-    numbers.
+    Bytes that are no UTF-8, and characters that end a line, steer a terminal or turn the direction
+    of writing, are shown by their numbers.
     """
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
-        repr(each)[1:-1] if unicodedata.category(each) in _NO_LETTERS else each for each in shown
+        repr(each)[1:-1] if unicodedata.category(each) in _NO_LETTERS or each in _TURNING else each
+        for each in shown
     )
 
 

@@ -116,10 +116,9 @@ def records_of(folders: Sequence[Path]) -> Records:
             }
         ),
         ledger=ledger_frame([run.result for run in runs]),
-        configuration={
-            COMMON: runs[0].configured,
-            **{run.result.method: run.of_method for run in runs},
-        },
+        configuration=merged(
+            {COMMON: runs[0].configured}, *({run.result.method: run.of_method} for run in runs)
+        ),
         latency_table=read_if_there(folders[0] / LATENCY_TABLE),
     )
     return _ordered(records)
@@ -161,10 +160,19 @@ def joined(records: Records, before: Records) -> Records:
         visits=rows("visits"),
         environment=_environment_record(_runs(before.environment) | _runs(records.environment)),
         ledger=rows("ledger"),
-        configuration={**before.configuration, **records.configuration},
+        configuration=merged(before.configuration, records.configuration),
         latency_table=before.latency_table,  # of one configuration, so of one table
     )
     return with_latency(with_latency(_ordered(together), before.latency), records.latency)
+
+
+def merged(*configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Several configurations of records in one, which says of each part what any of them does."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in configurations:
+        for part, own in each.items():
+            found[part] = found.get(part, {}) | own
+    return found
 
 
 def check_addable(configuration: Mapping[str, Mapping[str, Any]], before: Records) -> None:
@@ -302,14 +310,14 @@ def _check_alike(runs: Sequence[_FinishedRun]) -> None:
     And those of one method the same meaning of what that left unset, where they say it. Counts that
     one of them did not record differ from none.
     """
-    of_method: dict[str, _FinishedRun] = {}
+    of_methods: dict[str, dict[str, Any]] = {}
     for other in runs:
-        first, own = runs[0], of_method.setdefault(other.result.method, other)
+        first, known = runs[0], of_methods.setdefault(other.result.method, {})
         pairs = {
             key: (first.common.get(key), other.common.get(key))
             for key in sorted(first.common.keys() | other.common.keys())
         }
-        meant = {key: (own.of_method.get(key, each), each) for key, each in other.of_method.items()}
+        meant = {key: (known.setdefault(key, each), each) for key, each in other.of_method.items()}
         changes = [
             f"{key}: {one}, {another}"
             for key, (one, another) in (pairs | meant).items()

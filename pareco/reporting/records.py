@@ -119,8 +119,6 @@ def amount(count: float) -> str:
 
 
 FOLDER = "records"
-PLANNED = ("planned_seeds", "planned_fewer")
-"""Fields of an experiment's record that tell how many seeds are to run; absent where it is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +139,8 @@ class ExperimentRecord(Subject):
         absent = [
             name for name in (*COUNTS, "equal_macs", "started_from") if getattr(self, name) is None
         ]
-        absent += [name for name in PLANNED if not getattr(self, name)]
+        whole = ("planned_seeds", "planned_fewer")
+        absent += [name for name in whole if not getattr(self, name)]
         record = {name: value for name, value in asdict(self).items() if name not in absent}
         known = (name for name in (*COSTS, *OBJECTIVES) if name in self.full_costs)
         record["full_costs"] = {name: self.full_costs[name] for name in known}

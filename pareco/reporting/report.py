@@ -20,7 +20,6 @@ from pareco.reporting.figures import FIGURE_FILES, SUFFIXES, experiment_figures,
 from pareco.reporting.reading import InvalidRecord, read_json
 from pareco.reporting.records import (
     FOLDER,
-    PLANNED,
     Records,
     published_for,
     read_published,
@@ -97,12 +96,13 @@ def collect_records(
 ) -> tuple[Path, ...]:
     """Write `results/<experiment>/records/` from the finished runs in `runs`.
 
-    Each method is to have the seeds that it has in `planned` (None: as many as earlier records of
-    the same configuration say). To `add` is to keep the runs there that `runs` has not finished,
-    which must be of the same configuration. Over earlier records, times, environments and latencies
-    stay as they are where no number of a front has changed, see `with_kept_times`. Returns the
-    folders of runs that were left out as they have not finished. Raises InvalidRecord for runs that
-    do not fit, and UnequalBudgets unless these are allowed, before anything is written.
+    Each method is to have the seeds that it has in `planned` and, at least, those that earlier
+    records of the same configuration say. To `add` is to keep the runs there that `runs` has not
+    finished, which must be of the same configuration. Over earlier records, times, environments and
+    latencies stay as they are where no number of a front has changed, see `with_kept_times`.
+    Returns the folders of runs that were left out as they have not finished. Raises InvalidRecord
+    for runs that do not fit, and UnequalBudgets unless these are allowed, before anything is
+    written.
     """
     records, unfinished = collected_runs(experiment, runs)
     if add and (results / experiment / FOLDER).exists():
@@ -120,9 +120,11 @@ def collect_records(
         before = read_records(results / experiment)
         records = with_kept_times(records, before)
         there = before.configuration
-        if planned is None and there and not configured_otherwise(records.configuration, there):
-            told = {name: getattr(before.experiment, name) for name in PLANNED}
-            records = replace(records, experiment=replace(records.experiment, **told))
+        if there and not configured_otherwise(records.configuration, there):
+            now, known = records.experiment, before.experiment
+            told = {"planned_seeds": max(now.planned_seeds, known.planned_seeds)}
+            fewer = known.planned_fewer if planned is None else now.planned_fewer
+            records = replace(records, experiment=replace(now, **told, planned_fewer=fewer))
     write_records(records, results / experiment)
     return unfinished
 

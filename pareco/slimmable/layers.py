@@ -278,8 +278,9 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         if by_batch and setting.parts is not None:
             return self._normalized_by_parts(setting.parts, input, mean, variance, momentum)
         weight, bias = self.in_use("weight"), self.in_use("bias")
-        if weight is not None and mean is not None and weight.dtype != mean.dtype:
-            exact = torch.promote_types(weight.dtype, mean.dtype)  # torch has them of one type
+        other = input if weight is None else weight
+        if mean is not None and other.dtype != mean.dtype:
+            exact = torch.promote_types(other.dtype, mean.dtype)  # torch has them of one type
             weight, bias, mean, variance = (
                 _of_type(x, exact) for x in (weight, bias, mean, variance)
             )
@@ -352,8 +353,8 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
         """Return a batch norm of the original type with the weights and statistics in use."""
         mean, variance = self._statistics()
         weight, bias = self.in_use("weight"), self.in_use("bias")
-        if weight is not None:
-            mean, variance = (_of_type(x, weight.dtype) for x in (mean, variance))
+        if (like := self.running_mean if weight is None else weight) is not None:
+            mean, variance = (_of_type(x, like.dtype) for x in (mean, variance))
         layer = self.plain_type(
             self.used_outputs, self.eps, self.momentum, weight is not None, mean is not None
         )

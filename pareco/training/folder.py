@@ -130,6 +130,11 @@ class RunFolder:
         return (self.path / "DONE").exists()
 
     @property
+    def begun(self) -> bool:
+        """Whether a session of the run has been there."""
+        return (self.path / "env.json").exists()
+
+    @property
     def weights(self) -> Path:
         """The folder of the trained weights, one file for each set."""
         return self.path / "weights"
@@ -231,17 +236,33 @@ class RunFolder:
             if self.experiment.latency_table is not None:
                 table = Path(self.experiment.latency_table).expanduser()
                 write_bytes(self.path / LATENCY_TABLE, table.read_bytes())
-        elif sessions[0]["data_fingerprint"] != data.fingerprint:
-            raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
         else:
-            self._check_processes(sessions[0].get("processes", 1), processes.share.count)
+            self._check_session(sessions[0], data.fingerprint, processes.share.count)
             if sessions[0].get("method_code", self.method_code) != self.method_code:
                 _LOGGER.warning("the code of %s is not that which began %s", self.method, self.path)
         session = environment(data.fingerprint, processes) | {"method_code": self.method_code}
         _write(file, [*sessions, session])
 
-    def _check_processes(self, theirs: int, ours: int) -> None:
-        """Raise `RunError` if another number of processes would give other numbers."""
+    def check_begun(self, data_fingerprint: str, processes: int) -> None:
+        """Raise `RunError` if the run that is there was begun otherwise than it could go on.
+
+        With other data, by other code of one's own or, where numbers depend on it, by another
+        number of processes.
+        """
+        if self.begun:
+            first = _read(self.path / "env.json", list)[0]
+            self._check_session(first, data_fingerprint, processes)
+
+    def _check_session(self, first: Mapping[str, Any], data_fingerprint: str, ours: int) -> None:
+        if first["data_fingerprint"] != data_fingerprint:
+            raise RunError(f"{self.path} was begun on other data; remove that folder to start anew")
+        code = first.get("method_code", self.method_code)
+        if self.own_method and None not in (code, self.method_code) and code != self.method_code:
+            raise RunError(
+                f"{self.path} was begun by other code of {self.method}: give the changed method "
+                "another name, or remove that folder"
+            )
+        theirs = first.get("processes", 1)
         if theirs != ours and not self.experiment.training.sync_batch_norm:
             raise RunError(
                 f"{self.path} was begun by {theirs} processes, not {ours}, each with batch norm of "

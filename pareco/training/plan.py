@@ -207,7 +207,8 @@ class Planner:
         config, total = self.experiment.search, self.experiment.training.macs
         asked = config.budget
         budget = method.search_budget if asked is None else asked
-        sets = len(method.spaces_to_train(self.space, self.experiment.training))
+        with blaming_own(method):
+            sets = len(method.spaces_to_train(self.space, self.experiment.training))
         search = in_training = training = choice = None
         if not method.budget_exempt and not (budget is None and method.sets_search_budget):
             plain = replace(self.experiment.training, alone=())
@@ -391,11 +392,11 @@ class Planner:
 @lru_cache(maxsize=16)
 def _played(planner: Planner, method: type[Method], seed: int, limits: Limits) -> RunPlan:
     """Return what a planner has played; once, as every budget begins with PareCO's own."""
-    try:
-        with blaming_own(method):
+    with blaming_own(method):
+        try:
             return planner.played(method, seed, limits)
-    except OverBudget as error:
-        raise ValueError(f"method {method.name} {error}") from error
+        except OverBudget as error:
+            raise ValueError(f"method {method.name} {error}") from error
 
 
 class _Table(dict[Widths, Any]):

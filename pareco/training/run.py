@@ -23,7 +23,7 @@ from pareco.evaluation import (
     final_front,
 )
 from pareco.ledger import Ledger
-from pareco.methods import Method, Task, checked_widths
+from pareco.methods import Method, Task, blaming_own, checked_widths
 from pareco.processes import Processes, joined_processes, set_arithmetic
 from pareco.randomness import derived_generator
 from pareco.schema import SPLIT_LOSSES, VISIT_NUMBERS
@@ -142,13 +142,14 @@ class _Session:
         )
         self.evaluator(self.net)
         check_parts(config, self.method, self.data, self.net, processes.share.count)
-        try:
-            self.spaces = self.method.spaces_to_train(self.net.space, config.training)
-            for space in self.spaces:
-                evaluations = SearchEvaluations(self.net.cost.macs_at)
-                self.method(self.task(space, evaluations)).switches()
-        except ValueError as error:
-            raise ValueError(f"method {self.method.name}: {error}") from error
+        with blaming_own(self.method):
+            try:
+                self.spaces = self.method.spaces_to_train(self.net.space, config.training)
+                for space in self.spaces:
+                    evaluations = SearchEvaluations(self.net.cost.macs_at)
+                    self.method(self.task(space, evaluations)).switches()
+            except ValueError as error:
+                raise ValueError(f"method {self.method.name}: {error}") from error
 
     def networks_per_step(self) -> int:
         """Return how many distinct networks the method is sure to train in a step.

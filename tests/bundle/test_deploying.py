@@ -74,11 +74,13 @@ def test_one_unreadable_image_is_named_and_the_others_are_printed(
     good = [*pareco.load(path).predict(folder).index]
     Image.new("F", (8, 8)).save(folder / "0.tiff")
     (folder / "z.png").write_bytes(b"no image")
-    assert main(["predict", str(path), str(folder), str(folder / "0.tiff")]) == 1
+    gone, again = str(folder / "gone.png"), str(folder / "0.tiff")
+    assert main(["predict", str(path), str(folder), gone, again]) == 1
     out, err = capsys.readouterr()
     assert [line.split("\t")[0] for line in out.splitlines()] == good
-    first, last, again = err.splitlines()
+    first, last, missing, again = err.splitlines()
     assert first == again
+    assert missing == f"error: {gone}: No such file or directory"
     assert first.startswith(f"error: {folder}/0.tiff cannot be read as an image: pixels of 32 bits")
     assert "z.png cannot be read as an image" in last
     with pytest.raises(UnreadableImage, match=r"0\.tiff cannot be read"):

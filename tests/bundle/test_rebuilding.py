@@ -1,6 +1,7 @@
 """Networks by name or by the caller's code; what does not fit is refused."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,19 +82,49 @@ def test_what_does_not_fit_is_refused_by_name(bundled: Callable[..., Path]) -> N
         (lambda d: d["front"].append(d["front"][0]), "does not fit the network at"),
         (lambda d: d["front"][0].update(search_loss=None), "front.0.search_loss"),
         (lambda d: d["reading"].update(std=[0.0]), "reading.std.0"),
-        (lambda d: d["reading"].update(std=[1.0, 2.0]), "mean and std"),
+        (lambda d: d["reading"].update(std=[1.0, 2.0]), "reading: .*mean and std are not as many"),
         (lambda d: d["reading"].update(classes=["a"]), r"\[1, 10\] for an image, of 1 classes"),
-        (
-            lambda d: d["front"][0].update(macs=9),
-            r"front.0: its macs are \S+ at 8 x 8 pixels, not 9",
-        ),
-        (lambda d: d["front"][0].update(params=9), r"front.0: its params are \S+ at 8 x 8"),
-        (lambda d: d["reading"].update(image_size=16), r"macs are \S+ at 16 x 16 pixels, not"),
         (lambda d: d.update(front=[]), "front"),
         (lambda d: d.update(run="import os"), "run: Extra"),
     ):
         with pytest.raises(BundleError, match=message):
             loaded_with(path, change)
+
+
+def test_costs_that_are_not_its_own_are_warned_of(bundled: Callable[..., Path]) -> None:
+    """Counted by an earlier version, or at another image size: budgets go by what is said."""
+    path = bundled("us_net")
+    for change, message in (
+        (lambda d: d["front"][0].update(macs=9), r"takes \S+ MACs at 8 x 8 pixels, and 9 are said"),
+        (lambda d: d["reading"].update(image_size=16), r"takes \S+ MACs at 16 x 16 pixels, and"),
+    ):
+        with pytest.warns(UserWarning, match=message):
+            loaded_with(path, change)
+
+
+def test_a_bundle_needs_no_search_to_be_read() -> None:
+    """Serving takes no time and memory for what only training uses."""
+    code = "import sys, pareco.bundle; print({'botorch', 'gpytorch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.double])
+def test_networks_of_another_precision_are_shipped(tmp_path: Path, dtype: torch.dtype) -> None:
+    """With statistics in the precision that calibration gives, or that of before."""
+    net, path = make_slimmable(Uneven(), torch.zeros(1, 3, 8, 8), slim_head=True), tmp_path / "a"
+    images, widths = torch.randn(9, 3, 8, 8), Widths((4, 4))
+    before = calibrated_statistics(net, widths, [images])
+    net.to(dtype)
+    after = calibrated_statistics(net, widths, [images.to(dtype)])
+    for statistics in (before, after) if dtype == torch.bfloat16 else (after,):
+        front = [FrontNetwork(widths=widths, statistics=statistics, search_loss=0)]
+        save_bundle(path, net, front, builder="", image_size=8, classes=["a", "b", "c"])
+        with torch.no_grad(), net.eval().at(widths, statistics):
+            for model in (Uneven().to(dtype), Uneven()):
+                scores = pareco.load(path, model=model).for_budget()(images.to(dtype))
+                assert scores.dtype == dtype
+                torch.testing.assert_close(scores, net(images.to(dtype)), rtol=0.05, atol=0.05)
 
 
 def test_what_load_would_refuse_is_not_written(tmp_path: Path) -> None:
@@ -106,14 +137,18 @@ def test_what_load_would_refuse_is_not_written(tmp_path: Path) -> None:
     assert widths == (4, 4)
     broken = replace(found, means={"1": found.means["1"] * torch.nan})
 
-    def written(count: int = 1, size: int = 8, classes: str = "abc", **own: Any) -> None:
+    def written(
+        count: int = 1, size: int = 8, classes: str = "abc", std: Any = (1, 1, 1), **own: Any
+    ) -> None:
         shipped = {"widths": widths, "statistics": found, "search_loss": 0.5, **own}
         front = [FrontNetwork(**shipped)] * count
-        save_bundle(path, net, front, builder="", image_size=size, classes=[*classes])
+        options = {"image_size": size, "classes": [*classes], "std": std}
+        save_bundle(path, net, front, builder="", **options)
 
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"size": 16}, BundleError, "an image of 3 x 8 x 8, not 3 x 16 x 16: give make_slimmable"),
         ({"classes": "ab"}, BundleError, r"puts out \[1, 3\] for an image, of 2 classes"),
+        ({"std": [1.0]}, BundleError, "reading: .*mean and std are not as many"),
         ({"count": 2}, BundleError, "a network of the front twice"),
         ({"statistics": theirs}, BundleError, r"front.0: .* of the widths 4 5, not 4 4: calibrate"),
         ({"statistics": broken}, BundleError, "front.0: 1.running_mean is not 4 finite numbers"),
@@ -146,12 +181,17 @@ class Uneven(nn.Sequential):
     [
         ("made", "builder must be MODULE:FUNCTION or FILE.py:FUNCTION, got 'made'"),
         ("no_such_module:made", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("tests.bundle.making:no", "AttributeError: module 'tests.bundle.making' has no attribut"),
+        ("tests.bundle.making:no", "builder tests.bundle.making:no: no function no is there"),
         ("none.py:made", "FileNotFoundError"),
-        ("pareco:__doc__", "it is no function"),
+        ("pareco:__doc__", "no function __doc__ is there"),
+        ("wrong.py:made", "wrong.py, line 2: ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_builder_that_is_not_there_is_told(own: Path, builder: str, message: str) -> None:
+def test_a_builder_that_is_not_there_is_told(
+    own: Path, builder: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.py").write_text("def made(): pass\n1 / 0")
     with pytest.raises(ValueError, match=re.escape(message)):
         pareco.load(own, builder=builder)
 

@@ -193,6 +193,7 @@ def test_names_that_are_no_utf8_can_be_shown() -> None:
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     assert printable(name) == "caf\\xe9.png"
     assert printable("café ①.png") == "café ①.png"
+    assert printable("\u202egnp.exe") == "\\u202egnp.exe"
     assert printable("a\n\x1b[2J\u2028b\xa0c\t.png") == "a\\n\\x1b[2J\\u2028b\xa0c\\t.png"
 
 

@@ -231,6 +231,24 @@ def test_that_the_code_of_a_method_has_changed_is_logged(
     assert session("b") == []
 
 
+def test_that_the_code_of_ones_own_method_has_changed_is_refused(tmp_path: Path) -> None:
+    """In a run that a version began which had no such field in its configuration, too."""
+    data = load_data(TINY.data)
+    first, other = (replace(folder(tmp_path), method_code=each) for each in ("a", "b"))
+    with first.claimed(data, ALONE):
+        pass
+    own = replace(other, own_method=True)
+    for begin in (
+        lambda: own.claimed(data, ALONE).__enter__(),
+        lambda: own.check_begun(data.fingerprint, 1),
+    ):
+        with pytest.raises(RunError, match="begun by other code of us_net: give the"):
+            begin()
+    replace(first, own_method=True).check_begun(data.fingerprint, 1)
+    with pytest.raises(RunError, match="begun on other data"):
+        first.check_begun("other", 1)
+
+
 def test_changed_splits_are_refused(begun: RunFolder) -> None:
     """The fingerprint covers the indices: another split would train on test images."""
     data = load_data(TINY.data)
