@@ -267,11 +267,18 @@ class CostModel:
 
     def _check_within(self, counts: Tensor) -> None:
         """Raise `ValueError` for channels that the network has not, or none."""
-        relaxed = counts.is_floating_point()
-        least, most = (1e-9, 1 + _ROUNDING) if relaxed else (1, self._maxima.to(counts.device))
-        inside = (counts >= least) & (counts <= most)
-        if inside.all():
-            return
+        if relaxed := counts.is_floating_point():
+            if not counts.numel():
+                return
+            least, most = counts.detach().aminmax()
+            if least.item() > 0 and most.item() <= 1 + _ROUNDING:
+                return
+            inside = (counts > 0) & (counts <= 1 + _ROUNDING)
+        else:
+            nearest = torch.minimum(counts.clamp(min=1), self._maxima.to(counts.device))
+            if torch.equal(nearest, counts):
+                return
+            inside = nearest == counts
         place, value = int((~inside).nonzero()[0, -1]), counts[~inside][0].item()
         if relaxed:
             raise ValueError(f"a multiplier must be above 0 and at most 1, got {value:g}")
