@@ -57,7 +57,7 @@ def test_a_given_table_is_not_measured_again(
         ([*SMALL, "--table", "a", "-o", "b"], 2, "a table that is given is not written again"),
         ([*SMALL, "--table", "nowhere.json"], 2, "latency table nowhere.json: No such file"),
         (["latency", "cifar_resnet9"], 2, "depth must be 6k + 2"),
-        ([*SMALL, "-o", "no/such/folder.json"], 1, "No such file or directory"),
+        ([*SMALL, "-o", "no/such/folder.json"], 2, "folder.json: its folder is not there"),
         (["latency", "damaged.pareco"], 1, "error: "),
     ],
 )
