@@ -171,7 +171,7 @@ def merged(*configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
     found: dict[str, dict[str, Any]] = {}
     for each in configurations:
         for part, own in each.items():
-            found[part] = found.get(part, {}) | own
+            found[part] = {**found.get(part, {}), **own}
     return found
 
 
