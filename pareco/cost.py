@@ -139,7 +139,7 @@ class Trace:
     image_shape: tuple[int, ...] = ()
 
 
-_ROUNDING = 1e-6  # by which a multiplier may be above 1
+_LEAST, _ROUNDING = 1e-9, 1e-6  # of a multiplier, and by what it may be above 1
 Term = tuple[int, Features, Features]
 ONE = Features((FeatureCount(None),))
 
@@ -260,26 +260,24 @@ class CostModel:
         if counts.shape[-1] != expected:
             what = "multipliers" if relaxed else "widths"
             raise ValueError(f"expected {expected} {what}, got {counts.shape[-1]}")
-        counts = counts if relaxed else counts.to(torch.int64)
+        if not relaxed:
+            counts = counts.to(torch.int64)
         self._check_within(counts)
-        counts = self._relaxed(counts) if relaxed else counts
+        if relaxed:
+            counts = self._relaxed(counts)
         return torch.cat([counts, torch.ones_like(counts[..., :1])], -1)
 
     def _check_within(self, counts: Tensor) -> None:
-        """Raise `ValueError` for channels that the network has not, or none."""
+        """Raise `ValueError` for channels or multipliers that the network has not, or none."""
+        counts = counts.detach()
         if relaxed := counts.is_floating_point():
-            if not counts.numel():
-                return
-            least, most = counts.detach().aminmax()
-            if least.item() > 0 and most.item() <= 1 + _ROUNDING:
-                return
-            inside = (counts > 0) & (counts <= 1 + _ROUNDING)
+            nearest = counts.clamp(_LEAST, 1 + _ROUNDING)
         else:
             nearest = torch.minimum(counts.clamp(min=1), self._maxima.to(counts.device))
-            if torch.equal(nearest, counts):
-                return
-            inside = nearest == counts
-        place, value = int((~inside).nonzero()[0, -1]), counts[~inside][0].item()
+        if torch.equal(nearest, counts):  # not so for what is no number
+            return
+        outside = nearest != counts
+        place, value = int(outside.nonzero()[0, -1]), counts[outside][0].item()
         if relaxed:
             raise ValueError(f"a multiplier must be above 0 and at most 1, got {value:g}")
         group, channels = self._space.names[place], self._space.maxima[place]

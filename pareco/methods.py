@@ -268,11 +268,16 @@ def checked_widths(method: Method, given: Any, source: str) -> list[Widths]:
 
 def code_digest(kind: type[Method]) -> str | None:
     """Return the SHA-256 of the file that defines a method; None where there is no such file."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    file = _file_of(kind)
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
     except OSError:
         return None
+
+
+def _file_of(kind: type[Method]) -> str | None:
+    """Return the file that defines a method; None where it is in none."""
+    return getattr(sys.modules.get(kind.__module__), "__file__", None)
 
 
 def is_own(kind: type[Method]) -> bool:
@@ -322,7 +327,7 @@ def blaming_own(kind: type[Method]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        file = _file_of(kind)
         frames = traceback.extract_tb(error.__traceback__)
         own = [each for each in frames if each.filename == file]
         told = isinstance(error, ValueError | OSError) and own[-1:] != frames[-1:]

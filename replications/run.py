@@ -508,12 +508,12 @@ class RunCommand:
         data = load_data(self.experiment.data, self.machine, device)
         for job in begun:
             self._run_folder(job).check_begun(data.fingerprint, self._process_count())
-        recorded = self.folders.results / self.experiment.name
-        if not (self.folders.add and recorded.exists()):
+        if not self.folders.add:
             return
         from pareco.reporting.collection import check_addable, divided_configuration
         from pareco.reporting.records import COMMON, FOLDER, read_records
 
+        recorded = self.folders.results / self.experiment.name
         if not (recorded / FOLDER).exists():
             return
         before = read_records(recorded)

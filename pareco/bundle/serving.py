@@ -354,13 +354,11 @@ def _readable(
     for number, image in enumerate(images):
         try:
             read = _read(image)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, UnreadableImage) as error:
             if unreadable is None:
                 raise
-            unreadable(UnreadableImage(f"{printable(str(image))}: {error.strerror}"))
-        except UnreadableImage as error:
-            if unreadable is None:
-                raise
+            if isinstance(error, FileNotFoundError):
+                error = UnreadableImage(f"{printable(str(image))}: {error.strerror}")
             unreadable(error)
         else:
             yield printable(str(image)) if isinstance(image, Path) else number, read

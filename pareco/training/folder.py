@@ -229,7 +229,7 @@ class RunFolder:
         for folder in (self.path, self._checkpoints, self.weights, self.statistics):
             remove_leftovers(folder)
         file = self.path / "env.json"
-        sessions = _read(file, list) if file.exists() else []
+        sessions = _read(file, list) if self.begun else []
         if not sessions:
             _write(self.path / "config.json", self.configuration())
             _write(self.path / "splits.json", data.splits.as_json())
@@ -249,9 +249,8 @@ class RunFolder:
         With other data, by other code of one's own or, where numbers depend on it, by another
         number of processes.
         """
-        if self.begun:
-            first = _read(self.path / "env.json", list)[0]
-            self._check_session(first, data_fingerprint, processes)
+        first = _read(self.path / "env.json", list)[0]
+        self._check_session(first, data_fingerprint, processes)
 
     def _check_session(self, first: Mapping[str, Any], data_fingerprint: str, ours: int) -> None:
         if first["data_fingerprint"] != data_fingerprint:
