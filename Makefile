@@ -132,7 +132,7 @@ costs: $(INSTALLED)  ## Write docs/cost-of-the-paper.md: the plans of all experi
 results: $(INSTALLED)  ## Make results/ again from its records: tables, figures, summary, page
 	$(BIN)/python -m replications report --all
 
-claims: $(INSTALLED)  ## Say of each claim of the paper whether it is reproduced
+claims: $(INSTALLED)  ## Say of each claim, the paper's and ours, whether it is reproduced
 	$(BIN)/python -m replications claims
 
 bench: $(INSTALLED)  ## Time steps against plain networks, and the search (SET="--device cuda")

@@ -37,7 +37,7 @@ class ProfileCommand:
     """
 
     network: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK")]
-    """cifar_resnet<depth>, cifar_vgg<depth> or any network of timm, such as mobilenetv2_100."""
+    """cifar_resnet<depth>, cifar_vgg<depth> or a network of timm, such as mobilenetv2_100."""
 
     image_size: int | None = None
     """Height and width of the images in pixels; by default what the network is made for."""
@@ -55,7 +55,7 @@ class ProfileCommand:
     """Round channels to multiples of this number; 1 rounds down to whole channels."""
 
     slim_head: Flag = False
-    """Slim the last convolution before the classifier too."""
+    """Slim a pointwise convolution or linear layer that feeds only the classifier, too."""
 
     whole: tuple[str, ...] = ()
     """Paths of modules that run as they are, with all their channels, such as attention; or auto:

@@ -64,7 +64,7 @@ class NetworkConfig:
     """One multiplier per channel group, per stage, or for the whole network."""
 
     slim_head: bool = False
-    """Whether the final head convolution may be slimmed too."""
+    """Whether what feeds only the classifier, pointwise or linear, is slimmed too."""
 
     whole: tuple[str, ...] = ()
     """Paths of modules that run as they are, with all their channels, such as attention; or auto:

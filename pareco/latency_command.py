@@ -36,7 +36,7 @@ class LatencyCommand:
     """
 
     network: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK|BUNDLE")]
-    """cifar_resnet<depth>, cifar_vgg<depth>, any network of timm, or a file that `pareco bundle`
+    """cifar_resnet<depth>, cifar_vgg<depth>, a network of timm, or a file that `pareco bundle`
     wrote."""
 
     builder: str | None = None
@@ -83,7 +83,7 @@ class LatencyCommand:
     """Round channels to multiples of this number; 1 rounds down to whole channels."""
 
     slim_head: Flag = False
-    """Slim the last convolution before the classifier too."""
+    """Slim a pointwise convolution or linear layer that feeds only the classifier, too."""
 
     whole: tuple[str, ...] = ()
     """Paths of modules that run as they are, with all their channels, such as attention; or auto:

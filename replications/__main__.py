@@ -112,7 +112,7 @@ class ReportCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsCommand:
-    """Show the paper's claims: reproduced, contradicted, inconclusive, not run."""
+    """Show claims, the paper's and ours: reproduced, contradicted, inconclusive, not run."""
 
     results: Path = Path("results")
     """Folder of all results."""
@@ -121,7 +121,7 @@ class ClaimsCommand:
     """Print JSON."""
 
     file: Path | None = None
-    """The claims (TOML); by default those of the paper."""
+    """The claims (TOML); by default those of replications/claims.toml."""
 
     def carried_out(self, console: Console) -> int:
         """Print each claim with its outcome; return 0. Raises `FileNotFoundError`."""

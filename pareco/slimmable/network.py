@@ -53,7 +53,7 @@ def make_slimmable(
     Groups of channels, of grouped convolutions and group norms, stay whole (`ChannelGroup.step`).
     `example_input` is an image batch `n x c x h x w`: costs hold for its size, and conditions on
     shapes are as for it; a size for which one is not raises an `AssertionError`. The other
-    arguments are those of `WidthSpace`; `slim_head` frees the final head convolution too.
+    arguments are those of `WidthSpace`; `slim_head` frees what feeds only the classifier.
     `order_channels` is for trained weights: the channels of each group are put in the order of the
     L1 norms of their filters, largest first, so that narrow networks keep those; the state dict is
     permuted, and the full network's outputs are the same but for the order of sums. `whole` has
