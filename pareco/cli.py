@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -338,8 +339,8 @@ class SurveyCommand:
 
     def __post_init__(self) -> None:
         """Check the values that nothing else checks."""
-        if not self.limit_s > 0:
-            raise ValueError(f"--limit-s must be more than 0, got {self.limit_s}")
+        if not 0 < self.limit_s < math.inf:
+            raise ValueError(f"--limit-s must be more than 0 and finite, got {self.limit_s}")
 
     def carried_out(self) -> int:
         """Print what is found; return the exit status."""

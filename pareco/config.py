@@ -6,13 +6,13 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from pareco.search_config import SearchConfig as SearchConfig
-from pareco.search_config import at_least, require
+from pareco.search_config import at_least, check_values, require
 
 Granularity = Literal["network", "stage", "layer"]
 Counted = Literal["macs", "params", "activations", "peak_activations"]
@@ -33,6 +33,15 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def _check_name(field_name: str, value: str) -> None:
     named = _NAME.fullmatch(value)
     require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise `ValueError` unless these can be the mean and deviation of colours from 0 to 255."""
+    require(len(mean) == len(std), "mean and std must have the same length")
+    require(all(map(math.isfinite, (*mean, *std))), "mean and std must be finite")
+    require(all(value > 0 for value in std), "std must be positive")
+    of_one = bool(std) and all(value < 1 for value in std) and all(0 <= x <= 1 for x in mean)
+    require(not of_one, "mean and std look as of colours from 0 to 1: multiply them by 255")
 
 
 OF_SWEEP = ("methods", "seeds", "reference_methods", "reference_seeds")
@@ -87,6 +96,7 @@ class NetworkConfig:
     ones, which narrow networks keep, have the largest filters. Fresh weights stay as they are."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         require(0 < self.alpha_min < 1, f"alpha_min must be between 0 and 1, got {self.alpha_min}")
         at_least(1, self, "divisor", "base_width")
         at_least(0, self, "undone_strides")
@@ -165,6 +175,7 @@ class DataConfig:
     """Standard deviation of the PCA lighting noise (Krizhevsky et al. 2012, section 4.1)."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         _check_name("data.name", self.name)
         at_least(8, self, "image_size")
         at_least(1, self, "search_images", "test_images", "train_images")
@@ -174,8 +185,8 @@ class DataConfig:
         scale = self.crop_scale
         require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
         require(0 <= self.colour_jitter <= 1, "colour_jitter must be in [0, 1]")
-        require(len(self.mean) == len(self.std), "mean and std must have the same length")
-        require(all(value > 0 for value in self.std), "std must be positive")
+        check_normalization(self.mean, self.std)
+        require(math.isfinite(self.lighting), f"lighting must be finite, got {self.lighting}")
         decoded_anew = scale is not None or self.colour_jitter > 0
         require(
             not (self.in_memory and decoded_anew),
@@ -250,6 +261,7 @@ class TrainingConfig:
     """CPU threads of one run; fixed, as sums in another order give other floats."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         at_least(1, self, "epochs", "batch_size", "ask_every_steps", "macs", "cpu_threads")
         at_least(0, self, "sampled_per_step", "weight_decay")
         require(self.lr_per_256 > 0, f"lr_per_256 must be positive, got {self.lr_per_256}")
@@ -280,6 +292,7 @@ class EvaluationConfig:
     """Images per forward pass; calibration takes whole batches."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         at_least(2, self, "batch_size")
         whole = self.calibration_images >= 1 and self.calibration_images % self.batch_size == 0
         require(whole, "calibration_images must be a positive multiple of evaluation.batch_size")
@@ -325,6 +338,7 @@ class Experiment:
     """How many of the seeds, from the first on, they run with."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         _check_name("name", self.name)
         at_least(1, self, "reference_seeds")
         for field_name in ("methods", "seeds", "reference_methods"):
@@ -375,6 +389,7 @@ class Machine:
     systems may take that long to notice that a machine which held it is gone."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         at_least(0, self, "decoding_workers", "checkpoint_minutes", "claim_seconds")
         at_least(1, self, "read_every_steps")
 

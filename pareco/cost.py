@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -200,7 +201,9 @@ class CostModel:
         return {name: int(self.of(name, full)) for name in self.names}
 
     def of(self, cost: Cost, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
-        """Return the cost of this name, `n`."""
+        """Return the cost of this name, `n`; `ValueError` for one that there is not."""
+        if cost not in get_args(Cost):
+            raise ValueError(f"no cost is called {cost!r}; known: {', '.join(get_args(Cost))}")
         return getattr(self, cost)(widths)
 
     @staticmethod
@@ -214,6 +217,9 @@ class CostModel:
 
     def macs_at(self, widths: Widths) -> int:
         """Return the multiply-accumulates of one sub-network: fast enough to ask at every pass."""
+        maxima = self._space.maxima
+        if len(widths) != len(maxima) or any(map(operator.gt, widths, maxima)):
+            self._columns(widths)  # says what is wrong
         return self._macs.at((*widths, 1))
 
     def params(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:
@@ -257,9 +263,10 @@ class CostModel:
         counts = widths if isinstance(widths, Tensor) else torch.tensor(widths)
         space, relaxed = self._space, counts.is_floating_point()
         expected = space.dimensions if relaxed else len(space.groups)
-        if counts.shape[-1] != expected:
+        given = counts.shape[-1] if counts.dim() else "one number"
+        if given != expected:
             what = "multipliers" if relaxed else "widths"
-            raise ValueError(f"expected {expected} {what}, got {counts.shape[-1]}")
+            raise ValueError(f"expected {expected} {what}, got {given}")
         if not relaxed:
             counts = counts.to(torch.int64)
         self._check_within(counts)

@@ -24,6 +24,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     If it fails, the old file stays. If the process is killed meanwhile, a temporary file beside it
     may be left: see `remove_leftovers`.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
     try:
         with temporary.open("wb") as file:

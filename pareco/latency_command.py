@@ -221,8 +221,6 @@ class LatencyCommand:
 
     def _bundled(self) -> tuple[SlimmableNet, tuple[int, int, int]]:
         """Return the network of a bundle, with all widths of its front, and the shape of images."""
-        from PIL import Image
-
         from pareco.bundle import load
         from pareco.widths import Widths
 
@@ -240,8 +238,8 @@ class LatencyCommand:
         ]
         least = min(0.42, *shares) if self.alpha_min is None else self.alpha_min
         net.space = replace(net.space, alpha_min=least)
-        _, *shape = bundle.prepared([Image.new("RGB", (8, 8))]).shape
-        return net, (shape[0], shape[1], shape[2])
+        channels, height, width = net.image_shape
+        return net, (channels, height, width)
 
 
 _OF_NAMED = (

@@ -139,7 +139,11 @@ class LatencyTable:
         return self.scale * total / 1000
 
     def by_operation(self, widths: Widths) -> dict[str, tuple[int, float]]:
-        """Return how many operators of each kind run, and their milliseconds, longest first."""
+        """Return how many operators of each kind run, and their milliseconds, longest first.
+
+        Raises `ValueError` as `milliseconds`.
+        """
+        self.milliseconds(torch.tensor(widths))
         found: dict[str, tuple[int, float]] = {}
         for each in self.operators:
             own = self._expanded(each)

@@ -201,7 +201,12 @@ def _as_it_is(
     if base_width is not None:
         widths["dims"] = _stage_widths(name, base_width)
     if not pretrained:
-        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **widths)
+        try:
+            return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **widths)
+        except RuntimeError as error:
+            if "pretrained tag" not in str(error):
+                raise
+            raise ValueError(f"unknown network {name!r}: {error}") from error
     tagged = tagged_name(name)
     try:
         with _hub_within_reach():

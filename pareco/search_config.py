@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Literal
+from functools import cache
+from numbers import Integral, Real
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def require(condition: bool, message: str) -> None:
@@ -21,6 +23,39 @@ def at_least(least: float, config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value is None or value >= least, f"{name} must {bound}, got {value}")
+
+
+def check_values(config: Any) -> None:
+    """Raise `ValueError` naming the first field that is none of its choices, or not its number.
+
+    Whole numbers of other libraries, such as NumPy's, become Python's, as records hold them.
+    """
+    for name, (choices, number) in _demands(type(config)).items():
+        value = getattr(config, name)
+        if choices:
+            known = ", ".join(map(str, choices))
+            require(value in choices, f"{name} must be one of {known}, got {value!r}")
+        elif value is not None:
+            fits = isinstance(value, number) and not isinstance(value, bool)
+            what = "a whole number" if number is Integral else "a number"
+            require(fits, f"{name} must be {what}, got {value!r}")
+            if number is Integral:
+                object.__setattr__(config, name, int(value))
+
+
+@cache
+def _demands(kind: type) -> dict[str, tuple[tuple[Any, ...], type]]:
+    """Return for each field of choices or of a number which they are, and what sort of number."""
+    demands: dict[str, tuple[tuple[Any, ...], type]] = {}
+    for name, hint in get_type_hints(kind).items():
+        union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        choices = [each for some in union if get_origin(some) is Literal for each in get_args(some)]
+        optional = [None] if NoneType in union else []
+        if choices:
+            demands[name] = tuple(choices + optional), object
+        elif not {int, float}.isdisjoint(union):
+            demands[name] = (), Integral if int in union else Real
+    return demands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +90,8 @@ class SearchConfig:
     """Most trials of the binary search on the cost's weight."""
 
     tolerance: float = 0.02
-    """Accepted distance from the target cost, as a fraction of the full network's cost."""
+    """Accepted distance from the target cost, as a fraction of the full network's cost (of the
+    range, where costs are not all positive)."""
 
     solver: Literal["tchebyshev", "exact"] | None = None
     """The paper's, or ours where the cost is known exactly; None for the method's own."""
@@ -118,6 +154,7 @@ class SearchConfig:
     measured; 0: not at all, as in the paper. None for the method's own."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         at_least(1, self, "target_bins", "trials", "raw_samples", "starts", "iterations")
         at_least(1, self, "targets", "draws", "first_iterations", "warm_iterations")
         at_least(1, self, "fit_every", "restart_every", "visits_per_ask")

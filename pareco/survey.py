@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections import Counter
@@ -10,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pareco.processes import worker_context
+from pareco.search_config import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,8 @@ class Surveyed:
     checked: bool = False
     fault: str = ""
     whole: Sequence[str] = ()
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
 def architecture(name: str) -> str:
@@ -119,10 +121,14 @@ def read(path: Path) -> dict[str, Surveyed]:
     Raises `ValueError` for another file, `OSError` where there is none.
     """
     found: dict[str, Surveyed] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    from pydantic import TypeAdapter
+
+    reading = TypeAdapter(Surveyed)
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            told = Surveyed(**json.loads(line))
-        except (TypeError, ValueError) as error:
+            told = reading.validate_json(line)
+            require(not told.groups or told.full > 0, "a network costs nothing")
+        except ValueError as error:
             problem = f"line {number} is none of pareco survey --json"
             raise ValueError(f"--found: {path}: {problem}") from error
         found[told.network] = told

@@ -28,6 +28,11 @@ class Widths(tuple[int, ...]):
     __slots__ = ()
 
     def __new__(cls, counts: Iterable[int]) -> Widths:
+        if not isinstance(counts, Iterable):
+            raise TypeError(
+                f"widths are channel counts, one for each group, got {counts!r}: those of one "
+                "multiplier are net.space.uniform(multiplier)"
+            )
         values = tuple(map(operator.index, counts))
         if any(count < 1 for count in values):
             raise ValueError(f"widths must be at least 1 channel each, got {values}")
@@ -88,7 +93,7 @@ class WidthSpace:
             raise ValueError("groups: the network has no free channel group to slim")
         if not 0 < self.alpha_min <= 1:
             raise ValueError(f"alpha_min must be in (0, 1], got {self.alpha_min}")
-        if self.divisor < 1:
+        if operator.index(self.divisor) < 1:
             raise ValueError(f"divisor must be at least 1, got {self.divisor}")
         if self.granularity not in get_args(Granularity):
             known = ", ".join(get_args(Granularity))

@@ -1,7 +1,9 @@
+import json
 import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pareco.config import DATA_SETS, EMBEDDED, Machine, as_json, check_location
@@ -40,13 +42,29 @@ from tests.experiments import TINY
         ),
         ("search", {"beta": math.inf}, "^beta must be finite"),
         ("search", {"reference": 1.0}, "^reference must be negative"),
+        ("search", {"target_costs": "unifrom"}, "^target_costs must be one of area, uniform, None"),
+        ("search", {"solver": "exakt"}, "^solver must be one of tchebyshev, exact, None, got 'ex"),
+        ("search", {"initial_widths": 2.5}, "^initial_widths must be a whole number, got 2.5"),
+        ("search", {"beta": True}, "^beta must be a number, got True"),
+        ("network", {"granularity": "block"}, "^granularity must be one of network, stage, layer"),
+        ("training", {"precision": "fp8"}, "^precision must be one of fp32, bf16, fp16, got 'fp8'"),
+        ("training", {"batch_size": "64"}, "^batch_size must be a whole number, got '64'"),
+        ("data", {"lighting": math.inf}, "^lighting must be finite"),
+        ("data", {"mean": (math.nan,)}, "^mean and std must be finite"),
+        ("data", {"mean": (0.5,), "std": (0.2,)}, "as of colours from 0 to 1: multiply them by 2"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_field(
-    part: str, change: dict[str, float], message: str
+    part: str, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(getattr(TINY, part), **change)
+
+
+def test_whole_numbers_of_numpy_become_pythons() -> None:
+    changed = replace(TINY, training=replace(TINY.training, epochs=np.int64(3)))
+    assert type(changed.training.epochs) is int
+    assert '"training.epochs": 3' in json.dumps(as_json(changed))
 
 
 def test_an_experiment_needs_methods_and_seeds() -> None:

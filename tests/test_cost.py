@@ -206,3 +206,19 @@ def test_what_the_network_has_not_is_refused() -> None:
     for widths, message in wrong:
         with pytest.raises(ValueError, match=message):
             cost.macs(widths)
+
+
+def test_what_is_no_cost_or_no_widths_is_refused() -> None:
+    net = shapes_only("cifar_resnet20", 32, num_classes=10)
+    with pytest.raises(ValueError, match="no cost is called 'flops'; known: macs, params"):
+        net.cost.of("flops", net.space.largest)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no cost is called 'macs_at'"):
+        net.cost.of("macs_at", net.space.largest)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected 12 multipliers, got one number"):
+        net.cost.macs(torch.tensor(0.5))
+    with pytest.raises(ValueError, match="expected 12 widths, got 2"):
+        net.cost.macs_at(Widths((16, 16)))
+    with pytest.raises(ValueError, match="has 1 to 16 channels, asked for the cost of 1600"):
+        net.cost.macs_at(Widths((1600, *net.space.largest[1:])))
+    with pytest.raises(TypeError, match=r"got 0.5: those of one multiplier are net.space.uniform"):
+        net.set_widths(0.5)  # type: ignore[arg-type]

@@ -204,3 +204,10 @@ def test_an_experiment_names_its_table_and_refuses_another(
         settled(replace(given, latency_table=str(tmp_path / "none")))
     with pytest.raises(ValueError, match="latency_table is for cost latency, and cost is macs"):
         replace(TINY, latency_table=str(path))
+
+
+def test_operators_have_no_times_beyond_the_levels(table: LatencyTable) -> None:
+    narrow = replace(table, levels=tuple(each[1:] for each in table.levels), operators=())
+    for widths in (Widths([1] * 6), Widths([4, 4, 8, 8, 16, 99])):
+        with pytest.raises(ValueError, match="channels, and a network is outside"):
+            narrow.by_operation(widths)

@@ -151,3 +151,8 @@ def test_the_first_reductions_are_undone(name: str, count: int, undone: list[str
 def test_strides_that_cannot_be_undone_are_refused(name: str, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_model(name, num_classes=10, undone_strides=count)
+
+
+def test_a_tag_that_timm_has_not_is_an_unknown_network() -> None:
+    with pytest.raises(ValueError, match=r"^unknown network 'resnet18.nope': Invalid pretrained"):
+        create_model("resnet18.nope", num_classes=2)

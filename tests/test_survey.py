@@ -72,6 +72,8 @@ def test_an_unknown_network_and_a_wrong_limit(capsys: pytest.CaptureFixture[str]
     assert "timm has no 'resnot18'" in capsys.readouterr().err
     assert main(["survey", "resnet18", "--limit-s", "0"]) == 2
     assert "--limit-s must be more than 0" in capsys.readouterr().err
+    assert main(["survey", "resnet18", "--limit-s", "inf"]) == 2
+    assert "--limit-s must be more than 0 and finite" in capsys.readouterr().err
 
 
 def test_what_was_found_before_is_not_tried_again(
@@ -92,6 +94,10 @@ def test_what_was_found_before_is_not_tried_again(
     assert main(["survey", "--found", str(file)]) == 2
     assert "line 1 is none of pareco survey --json" in capsys.readouterr().err
     assert main(["survey", "--found", str(tmp_path / "gone")]) == 1
+    for line in (b'{"network": ["a"]}', b'{"network": "a", "groups": 1, "full": 0}', b"\xff"):
+        file.write_bytes(line)
+        assert main(["survey", "--found", str(file)]) == 2
+        assert "line 1 is none of pareco survey --json" in capsys.readouterr().err
 
 
 def _dies(connection: Any, name: str, *others: Any) -> None:

@@ -64,8 +64,9 @@ def rebuilt(
     except ValueError as error:
         raise BundleError(f"its network cannot be made slimmable: {error}") from error
     nets = [first, *(copy.deepcopy(first) for _ in weights[1:])]
-    for net, own in zip(nets, weights, strict=True):
-        net.load_state_dict(own, assign=True)
+    for index, (net, own) in enumerate(zip(nets, weights, strict=True)):
+        with fitting(f"weights.{index}"):
+            _load(net, own)
         net.requires_grad_(False).eval()
     check_scores(first, len(reading.classes))
     networks = []
@@ -83,6 +84,23 @@ def rebuilt(
     if left := sets.left():
         raise BundleError(f"it holds tensors that nothing uses: {left[0]}")
     return networks
+
+
+def _load(net: SlimmableNet, state: Mapping[str, Tensor]) -> None:
+    """Give a network these weights, and leave tied what is tied. Raises `ValueError` as `fitting`.
+
+    They are taken in the type that they have.
+    """
+    named = [*net.named_parameters(remove_duplicate=False)]
+    first: dict[int, str] = {}
+    ties = {name: first.setdefault(id(each), name) for name, each in named}
+    net.load_state_dict(state, assign=True)
+    for name, other in ties.items():
+        if name != other:
+            if not torch.equal(state[name], state[other]):
+                raise ValueError(f"{name} and {other} are one in the network, and two in the file")
+            module, _, kind = name.rpartition(".")
+            net.get_submodule(module)._parameters[kind] = net.get_parameter(other)
 
 
 class _Tensors:
@@ -150,11 +168,14 @@ def _of_name(architecture: Architecture) -> nn.Module:
 
 def _made(build: Builder) -> nn.Module:
     try:
-        return build()
+        built = build()
     except BundleError:
         raise
     except Exception as error:  # whatever a network's own code raises
         raise BundleError(f"its network cannot be built: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise BundleError(f"its builder must return a module, and gave {type(built).__name__}")
+    return built
 
 
 def _without_memory(build: Builder) -> nn.Module:

@@ -171,7 +171,13 @@ class Bundle:
 
     def _prepared(self, images: Iterable[Image.Image]) -> Tensor:
         """Return upright RGB images as `prepared` does."""
-        grey = len(self._reading.mean) == 1
+        colours = len(self._reading.mean)
+        grey = colours == 1
+        if colours not in (1, 3):
+            raise ValueError(
+                f"images have 1 or 3 colours, and the networks of the bundle take {colours}: give "
+                "what for_budget returns tensors of your own"
+            )
         shown = [each.convert("L") if grey else each for each in images]
         pixels = torch.stack([view(each, None, self._reading) for each in shown])
         floats = next(self._networks[0].net.parameters()).dtype
@@ -289,12 +295,15 @@ def load(
 
     Opening it runs no code of the file's: its network is one of timm or ours, by name. Of any
     other, which `save_bundle` wrote, the caller gives what the file cannot be trusted with: the
-    `model` as it was before `make_slimmable` (whose weights do not matter), or the `builder` that
-    returns it, a function or its place such as "mypackage.networks:make_net" or "nets.py:make_net".
+    `model` as it was before `make_slimmable` (whose weights do not matter) or the `builder` that
+    returns it, not both: a function, or its place such as "mypackage.networks:make_net" or
+    "nets.py:make_net".
 
     Raises `BundleError`, saying what is wrong, for a file that is truncated, altered, newer, or no
     bundle, or does not fit the network; `OSError` if it cannot be read.
     """
+    if model is not None and builder is not None:
+        raise ValueError("give load a model or a builder, not both")
     content = Path(path).read_bytes()
     try:
         description, tensors = opened(content)
@@ -325,24 +334,31 @@ def _nearest(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> 
         found = {n: least(n, {k: x for k, x in limits.items() if k != n}) for n in limits}
         beyond = {name: each for name, each in found.items() if each is not None}
     said = [
-        f"{name} {limits[name]:,g}: the least{others} is {each:,} {_LIMITS[name]}"
+        f"{name} {_figure(limits[name])}: the least{others} is {each:,} {_LIMITS[name]}"
         for name, each in beyond.items()
     ]
     nothing = "these limits exclude each other"
     return f"no network of the front is within the budget: {'; '.join(said) or nothing}"
 
 
+def _figure(limit: float) -> str:
+    return f"{int(limit):,}" if limit.is_integer() else f"{limit:,g}"
+
+
 def _listed(images: Images) -> Iterable[Image.Image | Path]:
-    """Yield images and files, those of folders in their place."""
+    """Yield images and files, those of folders in their place; a folder without any, itself."""
     for each in [images] if isinstance(images, Image.Image | str | Path) else images:
         if isinstance(each, Image.Image):
             yield each
         elif Path(each).is_dir():
             folder = Path(each)
             files = {str(file.relative_to(folder)): file for file in folder.rglob("*")}
-            for name in sorted(files, key=name_order):
-                if files[name].is_file() and reason_to_leave_out(name) is None:
-                    yield files[name]
+            found = [
+                files[name]
+                for name in sorted(files, key=name_order)
+                if files[name].is_file() and reason_to_leave_out(name) is None
+            ]
+            yield from found or [folder]
         else:
             yield Path(each)
 
@@ -368,6 +384,8 @@ def _read(image: Image.Image | Path) -> Image.Image:
     """Return an image upright and as RGB; raise `UnreadableImage` with the name of a file."""
     if isinstance(image, Image.Image):
         return _upright_rgb(image)
+    if image.is_dir():
+        raise UnreadableImage(f"{printable(str(image))}: no image is there")
     try:
         with Image.open(image, formats=readable_formats()) as opened_image:
             return as_rgb(opened_image)

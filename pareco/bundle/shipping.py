@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pareco.bundle.rebuilding import check_distinct, check_scores, checked_own, fitting
 from pareco.bundle.sealed import BundleError, sealed
-from pareco.config import COSTS
+from pareco.config import COSTS, check_normalization
 from pareco.files import write_bytes
 from pareco.slimmable import NormStatistics, SlimmableNet
 from pareco.widths import Widths
@@ -58,6 +60,11 @@ def save_bundle(
     scores. Raises `ValueError` for widths that are not in the network's space.
     """
     networks = list(front)
+    image_size = operator.index(image_size)
+    mean, std = ([float(value) for value in each] for each in (mean, std))
+    with fitting("reading"):
+        check_normalization(mean, std)
+        _check_classes(classes)
     shape = (len(mean), image_size, image_size)
     if net.image_shape != shape:
         there, asked = (" x ".join(map(str, each)) for each in (net.image_shape, shape))
@@ -66,7 +73,7 @@ def save_bundle(
             "of that size"
         )
     check_scores(net, len(classes))
-    check_distinct([each.widths for each in networks])
+    check_distinct([Widths(each.widths) for each in networks])
     tensors = {f"weights/0/{name}": tensor for name, tensor in net.shared_weights().items()}
     shipped = []
     for index, each in enumerate(networks):
@@ -89,10 +96,19 @@ def save_bundle(
         "reading": {
             "image_size": image_size,
             "central_crop": central_crop,
-            "mean": list(mean),
-            "std": list(std),
+            "mean": mean,
+            "std": std,
             "classes": list(classes),
         },
         "front": shipped,
     }
     write_bytes(Path(path), sealed(description, tensors))
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    """Raise `ValueError` unless these are names, each of one class."""
+    if isinstance(classes, str) or not all(isinstance(each, str) for each in classes):
+        raise ValueError(f"classes must be a list of names, got {classes!r}")
+    again = [name for name, times in Counter(classes).items() if times > 1]
+    if again:
+        raise ValueError(f"classes must differ, and {again[0]!r} is there twice")

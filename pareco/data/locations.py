@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ from pareco.files import cache_folder
 
 _NETWORK_SECONDS = 30
 _TEST_NAMES = ("val", "validation", "test")
+_SPLITS = tuple(
+    re.compile(rf"({names})[ _-]?(set|data|images?|split|\d+)?", re.IGNORECASE)
+    for names in ("train|training", "test|testing|val|valid|validation|eval")
+)
+"""Names of folders that are splits and no classes where both sorts are there."""
 _CIFAR = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 LAYOUTS = """\
   train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/, test/): class folders
@@ -179,7 +185,7 @@ def _hugging_face_part(name: str, split: str) -> Part:
 def _unsplit(folder: Path) -> Source | None:
     """Return class folders that no split divides: all images are to learn from, none to test on."""
     names = {path.name.lower() for path in folder.iterdir() if path.is_dir()}
-    if not names or names & {"train", *_TEST_NAMES}:
+    if not names or names & {"train", *_TEST_NAMES} or _misnamed(folder):
         return None
     try:
         part = _class_part(folder, _PACKINGS[0], folder)
@@ -189,8 +195,17 @@ def _unsplit(folder: Path) -> Source | None:
     return Source(part, no_test, where=str(folder), layout="class folders without a test split")
 
 
+def _misnamed(folder: Path) -> list[str]:
+    """Return the names of folders that look like splits of both sorts, but are called otherwise."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    sorts = [[name for name in names if split.fullmatch(name)] for split in _SPLITS]
+    return sorts[0] + sorts[1] if all(sorts) else []
+
+
 def _half(folder: Path) -> str:
     """Return what helps where there is one split of two, or a class that is called as a split."""
+    if misnamed := _misnamed(folder):
+        return f": {' and '.join(misnamed)} look like splits: call them train and val (or test)"
     splits = [each for each in ("train", *_TEST_NAMES) if (folder / each).is_dir()]
     if not splits:
         return ""

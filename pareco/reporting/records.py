@@ -1,6 +1,7 @@
 """The records of an experiment in `results/<experiment>/records/`: all else is made from them."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -260,7 +261,7 @@ def read_records(folder: Path) -> Records:
     """
     folder = folder / FOLDER
     experiment = read_json(folder / "network.json", _EXPERIMENT)
-    if experiment.experiment != folder.parent.resolve().name:
+    if experiment.experiment != Path(os.path.abspath(folder.parent)).name:  # follows no link
         raise InvalidRecord(
             f"{folder / 'network.json'} is that of {experiment.experiment!r}, not of its folder"
         )

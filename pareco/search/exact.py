@@ -66,7 +66,7 @@ class ExactSolver:
                 if below > self._problem.tolerance:
                     gap = bool((candidates.costs >= target - self._problem.tolerance).any())
                     text = "the best for %.4g costs %.2g of the largest less: %s"
-                    share = below / self._problem.cost_range[1]
+                    share = below / self._problem.scale
                     logger.info(text, target, share, "a gap of the front" if gap else "none nearer")
                     gaps += gap
                     cheaper.append((below, found))
@@ -91,7 +91,7 @@ class ExactSolver:
     ) -> tuple[Found | None, float]:
         """Return the best unknown candidate, if any, and how far below the target it costs."""
         values = posterior.bounds(candidates.points, self._width)
-        allowed = candidates.costs <= target * (1 + 1e-12)
+        allowed = candidates.costs <= target + 1e-12 * abs(target)
         for index in values.where(allowed, torch.inf).argsort().tolist():
             if allowed[index] and key(candidates.alphas[index]) not in known:
                 found = Found(alpha=candidates.alphas[index], target=target, gaps=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pareco.config import SearchConfig
 from pareco.search.exact import ExactSolver
-from pareco.search.problem import Found, Key, Problem, SolverError, key
+from pareco.search.problem import CostError, Found, Key, Problem, SolverError, key
 from pareco.search.solver import ScalarizationSolver
 from pareco.search.surrogate import NUMERICAL_ERRORS, Surrogate
 
@@ -22,6 +22,9 @@ SOLVERS = {"tchebyshev": ScalarizationSolver, "exact": ExactSolver}
 
 Origin = Literal["uniform", "largest", "model", "random"]
 Batched = Callable[[Tensor], Tensor]
+Values = float | Sequence[Any] | np.ndarray | Tensor
+
+_ROUNDING = 1e-9  # of the box, within which coordinates are the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,10 @@ class Proposal:
     predicted_loss: float | None = None
     predicted_deviation: float | None = None
     gaps: int = 0
+
+
+def _numbers(values: Values) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.double).detach()
 
 
 class Mobo:
@@ -83,12 +90,13 @@ class Mobo:
     def ask(self, n: int) -> list[Proposal]:
         """Return `n` canonical coordinates to evaluate next, each with its origin.
 
-        First up to `initial_widths` uniform ones, fewer where `draws` draws bring no
+        First up to `initial_widths` uniform ones, fewer where `draws` draws bring
         nothing new; then the largest, which ends this phase; then proposals of the GPs. Random
         coordinates stand in where fewer than two losses are measured, the GPs or their minimizer
         fail, or they find nothing new; the log has a line for each. Nothing known (told, or
         proposed in the same ask) is proposed again unless random draws bring nothing new either,
-        which the log says too. Does not change what was told.
+        which the log says too. Does not change what was told. Raises CostError where the function
+        cost fails or returns no such costs, ValueError where it falls and should not.
         """
         known, proposals = set(self._known), list[Proposal]()
         while len(proposals) < n:
@@ -108,40 +116,60 @@ class Mobo:
             known.add(key(proposals[-1].alpha))
         return self._with_predictions(proposals) if fitted else proposals
 
-    def tell(self, alpha: Tensor, loss: float | Tensor, cost: float | Tensor | None = None) -> None:
+    def tell(self, alpha: Values, loss: Values, cost: Values | None = None) -> None:
         """Append one entry (`d`, scalars) or several (`n x d`, `n`, `n`).
 
         The cost is told where no function computes it, and only there. A NaN loss is not measured
-        yet, nor is an infinite one. Raises ValueError where lengths disagree, or alphas or costs
-        are not finite; nothing is appended then.
+        yet, nor is an infinite one. Raises ValueError where lengths disagree, alphas or costs are
+        not finite, or alphas lie outside the box, and CostError as `ask` does; nothing is appended
+        then.
         """
         if (cost is None) == (self._cost is None):
             raise ValueError("the cost is either computed by the function cost or told: not both")
-        alphas = alpha.detach().reshape(-1, alpha.shape[-1]).double()
-        told = self._cost(alphas) if self._cost is not None else cost
-        losses, costs = (
-            torch.as_tensor(x, dtype=torch.double).detach().reshape(-1) for x in (loss, told)
-        )
-        self._append(alphas, losses, costs)
+        alphas = torch.atleast_2d(_numbers(alpha))
+        self._check(alphas)
+        told = _numbers(cost).reshape(-1) if cost is not None else self._exact_costs(alphas)
+        losses = _numbers(loss).reshape(-1)
+        self._check_lengths(alphas, losses, told)
+        self._append(alphas, losses, told)
 
-    def _append(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
-        if alphas.shape[1] != self.dimensions or not len(alphas) == len(losses) == len(costs):
+    def _check(self, alphas: Tensor) -> None:
+        """Raise ValueError unless these are finite coordinates `n x d` in the box.
+
+        Or beside it, where `canonical` maps them onto what it maps the nearest in the box onto.
+        """
+        if alphas.dim() != 2 or alphas.shape[1] != self.dimensions:
+            raise ValueError(f"alphas must be n x {self.dimensions}, got {tuple(alphas.shape)}")
+        if not alphas.isfinite().all():
+            raise ValueError("alphas and costs must be finite")
+        nearest = self._canonical(alphas.clamp(self.lower, self.upper))
+        away = (nearest - self._canonical(alphas)).abs() > _ROUNDING * (self.upper - self.lower)
+        if away.any():
+            outside = alphas[away.any(1)][0].tolist()
+            box = f"{self.lower.tolist()} to {self.upper.tolist()}"
+            raise ValueError(f"alphas must lie in the box from {box}, got {outside}")
+
+    def _check_lengths(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
+        if not len(alphas) == len(losses) == len(costs):
             raise ValueError(
                 f"alphas must be n x {self.dimensions} and losses and costs n, got "
                 f"{tuple(alphas.shape)}, {len(losses)} and {len(costs)}"
             )
-        if not (alphas.isfinite().all() and costs.isfinite().all()):
+        if not costs.isfinite().all():
             raise ValueError("alphas and costs must be finite")
+
+    def _append(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
         self.alphas = torch.cat([self.alphas, alphas])
         self.costs = torch.cat([self.costs, costs])
         self._known |= {key(each) for each in self._canonical(alphas)}
         self.refresh(torch.cat([self.losses, losses]))
 
-    def refresh(self, losses: Tensor) -> None:
+    def refresh(self, losses: Values) -> None:
         """Replace all `n` losses. Raises ValueError where they are not as many as the entries."""
-        if losses.shape != self.costs.shape:
-            raise ValueError(f"{len(self.costs)} losses are needed, got {tuple(losses.shape)}")
-        self.losses = losses.double().where(losses.isfinite(), math.nan)
+        told = _numbers(losses)
+        if told.shape != self.costs.shape:
+            raise ValueError(f"{len(self.costs)} losses are needed, got {tuple(told.shape)}")
+        self.losses = told.where(told.isfinite(), math.nan)
 
     def front(self) -> list[int]:
         """Return the indices of the measured entries on the front, cheapest first."""
@@ -158,19 +186,18 @@ class Mobo:
         return {"history": history, "fits": self._surrogate.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`. Raises ValueError where its dimensions are not ours."""
+        """Continue from `state()`. Raises ValueError, and changes nothing, if it does not fit."""
         history = state["history"]
-        losses = [math.nan if loss is None else loss for loss in history["losses"]]
-        alphas = torch.tensor(history["alphas"], dtype=torch.double)
+        losses = _numbers([math.nan if loss is None else loss for loss in history["losses"]])
         if history["dimensions"] != self.dimensions:
             raise ValueError(f"dimensions {history['dimensions']} are not our {self.dimensions}")
+        alphas = _numbers(history["alphas"]).reshape(-1, self.dimensions)
+        costs = _numbers(history["costs"])
+        self._check(alphas)
+        self._check_lengths(alphas, losses, costs)
         self.alphas, self.losses, self.costs = self.alphas[:0], self.losses[:0], self.costs[:0]
         self._known = set()
-        self._append(
-            alphas.reshape(-1, self.dimensions),
-            torch.tensor(losses, dtype=torch.double),
-            torch.tensor(history["costs"], dtype=torch.double),
-        )
+        self._append(alphas, losses, costs)
         self._surrogate.load_state(state.get("fits", {}))  # older states have none
 
     def _initial(self, known: set[Key], index: int) -> Proposal | None:
@@ -240,14 +267,33 @@ class Mobo:
         """Return the cost of the box's lowest and highest corner, or the least and most told."""
         if self._cost is None:
             return float(self.costs.min()), float(self.costs.max())
-        low, high = self._cost(torch.stack([self.lower, self.upper])).tolist()
+        low, high = self._exact_costs(torch.stack([self.lower, self.upper])).tolist()
+        if self._monotone and high < low:
+            raise ValueError(
+                f"the function cost falls, from {low:g} to {high:g}, as all coordinates rise: give "
+                "monotone=False"
+            )
         return low, high
 
     def _costs(self, points: Tensor) -> Tensor:
         """Return the costs `m` of points `m x d`: exact, or the GP's means."""
         if self._cost is None:
             return self._surrogate.predicted(1, points)[0]
-        return self._cost(self._alphas(points)).double()
+        return self._exact_costs(self._alphas(points))
+
+    def _exact_costs(self, alphas: Tensor) -> Tensor:
+        """Return the costs `m` of coordinates `m x d` by the function. Raises CostError."""
+        assert self._cost is not None
+        if not len(alphas):  # which a function may well not take
+            return alphas.new_empty(0)
+        try:
+            costs = torch.as_tensor(self._cost(alphas), dtype=torch.double).detach()
+        except (TypeError, *NUMERICAL_ERRORS) as error:
+            raise CostError(f"the function cost failed: {error}") from error
+        if costs.shape != (len(alphas),):
+            wanted, got = f"{len(alphas)} costs of {len(alphas)} x {self.dimensions}", costs.shape
+            raise CostError(f"the function cost must return {wanted}, got {tuple(got)}")
+        return costs
 
     def _points(self, alphas: Tensor) -> Tensor:
         return (alphas - self.lower) / (self.upper - self.lower)

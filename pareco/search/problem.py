@@ -20,6 +20,10 @@ class SolverError(RuntimeError):
     """No minimizer could be had."""
 
 
+class CostError(Exception):
+    """The caller's function of costs failed; no trouble of the search's own numerics."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A minimizer: canonical coordinates `d` of the box, and the target cost it was sought for.
@@ -52,9 +56,15 @@ class Problem:
     front_losses: Tensor
 
     @property
+    def scale(self) -> float:
+        """What parts of the cost are of: the largest, or the range where not all are positive."""
+        low, high = self.cost_range
+        return high if low > 0 else abs(high - low)
+
+    @property
     def tolerance(self) -> float:
         """The accepted distance from a target, in the cost's units."""
-        return self.config.tolerance * self.cost_range[1]
+        return self.config.tolerance * self.scale
 
     def target(self) -> float:
         """Return a target cost: drawn where the front leaves much area, or at a uniform point."""

@@ -130,7 +130,7 @@ class ScalarizationSolver:
                 text = (
                     "no minimizer of %d weights costs %.4g: the nearest is %.2g of the largest off"
                 )
-                logger.info(text, len(trials), target, trials[0][0] / problem.cost_range[1])
+                logger.info(text, len(trials), target, trials[0][0] / problem.scale)
             index = first_unknown(torch.stack([alpha for _, alpha in trials]), known)
             if index is not None:
                 distance, alpha = trials[index]

@@ -187,7 +187,6 @@ class FormedLayer(SlicedLayer):
         form = form_of(layer)
         assert form is not None
         self.plain_type, self.form, self._held = type(layer), form, tuple(layer.__dict__)
-        self.kinds = tuple(layer._parameters)
 
     def size_in_use(self, parameter: Tensor) -> Size:
         """Return what is in use of a tensor's first dimensions."""

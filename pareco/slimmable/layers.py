@@ -90,7 +90,7 @@ class SlicedLayer(nn.Module):
     """
 
     name = ""
-    kinds: tuple[str, ...] = ("weight", "bias")
+    kinds: tuple[str, ...] = ()
     inputs: Features
     outputs: Features
     setting: Setting
@@ -101,6 +101,7 @@ class SlicedLayer(nn.Module):
         for key, value in layer.__dict__.items():
             held = key in ("_parameters", "_buffers", "_modules")
             self.__dict__[key] = dict(value) if held else value
+        self.kinds = tuple(layer._parameters)
         self.follow(Setting(), _constant(inputs), _constant(outputs))
 
     def follow(self, setting: Setting, inputs: Features, outputs: Features) -> None:
@@ -122,8 +123,20 @@ class SlicedLayer(nn.Module):
         raise NotImplementedError
 
     def parameter_in_use(self, kind: str) -> nn.Parameter | None:
-        """Return the parameter that "weight" or another of its `kinds` is a part of."""
-        return self._parameters.get(kind)
+        """Return the parameter that "weight" or another of its `kinds` is a part of.
+
+        Raises `RuntimeError` where it is none any more.
+        """
+        return self._own(kind)
+
+    def _own(self, kind: str) -> nn.Parameter | None:
+        try:
+            return self._parameters[kind]
+        except KeyError:
+            raise RuntimeError(
+                f"{self.name}.{kind} is no parameter any more (pruned or parametrized after "
+                "make_slimmable?): do that to what extract returns, or bake it in before"
+            ) from None
 
     def size_in_use(self, parameter: Tensor) -> Size:
         """Return what is in use of a tensor's first dimensions, those of outputs and of inputs.
@@ -145,7 +158,7 @@ class SlicedLayer(nn.Module):
         if held is not None:
             return held
         kept = self.setting.kept.get(id(parameter))
-        if kept is not None and kept[0] is parameter:
+        if kept is not None and kept[0] is parameter and kept[1].data_ptr() == parameter.data_ptr():
             return kept[1]
         return corner(parameter, self.size_in_use(parameter))
 
@@ -255,7 +268,7 @@ class SlicedBatchNorm(SlicedLayer, nn.modules.batchnorm._BatchNorm):
     def parameter_in_use(self, kind: str) -> nn.Parameter | None:
         """Return the shared or private parameter that "weight" or "bias" is a part of."""
         switch = self.setting.switch
-        return self._parameters.get(kind if switch is None else f"{kind}_{switch}")
+        return self._own(kind if switch is None else f"{kind}_{switch}")
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized `n x used_outputs (x h x w)` activations."""

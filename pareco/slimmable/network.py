@@ -95,6 +95,7 @@ class SlimmableNet(nn.Module):
         self.image_shape = found.image_shape
         self._program = _Program(graph)
         self._layers: dict[str, SlicedLayer] = {}
+        self._places: tuple[tuple[nn.Module, str, nn.Module], ...] = ()
         self._setting = Setting(widths=space.largest)
         forms: dict[nn.Module, SlicedLayer] = {}
         for site in found.sites:
@@ -119,6 +120,12 @@ class SlimmableNet(nn.Module):
             if isinstance(layer, SlicedTensor):
                 place = layer.name.rpartition(".")[0]
                 layer.belong_to(held.get_submodule(place) if place else self)
+        places: dict[tuple[nn.Module, str], nn.Module] = {}
+        for path in self._layers:
+            parent: nn.Module = self
+            for name in path.split("."):
+                parent = places.setdefault((parent, name), parent.get_submodule(name))
+        self._places = tuple((parent, name, child) for (parent, name), child in places.items())
 
     @property
     def widths(self) -> Widths:
@@ -210,6 +217,12 @@ class SlimmableNet(nn.Module):
         self._set(widths, statistics)
 
     def _set(self, widths: Widths, statistics: NormStatistics | None) -> None:
+        for parent, name, child in self._places:
+            if parent._modules.get(name) is not child:
+                raise RuntimeError(
+                    f"a module called {name} was replaced after make_slimmable, which knows the "
+                    "former one: replace it in the plain model, and make that slimmable"
+                )
         setting = self._setting
         setting.widths, setting.statistics = widths, statistics
         setting.full = widths == self.space.maxima

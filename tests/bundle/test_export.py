@@ -118,7 +118,7 @@ def bundle_of_timm(path: Path, name: str, size: int) -> Bundle:
         )
         for widths in (net.space.largest, net.space.smallest)
     ]
-    save_bundle(path, net, front, builder="", image_size=size, classes="0123456789")
+    save_bundle(path, net, front, builder="", image_size=size, classes=list("0123456789"))
     architecture = {"name": name, "num_classes": 10, "in_chans": 3, "base_width": None}
     change = {"builder": None, "architecture": architecture}
     return loaded_with(path, lambda told: told.update(change))
@@ -263,7 +263,7 @@ def test_networks_of_other_floats_are_exported_or_refused(tmp_path: Path) -> Non
     widths = net.space.smallest
     statistics = calibrated_statistics(net, widths, [drawn(5, 1, 8, 8).double()])
     front = [FrontNetwork(widths=widths, statistics=statistics, search_loss=0)]
-    save_bundle(tmp_path / "a", net, front, builder="", image_size=8, classes="0123456789",
+    save_bundle(tmp_path / "a", net, front, builder="", image_size=8, classes=list("0123456789"),
                 mean=[0], std=[1])  # fmt: skip
     bundle, images = pareco.load(tmp_path / "a", builder=made), drawn(3, 1, 8, 8).double()
     for path in (tmp_path / "a.pt2", tmp_path / "a.safetensors"):
@@ -272,7 +272,7 @@ def test_networks_of_other_floats_are_exported_or_refused(tmp_path: Path) -> Non
         torch.testing.assert_close(scores_of(path, images, made()), bundle.network(0)(images))
     with torch.no_grad():
         net.get_parameter("fc.bias")[0] = np.nan
-    save_bundle(tmp_path / "b", net, front, builder="", image_size=8, classes="0123456789",
+    save_bundle(tmp_path / "b", net, front, builder="", image_size=8, classes=list("0123456789"),
                 mean=[0], std=[1])  # fmt: skip
     with pytest.raises(ExportError, match=r"a.pt2: the network's own scores are not finite"):
         pareco.load(tmp_path / "b", builder=made).export(tmp_path / "a.pt2", "torch")
@@ -348,7 +348,7 @@ def test_every_network_is_exported_in_every_kind(network: Network, tmp_path: Pat
     widths = net.space.sample(generator)
     statistics = calibrated_statistics(net, widths, [drawn(16, 3, size, size)])
     front = [FrontNetwork(widths=widths, statistics=statistics, search_loss=0)]
-    save_bundle(tmp_path / "a", net, front, builder="", image_size=size, classes="0123456789")
+    save_bundle(tmp_path / "a", net, front, builder="", image_size=size, classes=list("0123456789"))
     bundle = pareco.load(tmp_path / "a", model=network.model)
     for to in KINDS:
         path = tmp_path / f"a.{ENDINGS[to]}"

@@ -14,11 +14,12 @@ from torch import nn
 
 import pareco
 from pareco import BundleError, FrontNetwork, save_bundle
+from pareco.bundle.rebuilding import rebuilt
 from pareco.bundle.sealed import opened
 from pareco.models import create_model
-from pareco.slimmable import calibrated_statistics, make_slimmable
+from pareco.slimmable import NormStatistics, calibrated_statistics, make_slimmable
 from pareco.widths import Widths
-from tests.bundle.making import loaded_as, loaded_with
+from tests.bundle.making import loaded_as, loaded_with, made
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -140,15 +141,17 @@ def test_what_load_would_refuse_is_not_written(tmp_path: Path) -> None:
     def written(
         count: int = 1, size: int = 8, classes: str = "abc", std: Any = (1, 1, 1), **own: Any
     ) -> None:
-        shipped = {"widths": widths, "statistics": found, "search_loss": 0.5, **own}
-        front = [FrontNetwork(**shipped)] * count
-        options = {"image_size": size, "classes": [*classes], "std": std}
-        save_bundle(path, net, front, builder="", **options)
+        shipped = {"widths": widths, "statistics": found, "search_loss": 0.5}
+        reading = {"classes": [*classes], "std": std, "mean": own.pop("mean", (0, 0, 0))}
+        front = [FrontNetwork(**{**shipped, **own})] * count
+        save_bundle(path, net, front, builder="", image_size=size, **reading)
 
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"size": 16}, BundleError, "an image of 3 x 8 x 8, not 3 x 16 x 16: give make_slimmable"),
+        ({"classes": "aab"}, BundleError, "reading: classes must differ, and 'a' is there twice"),
+        ({"std": (0.2,) * 3, "mean": (0.5,) * 3}, BundleError, "from 0 to 1: multiply them by 255"),
         ({"classes": "ab"}, BundleError, r"puts out \[1, 3\] for an image, of 2 classes"),
-        ({"std": [1.0]}, BundleError, "reading: .*mean and std are not as many"),
+        ({"std": [1.0]}, BundleError, "reading: .*mean and std must have the same length"),
         ({"count": 2}, BundleError, "a network of the front twice"),
         ({"statistics": theirs}, BundleError, r"front.0: .* of the widths 4 5, not 4 4: calibrate"),
         ({"statistics": broken}, BundleError, "front.0: 1.running_mean is not 4 finite numbers"),
@@ -217,3 +220,47 @@ def test_tensors_that_do_not_fit_are_refused(bundled: Callable[..., Path]) -> No
     ):
         with pytest.raises(BundleError, match=message):
             loaded_as(path.with_name("b.pareco"), description, {**tensors, name: tensor})
+
+
+class Tied(nn.Sequential):
+    """Two convolutions of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.append(nn.Conv2d(8, 8, 3))
+        self[4].weight = self[2].weight
+        self.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)])
+
+
+def test_what_is_tied_stays_tied(tmp_path: Path) -> None:
+    net, path = make_slimmable(Tied(), torch.zeros(1, 3, 8, 8)), tmp_path / "a"
+    front = [
+        FrontNetwork(widths=each, statistics=NormStatistics(), search_loss=0)
+        for each in (net.space.largest, net.space.smallest)
+    ]
+    save_bundle(path, net, front, builder="", image_size=8, classes=["a", "b", "c"])
+    bundle = pareco.load(path, builder=Tied)
+    for index, parameters in enumerate(bundle.front["params"]):
+        network = bundle.network(index)
+        assert sum(each.numel() for each in network.parameters()) == parameters
+        images = torch.randn(2, 3, 8, 8)
+        torch.testing.assert_close(network(images), net.extract(front[index].widths)(images))
+    assert len([*bundle.switch().parameters()]) == len([*net.parameters()])
+
+
+def test_weights_that_should_be_tied_and_differ_are_refused(tmp_path: Path) -> None:
+    net, path = make_slimmable(Tied(), torch.zeros(1, 3, 8, 8)), tmp_path / "a"
+    widths = net.space.largest
+    own = FrontNetwork(widths=widths, statistics=NormStatistics(), search_loss=0)
+    save_bundle(path, net, [own], builder="", image_size=8, classes=["a", "b", "c"])
+    description, tensors = opened(path.read_bytes())
+    tensors = {**tensors, "weights/0/4.weight": tensors["weights/0/4.weight"] + 1}
+    with pytest.raises(BundleError, match=r"weights.0: 4.weight and 2.weight are one in the net"):
+        rebuilt(description, tensors, Tied)
+
+
+def test_a_builder_that_makes_nothing_and_both_ways_at_once(own: Path) -> None:
+    with pytest.raises(BundleError, match="its builder must return a module, and gave NoneType"):
+        pareco.load(own, builder=lambda: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="give load a model or a builder, not both"):
+        pareco.load(own, model=made(), builder=made)

@@ -16,7 +16,7 @@ from pareco.bundle.rebuilding import rebuilt
 from pareco.bundle.sealed import opened
 from pareco.data import load_data
 from pareco.models import create_model
-from pareco.slimmable import calibrated_statistics
+from pareco.slimmable import NormStatistics, calibrated_statistics
 from tests.bundle.making import made, saved, statistics_of
 from tests.conftest import tiny_net
 from tests.experiments import TINY
@@ -57,8 +57,8 @@ def test_limits_that_only_together_exclude_all_say_what_each_can_be() -> None:
     with pytest.MonkeyPatch.context() as patch:
         kept: list[bytes] = []
         patch.setattr("pareco.bundle.shipping.write_bytes", lambda path, x: kept.append(x))
-        save_bundle(path, net, front, builder="", image_size=8, classes="0123456789", mean=[0],
-                    std=[1])  # fmt: skip
+        save_bundle(path, net, front, builder="", image_size=8, classes=list("0123456789"),
+                    mean=[0], std=[1])  # fmt: skip
     description, tensors = opened(kept[0])
     bundle = Bundle(description, rebuilt(description, tensors, made))
     macs = [f"{int(net.cost.macs(each)):,}" for each in widths]
@@ -112,7 +112,7 @@ def test_networks_of_other_floats_keep_them(tmp_path: Path) -> None:
     widths, images = net.space.smallest, torch.randn(5, 1, 8, 8, dtype=torch.double)
     found, path = calibrated_statistics(net, widths, [images]), tmp_path / "a.pareco"
     front = [FrontNetwork(widths=widths, statistics=found, search_loss=0)]
-    options: dict[str, Any] = {"builder": "", "image_size": 8, "classes": "0123456789"}
+    options: dict[str, Any] = {"builder": "", "image_size": 8, "classes": list("0123456789")}
     save_bundle(path, net, front, mean=[0], std=[1], **options)
     bundle = pareco.load(path, builder=made)
     with net.eval().at(widths, found), torch.no_grad():
@@ -133,7 +133,7 @@ def test_a_switch_takes_less_than_five_milliseconds(tmp_path: Path) -> None:
         )
         for each in widths
     ]
-    save_bundle(path, net, front, builder="", image_size=images, classes="ab")
+    save_bundle(path, net, front, builder="", image_size=images, classes=list("ab"))
     bundle = pareco.load(path, model=create_model("mobilenetv2_100", num_classes=2))
     times = []
     for limit in [None, float(bundle.front["macs"].min())] * 10:
@@ -182,3 +182,40 @@ def test_images_of_any_kind_are_seen_upright_and_left_as_they_are(
     assert palette.info["transparency"] == 3
     large = Image.new("RGB", (60, 31), (255, 255, 255))
     assert torch.allclose(bundle.prepared([large]), torch.full((1, 1, 8, 8), (255 - 73) / 90))
+
+
+def test_a_budget_is_said_as_it_was_asked(own: Path) -> None:
+    bundle = pareco.load(own, builder=made)
+    least = int(bundle.front["macs"].min())
+    with pytest.raises(BudgetError, match=f"macs {least - 1:,}: the least is {least:,} MACs"):
+        bundle.choice(macs=least - 1)
+    with pytest.raises(BudgetError, match=r"macs 0.5: the least"):
+        bundle.choice(macs=0.5)
+
+
+def test_a_folder_without_an_image_is_named(own: Path, tmp_path: Path) -> None:
+    bundle, empty = pareco.load(own, builder=made), tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="empty: no image is there"):
+        bundle.predict(empty)
+    told: list[Exception] = []
+    found = bundle.predict([empty, Image.new("L", (8, 8))], unreadable=told.append)
+    assert (len(found), len(told)) == (1, 1)
+
+
+def test_images_of_other_colours_are_the_callers(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(
+        *(torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.AdaptiveAvgPool2d(1)),
+        *(torch.nn.Flatten(), torch.nn.Linear(8, 2)),
+    )
+    net = pareco.make_slimmable(model, torch.zeros(1, 4, 8, 8))
+    widths = net.space.smallest
+    front = [FrontNetwork(widths=widths, statistics=NormStatistics(), search_loss=0)]
+    options: dict[str, Any] = {"image_size": np.int64(8), "classes": ["a", "b"]}
+    options |= {"mean": np.zeros(4), "std": torch.ones(4)}
+    save_bundle(tmp_path / "a", net, front, builder="", **options)
+    bundle = pareco.load(tmp_path / "a", model=model)
+    with pytest.raises(ValueError, match=r"images have 1 or 3 colours, and the .* take 4: give"):
+        bundle.predict(Image.new("RGB", (8, 8)))
+    images = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(bundle.for_budget()(images), net.extract(widths)(images))

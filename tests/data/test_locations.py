@@ -156,6 +156,25 @@ def test_what_is_no_data_set_is_refused_with_the_layouts(tmp_path: Path) -> None
     refused(f"wds/{tmp_path}", "holds readme.txt, which is no data set")
 
 
+@pytest.mark.parametrize(
+    "names", [("Training", "Testing"), ("training_set", "test_set"), ("train2017", "val2017"),
+              ("Train", "Val")],
+)  # fmt: skip
+def test_splits_of_other_names_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    folder = written_folders(tmp_path / "data")
+    for old, new in zip(("train", "val"), names, strict=True):
+        (folder / old).rename(folder / new)
+    refused(folder, f"{names[0]} and {names[1]} look like splits: call them train and val")
+
+
+def test_classes_may_be_called_nearly_as_splits(tmp_path: Path) -> None:
+    names = ("train_station", "valley", "trainers", "testa")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(picture(0))
+    assert set(located(str(tmp_path)).classes) == {*names}
+
+
 def test_incomplete_data_sets_are_refused(tmp_path: Path) -> None:
     folder = written_folders(tmp_path / "folders")
     shutil.rmtree(folder / "val")

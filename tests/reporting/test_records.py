@@ -212,6 +212,12 @@ def test_damage_is_named_with_its_file(
         read_records(folder)
 
 
+def test_a_folder_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)
+    assert read_records(folder).experiment.experiment == folder.name
+
+
 @pytest.mark.parametrize("name", ["fronts", "curves", "visits"])
 def test_records_may_have_no_curve_and_no_visit_but_have_networks(folder: Path, name: str) -> None:
     path = folder / "records" / f"{name}.csv"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from botorch.utils.multi_objective.hypervolume import Hypervolume
@@ -19,7 +20,7 @@ from pareco.config import SearchConfig
 from pareco.search import Mobo
 from pareco.search import problem as problem_module
 from pareco.search import solver as solver_module
-from pareco.search.problem import Problem
+from pareco.search.problem import CostError, Problem
 from pareco.search.solver import ScalarizationSolver, Trial
 from pareco.search.surrogate import Surrogate, SurrogateError
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform
@@ -217,9 +218,88 @@ def test_unmeasured_losses_are_left_out_of_the_fit(ready: Mobo, value: float) ->
 )
 def test_what_does_not_fit_is_refused(alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
     mobo = told_costs(4)
-    with pytest.raises(ValueError, match=r"^alphas (must be n x 4 .*|and costs must be finite)$"):
+    with pytest.raises(ValueError, match=r"^alphas (must be n x 4.*|and costs must be finite)$"):
         mobo.tell(alphas, losses, costs)
     assert len(mobo.alphas) == 0
+
+
+def boxed(cost: Callable[[Tensor], Any], solver: Any = "exact", monotone: bool = True) -> Mobo:
+    """Return a searcher in a box from 2 to 40 for each of two whole numbers."""
+    config, generator = replace(QUICK, solver=solver), torch.Generator().manual_seed(0)
+    return Mobo([2, 2], [40, 40], config, generator, cost=cost, monotone=monotone,
+                canonical=torch.round)  # fmt: skip
+
+
+def test_what_lies_outside_of_the_box_is_refused() -> None:
+    mobo = boxed(lambda x: x.sum(-1))
+    for alpha in ([100.0, -7.0], [0.5, 0.5], [[3.0, 4.0], [3.0, 41.0]]):
+        with pytest.raises(ValueError, match=r"^alphas must lie in the box from \[2.0, 2.0\] to"):
+            mobo.tell(alpha, [1.0] * (2 if isinstance(alpha[0], list) else 1))
+    mobo.tell([[1.9, 3.0], [40.0, 40.2]], [1.0, 2.0])  # rounded they are in it
+    assert mobo.costs.tolist() == pytest.approx([4.9, 80.2])
+
+
+def test_numbers_may_be_lists_and_arrays_and_differentiable() -> None:
+    mobo = boxed(lambda x: x.sum(-1).numpy())
+    mobo.tell(np.array([[3, 5], [4, 6]]), [1.0, 2.0])
+    mobo.tell(torch.tensor([7.0, 7.0]), torch.tensor(0.5, requires_grad=True))
+    mobo.refresh(torch.tensor([1.0, 2.0, 0.5], requires_grad=True))
+    assert mobo.front() == [0, 2]
+    mobo.refresh([3, 2, 1])
+    assert mobo.losses.tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("solver", ["exact", "tchebyshev"])
+def test_a_cost_that_fails_is_no_trouble_of_the_search(solver: str) -> None:
+    """It is passed on, where numerics of the search's own end in random proposals."""
+    calls = []
+
+    def fails(alphas: Tensor) -> Tensor:
+        calls.append(alphas)
+        if len(calls) > 2:  # what is told, the range, and then a solver's
+            raise ValueError("no such layer")
+        return alphas.sum(-1)
+
+    mobo = boxed(fails, solver)
+    mobo.tell([[3, 5], [20, 20], [40, 40]], [1.0, 0.5, 0.2])
+    with pytest.raises(CostError, match=r"^the function cost failed: no such layer$"):
+        mobo.ask(1)
+    with pytest.raises(CostError, match=r"must return 1 costs of 1 x 2, got \(1, 1\)"):
+        boxed(lambda x: x[:, :1], solver).tell([3, 5], 1.0)
+
+
+def test_a_cost_is_never_asked_of_nothing() -> None:
+    mobo = boxed(lambda x: torch.stack([each.sum() for each in x]))
+    mobo.tell([[2, 2], [9, 20], [30, 11], [40, 40]], [1.0, 0.5, 0.4, 0.2])
+    assert {each.origin for each in mobo.ask(3)} == {"model"}
+
+
+def test_a_cost_that_falls_is_refused_unless_that_is_said() -> None:
+    told = [[2, 2], [9, 20], [30, 11], [40, 40]], [1.0, 0.5, 0.4, 0.2]
+    mobo = boxed(lambda x: -x.sum(-1))
+    mobo.tell(*told)
+    with pytest.raises(ValueError, match=r"falls, from -4 to -80, as all .*: give monotone=False"):
+        mobo.ask(1)
+    other = boxed(lambda x: -x.sum(-1), monotone=False)
+    other.tell(*told)
+    assert other.ask(1)[0].origin == "model"
+
+
+@pytest.mark.parametrize(
+    ("costs", "tolerance"), [((2.0, 10.0), 0.2), ((0.0, 10.0), 0.2), ((-8.0, -3.0), 0.1)]
+)
+def test_the_tolerance_is_of_the_largest_cost_or_the_range(
+    ready: Mobo, costs: tuple[float, float], tolerance: float
+) -> None:
+    assert replace(ready._problem(), cost_range=costs).tolerance == pytest.approx(tolerance)
+
+
+def test_a_damaged_state_changes_nothing(ready: Mobo) -> None:
+    state = ready.state()
+    for change in ({"costs": [1.0]}, {"alphas": [[7.0] * 4] * 7}, {"dimensions": 3}):
+        with pytest.raises(ValueError, match=r"alphas must|dimensions 3"):
+            ready.load_state({**state, "history": {**state["history"], **change}})
+    assert ready.state() == state
 
 
 def test_with_fewer_than_two_losses_proposals_are_random(caplog: pytest.LogCaptureFixture) -> None:
@@ -280,8 +360,9 @@ def test_errors_of_the_caller_are_not_taken_for_the_solvers(ready: Mobo) -> None
         raise ValueError("the caller's")
 
     ready._cost = broken
-    with pytest.raises(ValueError, match="the caller's"):
+    with pytest.raises(CostError, match="the caller's") as told:
         ready.ask(1)
+    assert isinstance(told.value.__cause__, ValueError)
 
 
 def test_targets_are_drawn_from_the_front_sorted_by_cost(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from pareco.slimmable import SlimmableNet, make_slimmable
@@ -294,3 +295,29 @@ def test_views_that_are_kept_are_those_of_the_widths_and_weights_in_use() -> Non
     torch.testing.assert_close(net(images.double()), net.extract(net.widths)(images.double()))
     net.requires_grad_(True).keep_views()
     assert not net._setting.kept
+
+
+@pytest.mark.parametrize(("layer", "kind"), [("0", "weight"), ("4", "bias"), ("9", "bias")])
+def test_a_parameter_that_is_none_any_more_is_named(
+    net: SlimmableNet, layer: str, kind: str
+) -> None:
+    """Pruning keeps it elsewhere: the layer would run without it."""
+    prune.identity(net.get_submodule(layer), kind)
+    with pytest.raises(RuntimeError, match=rf"^{layer}.{kind} is no parameter any more"):
+        net(IMAGES)
+
+
+def test_a_module_that_was_replaced_is_named(net: SlimmableNet) -> None:
+    setattr(net, "9", nn.Linear(12, 5))
+    for act in (net.extract, net.set_widths):
+        with pytest.raises(RuntimeError, match="a module called 9 was replaced after make_slimm"):
+            act(net.space.smallest)
+
+
+def test_views_are_not_kept_of_weights_that_lie_elsewhere() -> None:
+    net = tiny_net().requires_grad_(False).eval()
+    net.set_widths(net.space.smallest)
+    net.keep_views()
+    values = nn.utils.parameters_to_vector(net.parameters())
+    nn.utils.vector_to_parameters(values * 0, net.parameters())
+    assert not net(torch.randn(3, 1, 8, 8)).any()

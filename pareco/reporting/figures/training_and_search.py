@@ -152,11 +152,11 @@ def _draw_predictions(axes: Axes, visits: pd.DataFrame, colors: dict[str, Any]) 
     """The points of one panel, and how well they agree over it."""
     predicted, refreshed = visits["predicted_loss"], visits["refreshed_loss"]
     spread = _DEVIATIONS * visits["predicted_deviation"]
-    many = {"rasterized": True}  # thousands: an SVG of shapes has 300 bytes for each
+    many: dict[str, Any] = {"rasterized": True}  # an SVG takes 300 bytes for each of thousands
     bars = {"fmt": "none", "ecolor": "0.8", "elinewidth": 0.6, "zorder": 1}
     axes.errorbar(refreshed, predicted, yerr=spread, **bars, **many)
-    look = {"s": 12, "zorder": 2, "c": visits["visit"], **colors, **many}
-    points = axes.scatter(refreshed, predicted, **look)
+    look = {"s": 12, "zorder": 2, "c": visits["visit"], **colors}
+    points = axes.scatter(refreshed, predicted, **look, **many)
     ends = [min(predicted.min(), refreshed.min()), max(predicted.max(), refreshed.max())]
     axes.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1.5)
     axes.set(xlabel="measured loss (nats)", ylabel="predicted loss (nats)")
