@@ -137,7 +137,10 @@ def test_what_is_said_of_the_seconds_of_a_search_is_what_was_measured() -> None:
     ]
     assert f"the {len(sizes)} requests" in told
     assert "take {:.1f} minutes with the paper's solver and {:.1f} with".format(*minutes) in told
-    assert "2% of runs of {:.1f} and {:.1f} hours".format(*(m / 60 / 0.02 for m in minutes)) in told
+    assert (
+        "2% of a run that lasts {:.1f}, or {:.1f}, hours".format(*(m / 60 / 0.02 for m in minutes))
+        in told
+    )
 
 
 def test_what_is_said_of_full_weights_is_what_the_records_say() -> None:
