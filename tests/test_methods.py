@@ -173,7 +173,7 @@ def test_what_is_no_method_is_refused_with_what_is_there(
     ("given", "message"),
     [
         (None, "'NoneType' object is not iterable"),
-        ([0.5], "'float' object is not iterable"),
+        ([0.5], "widths are channel counts, one for each group, got 0.5"),
         ([[0.5] * 6], "'float' object cannot be interpreted as an integer"),
         ([[1]], "expected 6 widths, got 1"),
         ([[999] * 6], "conv1 has 8 channels, asked for 999"),

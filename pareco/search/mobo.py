@@ -95,8 +95,8 @@ class Mobo:
         coordinates stand in where fewer than two losses are measured, the GPs or their minimizer
         fail, or they find nothing new; the log has a line for each. Nothing known (told, or
         proposed in the same ask) is proposed again unless random draws bring nothing new either,
-        which the log says too. Does not change what was told. Raises CostError where the function
-        cost fails or returns no such costs, ValueError where it falls and should not.
+        which the log says too. Does not change what was told. Raises what the function cost does,
+        and ValueError where that returns no such costs, or they fall and should not.
         """
         known, proposals = set(self._known), list[Proposal]()
         while len(proposals) < n:
@@ -121,8 +121,8 @@ class Mobo:
 
         The cost is told where no function computes it, and only there. A NaN loss is not measured
         yet, nor is an infinite one. Raises ValueError where lengths disagree, alphas or costs are
-        not finite, or alphas lie outside the box, and CostError as `ask` does; nothing is appended
-        then.
+        not finite, or alphas lie outside the box, and as `ask` of the function cost; nothing is
+        appended then.
         """
         if (cost is None) == (self._cost is None):
             raise ValueError("the cost is either computed by the function cost or told: not both")
@@ -239,6 +239,8 @@ class Mobo:
             logger.warning("no proposal of the GPs: %s", error)
         except FloatingPointError as error:
             logger.warning("no GPs: %s: %s", type(error).__name__, error)
+        except CostError as error:
+            raise error.error from None
         else:
             if len(found) < count:
                 targets = self.config.targets
@@ -279,20 +281,20 @@ class Mobo:
         """Return the costs `m` of points `m x d`: exact, or the GP's means."""
         if self._cost is None:
             return self._surrogate.predicted(1, points)[0]
-        return self._exact_costs(self._alphas(points))
+        try:
+            return self._exact_costs(self._alphas(points))
+        except NUMERICAL_ERRORS as error:
+            raise CostError(error) from error
 
     def _exact_costs(self, alphas: Tensor) -> Tensor:
-        """Return the costs `m` of coordinates `m x d` by the function. Raises CostError."""
+        """Return the costs `m` of coordinates `m x d` by the function."""
         assert self._cost is not None
         if not len(alphas):  # which a function may well not take
             return alphas.new_empty(0)
-        try:
-            costs = torch.as_tensor(self._cost(alphas), dtype=torch.double).detach()
-        except (TypeError, *NUMERICAL_ERRORS) as error:
-            raise CostError(f"the function cost failed: {error}") from error
+        costs = _numbers(self._cost(alphas))
         if costs.shape != (len(alphas),):
             wanted, got = f"{len(alphas)} costs of {len(alphas)} x {self.dimensions}", costs.shape
-            raise CostError(f"the function cost must return {wanted}, got {tuple(got)}")
+            raise ValueError(f"the function cost must return {wanted}, got {tuple(got)}")
         return costs
 
     def _points(self, alphas: Tensor) -> Tensor:

@@ -21,7 +21,11 @@ class SolverError(RuntimeError):
 
 
 class CostError(Exception):
-    """The caller's function of costs failed; no trouble of the search's own numerics."""
+    """The caller's function of costs failed by this error: no trouble of our own numerics."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,11 +120,11 @@ class SlimmableNet(nn.Module):
             if isinstance(layer, SlicedTensor):
                 place = layer.name.rpartition(".")[0]
                 layer.belong_to(held.get_submodule(place) if place else self)
-        places: dict[tuple[nn.Module, str], nn.Module] = {}
+        places: dict[tuple[nn.Module, str], Any] = {}
         for path in self._layers:
-            parent: nn.Module = self
+            parent: Any = self
             for name in path.split("."):
-                parent = places.setdefault((parent, name), parent.get_submodule(name))
+                parent = places.setdefault((parent, name), parent._modules[name])
         self._places = tuple((parent, name, child) for (parent, name), child in places.items())
 
     @property

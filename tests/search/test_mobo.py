@@ -20,7 +20,7 @@ from pareco.config import SearchConfig
 from pareco.search import Mobo
 from pareco.search import problem as problem_module
 from pareco.search import solver as solver_module
-from pareco.search.problem import CostError, Problem
+from pareco.search.problem import Problem
 from pareco.search.solver import ScalarizationSolver, Trial
 from pareco.search.surrogate import Surrogate, SurrogateError
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform
@@ -262,9 +262,9 @@ def test_a_cost_that_fails_is_no_trouble_of_the_search(solver: str) -> None:
 
     mobo = boxed(fails, solver)
     mobo.tell([[3, 5], [20, 20], [40, 40]], [1.0, 0.5, 0.2])
-    with pytest.raises(CostError, match=r"^the function cost failed: no such layer$"):
+    with pytest.raises(ValueError, match=r"^no such layer$"):
         mobo.ask(1)
-    with pytest.raises(CostError, match=r"must return 1 costs of 1 x 2, got \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"must return 1 costs of 1 x 2, got \(1, 1\)"):
         boxed(lambda x: x[:, :1], solver).tell([3, 5], 1.0)
 
 
@@ -360,9 +360,8 @@ def test_errors_of_the_caller_are_not_taken_for_the_solvers(ready: Mobo) -> None
         raise ValueError("the caller's")
 
     ready._cost = broken
-    with pytest.raises(CostError, match="the caller's") as told:
+    with pytest.raises(ValueError, match="the caller's"):
         ready.ask(1)
-    assert isinstance(told.value.__cause__, ValueError)
 
 
 def test_targets_are_drawn_from_the_front_sorted_by_cost(
