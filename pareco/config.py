@@ -35,11 +35,8 @@ def _check_name(field_name: str, value: str) -> None:
     require(bool(named), f"{field_name} must be letters, digits, '.', '_' and '-', got {value!r}")
 
 
-def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise `ValueError` unless these can be the mean and deviation of colours from 0 to 255."""
-    require(len(mean) == len(std), "mean and std must have the same length")
-    require(all(map(math.isfinite, (*mean, *std))), "mean and std must be finite")
-    require(all(value > 0 for value in std), "std must be positive")
+def check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise `ValueError` for what looks as of colours from 0 to 1, where ours are up to 255."""
     of_one = bool(std) and all(value < 1 for value in std) and all(0 <= x <= 1 for x in mean)
     require(not of_one, "mean and std look as of colours from 0 to 1: multiply them by 255")
 
@@ -185,7 +182,9 @@ class DataConfig:
         scale = self.crop_scale
         require(scale is None or 0 < scale <= 1, f"crop_scale must be in (0, 1], got {scale}")
         require(0 <= self.colour_jitter <= 1, "colour_jitter must be in [0, 1]")
-        check_normalization(self.mean, self.std)
+        require(len(self.mean) == len(self.std), "mean and std must have the same length")
+        require(all(map(math.isfinite, (*self.mean, *self.std))), "mean and std must be finite")
+        require(all(value > 0 for value in self.std), "std must be positive")
         require(math.isfinite(self.lighting), f"lighting must be finite, got {self.lighting}")
         decoded_anew = scale is not None or self.colour_jitter > 0
         require(
@@ -397,8 +396,9 @@ class Machine:
 def check_location(data: DataConfig, images: str | None) -> None:
     """Raise `ValueError` if images lie nowhere that are no known data set, or of an embedded one.
 
-    It names the nearest data set that is known.
+    It names the nearest data set that is known. Nor may mean and deviation be of other colours.
     """
+    check_colours(data.mean, data.std)
     embedded, known = data.name in EMBEDDED, data.name in DATA_SETS
     require(images is None or not embedded, f"{data.name} is embedded in scikit-learn: no --images")
     near = difflib.get_close_matches(data.name, DATA_SETS, n=1)

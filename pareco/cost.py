@@ -218,8 +218,8 @@ class CostModel:
     def macs_at(self, widths: Widths) -> int:
         """Return the multiply-accumulates of one sub-network: fast enough to ask at every pass."""
         maxima = self._space.maxima
-        if len(widths) != len(maxima) or any(map(operator.gt, widths, maxima)):
-            self._columns(widths)  # says what is wrong
+        if len(widths) != len(maxima) or any(map(operator.gt, widths, maxima)) or min(widths) < 1:
+            self._columns(Widths(widths))  # says what is wrong
         return self._macs.at((*widths, 1))
 
     def params(self, widths: Tensor | Widths | Sequence[Widths]) -> Tensor:

@@ -26,36 +26,44 @@ def at_least(least: float, config: Any, *names: str) -> None:
 
 
 def check_values(config: Any) -> None:
-    """Raise `ValueError` naming the first field that is none of its choices, or not its number.
+    """Raise `ValueError` naming the first field whose value is not as its type says.
 
-    Whole numbers of other libraries, such as NumPy's, become Python's, as records hold them.
+    Numbers of other libraries, such as NumPy's, become Python's, and lists tuples, as records hold
+    them.
     """
-    for name, (choices, number) in _demands(type(config)).items():
-        value = getattr(config, name)
-        if choices:
-            known = ", ".join(map(str, choices))
-            require(value in choices, f"{name} must be one of {known}, got {value!r}")
-        elif value is not None:
-            fits = isinstance(value, number) and not isinstance(value, bool)
-            what = "a whole number" if number is Integral else "a number"
-            require(fits, f"{name} must be {what}, got {value!r}")
-            if number is Integral:
-                object.__setattr__(config, name, int(value))
+    for name, hint in _hints(type(config)).items():
+        object.__setattr__(config, name, _checked(name, getattr(config, name), hint))
 
 
-@cache
-def _demands(kind: type) -> dict[str, tuple[tuple[Any, ...], type]]:
-    """Return for each field of choices or of a number which they are, and what sort of number."""
-    demands: dict[str, tuple[tuple[Any, ...], type]] = {}
-    for name, hint in get_type_hints(kind).items():
-        union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        choices = [each for some in union if get_origin(some) is Literal for each in get_args(some)]
-        optional = [None] if NoneType in union else []
-        if choices:
-            demands[name] = tuple(choices + optional), object
-        elif not {int, float}.isdisjoint(union):
-            demands[name] = (), Integral if int in union else Real
-    return demands
+_hints = cache(get_type_hints)
+_PLAIN: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """Return a value of this type; parts of configurations have been checked."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None and NoneType in kinds:
+        return None
+    kind = kinds[0]
+    if get_origin(kind) is Literal:
+        known = get_args(kind) + ((None,) if NoneType in kinds else ())
+        text = f"{name} must be one of {', '.join(map(str, known))}, got {value!r}"
+        require(value in get_args(kind), text)
+    elif get_origin(kind) is tuple:
+        require(isinstance(value, tuple | list), f"{name} must be a list, got {value!r}")
+        return tuple(_checked(name, each, get_args(kind)[0]) for each in value)
+    elif kind in _PLAIN:
+        wanted, text = _PLAIN[kind]
+        fits = isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+        require(fits, f"{name} must be {text}, got {value!r}")
+        if not isinstance(value, int | float | str):  # another library's
+            return kind(value)
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

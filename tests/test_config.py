@@ -51,7 +51,9 @@ from tests.experiments import TINY
         ("training", {"batch_size": "64"}, "^batch_size must be a whole number, got '64'"),
         ("data", {"lighting": math.inf}, "^lighting must be finite"),
         ("data", {"mean": (math.nan,)}, "^mean and std must be finite"),
-        ("data", {"mean": (0.5,), "std": (0.2,)}, "as of colours from 0 to 1: multiply them by 2"),
+        ("training", {"nesterov": "no"}, "^nesterov must be True or False, got 'no'"),
+        ("network", {"whole": "auto"}, "^whole must be a list, got 'auto'"),
+        ("data", {"name": 3}, "^name must be a text, got 3"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_field(
@@ -61,10 +63,19 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(
         replace(getattr(TINY, part), **change)
 
 
-def test_whole_numbers_of_numpy_become_pythons() -> None:
-    changed = replace(TINY, training=replace(TINY.training, epochs=np.int64(3)))
+def test_numbers_of_numpy_become_pythons_and_lists_tuples() -> None:
+    training = replace(TINY.training, epochs=np.int64(3), momentum=np.float32(0.5))
+    seeds: Any = [np.int64(1), 2]
+    changed = replace(TINY, training=training, seeds=seeds)
+    assert changed.seeds == (1, 2)
     assert type(changed.training.epochs) is int
-    assert '"training.epochs": 3' in json.dumps(as_json(changed))
+    assert '"training.momentum": 0.5' in json.dumps(as_json(changed))
+
+
+def test_means_of_colours_from_0_to_1_are_refused_before_a_run() -> None:
+    data = replace(TINY.data, mean=(0.5,), std=(0.2,))
+    with pytest.raises(ValueError, match="as of colours from 0 to 1: multiply them by 255"):
+        check_location(data, None)
 
 
 def test_an_experiment_needs_methods_and_seeds() -> None:

@@ -218,6 +218,9 @@ def test_what_is_no_cost_or_no_widths_is_refused() -> None:
         net.cost.macs(torch.tensor(0.5))
     with pytest.raises(ValueError, match="expected 12 widths, got 2"):
         net.cost.macs_at(Widths((16, 16)))
+    for none in ((0,) * 12, (-4,) * 12):
+        with pytest.raises(ValueError, match="widths must be at least 1 channel each"):
+            net.cost.macs_at(none)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has 1 to 16 channels, asked for the cost of 1600"):
         net.cost.macs_at(Widths((1600, *net.space.largest[1:])))
     with pytest.raises(TypeError, match=r"got 0.5: those of one multiplier are net.space.uniform"):

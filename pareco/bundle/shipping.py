@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pareco.bundle.rebuilding import check_distinct, check_scores, checked_own, fitting
 from pareco.bundle.sealed import BundleError, sealed
-from pareco.config import COSTS, check_normalization
+from pareco.config import COSTS, check_colours
 from pareco.files import write_bytes
 from pareco.slimmable import NormStatistics, SlimmableNet
 from pareco.widths import Widths
@@ -59,12 +58,13 @@ def save_bundle(
     another image size than the one that `net` was made with, classes that are not as many as its
     scores. Raises `ValueError` for widths that are not in the network's space.
     """
-    networks = list(front)
+    networks = [replace(each, widths=Widths(each.widths)) for each in front]
     image_size = operator.index(image_size)
     mean, std = ([float(value) for value in each] for each in (mean, std))
     with fitting("reading"):
-        check_normalization(mean, std)
-        _check_classes(classes)
+        check_colours(mean, std)
+        if isinstance(classes, str):
+            raise ValueError(f"classes must be a list of names, got {classes!r}")
     shape = (len(mean), image_size, image_size)
     if net.image_shape != shape:
         there, asked = (" x ".join(map(str, each)) for each in (net.image_shape, shape))
@@ -73,7 +73,7 @@ def save_bundle(
             "of that size"
         )
     check_scores(net, len(classes))
-    check_distinct([Widths(each.widths) for each in networks])
+    check_distinct([each.widths for each in networks])
     tensors = {f"weights/0/{name}": tensor for name, tensor in net.shared_weights().items()}
     shipped = []
     for index, each in enumerate(networks):
@@ -103,12 +103,3 @@ def save_bundle(
         "front": shipped,
     }
     write_bytes(Path(path), sealed(description, tensors))
-
-
-def _check_classes(classes: Sequence[str]) -> None:
-    """Raise `ValueError` unless these are names, each of one class."""
-    if isinstance(classes, str) or not all(isinstance(each, str) for each in classes):
-        raise ValueError(f"classes must be a list of names, got {classes!r}")
-    again = [name for name, times in Counter(classes).items() if times > 1]
-    if again:
-        raise ValueError(f"classes must differ, and {again[0]!r} is there twice")

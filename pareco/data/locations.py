@@ -26,11 +26,11 @@ from pareco.files import cache_folder
 
 _NETWORK_SECONDS = 30
 _TEST_NAMES = ("val", "validation", "test")
-_SPLITS = tuple(
-    re.compile(rf"({names})[ _-]?(set|data|images?|split|\d+)?", re.IGNORECASE)
-    for names in ("train|training", "test|testing|val|valid|validation|eval")
+_SPLIT_WORDS = (
+    {"train", "training", "trainset"},
+    {"test", "testing", "testset", "val", "valid", "validation", "eval", "dev", "holdout"},
 )
-"""Names of folders that are splits and no classes where both sorts are there."""
+"""First or last words of folders that are splits, and no classes, where there are no others."""
 _CIFAR = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 LAYOUTS = """\
   train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/, test/): class folders
@@ -196,16 +196,27 @@ def _unsplit(folder: Path) -> Source | None:
 
 
 def _misnamed(folder: Path) -> list[str]:
-    """Return the names of folders that look like splits of both sorts, but are called otherwise."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    sorts = [[name for name in names if split.fullmatch(name)] for split in _SPLITS]
-    return sorts[0] + sorts[1] if all(sorts) else []
+    """Return the names of all folders where they look like splits, but are called otherwise."""
+    names = [path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    sorts = [[name for name in sorted(names) if _ends(name) & words] for words in _SPLIT_WORDS]
+    found = [*sorts[0], *sorts[1]]
+    misnamed = not {*found} <= {"train", *_TEST_NAMES}
+    return found if all(sorts) and len(found) == len(names) and misnamed else []
+
+
+def _ends(name: str) -> set[str]:
+    """Return the first and the last word of a name, in small letters."""
+    words = re.findall(r"[A-Z]*[a-z]+|[A-Z]+", name)
+    return {words[0].lower(), words[-1].lower()} if words else set()
 
 
 def _half(folder: Path) -> str:
     """Return what helps where there is one split of two, or a class that is called as a split."""
     if misnamed := _misnamed(folder):
-        return f": {' and '.join(misnamed)} look like splits: call them train and val (or test)"
+        return (
+            f": {' and '.join(misnamed)} look like splits: call them train and val (or test) or, "
+            "if they are classes, otherwise"
+        )
     splits = [each for each in ("train", *_TEST_NAMES) if (folder / each).is_dir()]
     if not splits:
         return ""

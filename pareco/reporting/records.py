@@ -261,7 +261,8 @@ def read_records(folder: Path) -> Records:
     """
     folder = folder / FOLDER
     experiment = read_json(folder / "network.json", _EXPERIMENT)
-    if experiment.experiment != Path(os.path.abspath(folder.parent)).name:  # follows no link
+    place = folder.parent  # which may be a link, of this name or to it
+    if experiment.experiment not in (Path(os.path.abspath(place)).name, place.resolve().name):
         raise InvalidRecord(
             f"{folder / 'network.json'} is that of {experiment.experiment!r}, not of its folder"
         )

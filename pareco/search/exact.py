@@ -91,7 +91,7 @@ class ExactSolver:
     ) -> tuple[Found | None, float]:
         """Return the best unknown candidate, if any, and how far below the target it costs."""
         values = posterior.bounds(candidates.points, self._width)
-        allowed = candidates.costs <= target + 1e-12 * abs(target)
+        allowed = candidates.costs <= max(target * (1 + 1e-12), target * (1 - 1e-12))
         for index in values.where(allowed, torch.inf).argsort().tolist():
             if allowed[index] and key(candidates.alphas[index]) not in known:
                 found = Found(alpha=candidates.alphas[index], target=target, gaps=0)
@@ -105,7 +105,7 @@ class ExactSolver:
         limits = torch.cat([torch.full((len(s),), t) for s, t in zip(starts, targets, strict=True)])
         limits = limits.double()
         points = torch.cat(starts)
-        spread = problem.cost_range[1] - problem.cost_range[0]
+        spread = (problem.cost_range[1] - problem.cost_range[0]) or 1.0
 
         def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
             """Return the bound of the loss and the excess cost, and their gradients."""

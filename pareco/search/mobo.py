@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,6 +49,15 @@ def _numbers(values: Values) -> Tensor:
     return torch.as_tensor(values, dtype=torch.double).detach()
 
 
+@contextmanager
+def _callers_errors() -> Iterator[None]:
+    """Raise what the caller's function of costs has raised."""
+    try:
+        yield
+    except CostError as error:
+        raise error.error from None
+
+
 class Mobo:
     """MOBO-RS in a box (PareCO, section 3): loss and cost, both to be small.
 
@@ -87,6 +97,7 @@ class Mobo:
         self._surrogate = Surrogate(self.dimensions, self.config, self._solver_class.outputs)
         self._largest = canonical(high.unsqueeze(0)).squeeze(0)
 
+    @_callers_errors()
     def ask(self, n: int) -> list[Proposal]:
         """Return `n` canonical coordinates to evaluate next, each with its origin.
 
@@ -116,6 +127,7 @@ class Mobo:
             known.add(key(proposals[-1].alpha))
         return self._with_predictions(proposals) if fitted else proposals
 
+    @_callers_errors()
     def tell(self, alpha: Values, loss: Values, cost: Values | None = None) -> None:
         """Append one entry (`d`, scalars) or several (`n x d`, `n`, `n`).
 
@@ -136,18 +148,20 @@ class Mobo:
     def _check(self, alphas: Tensor) -> None:
         """Raise ValueError unless these are finite coordinates `n x d` in the box.
 
-        Or beside it, where `canonical` maps them onto what it maps the nearest in the box onto.
+        Or beside it, where `canonical` maps the nearest in the box onto them.
         """
         if alphas.dim() != 2 or alphas.shape[1] != self.dimensions:
             raise ValueError(f"alphas must be n x {self.dimensions}, got {tuple(alphas.shape)}")
         if not alphas.isfinite().all():
             raise ValueError("alphas and costs must be finite")
-        nearest = self._canonical(alphas.clamp(self.lower, self.upper))
-        away = (nearest - self._canonical(alphas)).abs() > _ROUNDING * (self.upper - self.lower)
-        if away.any():
-            outside = alphas[away.any(1)][0].tolist()
-            box = f"{self.lower.tolist()} to {self.upper.tolist()}"
-            raise ValueError(f"alphas must lie in the box from {box}, got {outside}")
+        nearest = alphas.clamp(self.lower, self.upper)
+        if torch.equal(nearest, alphas):
+            return
+        away = torch.stack([nearest - alphas, self._canonical(nearest) - alphas]).abs()
+        outside = (away > _ROUNDING * (self.upper - self.lower)).any(2).all(0)
+        if outside.any():
+            box, got = f"{self.lower.tolist()} to {self.upper.tolist()}", alphas[outside][0]
+            raise ValueError(f"alphas must lie in the box from {box}, got {got.tolist()}")
 
     def _check_lengths(self, alphas: Tensor, losses: Tensor, costs: Tensor) -> None:
         if not len(alphas) == len(losses) == len(costs):
@@ -195,10 +209,10 @@ class Mobo:
         costs = _numbers(history["costs"])
         self._check(alphas)
         self._check_lengths(alphas, losses, costs)
+        self._surrogate.load_state(state.get("fits", {}))  # older states have none
         self.alphas, self.losses, self.costs = self.alphas[:0], self.losses[:0], self.costs[:0]
         self._known = set()
         self._append(alphas, losses, costs)
-        self._surrogate.load_state(state.get("fits", {}))  # older states have none
 
     def _initial(self, known: set[Key], index: int) -> Proposal | None:
         """Return a new uniform proposal or the largest network, or None once that is known."""
@@ -239,8 +253,6 @@ class Mobo:
             logger.warning("no proposal of the GPs: %s", error)
         except FloatingPointError as error:
             logger.warning("no GPs: %s: %s", type(error).__name__, error)
-        except CostError as error:
-            raise error.error from None
         else:
             if len(found) < count:
                 targets = self.config.targets
@@ -275,26 +287,29 @@ class Mobo:
                 f"the function cost falls, from {low:g} to {high:g}, as all coordinates rise: give "
                 "monotone=False"
             )
-        return low, high
+        return min(low, high), max(low, high)
 
     def _costs(self, points: Tensor) -> Tensor:
         """Return the costs `m` of points `m x d`: exact, or the GP's means."""
         if self._cost is None:
             return self._surrogate.predicted(1, points)[0]
-        try:
-            return self._exact_costs(self._alphas(points))
-        except NUMERICAL_ERRORS as error:
-            raise CostError(error) from error
+        return self._exact_costs(self._alphas(points))
 
     def _exact_costs(self, alphas: Tensor) -> Tensor:
-        """Return the costs `m` of coordinates `m x d` by the function."""
+        """Return the costs `m` of coordinates `m x d` by the function. Raises CostError."""
         assert self._cost is not None
         if not len(alphas):  # which a function may well not take
             return alphas.new_empty(0)
-        costs = _numbers(self._cost(alphas))
-        if costs.shape != (len(alphas),):
-            wanted, got = f"{len(alphas)} costs of {len(alphas)} x {self.dimensions}", costs.shape
-            raise ValueError(f"the function cost must return {wanted}, got {tuple(got)}")
+        try:
+            costs = _numbers(self._cost(alphas))
+            if costs.shape != (len(alphas),):
+                wanted = f"{len(alphas)} costs of {len(alphas)} x {self.dimensions}"
+                raise ValueError(f"the function cost must return {wanted}, got {(*costs.shape,)}")
+            if not costs.isfinite().all():
+                at = alphas[~costs.isfinite()][0].tolist()
+                raise ValueError(f"the function cost is not finite at {at}")
+        except NUMERICAL_ERRORS as error:
+            raise CostError(error) from error
         return costs
 
     def _points(self, alphas: Tensor) -> Tensor:

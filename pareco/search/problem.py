@@ -63,7 +63,7 @@ class Problem:
     def scale(self) -> float:
         """What parts of the cost are of: the largest, or the range where not all are positive."""
         low, high = self.cost_range
-        return high if low > 0 else abs(high - low)
+        return high if low > 0 else (high - low) or 1.0
 
     @property
     def tolerance(self) -> float:

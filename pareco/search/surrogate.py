@@ -232,8 +232,11 @@ class Surrogate:
         return {name: dict(vars(each)) for name, each in self.fits.items() if each.fits}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned."""
-        self.fits = {name: Fit(**state.get(name, {})) for name in self.fits}
+        """Take up what `state` returned. Raises `ValueError` for anything else."""
+        try:
+            self.fits = {name: Fit(**state.get(name, {})) for name in self.fits}
+        except TypeError as error:
+            raise ValueError(f"the state of the fits is none of ours: {error}") from error
 
     def _posterior(self, name: str, inputs: Tensor, outputs: Tensor) -> Posterior:
         last, config = self.fits[name], self.config

@@ -83,6 +83,11 @@ class Setting:
     kept: dict[int, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
 
 
+def _lies_at(view: Tensor, parameter: nn.Parameter) -> bool:
+    """Return whether they begin at one place; a compiled network has no other weights."""
+    return torch.compiler.is_compiling() or view.data_ptr() == parameter.data_ptr()
+
+
 class SlicedLayer(nn.Module):
     """A layer that uses as many of its input and output channels as its network's setting says.
 
@@ -158,7 +163,7 @@ class SlicedLayer(nn.Module):
         if held is not None:
             return held
         kept = self.setting.kept.get(id(parameter))
-        if kept is not None and kept[0] is parameter and kept[1].data_ptr() == parameter.data_ptr():
+        if kept is not None and kept[0] is parameter and _lies_at(kept[1], parameter):
             return kept[1]
         return corner(parameter, self.size_in_use(parameter))
 

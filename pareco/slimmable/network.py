@@ -95,7 +95,7 @@ class SlimmableNet(nn.Module):
         self.image_shape = found.image_shape
         self._program = _Program(graph)
         self._layers: dict[str, SlicedLayer] = {}
-        self._places: tuple[tuple[nn.Module, str, nn.Module], ...] = ()
+        self._places: dict[str, tuple[nn.Module, str, nn.Module]] = {}
         self._setting = Setting(widths=space.largest)
         forms: dict[nn.Module, SlicedLayer] = {}
         for site in found.sites:
@@ -120,12 +120,15 @@ class SlimmableNet(nn.Module):
             if isinstance(layer, SlicedTensor):
                 place = layer.name.rpartition(".")[0]
                 layer.belong_to(held.get_submodule(place) if place else self)
-        places: dict[tuple[nn.Module, str], Any] = {}
-        for path in self._layers:
+        for path, module in self.named_modules(remove_duplicate=False):
+            if not isinstance(module, SlicedLayer):
+                continue
             parent: Any = self
-            for name in path.split("."):
-                parent = places.setdefault((parent, name), parent._modules[name])
-        self._places = tuple((parent, name, child) for (parent, name), child in places.items())
+            names = path.split(".")
+            for depth, name in enumerate(names, start=1):
+                child = parent._modules[name]
+                self._places[".".join(names[:depth])] = parent, name, child
+                parent = child
 
     @property
     def widths(self) -> Widths:
@@ -217,11 +220,11 @@ class SlimmableNet(nn.Module):
         self._set(widths, statistics)
 
     def _set(self, widths: Widths, statistics: NormStatistics | None) -> None:
-        for parent, name, child in self._places:
+        for path, (parent, name, child) in self._places.items():
             if parent._modules.get(name) is not child:
                 raise RuntimeError(
-                    f"a module called {name} was replaced after make_slimmable, which knows the "
-                    "former one: replace it in the plain model, and make that slimmable"
+                    f"the module {path} was replaced, or wrapped, after make_slimmable, which "
+                    "knows the former one: do that to the plain model, and make it slimmable"
                 )
         setting = self._setting
         setting.widths, setting.statistics = widths, statistics

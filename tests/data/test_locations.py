@@ -158,7 +158,8 @@ def test_what_is_no_data_set_is_refused_with_the_layouts(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "names", [("Training", "Testing"), ("training_set", "test_set"), ("train2017", "val2017"),
-              ("Train", "Val")],
+              ("Train", "Val"), ("seg_train", "seg_test"), ("TRAIN_1", "TEST_1"),
+              ("trainSplit", "holdout"), ("Training", "Dev")],
 )  # fmt: skip
 def test_splits_of_other_names_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
     folder = written_folders(tmp_path / "data")
@@ -168,7 +169,7 @@ def test_splits_of_other_names_are_no_classes(tmp_path: Path, names: tuple[str, 
 
 
 def test_classes_may_be_called_nearly_as_splits(tmp_path: Path) -> None:
-    names = ("train_station", "valley", "trainers", "testa")
+    names = ("train_station", "valley", "trainers", "testing", "training")
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(picture(0))

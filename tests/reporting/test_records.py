@@ -216,6 +216,10 @@ def test_a_folder_may_be_a_link(folder: Path, tmp_path: Path) -> None:
     elsewhere = folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(elsewhere)
     assert read_records(folder).experiment.experiment == folder.name
+    folder.unlink()
+    elsewhere.rename(folder)
+    elsewhere.symlink_to(folder)
+    assert read_records(elsewhere).experiment.experiment == folder.name
 
 
 @pytest.mark.parametrize("name", ["fronts", "curves", "visits"])

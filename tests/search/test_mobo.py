@@ -20,7 +20,7 @@ from pareco.config import SearchConfig
 from pareco.search import Mobo
 from pareco.search import problem as problem_module
 from pareco.search import solver as solver_module
-from pareco.search.problem import Problem
+from pareco.search.problem import Problem, bin_masses
 from pareco.search.solver import ScalarizationSolver, Trial
 from pareco.search.surrogate import Surrogate, SurrogateError
 from tests.search.problems import ALPHA_MIN, cost, loss, uniform
@@ -235,8 +235,20 @@ def test_what_lies_outside_of_the_box_is_refused() -> None:
     for alpha in ([100.0, -7.0], [0.5, 0.5], [[3.0, 4.0], [3.0, 41.0]]):
         with pytest.raises(ValueError, match=r"^alphas must lie in the box from \[2.0, 2.0\] to"):
             mobo.tell(alpha, [1.0] * (2 if isinstance(alpha[0], list) else 1))
-    mobo.tell([[1.9, 3.0], [40.0, 40.2]], [1.0, 2.0])  # rounded they are in it
-    assert mobo.costs.tolist() == pytest.approx([4.9, 80.2])
+    mobo.tell([[2.0, 3.0], [40.0, 40.0]], [1.0, 2.0])
+    assert mobo.costs.tolist() == [5, 80]
+
+
+def test_what_a_box_is_rounded_to_may_lie_beside_it() -> None:
+    """But nothing else that comes to the same, as multipliers of more than all channels do."""
+    config, generator = QUICK, torch.Generator()
+    mobo = Mobo([2.4], [40], config, generator, canonical=torch.round)
+    mobo.tell([2.0], 1.0, 2.0)
+    with pytest.raises(ValueError, match="must lie in the box"):
+        mobo.tell([2.2], 1.0, 2.0)
+    capped = Mobo([2], [40], config, generator, canonical=lambda x: x.clamp(2, 40).round())
+    with pytest.raises(ValueError, match="must lie in the box"):
+        capped.tell([100.0], 1.0, 2.0)
 
 
 def test_numbers_may_be_lists_and_arrays_and_differentiable() -> None:
@@ -280,9 +292,32 @@ def test_a_cost_that_falls_is_refused_unless_that_is_said() -> None:
     mobo.tell(*told)
     with pytest.raises(ValueError, match=r"falls, from -4 to -80, as all .*: give monotone=False"):
         mobo.ask(1)
-    other = boxed(lambda x: -x.sum(-1), monotone=False)
-    other.tell(*told)
-    assert other.ask(1)[0].origin == "model"
+    for offset in (0, 76, 80, 200):
+        other = boxed(lambda x, offset=offset: offset - x.sum(-1), monotone=False)
+        other.tell([[2, 2], [9, 20], [30, 11], [40, 40]], [0.2, 0.4, 0.5, 1.0])
+        problem = other._problem()
+        masses = bin_masses(problem.front_costs, problem.front_losses, problem.cost_range, 50)
+        assert masses.sum() > 0
+        assert problem.tolerance > 0
+        (proposal,) = other.ask(1)
+        assert proposal.origin == "model"
+        assert proposal.target is not None
+        assert float(other._exact_costs(proposal.alpha[None])) <= proposal.target + 1e-6
+
+
+def test_a_cost_that_is_the_same_everywhere() -> None:
+    mobo = boxed(lambda x: 0 * x.sum(-1))
+    mobo.tell([[2, 2], [9, 20], [30, 11], [40, 40]], [1.0, 0.5, 0.4, 0.2])
+    assert mobo.ask(1)[0].origin in ("model", "random")
+
+
+def test_a_cost_that_is_not_finite_is_refused() -> None:
+    mobo = boxed(lambda x: (x - 2).log().sum(-1))
+    with pytest.raises(ValueError, match=r"the function cost is not finite at \[2.0, 9.0\]"):
+        mobo.tell([2, 9], 1.0)
+    mobo.tell([[3, 3], [9, 20], [40, 40]], [1.0, 0.5, 0.2])
+    with pytest.raises(ValueError, match=r"is not finite at \[2.0, 2.0\]"):
+        mobo.ask(1)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +334,8 @@ def test_a_damaged_state_changes_nothing(ready: Mobo) -> None:
     for change in ({"costs": [1.0]}, {"alphas": [[7.0] * 4] * 7}, {"dimensions": 3}):
         with pytest.raises(ValueError, match=r"alphas must|dimensions 3"):
             ready.load_state({**state, "history": {**state["history"], **change}})
+    with pytest.raises(ValueError, match="the state of the fits is none of ours"):
+        ready.load_state({**state, "fits": {"loss": {"nope": 1}}})
     assert ready.state() == state
 
 

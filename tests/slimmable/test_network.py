@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from pareco.slimmable import SlimmableNet, make_slimmable
+from pareco.slimmable import SlimmableNet, calibrated_statistics, make_slimmable
 from pareco.slimmable.layers import SlicedLayer
 from pareco.widths import Widths
 from tests.conftest import Network, shapes_only, tiny_net
@@ -310,8 +310,17 @@ def test_a_parameter_that_is_none_any_more_is_named(
 def test_a_module_that_was_replaced_is_named(net: SlimmableNet) -> None:
     setattr(net, "9", nn.Linear(12, 5))
     for act in (net.extract, net.set_widths):
-        with pytest.raises(RuntimeError, match="a module called 9 was replaced after make_slimm"):
+        with pytest.raises(RuntimeError, match="the module 9 was replaced, or wrapped, after"):
             act(net.space.smallest)
+
+
+def test_a_switch_with_kept_views_compiles_in_one_graph() -> None:
+    net, images = tiny_net().requires_grad_(False).eval(), torch.randn(3, 1, 8, 8)
+    widths = net.space.smallest
+    net.set_widths(widths, calibrated_statistics(net, widths, [images]))
+    net.keep_views()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), net(images))
 
 
 def test_views_are_not_kept_of_weights_that_lie_elsewhere() -> None:
