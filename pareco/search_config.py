@@ -55,8 +55,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         text = f"{name} must be one of {', '.join(map(str, known))}, got {value!r}"
         require(value in get_args(kind), text)
     elif get_origin(kind) is tuple:
+        values: Any = value
         require(isinstance(value, tuple | list), f"{name} must be a list, got {value!r}")
-        return tuple(_checked(name, each, get_args(kind)[0]) for each in value)
+        return tuple(_checked(name, each, get_args(kind)[0]) for each in values)
     elif kind in _PLAIN:
         wanted, text = _PLAIN[kind]
         fits = isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
